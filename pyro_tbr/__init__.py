@@ -1,0 +1,62 @@
+"""Bayesian tree-based regularization in Pyro.
+
+Environments (cell types, species, sites) are the leaves of a known tree; latents mean the same in
+all of them, and how they act on the outcome changes sparsely along the tree's arcs. ``Tree`` ->
+``TreeModel`` -> ``fit`` -> ``Posterior``.
+"""
+
+from pyro_tbr.errors import (
+    ConvergenceWarning,
+    DataError,
+    DataWarning,
+    IdentificationWarning,
+    ShapeError,
+    TbrError,
+    TrainingError,
+    TreeError,
+)
+from pyro_tbr.evaluation import Simulation, linear_r2, mcc, simulate
+from pyro_tbr.guides import Guide, MeanFieldGuide, TreeGuide
+from pyro_tbr.inference import FitOptions, fit
+from pyro_tbr.models import (
+    BernoulliLikelihood,
+    GaussianLikelihood,
+    GaussianPrior,
+    HorseshoePrior,
+    SpikeSlabPrior,
+    TreeModel,
+)
+from pyro_tbr.posterior import NewLeaf, Posterior, Prediction
+from pyro_tbr.tree import Tree
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BernoulliLikelihood",
+    "ConvergenceWarning",
+    "DataError",
+    "DataWarning",
+    "FitOptions",
+    "GaussianLikelihood",
+    "GaussianPrior",
+    "Guide",
+    "HorseshoePrior",
+    "IdentificationWarning",
+    "MeanFieldGuide",
+    "NewLeaf",
+    "Posterior",
+    "Prediction",
+    "ShapeError",
+    "Simulation",
+    "SpikeSlabPrior",
+    "TbrError",
+    "TrainingError",
+    "Tree",
+    "TreeError",
+    "TreeGuide",
+    "TreeModel",
+    "fit",
+    "linear_r2",
+    "mcc",
+    "simulate",
+]

@@ -1,0 +1,372 @@
+"""Data with their truth: trees, sparse changes along arcs, latents, features and outcomes."""
+
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pyro_tbr.errors import DataError, ShapeError, TreeError
+from pyro_tbr.tree import Tree, path_sum
+
+Array = NDArray[Any]
+_CHANGES = ("one_per_arc", "bernoulli", "two_per_arc", "half_the_arcs")
+_HIDDEN = 64  # hidden units of the MLP mixing
+
+
+@dataclass(frozen=True)
+class LinearMixing:
+    """Features are ``z @ matrix``; matrix (K, D) of standard normal entries."""
+
+    matrix: Array
+
+    def __call__(self, z: Array) -> Array:
+        """Features (N, D) of latents (N, K)."""
+        return z @ self.matrix
+
+
+@dataclass(frozen=True)
+class MLPMixing:
+    """Features are ``tanh(z @ inner + bias) @ outer``, scaled to variances of about 1.
+
+    ``inner`` (K, H) has entries of variance 1/K, ``bias`` (H,) of 1/4 and ``outer`` (H, D) of 2/H.
+    With D >= 2K generic maps of this kind are injective, so the latents can be learnt from x.
+    """
+
+    inner: Array
+    bias: Array
+    outer: Array
+
+    def __call__(self, z: Array) -> Array:
+        """Features (N, D) of latents (N, K)."""
+        return np.tanh(z @ self.inner + self.bias) @ self.outer
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """What :func:`simulate` drew, with the truth behind it.
+
+    Attributes:
+        x: Features, (N, D) float64; rows come leaf by leaf, in ``tree.leaves`` order.
+        y: Outcomes, (N,) where Q is 1, else (N, Q); float64, NaN where missing.
+        env: Leaf of each row, (N,) object array of the tree's own labels.
+        tree: The environments.
+        z: True latents, (N, K); each standard normal.
+        deltas: Changes along the arcs, outcome (logit if Bernoulli) per unit of latent, (A, K, Q).
+        gates: Where ``deltas`` are not zero, (A, K, Q) bool.
+        root_weights: Weights at the root, (K, Q).
+        node_weights: Weights of every node in ``tree.nodes`` order, (V, K, Q).
+        node_intercepts: Intercepts of every node, (V, Q).
+        intercept_deltas: Changes of the intercept along the arcs, (A, Q).
+        mixing: The map from latents to features, callable.
+        latent_factor: Lower Cholesky factor (K, K) of the latents' correlation.
+        noise_scale: Standard deviation of y about its mean (Gaussian only).
+        latent_noise: Standard deviation of what y, but not x, sees added to each latent.
+        likelihood: ``"gaussian"`` or ``"bernoulli"``.
+        seed: The seed it was drawn with.
+    """
+
+    x: Array
+    y: Array
+    env: Array
+    tree: Tree
+    z: Array
+    deltas: Array
+    gates: Array
+    root_weights: Array
+    node_weights: Array
+    node_intercepts: Array
+    intercept_deltas: Array
+    mixing: Callable[[Array], Array]
+    latent_factor: Array
+    noise_scale: float
+    latent_noise: float
+    likelihood: str
+    seed: int
+
+    def rows(self, node: Hashable, n: int, seed: int = 0) -> tuple[Array, Array, Array]:
+        """Fresh rows at a node: same mixing and weights, nothing missing.
+
+        Args:
+            node: Any node of the tree, a leaf that was held out or an inner node included.
+            n: How many rows.
+            seed: Another seed, other rows; no seed repeats rows of the simulation itself.
+
+        Returns:
+            x (n, D), y shaped as the simulation's, z (n, K).
+
+        Raises:
+            TreeError: ``node`` is not in the tree.
+            DataError: ``n`` or ``seed`` is negative.
+        """
+        _check_range("n", n, 0, np.inf)
+        _check_range("seed", seed, 0, np.inf)
+        index = self.tree.index(node)
+        generator = np.random.default_rng([self.seed, index + 1, seed])
+        z = generator.standard_normal((n, len(self.latent_factor))) @ self.latent_factor.T
+        y = self._outcomes(z, np.full(n, index), generator)
+        return self.mixing(z), y if self.y.ndim == 2 else y[:, 0], z
+
+    def without(self, leaves: Hashable | Iterable[Hashable]) -> tuple[Array, Array, Array]:
+        """Rows ``(x, y, env)`` of all but some leaves, which are thereby held out.
+
+        Args:
+            leaves: One leaf label or several.
+
+        Raises:
+            TreeError: A label is not a leaf of the tree.
+        """
+        known = set(self.tree.leaves)
+        if isinstance(leaves, Iterable) and not isinstance(leaves, str):
+            one = isinstance(leaves, Hashable) and leaves in known  # a label that is a tuple
+            labels = [leaves] if one else list(leaves)
+        else:
+            labels = [leaves]
+        unknown = [label for label in labels if label not in known]
+        if unknown:
+            raise TreeError(
+                f"leaves holds {len(unknown)} label(s) that are no leaves of the tree, first "
+                f"{unknown[0]!r}; give labels out of tree.leaves"
+            )
+        keep = np.array([label not in labels for label in self.env], dtype=bool)
+        return self.x[keep], self.y[keep], self.env[keep]
+
+    def _outcomes(self, z: Array, index: Array, generator: np.random.Generator) -> Array:
+        """Outcomes (N, Q) of latents (N, K) at the nodes of ``index`` (N,)."""
+        seen = z + self.latent_noise * generator.standard_normal(z.shape)
+        mean = np.einsum("nk,nkq->nq", seen, self.node_weights[index])
+        mean = mean + self.node_intercepts[index]
+        if self.likelihood == "bernoulli":
+            return (generator.random(mean.shape) < 1 / (1 + np.exp(-mean))).astype(np.float64)
+        return mean + self.noise_scale * generator.standard_normal(mean.shape)
+
+
+def simulate(
+    tree: Tree | None = None,
+    *,
+    num_leaves: int = 32,
+    shape: str = "balanced",
+    latent_dim: int = 5,
+    num_features: int = 20,
+    num_outcomes: int = 1,
+    rows_per_leaf: int | Sequence[int] = 200,
+    changes: str = "one_per_arc",
+    change_prob: float = 0.2,
+    mixing: str = "linear",
+    noise_scale: float = 0.1,
+    latent_noise: float = 0.0,
+    latent_correlation: float = 0.0,
+    delta_min: float = 0.5,
+    delta_scale: float = 1.0,
+    likelihood: str = "gaussian",
+    missing: float = 0.0,
+    intercept_scale: float = 0.0,
+    intercept_changes: float = 0.0,
+    seed: int = 0,
+) -> Simulation:
+    """Draw a tree, sparse changes along its arcs, and rows of data at its leaves.
+
+    Root weights are N(0, 1); a change is ``sign * (delta_min + delta_scale * |N(0, 1)|)`` with a
+    random sign. Tree, weights, mixing, rows and missingness have generators of their own, so
+    more rows a leaf, say, leaves tree, weights and mixing as they were.
+
+    Args:
+        tree: The environments; None draws one from ``num_leaves`` and ``shape``.
+        num_leaves: Leaves of the drawn tree.
+        shape: ``"balanced"`` (binary, halves as even as possible) or ``"random"``: a node splits
+            in 2, 3 or 4 with probability 0.7, 0.2, 0.1, into parts of sizes uniform over all
+            compositions, down to single leaves; so depth varies and polytomies occur.
+        latent_dim: K.
+        num_features: D; at least K, at least 2K for the MLP mixing.
+        num_outcomes: Q.
+        rows_per_leaf: Rows of every leaf, or a count for each leaf in ``tree.leaves`` order.
+        changes: What changes on an arc, independently for each outcome: ``"one_per_arc"`` one
+            latent, ``"two_per_arc"`` two, ``"half_the_arcs"`` one with probability 1/2,
+            ``"bernoulli"`` each latent with ``change_prob``.
+        change_prob: Used by ``"bernoulli"`` only.
+        mixing: ``"linear"`` (:class:`LinearMixing`) or ``"mlp"`` (:class:`MLPMixing`).
+        noise_scale: Standard deviation of Gaussian y; the features carry no noise.
+        latent_noise: Standard deviation of what is added to each latent for y, not for x.
+        latent_correlation: Correlation of every pair of latents.
+        delta_min: Smallest size of a change.
+        delta_scale: Scale of a change's size above ``delta_min``.
+        likelihood: ``"gaussian"`` or ``"bernoulli"`` (y is 0 or 1, logit link).
+        missing: Share of the entries of y set to NaN, completely at random.
+        intercept_scale: Standard deviation of the root's intercept.
+        intercept_changes: Probability that an arc changes the intercept (sized as a delta).
+        seed: Non-negative; the same seed gives the same simulation.
+
+    Returns:
+        Data and truth.
+
+    Raises:
+        ShapeError: Counts that do not fit, such as fewer features than latents.
+        DataError: An unknown option or a number outside its range.
+
+    Example:
+        >>> sim = simulate(num_leaves=4, latent_dim=2, num_features=6, rows_per_leaf=10)
+        >>> sim.x.shape, sim.deltas.shape, sim.tree.leaves[0]
+        ((40, 6), (6, 2, 1), 'leaf0')
+
+    Source:
+        The 1-sparse and the stochastic simulation of arXiv 2405.20482, with counts of our own.
+    """
+    _check_choice("shape", shape, ("balanced", "random"))
+    _check_choice("changes", changes, _CHANGES)
+    _check_choice("mixing", mixing, ("linear", "mlp"))
+    _check_choice("likelihood", likelihood, ("gaussian", "bernoulli"))
+    _check_range("seed", seed, 0, np.inf)
+    for name, share in [
+        ("change_prob", change_prob),
+        ("missing", missing),
+        ("intercept_changes", intercept_changes),
+    ]:
+        _check_range(name, share, 0, 1)
+    for name, scale in [
+        ("noise_scale", noise_scale),
+        ("latent_noise", latent_noise),
+        ("delta_min", delta_min),
+        ("delta_scale", delta_scale),
+        ("intercept_scale", intercept_scale),
+    ]:
+        _check_range(name, scale, 0, np.inf)
+    _check_count("latent_dim", latent_dim, 2 if changes == "two_per_arc" else 1, changes)
+    _check_count("num_features", num_features, latent_dim * (1 + (mixing == "mlp")), mixing)
+    _check_count("num_outcomes", num_outcomes, 1, "one outcome")
+    lowest = -1 / (latent_dim - 1) if latent_dim > 1 else -1  # below it, no such correlations
+    _check_range("latent_correlation", latent_correlation, lowest + 1e-6, 1 - 1e-6)
+
+    streams = np.random.SeedSequence(seed).spawn(5)
+    for_tree, for_weights, for_mixing, for_rows, for_missing = map(np.random.default_rng, streams)
+    if tree is None:
+        _check_count("num_leaves", num_leaves, 2, "a tree")
+        tree = _draw_tree(num_leaves, shape, for_tree)
+    counts = _row_counts(rows_per_leaf, tree)
+
+    def sizes(*size: int) -> Array:
+        sign = for_weights.choice([-1.0, 1.0], size)
+        return sign * (delta_min + delta_scale * np.abs(for_weights.standard_normal(size)))
+
+    A, K, Q = tree.num_arcs, latent_dim, num_outcomes
+    root_weights = for_weights.standard_normal((K, Q))
+    gates = _draw_gates((A, K, Q), changes, change_prob, for_weights)
+    deltas = gates * sizes(A, K, Q)
+    root_intercept = intercept_scale * for_weights.standard_normal(Q)
+    intercept_deltas = (for_weights.random((A, Q)) < intercept_changes) * sizes(A, Q)
+
+    correlation = np.full((K, K), float(latent_correlation))
+    np.fill_diagonal(correlation, 1.0)
+    factor = np.linalg.cholesky(correlation)
+    index = np.repeat(tree.leaf_index.numpy(), counts)
+    z = for_rows.standard_normal((len(index), K)) @ factor.T
+    mix = _draw_mixing(mixing, K, num_features, for_mixing)
+    env = np.empty(len(index), dtype=object)
+    for row, node in enumerate(index):  # one by one: numpy would unpack labels that are tuples
+        env[row] = tree.nodes[node]
+    truth = Simulation(
+        x=mix(z),
+        y=np.empty((0, Q)),
+        env=env,
+        tree=tree,
+        z=z,
+        deltas=deltas,
+        gates=gates,
+        root_weights=root_weights,
+        node_weights=_along_tree(tree, root_weights, deltas),
+        node_intercepts=_along_tree(tree, root_intercept, intercept_deltas),
+        intercept_deltas=intercept_deltas,
+        mixing=mix,
+        latent_factor=factor,
+        noise_scale=noise_scale,
+        latent_noise=latent_noise,
+        likelihood=likelihood,
+        seed=seed,
+    )
+    y = truth._outcomes(z, index, for_rows)
+    y[for_missing.random(y.shape) < missing] = np.nan
+    return replace(truth, y=y[:, 0] if Q == 1 else y)
+
+
+def _draw_tree(num_leaves: int, shape: str, generator: np.random.Generator) -> Tree:
+    """A tree over leaf0, leaf1, ... by splitting ranges of leaves, level by level."""
+    parents: dict[Hashable, Hashable] = {}
+    num_inner = 0
+    queue: deque[tuple[str, int, int]] = deque([("root", 0, num_leaves)])
+    while queue:
+        parent, start, stop = queue.popleft()
+        count = stop - start
+        if shape == "balanced":
+            cuts = [start + (count + 1) // 2]
+        else:
+            parts = min(int(generator.choice([2, 3, 4], p=[0.7, 0.2, 0.1])), count)
+            places = np.arange(start + 1, stop)
+            cuts = sorted(generator.choice(places, parts - 1, replace=False).tolist())
+        for low, high in zip([start, *cuts], [*cuts, stop], strict=True):
+            name = f"leaf{low}" if high - low == 1 else f"node{num_inner}"
+            parents[name] = parent
+            if high - low > 1:
+                num_inner += 1
+                queue.append((name, low, high))
+    return Tree.from_parents(parents)
+
+
+def _draw_gates(
+    size: tuple[int, int, int], changes: str, change_prob: float, generator: np.random.Generator
+) -> Array:
+    """Which latents change on which arc for which outcome, (A, K, Q) bool."""
+    score = generator.random(size)
+    if changes == "bernoulli":
+        return score < change_prob
+    rank = score.argsort(axis=1).argsort(axis=1)  # a random order of the latents on each arc
+    gates = rank < (2 if changes == "two_per_arc" else 1)
+    if changes == "half_the_arcs":
+        gates = gates & (generator.random((size[0], 1, size[2])) < 0.5)
+    return gates
+
+
+def _draw_mixing(
+    kind: str, K: int, D: int, generator: np.random.Generator
+) -> LinearMixing | MLPMixing:
+    if kind == "linear":
+        return LinearMixing(generator.standard_normal((K, D)))
+    return MLPMixing(
+        inner=generator.standard_normal((K, _HIDDEN)) / np.sqrt(K),
+        bias=generator.standard_normal(_HIDDEN) / 2,
+        outer=generator.standard_normal((_HIDDEN, D)) * np.sqrt(2 / _HIDDEN),
+    )
+
+
+def _along_tree(tree: Tree, root: Array, deltas: Array) -> Array:
+    """Values of every node from those of the root and the changes along the arcs."""
+    total = path_sum(tree, torch.from_numpy(root), torch.from_numpy(deltas), event_dim=root.ndim)
+    return total.numpy()
+
+
+def _row_counts(rows_per_leaf: int | Sequence[int], tree: Tree) -> Array:
+    counts = np.asarray(rows_per_leaf)
+    if counts.ndim > 1 or (counts.ndim == 1 and len(counts) != tree.num_leaves):
+        raise ShapeError(
+            f"rows_per_leaf has shape {counts.shape}, the tree {tree.num_leaves} leaves; "
+            "give one number, or one for each leaf"
+        )
+    if not np.issubdtype(counts.dtype, np.integer) or (counts < 0).any():
+        raise DataError(f"rows_per_leaf must be counts of rows, got {rows_per_leaf!r}")
+    return np.broadcast_to(counts, (tree.num_leaves,))
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise DataError(f"{name} is {value!r}; give one of {', '.join(map(repr, choices))}")
+
+
+def _check_range(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise DataError(f"{name} is {value!r}; give a number from {low:g} to {high:g}")
+
+
+def _check_count(name: str, value: int, least: int, what: str) -> None:
+    if value < least:
+        raise ShapeError(f"{name} is {value!r}, but {what} needs at least {least}; raise it")

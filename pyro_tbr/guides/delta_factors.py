@@ -1,0 +1,259 @@
+"""Variational factors of the arcs' deltas, every arc, latent and outcome on its own.
+
+One factor a kind of prior; :func:`delta_factor` finds it. Arcs with no data below them
+(``informed`` false) get the prior itself, exactly: nothing is optimised there.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import NamedTuple
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import logsigmoid, softplus
+
+from pyro_tbr.guides.hyper_factors import HyperFactor, RateFactor, ScaleFactor, quadrature
+from pyro_tbr.models.priors import ArcPrior, GaussianPrior, HorseshoePrior, SpikeSlabPrior
+
+HyperFactors = dict[str, HyperFactor]
+
+
+class DeltaMoments(NamedTuple):
+    """Posterior and prior of the deltas, each (A, W, Q) in the model's units.
+
+    Attributes:
+        mean: E[delta].
+        var: Var[delta].
+        inclusion: Posterior inclusion probability; for priors without gates, 1.
+        prior_inclusion: Its prior mean.
+        slab_mean: Mean given inclusion.
+        slab_var: Variance given inclusion.
+    """
+
+    mean: Tensor
+    var: Tensor
+    inclusion: Tensor
+    prior_inclusion: Tensor
+    slab_mean: Tensor
+    slab_var: Tensor
+
+
+class DeltaFactor(nn.Module):
+    """q of the deltas; abstract.
+
+    Args:
+        prior: The built prior.
+        informed: (A,) bool, arcs with data below.
+    """
+
+    def __init__(self, prior: ArcPrior, informed: Tensor) -> None:
+        super().__init__()
+        self._prior = (prior,)  # in a tuple: the model owns the module, not we
+        self.register_buffer("informed", informed.reshape(-1, 1, 1).clone())
+        self.loc = nn.Parameter(torch.zeros(prior.delta_shape))
+        self.log_scale = nn.Parameter(torch.full(prior.delta_shape, math.log(0.05)))
+
+    @torch.no_grad()
+    def initialise(self, deltas: Tensor, scale: Tensor) -> None:
+        """Starts at these deltas (A, W, Q) with these standard deviations (broadcast)."""
+        self.loc.copy_(deltas)
+        self.log_scale.copy_(torch.as_tensor(scale).log().expand_as(self.log_scale))
+
+    def moments(self, hyper: HyperFactors) -> DeltaMoments:
+        """Moments under q."""
+        raise NotImplementedError
+
+    def kl(self, hyper: HyperFactors) -> Tensor:
+        """KL to the prior given q of the hyperparameters, summed."""
+        raise NotImplementedError
+
+    def forward(self, values: dict[str, Tensor]) -> None:
+        """Pyro sites, given the values of the hyperparameters' sites."""
+        raise NotImplementedError
+
+    def sample(
+        self, values: dict[str, Tensor], generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Draws (S, A, W, Q) of ``deltas`` (and ``gates``), given draws of hyperparameters."""
+        raise NotImplementedError
+
+    def _noise(self, num_samples: int, generator: torch.Generator) -> Tensor:
+        shape = (num_samples, *self.loc.shape)
+        return torch.randn(shape, generator=generator, dtype=self.loc.dtype).to(self.loc.device)
+
+
+class NormalDeltas(DeltaFactor):
+    """Normal q, for priors that are normal given their scales."""
+
+    def _prior_scale_moments(self, hyper: HyperFactors) -> tuple[Tensor, Tensor, Tensor]:
+        """E[1/s^2], E[log s], E[s^2] of the prior's scale s, broadcastable to (A, W, Q)."""
+        prior = self._prior[0]
+        slab = hyper["slab_scale"]
+        assert isinstance(slab, ScaleFactor)
+        if isinstance(prior, GaussianPrior):
+            return slab.mean_power(-2.0), slab.mean_log(), slab.mean_power(2.0)
+        # 1/s^2 = 1/t^2 + 1/c^2 with t the product of global and local scale, c the slab's.
+        local, whole = hyper["local_scale"], hyper["global_scale"]
+        assert isinstance(local, ScaleFactor)
+        assert isinstance(whole, ScaleFactor)
+        local_loc, local_var = local.log_moments()
+        whole_loc, whole_var = whole.log_moments()
+        slab_loc, slab_var = slab.log_moments()
+        loc, var = local_loc + whole_loc, local_var + whole_var
+        inverse = torch.exp(-2 * loc + 2 * var) + slab.mean_power(-2.0)
+        # log s = log t - softplus(2 log(t/c)) / 2, and log(t/c) is normal under q.
+        points, weights = quadrature(2 * (loc - slab_loc), 2 * (var + slab_var).sqrt())
+        weights = weights.reshape(-1, 1, 1, 1)
+        log_scale = loc - 0.5 * (weights * softplus(points)).sum(0)
+        points, _ = quadrature(2 * (slab_loc - loc), 2 * (var + slab_var).sqrt())
+        # s^2 = c^2 sigmoid(-2 log(c/t)); c^2 and the sigmoid are both increasing in c, and their
+        # covariance is small beside the prior's own width, so it is left out of this one moment.
+        square = slab.mean_power(2.0) * (weights * torch.sigmoid(-points)).sum(0)
+        return inverse, log_scale, square
+
+    def moments(self, hyper: HyperFactors) -> DeltaMoments:
+        """See :meth:`DeltaFactor.moments`."""
+        square = self._prior_scale_moments(hyper)[2]
+        mean = torch.where(self.informed, self.loc, 0.0)
+        var = torch.where(self.informed, (2 * self.log_scale).exp(), square)
+        one = torch.ones_like(mean)
+        return DeltaMoments(mean, var, one, one, mean, var)
+
+    def kl(self, hyper: HyperFactors) -> Tensor:
+        """See :meth:`DeltaFactor.kl`."""
+        inverse, log_scale, _ = self._prior_scale_moments(hyper)
+        square = self.loc.square() + (2 * self.log_scale).exp()
+        each = 0.5 * (square * inverse - 1) - self.log_scale + log_scale
+        return torch.where(self.informed, each, 0.0).sum()
+
+    def _given(self, values: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Location and scale of the deltas given the hyperparameters' values."""
+        scale = values["slab_scale"].unsqueeze(-3)
+        if isinstance(self._prior[0], HorseshoePrior):
+            wide = values["global_scale"].unsqueeze(-3) * values["local_scale"]
+            scale = scale * wide / torch.hypot(scale, wide)
+        scale = torch.where(self.informed, self.log_scale.exp(), scale)
+        return torch.where(self.informed, self.loc, 0.0).expand_as(scale), scale
+
+    def forward(self, values: dict[str, Tensor]) -> None:
+        """Site ``deltas``."""
+        pyro.sample("deltas", dist.Normal(*self._given(values)).to_event(3))
+
+    def sample(
+        self, values: dict[str, Tensor], generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """See :meth:`DeltaFactor.sample`."""
+        loc, scale = self._given(values)
+        num_samples = values["slab_scale"].shape[0]
+        return {"deltas": loc + scale * self._noise(num_samples, generator)}
+
+
+class SpikeSlabDeltas(DeltaFactor):
+    """Bernoulli gate and, given that it is on, a normal slab; given that it is off, the prior's."""
+
+    _prior: tuple[SpikeSlabPrior]  # type: ignore[assignment]
+
+    def __init__(self, prior: SpikeSlabPrior, informed: Tensor) -> None:
+        super().__init__(prior, informed)
+        self.logits = nn.Parameter(torch.full(prior.gate_shape, -1.5))
+
+    @torch.no_grad()
+    def initialise(self, deltas: Tensor, scale: Tensor) -> None:
+        """Gates start open where a delta is several of its standard deviations from zero."""
+        super().initialise(deltas, scale)
+        evidence = (deltas / torch.as_tensor(scale)).square().clamp(max=60) / 2 - 3.0
+        if self.logits.shape != evidence.shape:
+            evidence = evidence.amax(-1, keepdim=True)
+        self.logits.copy_(evidence.clamp(-3.0, 6.0))
+
+    def _rate_moments(self, hyper: HyperFactors) -> tuple[Tensor, Tensor, Tensor]:
+        """E[log rate_a], E[log(1 - rate_a)], E[rate_a] of every arc, (A, W, Q or 1)."""
+        factor = hyper["inclusion_rate"]
+        assert isinstance(factor, RateFactor)
+        rates, weights = factor.grid()
+        weights = weights.reshape(-1, 1, 1, 1)
+        prob = self._prior[0].arc_inclusion_prob(rates)
+        relative = self._prior[0].relative_length
+        log_off = relative * torch.log1p(-rates).unsqueeze(1)
+        tiny = torch.finfo(prob.dtype).tiny
+        return (
+            (weights * prob.clamp(min=tiny).log()).sum(0),
+            (weights * log_off).sum(0),
+            (weights * prob).sum(0),
+        )
+
+    def _gate_probs(self, prior_prob: Tensor) -> Tensor:
+        """Posterior inclusion (A, W, Q or 1); exactly the prior's where uninformed or length 0."""
+        free = self.informed & (self._prior[0].relative_length > 0)
+        return torch.where(free, torch.sigmoid(self.logits), prior_prob)
+
+    def moments(self, hyper: HyperFactors) -> DeltaMoments:
+        """See :meth:`DeltaFactor.moments`."""
+        slab = hyper["slab_scale"]
+        assert isinstance(slab, ScaleFactor)
+        prior_prob = self._rate_moments(hyper)[2]
+        prob = self._gate_probs(prior_prob)
+        slab_mean = torch.where(self.informed, self.loc, 0.0)
+        slab_var = torch.where(self.informed, (2 * self.log_scale).exp(), slab.mean_power(2.0))
+        mean = prob * slab_mean
+        var = prob * (slab_mean.square() + slab_var) - mean.square()
+        shape = self.loc.shape
+        return DeltaMoments(
+            mean, var, prob.expand(shape), prior_prob.expand(shape), slab_mean, slab_var
+        )
+
+    def kl(self, hyper: HyperFactors) -> Tensor:
+        """See :meth:`DeltaFactor.kl`."""
+        slab = hyper["slab_scale"]
+        assert isinstance(slab, ScaleFactor)
+        log_on, log_off, _ = self._rate_moments(hyper)
+        on, off = logsigmoid(self.logits), logsigmoid(-self.logits)
+        gate = on.exp() * (on - log_on) + off.exp() * (off - log_off)
+        square = self.loc.square() + (2 * self.log_scale).exp()
+        normal = 0.5 * (square * slab.mean_power(-2.0) - 1) - self.log_scale + slab.mean_log()
+        free = self.informed & (self._prior[0].relative_length > 0)
+        gate, normal = torch.where(free, gate, 0.0), torch.where(free, on.exp() * normal, 0.0)
+        return gate.sum() + normal.sum()
+
+    def _given(self, values: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Gate probability, slab location and scale given the hyperparameters' values."""
+        prior_prob = self._prior[0].arc_inclusion_prob(values["inclusion_rate"])
+        slab_scale = values["slab_scale"].unsqueeze(-3)
+        scale = torch.where(self.informed, self.log_scale.exp(), slab_scale)
+        return self._gate_probs(prior_prob), torch.where(self.informed, self.loc, 0.0), scale
+
+    def forward(self, values: dict[str, Tensor]) -> None:
+        """Sites ``gates``, ``slab`` and ``deltas``."""
+        prob, loc, scale = self._given(values)
+        gates = pyro.sample("gates", dist.Bernoulli(prob).to_event(3))
+        prior_scale = values["slab_scale"].unsqueeze(-3)
+        scale = torch.where(gates > 0, scale, prior_scale)
+        slab = pyro.sample("slab", dist.Normal(gates * loc, scale).to_event(3))
+        pyro.deterministic("deltas", gates * slab, event_dim=3)
+
+    def sample(
+        self, values: dict[str, Tensor], generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """See :meth:`DeltaFactor.sample`."""
+        prob, loc, scale = self._given(values)
+        num_samples = values["slab_scale"].shape[0]
+        shape = (num_samples, *self._prior[0].gate_shape)
+        uniform = torch.rand(shape, generator=generator, dtype=prob.dtype).to(prob.device)
+        gates = (uniform < prob).to(prob.dtype)
+        slab = loc + scale * self._noise(num_samples, generator)
+        return {"gates": gates.expand(slab.shape), "deltas": gates * slab}
+
+
+@functools.singledispatch
+def delta_factor(prior: ArcPrior, informed: Tensor) -> DeltaFactor:
+    """The mean-field factor that belongs to a kind of prior."""
+    raise NotImplementedError(f"no mean-field factor for {type(prior).__name__}")
+
+
+delta_factor.register(GaussianPrior, NormalDeltas)
+delta_factor.register(HorseshoePrior, NormalDeltas)
+delta_factor.register(SpikeSlabPrior, SpikeSlabDeltas)

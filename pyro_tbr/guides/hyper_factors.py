@@ -1,0 +1,214 @@
+"""Variational factors of hyperparameters: log-normal for scales, logit-normal for rates.
+
+Expectations that have no closed form are Gauss-Hermite sums over a fixed grid, so an ELBO built of
+them is deterministic and its gradient has no noise.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import logsigmoid, softplus
+
+from pyro_tbr.models.hyperparameters import Hyperparameter, Rate
+
+_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(15)
+_WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
+
+
+def quadrature(loc: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Points (T, *shape) and weights (T,) for expectations under Normal(loc, scale)."""
+    nodes = loc.new_tensor(_NODES).reshape(-1, *[1] * loc.dim())
+    return loc + scale * nodes, loc.new_tensor(_WEIGHTS)
+
+
+class HyperFactor(nn.Module):
+    """q of one hyperparameter on the real line, moved to its support; abstract.
+
+    Args:
+        hyper: The hyperparameter; where it is fixed the factor has no parameters.
+        init: Where the factor starts, on the support.
+    """
+
+    def __init__(self, hyper: Hyperparameter, init: float) -> None:
+        super().__init__()
+        self._hyper = (hyper,)  # in a tuple: the model owns the module, not we
+        if hyper.fixed is None:
+            self.loc = nn.Parameter(torch.full(hyper.shape, self._to_real(init)))
+            self.log_scale = nn.Parameter(torch.full(hyper.shape, math.log(0.2)))
+
+    @property
+    def hyper(self) -> Hyperparameter:
+        """The hyperparameter in the model."""
+        return self._hyper[0]
+
+    @property
+    def scale(self) -> Tensor:
+        """Standard deviation on the real line."""
+        return self.log_scale.exp()
+
+    @staticmethod
+    def _to_real(value: float) -> float:
+        raise NotImplementedError
+
+    def _distribution(self) -> dist.TorchDistribution:
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def initialise(self, value: Tensor, scale: float = 0.1) -> None:
+        """Starts at ``value`` (broadcast), with a spread on the real line."""
+        if self.hyper.fixed is None:
+            real = torch.as_tensor(value, dtype=self.loc.dtype)
+            real = real.log() if not isinstance(self.hyper, Rate) else torch.logit(real)
+            self.loc.copy_(real.expand_as(self.loc))
+            self.log_scale.fill_(math.log(scale))
+
+    def forward(self) -> Tensor:
+        """The Pyro site in a guide."""
+        hyper = self.hyper
+        if hyper.fixed is not None:
+            return pyro.deterministic(hyper.name, hyper.fixed, event_dim=len(hyper.shape))
+        return pyro.sample(hyper.name, self._distribution().to_event(len(hyper.shape)))
+
+    def sample(self, num_samples: int, generator: torch.Generator) -> Tensor:
+        """Draws (S, *shape) from a generator of the caller's."""
+        hyper = self.hyper
+        if hyper.fixed is not None:
+            return hyper.fixed.expand(num_samples, *hyper.shape)
+        noise = torch.randn(
+            num_samples, *hyper.shape, generator=generator, dtype=self.loc.dtype
+        ).to(self.loc.device)
+        return self._to_support(self.loc + self.scale * noise)
+
+    def _to_support(self, real: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _log_jacobian(self, real: Tensor) -> Tensor:
+        """log |d support / d real|."""
+        raise NotImplementedError
+
+    def kl(self) -> Tensor:
+        """KL to the hyperprior, summed; zero where fixed."""
+        if self.hyper.fixed is not None:
+            return torch.zeros(())
+        real, weights = quadrature(self.loc, self.scale)
+        entropy = self.log_scale.sum() + 0.5 * self.loc.numel() * math.log(2 * math.pi * math.e)
+        log_prior = self.hyper.prior().log_prob(self._to_support(real))
+        log_jacobian = self._log_jacobian(real).flatten(1).sum(1)
+        return -entropy - weights @ (log_prior + log_jacobian)
+
+
+class ScaleFactor(HyperFactor):
+    """Log-normal q of a positive scale."""
+
+    @staticmethod
+    def _to_real(value: float) -> float:
+        return math.log(value)
+
+    def _to_support(self, real: Tensor) -> Tensor:
+        return real.exp()
+
+    def _log_jacobian(self, real: Tensor) -> Tensor:
+        return real
+
+    def _distribution(self) -> dist.TorchDistribution:
+        return dist.LogNormal(self.loc, self.scale)
+
+    def log_moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance of the logarithm."""
+        if self.hyper.fixed is not None:
+            return self.hyper.fixed.log(), torch.zeros_like(self.hyper.fixed)
+        return self.loc, (2 * self.log_scale).exp()
+
+    def mean_log(self) -> Tensor:
+        """E[log scale]."""
+        return self.log_moments()[0]
+
+    def mean_power(self, power: float) -> Tensor:
+        """E[scale ** power]."""
+        loc, var = self.log_moments()
+        return torch.exp(power * loc + 0.5 * power**2 * var)
+
+    @torch.no_grad()
+    def update(self, square: Tensor, count: Tensor) -> None:
+        r"""The best log-normal q given normal draws of this scale, under a log-normal hyperprior.
+
+        With :math:`l, v` the mean and variance of the logarithm it climbs
+        :math:`-\tfrac12 S e^{-2l+2v} - n l - \frac{(l-\mu)^2 + v}{2 s^2} + \tfrac12 \log v`.
+
+        Args:
+            square: S, sum of expected squares of the draws, the hyperparameter's shape.
+            count: n, expected number of draws, likewise.
+        """
+        if self.hyper.fixed is not None:
+            return
+        prior_loc, precision = self.hyper.prior_loc.double(), self.hyper.prior_scale.double() ** -2
+        square, count = square.double().clamp(min=1e-300), count.double()
+        loc, var = self.loc.double(), (2 * self.log_scale).exp().double()
+        for _ in range(50):
+            pull = square * torch.exp((-2 * loc + 2 * var).clamp(max=80))
+            slope = pull - count - precision * (loc - prior_loc)
+            loc = loc + (slope / (2 * pull + precision)).clamp(-1.0, 1.0)
+            pull = square * torch.exp((-2 * loc + 2 * var).clamp(max=80))
+            var = 0.5 * var + 0.5 / (2 * pull + precision)
+        self.loc.copy_(loc)
+        self.log_scale.copy_(0.5 * var.log())
+
+
+class RateFactor(HyperFactor):
+    """Logit-normal q of a probability."""
+
+    @staticmethod
+    def _to_real(value: float) -> float:
+        return math.log(value / (1 - value))
+
+    def _to_support(self, real: Tensor) -> Tensor:
+        return torch.sigmoid(real)
+
+    def _log_jacobian(self, real: Tensor) -> Tensor:
+        return logsigmoid(real) - softplus(real)
+
+    def _distribution(self) -> dist.TorchDistribution:
+        normal = dist.Normal(self.loc, self.scale)
+        return dist.TransformedDistribution(normal, [dist.transforms.SigmoidTransform()])
+
+    def grid(self) -> tuple[Tensor, Tensor]:
+        """Rates (T, *shape) and weights (T,) for expectations; one point where fixed."""
+        fixed = self.hyper.fixed
+        if fixed is not None:
+            return fixed[None], torch.ones(1, dtype=fixed.dtype, device=fixed.device)
+        real, weights = quadrature(self.loc, self.scale)
+        tiny = torch.finfo(real.dtype).eps
+        return self._to_support(real).clamp(tiny, 1 - tiny), weights
+
+    @torch.no_grad()
+    def update(self, on: Tensor, off: Tensor, relative_length: Tensor) -> None:
+        r"""The logit-normal q that matches the posterior given expected gates, by a grid of logits.
+
+        The log posterior of the rate r is :math:`\log p(r) + \sum_a on_a \log(1-(1-r)^{l_a}) +
+        off_a l_a \log(1-r)`, :math:`l_a` the arc's length over the mean.
+
+        Args:
+            on: Expected gates that are on, summed over the outcomes that share the rate, (A, W, .).
+            off: Expected gates that are off, likewise.
+            relative_length: (A, 1, 1).
+        """
+        if self.hyper.fixed is not None:
+            return
+        logit = torch.linspace(-14.0, 8.0, 441, dtype=torch.float64, device=on.device)
+        log_off = relative_length.double()[..., None] * logsigmoid(-logit)
+        log_on = torch.log(-torch.expm1(log_off.clamp(max=-1e-300)))
+        log_lik = (on.double()[..., None] * log_on + off.double()[..., None] * log_off).sum(0)
+        one = self.hyper.concentration1.double()[..., None]
+        zero = self.hyper.concentration0.double()[..., None]
+        log_post = log_lik + one * logsigmoid(logit) + zero * logsigmoid(-logit)
+        weight = log_post.softmax(-1)
+        mean = (weight * logit).sum(-1)
+        var = (weight * (logit - mean[..., None]).square()).sum(-1)
+        self.loc.copy_(mean)
+        self.log_scale.copy_(0.5 * var.clamp(min=1e-6).log())

@@ -1,0 +1,106 @@
+"""The variational factors of all of a prior's hyperparameters, and their joint update."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from pyro_tbr.guides.delta_factors import NormalDeltas, delta_factor
+from pyro_tbr.guides.hyper_factors import HyperFactor, RateFactor, ScaleFactor
+from pyro_tbr.models.hyperparameters import Hyperparameter, Rate
+from pyro_tbr.models.priors import ArcPrior, HorseshoePrior, SpikeSlabPrior
+
+# A start counts as a change where it is above this share of the latent's root mean square change.
+_START_SHARE = 0.1
+
+
+def hyper_factor(hyper: Hyperparameter) -> HyperFactor:
+    """The factor of a hyperparameter, started at the middle of its hyperprior."""
+    if isinstance(hyper, Rate):
+        return RateFactor(hyper, 0.2)
+    factor = ScaleFactor(hyper, 1.0)
+    if hyper.fixed is None:
+        log_normal = hasattr(hyper, "prior_loc")
+        factor.initialise(hyper.prior_loc.exp() if log_normal else hyper.prior_scale, 0.2)
+    return factor
+
+
+class PriorFactors(nn.ModuleDict):
+    """Factors by site name, for a built prior."""
+
+    def __init__(self, prior: ArcPrior) -> None:
+        super().__init__({hyper.name: hyper_factor(hyper) for hyper in prior.hyperparameters()})
+        self._prior = (prior,)  # in a tuple: the model owns the prior
+
+    @torch.no_grad()
+    def start_from(self, root: Tensor, deltas: Tensor, informed: Tensor) -> None:
+        """Starts at what point estimates say: root weights (W, Q), deltas (A, W, Q)."""
+        prior = self._prior[0]
+        mask = informed.reshape(-1, 1, 1)
+        square = torch.where(mask, deltas.square(), 0.0).double()
+        gates = None
+        if isinstance(prior, SpikeSlabPrior):
+            typical = square.mean((0, 2), keepdim=True)
+            gates = (square > _START_SHARE**2 * typical).double()
+            square = gates * square
+        self.learn((root - prior.root_loc).square(), square, gates, mask)
+
+    def learn(self, root: Tensor, square: Tensor, gates: Tensor | None, informed: Tensor) -> None:
+        """Moves every factor to its optimum.
+
+        Args:
+            root: Expected squared deviation of the root weights from their prior mean, (W, Q).
+            square: Expected squares of the deltas, 0 on arcs without data, (A, W, Q).
+            gates: Expected gates (A, W, Q), or ``None`` where the prior has none.
+            informed: (A, 1, 1) bool; other arcs say nothing of the hyperparameters.
+        """
+        prior = self._prior[0]
+        self._update_scale("root_scale", root, torch.ones_like(root))
+        if isinstance(prior, HorseshoePrior):
+            self._climb(square, informed)
+            return
+        if gates is None:
+            count = informed.double().expand_as(square)
+        else:
+            count = torch.where(informed, gates, 0.0).expand_as(square)
+            rate = self["inclusion_rate"]
+            assert isinstance(rate, RateFactor)
+            off = torch.where(informed, 1 - gates, 0.0)
+            on = count if gates.shape == count.shape else torch.where(informed, gates, 0.0)
+            if rate.hyper.shape[-1] == 1:
+                on, off = on.sum(-1, keepdim=True), off.sum(-1, keepdim=True)
+            rate.update(on, off, prior.relative_length)
+        self._update_scale("slab_scale", square.sum(0), count.sum(0))
+
+    def _update_scale(self, name: str, square: Tensor, count: Tensor) -> None:
+        factor, prior = self[name], self._prior[0]
+        assert isinstance(factor, ScaleFactor)
+        if factor.hyper.shape[-1] == 1:
+            square, count = square.sum(-1, keepdim=True), count.sum(-1, keepdim=True)
+        if getattr(prior, "pooled", False):
+            first = prior.num_latents
+            square, count = (
+                torch.cat([part[:first].sum(0).expand(first, -1), part[first:]])
+                for part in (square, count)
+            )
+        factor.update(square, count)
+
+    @torch.enable_grad()
+    def _climb(self, square: Tensor, informed: Tensor, steps: int = 30) -> None:
+        """A few Adam steps for scales that have no closed form: the horseshoe's."""
+        law = delta_factor(self._prior[0], informed)
+        assert isinstance(law, NormalDeltas)
+        names = ("global_scale", "local_scale", "slab_scale")
+        factors = [self[name] for name in names]
+        params = [p for factor in factors for p in factor.parameters()]
+        if not params:
+            return
+        optimizer = torch.optim.Adam(params, lr=0.1)
+        square = square.detach()
+        for _ in range(steps):
+            inverse, log_scale, _ = law._prior_scale_moments(self)
+            fit = torch.where(informed, 0.5 * square * inverse + log_scale, 0.0).sum()
+            loss = fit + sum(factor.kl() for factor in factors)  # type: ignore[operator]
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()

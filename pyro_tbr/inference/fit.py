@@ -1,0 +1,119 @@
+"""``fit``: from data to a posterior.
+
+1. *Dense stage*: the encoder, with weights that may change on every arc (``dense_stage``); then the
+   latents of each row by an encoder that has not seen it (``cross_fit``).
+2. *Rotation*: the basis of the latents in which changes are sparse (``identify``).
+3. *Sparse stage*: the posterior under the sparse prior, starting there.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from pyro_tbr.data import Schema, align_training
+from pyro_tbr.errors import DataError
+from pyro_tbr.guides import Guide
+from pyro_tbr.inference.dense_stage import StandardRows
+from pyro_tbr.inference.options import FitOptions
+from pyro_tbr.inference.stages import Stages, make_guide
+from pyro_tbr.models import TreeModel
+from pyro_tbr.posterior import Posterior, Scaling
+
+
+def fit(
+    model: TreeModel,
+    x: Any,
+    y: Any,
+    env: Any,
+    *,
+    guide: str | type[Guide] = "tree",
+    seed: int | None = 0,
+    progress: bool = True,
+    options: FitOptions | None = None,
+) -> Posterior:
+    """Fits the model to rows of data.
+
+    Args:
+        model: What is believed; left untouched, a copy is trained.
+        x: Features, (N, D): array, tensor, DataFrame or scipy sparse.
+        y: Outcomes, (N,) or (N, Q), NaN where not observed.
+        env: Node of each row, (N,): labels of leaves or inner nodes.
+        guide: ``"tree"``: exact along the tree; ``"mean_field"``: fully factorised, for comparison;
+            or a :class:`Guide` class.
+        seed: Of all randomness of the fit; ``None``: another one each time. No global random state
+            is read or changed.
+        progress: Show a bar.
+        options: See :class:`FitOptions`.
+
+    Returns:
+        The posterior, which holds the trained copy of the model.
+
+    Raises:
+        DataError: Values that cannot be used; before any training.
+        ShapeError: Arrays that do not fit together.
+        TreeError: Labels that are not in the tree.
+        TrainingError: The loss is not finite.
+    """
+    if not isinstance(model, TreeModel):
+        raise DataError(f"model must be a pyro_tbr.TreeModel, got {type(model).__name__}")
+    options = FitOptions() if options is None else options
+    rows, schema = align_training(model.tree, x, y, env, binary=model.likelihood_class.binary)
+    assert rows.y is not None  # align_training asks for it
+    scaling = _scaling(rows.y, model)
+    standard = StandardRows(
+        rows.x.to(options.device),
+        ((rows.y - scaling.loc) / scaling.scale).to(options.torch_dtype).to(options.device),
+        rows.env_index.to(options.device),
+    )
+    built = _built(model, standard, schema, scaling, options)
+    make_guide(guide, built, standard.nodes(model.tree.num_nodes), options)  # refuses early
+    if seed is None:
+        seed = int.from_bytes(os.urandom(7), "big")
+    generator = torch.Generator().manual_seed(seed)
+    with tqdm(disable=not progress, unit=" steps", leave=False) as bar:
+        fitted = Stages(built, guide, options, generator, bar).run(standard)
+    counts = torch.bincount(rows.env_index, minlength=model.tree.num_nodes)
+    fitted.model.num_rows = len(standard)
+    report = fitted.report.with_run(seed, options)
+    return Posterior(fitted.model, fitted.guide, fitted.stats, schema, scaling, counts, report)
+
+
+def _scaling(y: Tensor, model: TreeModel) -> Scaling:
+    """Shift and scale of the outcomes, in double precision; none for binary ones."""
+    num_outcomes = y.shape[1]
+    nothing = Scaling(torch.zeros(num_outcomes).double(), torch.ones(num_outcomes).double())
+    if model.likelihood_class.binary:
+        return nothing
+    loc = y.nanmean(0)
+    scale = (y - loc).square().nanmean(0).sqrt()
+    if not model.intercept:
+        loc = nothing.loc  # nothing takes up a shift, so the outcomes stay where they are
+    constant = scale <= 1e-12 * y.abs().nan_to_num().amax(0)
+    return Scaling(loc, torch.where(constant, 1.0, scale))
+
+
+def _built(
+    model: TreeModel, rows: StandardRows, schema: Schema, scaling: Scaling, options: FitOptions
+) -> TreeModel:
+    """A copy of the user's model, built for the units of training."""
+    built = copy.deepcopy(model)
+    num_outcomes = len(schema.outcome_names)
+    root_loc = torch.zeros(built.num_weights, num_outcomes)
+    if built.intercept and built.prior_spec.root_scale_value is not None:
+        # A fixed prior on the intercept is around 0 in the user's units, wherever y lies.
+        root_loc[-1] = (-scaling.loc / scaling.scale).to(root_loc)
+    rows_a_node = len(rows) / len(rows.env_index.unique())
+    built.build(
+        schema.num_features,
+        num_outcomes,
+        outcome_scale=scaling.scale,
+        root_loc=root_loc,
+        standard_error=0.5 * rows_a_node**-0.5,
+    )
+    return built.to(device=options.device, dtype=options.torch_dtype)

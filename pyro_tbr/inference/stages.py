@@ -1,0 +1,216 @@
+"""The stages of a fit in order, for rows in the units of training."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from pyro_tbr.errors import DataError
+from pyro_tbr.guides import Guide, MeanFieldGuide, Statistics, TreeGuide
+from pyro_tbr.inference.arrange import arranged, widened
+from pyro_tbr.inference.cross_fit import honest_latents, optimism, stratified_folds
+from pyro_tbr.inference.dense_stage import DenseFit, DenseStage, StandardRows
+from pyro_tbr.inference.identify import RotationResult, rotate_to_sparsity
+from pyro_tbr.inference.options import FitOptions
+from pyro_tbr.inference.rotation import expand_basis, rotation_problem
+from pyro_tbr.inference.weights import fit_weights
+from pyro_tbr.models import GaussianPrior, LinearEncoder, TreeModel
+from pyro_tbr.posterior import FitReport
+
+# Below this many rows nothing is held out: the choice would be noise.
+_LEAST_ROWS_TO_HOLD_OUT = 40
+# Directions of the latents with less than this share of the largest variance do not exist.
+_LEAST_VARIANCE_SHARE = 1e-7
+
+
+class Fitted(NamedTuple):
+    """What the stages leave.
+
+    Attributes:
+        model: The model, its encoder trained, rotated and standardised.
+        guide: The guide at its optimum.
+        stats: Statistics of the rows in the final latents.
+        report: What was done and found.
+    """
+
+    model: TreeModel
+    guide: Guide
+    stats: Statistics
+    report: FitReport
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Runs the stages.
+
+    Attributes:
+        model: A built model in the units of training; not changed.
+        guide_kind: What the user asked for.
+        options: Options of the fit.
+        generator: Randomness of the fit.
+        bar: Progress.
+    """
+
+    model: TreeModel
+    guide_kind: str | type[Guide]
+    options: FitOptions
+    generator: torch.Generator
+    bar: tqdm
+
+    def run(self, rows: StandardRows) -> Fitted:
+        """Dense stage, honest latents, rotation, sparse stage."""
+        stage = DenseStage(self.model, self.options, self.generator, self.bar)
+        model = copy.deepcopy(self.model)
+        self.bar.set_description("dense stage")
+        if not model.encoder.trainable:
+            dense = stage.fit(rows, stage.recipes(len(rows))[0])
+            z = model.encoder(rows.x)
+            root, deltas = dense.guide.node_moments().mean[0], dense.guide.delta_moments().mean
+            guide, stats = self._sparse(model, z, rows, root, deltas, sparse=False)
+            return Fitted(model, guide, stats, FitReport(rank=model.latent_dim))
+        reference, measured = self._dense(stage, rows)
+        self.bar.set_description("honest latents")
+        honest = honest_latents(
+            stage, reference, rows, folds=self.options.cross_fit, measured=measured
+        )
+        self.bar.set_description("rotation")
+        z, found = self._rotate(reference, honest.z, rows)
+        model.encoder = reference.model.encoder
+        self.bar.set_description("sparse stage")
+        wide = widened(found, model.latent_dim)
+        guide, stats = self._sparse(model, z, rows, wide.root, wide.deltas)
+        report = FitReport(
+            rank=found.basis.shape[0],
+            history=_history(reference),
+            decay=reference.recipe.decay,
+            num_components=reference.recipe.num_components,
+            folds=honest.folds,
+            optimism=honest.optimism,
+            evidence=found.evidence,
+            alternatives=found.alternatives,
+            alternative_evidence=found.alternative_evidence,
+        )
+        return Fitted(model, guide, stats, report)
+
+    def _dense(
+        self, stage: DenseStage, rows: StandardRows
+    ) -> tuple[DenseFit, tuple[float, float]]:
+        """The reference encoder, fitted to all rows, and the optimism of its kind."""
+        if len(rows) < _LEAST_ROWS_TO_HOLD_OUT:
+            return stage.fit(rows, stage.recipes(len(rows))[0]), (0.0, 0.0)
+        num_folds = max(2, round(1 / self.options.validation_share))
+        fold = stratified_folds(rows.env_index, num_folds, self.generator).to(rows.y.device)
+        training = rows.select((fold != 0).nonzero()[:, 0])
+        held_out = rows.select((fold == 0).nonzero()[:, 0])
+        chosen = stage.choose(training, held_out)
+        measured = optimism(chosen, training, held_out)
+        if isinstance(chosen.model.encoder, LinearEncoder):
+            # Its closed form starts afresh on all rows; then as many steps as were good.
+            steps = 0 if chosen.trace is None else chosen.trace.best_step
+            return stage.fit(rows, chosen.recipe._replace(steps=steps)), measured
+        return stage.fit(rows, chosen.recipe, start=chosen), measured
+
+    @torch.no_grad()
+    def _rotate(
+        self, reference: DenseFit, honest: Tensor, rows: StandardRows
+    ) -> tuple[Tensor, RotationResult]:
+        """Turns the reference encoder's output to the sparse basis.
+
+        Returns:
+            Honest latents in the new basis (N, K), and the rotation of those that exist.
+        """
+        tree, own = reference.model.tree, reference.latents(rows.x)
+        centre = own.mean(0)
+        variance, axes = torch.linalg.eigh((own - centre).T @ (own - centre) / len(own))
+        keep = variance > _LEAST_VARIANCE_SHARE * variance.max()
+        whiten = axes[:, keep] / variance[keep].sqrt()
+        rank, latent_dim = int(keep.sum()), own.shape[1]
+        guide, stats = self._dense_weights((honest - centre) @ whiten, rows)
+        noise = guide.noise_moments()
+        precision = rows.y.new_ones(rows.y.shape[1]) if noise is None else noise.inverse_square
+        problem = rotation_problem(
+            tree,
+            stats,
+            precision,
+            guide.node_moments().mean[0],
+            guide.delta_moments().mean,
+            rank,
+            len(rows),
+        )
+        with torch.enable_grad():
+            found = rotate_to_sparsity(
+                problem, self.options.restarts, self.options.rotation_steps, self.generator
+            )
+        turned = stats.transform(expand_basis(found.basis, found.offset, stats.gram.shape[-1]))
+        found = arranged(tree, found, turned)
+        linear = own.new_zeros(latent_dim, latent_dim)
+        linear[:, :rank] = whiten @ found.basis
+        offset = own.new_zeros(latent_dim)
+        offset[:rank] = found.offset
+        reference.model.encoder.set_output(centre, linear, offset)
+        return (honest - centre) @ linear - offset, found
+
+    def _dense_weights(self, z: Tensor, rows: StandardRows) -> tuple[TreeGuide, Statistics]:
+        """Posterior of dense weights of given latents (N, rank)."""
+        tree, rank = self.model.tree, z.shape[1]
+        dense = TreeModel(
+            tree,
+            rank,
+            encoder="identity",
+            prior=GaussianPrior(),
+            likelihood=self.model.likelihood_spec,
+            intercept=self.model.intercept,
+        ).build(rank, rows.y.shape[1])
+        dense.likelihood = self.model.likelihood  # in the units of training
+        dense = dense.to(device=rows.y.device, dtype=rows.y.dtype)
+        guide = TreeGuide(dense, rows.nodes(tree.num_nodes)).to(rows.y.device)
+        sweeps = self.options.sweeps
+        stats = fit_weights(guide, dense.design(z), rows.y, rows.env_index, sweeps=sweeps)
+        return guide, stats
+
+    def _sparse(
+        self,
+        model: TreeModel,
+        z: Tensor,
+        rows: StandardRows,
+        root: Tensor,
+        deltas: Tensor,
+        *,
+        sparse: bool = True,
+    ) -> tuple[Guide, Statistics]:
+        """The user's guide at its optimum for given latents (N, K)."""
+        guide = make_guide(self.guide_kind, model, rows.nodes(model.tree.num_nodes), self.options)
+        guide.to(rows.y.device)
+        guide.start(root.to(rows.y), deltas.to(rows.y), sparse=sparse)
+        sweeps = self.options.sweeps
+        stats = fit_weights(guide, model.design(z), rows.y, rows.env_index, sweeps=sweeps)
+        return guide, stats
+
+
+def make_guide(
+    kind: str | type[Guide], model: TreeModel, nodes: Tensor, options: FitOptions
+) -> Guide:
+    """The guide a user named, for a built model and its nodes with rows (V,)."""
+    if kind == "tree":
+        return TreeGuide(model, nodes, options.mixture_components)
+    if kind == "mean_field":
+        return MeanFieldGuide(model, nodes)
+    if isinstance(kind, type) and issubclass(kind, Guide):
+        return kind(model, nodes)
+    raise DataError(f"guide={kind!r} is not known: use 'tree', 'mean_field' or a Guide class")
+
+
+def _history(fit: DenseFit) -> pd.DataFrame:
+    """Steps of the reference encoder's training."""
+    columns = ["stage", "step", "loss", "held_out"]
+    trace = fit.trace
+    if trace is None:
+        return pd.DataFrame(columns=columns)
+    rows = zip(trace.steps, trace.loss, trace.held_out, strict=True)
+    return pd.DataFrame([("dense", *row) for row in rows], columns=columns)

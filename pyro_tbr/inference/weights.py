@@ -1,0 +1,55 @@
+"""The posterior of the weights for a fixed encoder, from sufficient statistics of the rows."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pyro_tbr.guides.base import Guide
+from pyro_tbr.guides.statistics import Statistics, statistics
+from pyro_tbr.inference.svi import predictor_moments
+
+_EXPANSIONS = 12  # at most this many quadratic expansions of a likelihood that is not Gaussian
+_SETTLED = 0.01  # mean change of the predictor, in its standard deviations, that ends them
+
+
+def fit_weights(
+    guide: Guide,
+    design: Tensor,
+    y: Tensor,
+    env_index: Tensor,
+    *,
+    sweeps: int,
+    learn_hyper: bool = True,
+) -> Statistics:
+    """Moves a guide to its optimum for these latents, and returns the rows' statistics.
+
+    For Gaussian outcomes the statistics are exact and one round is enough. Otherwise the likelihood
+    is expanded at the root mean square of each row's predictor (Polya-Gamma: each round raises the
+    same bound), the guide updated, and so on.
+
+    Args:
+        guide: The guide; changed.
+        design: Latents and intercept, (N, W).
+        y: Outcomes in the model's units, NaN where not observed, (N, Q).
+        env_index: Node of each row, (N,).
+        sweeps: At most this many sweeps of the guide's update a round.
+        learn_hyper: Update hyperparameters too.
+    """
+    likelihood = guide.model.likelihood
+    if not likelihood.binary:
+        stats = statistics(design, y, env_index, likelihood)
+        guide.update(stats, sweeps=sweeps, learn_hyper=learn_hyper)
+        return stats
+    point = torch.zeros_like(y)
+    for _ in range(_EXPANSIONS):
+        stats = statistics(design, y, env_index, likelihood, point)
+        guide.update(stats, sweeps=max(2, sweeps // 8), learn_hyper=learn_hyper)
+        with torch.no_grad():
+            mean, var = predictor_moments(design.to(y.dtype), env_index, guide.node_moments())
+            new = (mean.square() + var).sqrt()
+        moved = (new - point).abs().mean() / new.std().clamp(min=1e-6)
+        point = new
+        if moved < _SETTLED:
+            break
+    return stats

@@ -1,0 +1,277 @@
+"""Encoders: from features to latents that mean the same in every environment.
+
+An :class:`Encoder` is three maps in a row. ``prepare`` standardises the features and reduces them
+(no parameters to train, statistics from the training rows); ``body`` is trained; ``output`` is an
+affine map in buffers that standardises the latents and carries the rotation to sparsity. Statistics
+belong to the encoder, never to a batch, so a single row is encoded as it would be in any other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+from pyro_tbr.errors import ShapeError
+
+# Directions of the features whose variance is below this share of the largest are dropped: they are
+# rounding, and whitening would blow them up.
+MIN_VARIANCE_SHARE = 1e-8
+
+
+def _linear(
+    num_in: int,
+    num_out: int,
+    generator: torch.Generator,
+    *,
+    gain: float = 1.0,
+    bias: bool = True,
+) -> nn.Linear:
+    """A linear layer drawn from a generator of ours; the global one is left alone."""
+    layer = nn.utils.skip_init(nn.Linear, num_in, num_out, bias=bias)
+    with torch.no_grad():
+        layer.weight.normal_(0.0, gain / math.sqrt(num_in), generator=generator)
+        if bias:
+            layer.bias.zero_()
+    return layer
+
+
+class Encoder(PyroModule):
+    """Latents (N, K) from features (N, D); abstract.
+
+    Args:
+        num_features: D.
+        latent_dim: K.
+
+    Attributes:
+        trainable: There is something to train, so latents are rotated and standardised.
+    """
+
+    trainable = True
+
+    def __init__(self, num_features: int, latent_dim: int) -> None:
+        super().__init__()
+        self.num_features, self.latent_dim = num_features, latent_dim
+        self.register_buffer("output_shift", torch.zeros(latent_dim))
+        self.register_buffer("output_map", torch.eye(latent_dim))
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """Features as the body sees them, (N, R), in the encoder's dtype."""
+        return x.to(self.output_map.dtype)
+
+    def fit_preparation(self, x: Tensor) -> None:
+        """Sets the statistics of ``prepare`` from training rows (N, D); drops what it learnt."""
+
+    def reset(self, generator: torch.Generator) -> None:
+        """Draws the body's parameters afresh, for the prepared width."""
+
+    def body(self, prepared: Tensor) -> Tensor:
+        """The trained part: (N, R) to (N, K)."""
+        raise NotImplementedError
+
+    def encode(self, prepared: Tensor) -> Tensor:
+        """Latents from prepared features: body, then the output map."""
+        return self.body(prepared) @ self.output_map - self.output_shift
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Latents (N, K) from features (N, D)."""
+        if x.shape[-1] != self.num_features:
+            raise ShapeError(
+                f"x has {x.shape[-1]} columns, the encoder was built for {self.num_features}"
+            )
+        return self.encode(self.prepare(x))
+
+    @torch.no_grad()
+    def set_output(self, loc: Tensor, linear: Tensor, offset: Tensor | None = None) -> None:
+        """Appends an affine map: new latents are ``(z - loc) @ linear - offset``.
+
+        Args:
+            loc: (K,), in the unit of the latents so far.
+            linear: (K, K); a column of zeros makes a latent that is not used.
+            offset: (K,), in the unit of the new latents; default zero.
+        """
+        before = self.output_map.double()
+        shift = loc.double() @ linear.double()
+        if offset is not None:
+            shift = shift + offset.double()
+        after = before @ linear.double()
+        # z = body @ map - shift, so both compose without an inverse.
+        self.output_shift.copy_(self.output_shift.double() @ linear.double() + shift)
+        self.output_map.copy_(after)
+
+
+class IdentityEncoder(Encoder):
+    """Latents are the features, untouched: D must equal K."""
+
+    trainable = False
+
+    def __init__(self, num_features: int, latent_dim: int) -> None:
+        if num_features != latent_dim:
+            raise ShapeError(
+                f"encoder='identity' takes features as latents, but x has {num_features} columns "
+                f"and latent_dim={latent_dim}: make them equal or choose another encoder"
+            )
+        super().__init__(num_features, latent_dim)
+
+    def body(self, prepared: Tensor) -> Tensor:
+        """The features."""
+        return prepared
+
+
+class PreparedEncoder(Encoder):
+    """Standardises features in double precision and projects them on leading components; abstract.
+
+    Args:
+        num_features: D.
+        latent_dim: K.
+        num_components: Leading principal components to keep; ``None``: all.
+    """
+
+    def __init__(self, num_features: int, latent_dim: int, num_components: int | None) -> None:
+        super().__init__(num_features, latent_dim)
+        self.num_components = num_components
+        width = min(num_features, num_components or num_features)
+        self.register_buffer("feature_loc", torch.zeros(num_features, dtype=torch.float64))
+        self.register_buffer("projection", torch.eye(num_features, width, dtype=torch.float64))
+        self.register_buffer("component_share", torch.ones(width))
+
+    @property
+    def width(self) -> int:
+        """Number of prepared features R."""
+        return self.projection.shape[1]
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """Whitened leading principal components of the standardised features, (N, R)."""
+        centred = x.to(self.projection.dtype) - self.feature_loc
+        return (centred @ self.projection).to(self.output_map.dtype)
+
+    @torch.no_grad()
+    def fit_preparation(self, x: Tensor) -> None:
+        """Standardises columns (constant ones get no influence) and whitens them."""
+        x = x.double()
+        loc = x.mean(0)
+        scale = (x - loc).square().mean(0).sqrt()
+        # A constant column has a spread of rounding errors only; dividing by it would make noise.
+        alive = scale > 1e-9 * loc.abs().clamp(min=1e-300) + 1e-150
+        inverse = torch.where(alive, 1 / torch.where(alive, scale, 1.0), 0.0)
+        standard = (x - loc) * inverse
+        variance, vectors = _principal_axes(standard, self.num_components)
+        self.feature_loc = loc
+        self.projection = inverse[:, None] * vectors / variance.sqrt()
+        self.component_share = (variance / variance[0]).to(self.output_map.dtype)
+
+
+def _principal_axes(standard: Tensor, num_components: int | None) -> tuple[Tensor, Tensor]:
+    """Variances (R,), largest first, and axes (D, R) of centred columns (N, D)."""
+    num_rows, num_features = standard.shape
+    if num_features <= num_rows:
+        variance, vectors = torch.linalg.eigh(standard.T @ standard / num_rows)
+    else:  # the dual problem, N x N
+        variance, left = torch.linalg.eigh(standard @ standard.T / num_rows)
+        scale = (variance.clamp(min=0) * num_rows).sqrt().clamp(min=1e-150)
+        vectors = standard.T @ left / scale
+    variance, vectors = variance.flip(0), vectors.flip(1)
+    keep = int((variance > MIN_VARIANCE_SHARE * variance[0].clamp(min=1e-150)).sum())
+    keep = max(1, min(keep, num_components or keep))
+    # A fixed sign: the same rows give the same encoder on every machine.
+    sign = vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()
+    return variance[:keep].clamp(min=1e-150), (vectors * sign)[:, :keep]
+
+
+class LinearEncoder(PreparedEncoder):
+    """Latents are linear in the features.
+
+    Args:
+        num_features: D.
+        latent_dim: K.
+        num_components: Leading principal components to keep; ``None``: all (``fit`` chooses on
+            held-out rows where there are many features).
+    """
+
+    def __init__(
+        self, num_features: int, latent_dim: int, num_components: int | None = None
+    ) -> None:
+        super().__init__(num_features, latent_dim, num_components)
+        self.reset(torch.Generator().manual_seed(0))
+
+    def reset(self, generator: torch.Generator) -> None:
+        """A random map from the prepared features."""
+        # No bias: latents are centred by the output map.
+        self.layer = _linear(self.width, self.latent_dim, generator, bias=False)
+
+    @torch.no_grad()
+    def set_directions(self, directions: Tensor) -> None:
+        """Sets the map to these directions of the prepared features, (R, K)."""
+        self.layer.weight.copy_(directions.T)
+
+    def body(self, prepared: Tensor) -> Tensor:
+        """One linear layer."""
+        return self.layer(prepared)
+
+
+class MLPEncoder(PreparedEncoder):
+    """A multilayer perceptron.
+
+    Args:
+        num_features: D.
+        latent_dim: K.
+        num_components: Leading principal components to keep; ``None``: all.
+        hidden: Widths of the hidden layers.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        latent_dim: int,
+        num_components: int | None = None,
+        hidden: Sequence[int] = (128, 128),
+    ) -> None:
+        super().__init__(num_features, latent_dim, num_components)
+        self.hidden = tuple(hidden)
+        self.reset(torch.Generator().manual_seed(0))
+
+    def reset(self, generator: torch.Generator) -> None:
+        """Draws all layers."""
+        widths = [self.width, *self.hidden]
+        layers: list[nn.Module] = []
+        for num_in, num_out in zip(widths, widths[1:], strict=False):
+            layers += [_linear(num_in, num_out, generator, gain=math.sqrt(2)), nn.SiLU()]
+        self.network = nn.Sequential(*layers, _linear(widths[-1], self.latent_dim, generator))
+
+    def body(self, prepared: Tensor) -> Tensor:
+        """The network."""
+        return self.network(prepared)
+
+
+class ModuleEncoder(Encoder):
+    """Any module from (N, D) to (N, K), the user's own; its input is left as it is.
+
+    Args:
+        module: The module; the encoder holds a reference, ``fit`` works on a copy.
+        num_features: D.
+        latent_dim: K.
+    """
+
+    def __init__(self, module: nn.Module, num_features: int, latent_dim: int) -> None:
+        super().__init__(num_features, latent_dim)
+        self.module = module
+
+    def body(self, prepared: Tensor) -> Tensor:
+        """The user's module, its output checked."""
+        z = self.module(prepared)
+        if z.shape != (*prepared.shape[:-1], self.latent_dim):
+            raise ShapeError(
+                f"encoder returned shape {tuple(z.shape)} for {tuple(prepared.shape)}: expected "
+                f"(N, {self.latent_dim}), one column a latent"
+            )
+        return z
+
+
+ENCODERS: dict[str, Callable[..., Encoder]] = {
+    "linear": LinearEncoder,
+    "mlp": MLPEncoder,
+    "identity": IdentityEncoder,
+}

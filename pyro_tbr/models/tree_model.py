@@ -1,0 +1,199 @@
+"""The model: what is believed about outcomes in environments on a tree."""
+
+from __future__ import annotations
+
+import copy
+
+import pyro
+import torch
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+from pyro_tbr.errors import DataError, ShapeError
+from pyro_tbr.models.encoders import ENCODERS, Encoder, ModuleEncoder
+from pyro_tbr.models.likelihoods import LIKELIHOODS, Likelihood
+from pyro_tbr.models.priors import ArcPrior, SpikeSlabPrior
+from pyro_tbr.tree import Tree, path_sum
+
+
+class TreeModel(PyroModule):
+    r"""Outcomes whose dependence on shared latents changes sparsely along the arcs of a tree.
+
+    .. math::
+        z = \mathrm{encoder}(x), \quad w_v = w_{\mathrm{root}} + \sum_{a \in \mathrm{path}(v)}
+        \delta_a, \quad y \sim \mathrm{likelihood}(z^\top w_{\mathrm{env}})
+
+    A Pyro model: ``model(x, env_index, y=None)`` has the sites ``root_scale``, ``root_weights``,
+    those of the prior (``inclusion_rate``, ``slab_scale``, ``gates``, ``slab``, ``deltas``;
+    ``global_scale``, ``local_scale``), ``noise_scale``, ``z`` and ``y``. It believes in whatever
+    units its ``y`` has; :func:`~pyro_tbr.fit` gives it standardised outcomes.
+
+    Args:
+        tree: The environments.
+        latent_dim: K.
+        encoder: ``"linear"``, ``"mlp"``, ``"identity"``, or a torch module from (N, D) to (N, K).
+        prior: Prior on the arcs' changes; default :class:`SpikeSlabPrior` with all learnt.
+        likelihood: ``"gaussian"``, ``"bernoulli"``, or a likelihood object.
+        intercept: One more latent that is always 1, with sparse deltas of its own.
+        num_features: D; where absent, :meth:`build` or ``fit`` sets it.
+        num_outcomes: Q; likewise.
+
+    Attributes:
+        num_rows: Rows in the whole data set, for the scale of a minibatch; ``None``: the rows
+            given are all there are.
+
+    Source:
+        Tree-based regularization: arXiv 2405.20482.
+    """
+
+    def __init__(
+        self,
+        tree: Tree,
+        latent_dim: int,
+        encoder: str | nn.Module = "mlp",
+        prior: ArcPrior | None = None,
+        likelihood: str | Likelihood = "gaussian",
+        intercept: bool = True,
+        num_features: int | None = None,
+        num_outcomes: int | None = None,
+    ) -> None:
+        super().__init__()
+        if not hasattr(self._pyro_context, "param_state"):
+            # What Pyro sets where module_local_params is on at birth: both modes then work.
+            self._pyro_context.param_state = {"params": {}, "constraints": {}}
+        if not isinstance(tree, Tree):
+            raise DataError(f"tree must be a pyro_tbr.Tree, got {type(tree).__name__}: see Tree.from_*")
+        if not isinstance(latent_dim, int) or latent_dim < 1:
+            raise DataError(f"latent_dim={latent_dim!r} must be a whole number, 1 or more")
+        self.tree, self.latent_dim, self.intercept = tree, latent_dim, bool(intercept)
+        self.encoder_spec = _known(encoder, ENCODERS, nn.Module, "encoder")
+        self.prior_spec = _known(SpikeSlabPrior() if prior is None else prior, {}, ArcPrior, "prior")
+        self.likelihood_spec = _known(likelihood, LIKELIHOODS, Likelihood, "likelihood")
+        self.num_rows: int | None = None
+        self.num_features: int | None = None
+        self.num_outcomes: int | None = None
+        if num_features is not None and num_outcomes is not None:
+            self.build(num_features, num_outcomes)
+
+    @property
+    def num_weights(self) -> int:
+        """W: latents, and the intercept where there is one."""
+        return self.latent_dim + self.intercept
+
+    @property
+    def weight_names(self) -> tuple[str, ...]:
+        """``z0``, ``z1``, ..., then ``intercept`` where there is one."""
+        latents = tuple(f"z{k}" for k in range(self.latent_dim))
+        return (*latents, "intercept") if self.intercept else latents
+
+    @property
+    def likelihood_class(self) -> type[Likelihood]:
+        """The likelihood's class, known before the model is built."""
+        spec = self.likelihood_spec
+        return LIKELIHOODS[spec] if isinstance(spec, str) else type(spec)
+
+    def build(
+        self,
+        num_features: int,
+        num_outcomes: int,
+        *,
+        outcome_scale: Tensor | None = None,
+        root_loc: Tensor | None = None,
+        standard_error: float = 0.1,
+    ) -> TreeModel:
+        """Makes every parameter and buffer; after that nothing is lazy.
+
+        Args:
+            num_features: D.
+            num_outcomes: Q.
+            outcome_scale: See :meth:`ArcPrior.build`.
+            root_loc: See :meth:`ArcPrior.build`.
+            standard_error: See :meth:`ArcPrior.build`.
+
+        Returns:
+            This model.
+        """
+        self.num_features, self.num_outcomes = num_features, num_outcomes
+        spec = self.encoder_spec
+        if isinstance(spec, str):
+            self.encoder = ENCODERS[spec](num_features, self.latent_dim)
+        elif isinstance(spec, Encoder):
+            self.encoder = copy.deepcopy(spec)
+        else:
+            self.encoder = ModuleEncoder(copy.deepcopy(spec), num_features, self.latent_dim)
+        likelihood = self.likelihood_spec
+        likelihood = LIKELIHOODS[likelihood]() if isinstance(likelihood, str) else likelihood
+        self.likelihood = likelihood.build(num_outcomes, outcome_scale=outcome_scale)
+        self.prior = self.build_prior(
+            self.prior_spec,
+            outcome_scale=outcome_scale,
+            root_loc=root_loc,
+            standard_error=standard_error,
+        )
+        return self
+
+    def build_prior(self, prior: ArcPrior, **kwargs: object) -> ArcPrior:
+        """A prior built for this model's tree and sizes; keywords as in :meth:`ArcPrior.build`."""
+        assert self.num_outcomes is not None  # set by build()
+        sizes = (self.tree, self.num_weights, self.num_outcomes)
+        return prior.build(*sizes, num_latents=self.latent_dim, **kwargs)  # type: ignore[arg-type]
+
+    def design(self, z: Tensor) -> Tensor:
+        """Latents (N, K) with the intercept's 1 behind them: (N, W)."""
+        return torch.cat([z, z.new_ones(*z.shape[:-1], 1)], dim=-1) if self.intercept else z
+
+    def forward(self, x: Tensor, env_index: Tensor, y: Tensor | None = None) -> Tensor:
+        """The generative process.
+
+        Args:
+            x: Features, (N, D).
+            env_index: Node of each row in ``tree.nodes`` order, (N,) int64.
+            y: Outcomes (N, Q), or (N,) where Q is 1; NaN where not observed.
+
+        Returns:
+            Outcomes (N, Q), drawn where not given.
+        """
+        if self.num_features is None:
+            raise ShapeError(
+                "the model does not know its sizes yet: call model.build(num_features, "
+                "num_outcomes), or give both to TreeModel"
+            )
+        num_batch = x.shape[0]
+        if y is not None:
+            y = y.unsqueeze(-1) if y.dim() == 1 else y
+            if y.shape != (num_batch, self.num_outcomes):
+                raise ShapeError(
+                    f"y has shape {tuple(y.shape)}, expected ({num_batch}, {self.num_outcomes})"
+                )
+        root_weights, deltas = self.prior()
+        noise_scale = self.likelihood.sample_noise()
+        weights = path_sum(self.tree, root_weights, deltas, event_dim=2)
+        z = pyro.deterministic("z", self.encoder(x), event_dim=1)
+        with pyro.plate(
+            "rows",
+            self.num_rows or num_batch,
+            subsample=torch.arange(num_batch, device=x.device),
+            dim=-1,
+        ):
+            predictor = torch.einsum(
+                "...nw,...nwq->...nq", self.design(z), weights.index_select(-3, env_index)
+            )
+            # A vectorised Predictive puts its draws left of the plate, where sites without rows
+            # have a dimension of one.
+            predictor = predictor.squeeze(-3) if predictor.dim() > 3 else predictor
+            outcome = self.likelihood(predictor, noise_scale)
+            if y is None:
+                return pyro.sample("y", outcome.to_event(1))
+            observed = ~torch.isnan(y)
+            return pyro.sample(
+                "y", outcome.mask(observed).to_event(1), obs=torch.where(observed, y, 0.0)
+            )
+
+
+def _known(value: object, names: dict, kind: type, argument: str) -> object:
+    """``value`` if it is one of the names or of the kind; the error says which are known."""
+    if isinstance(value, kind) or (isinstance(value, str) and value in names):
+        return value
+    raise DataError(
+        f"{argument}={value!r} is not known: use one of {sorted(names)} or a {kind.__name__}"
+    )

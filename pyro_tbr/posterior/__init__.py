@@ -1,0 +1,12 @@
+"""What came out of a fit, as values: nothing here trains, and asking changes nothing.
+
+Tables carry the user's own labels, with index names ``parent``, ``child``, ``node``, ``latent`` and
+``outcome``; numbers are in the user's units.
+"""
+
+from pyro_tbr.posterior.posterior import Posterior
+from pyro_tbr.posterior.predictive import NewLeaf, Prediction
+from pyro_tbr.posterior.report import FitReport, Scaling
+from pyro_tbr.posterior.summary import Summary
+
+__all__ = ["FitReport", "NewLeaf", "Posterior", "Prediction", "Scaling", "Summary"]

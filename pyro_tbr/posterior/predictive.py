@@ -1,0 +1,190 @@
+"""The predictive distribution of new outcomes: a mixture over draws of the weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from pyro_tbr.errors import DataError
+
+_CHUNK_ELEMENTS = 4_000_000  # rows are taken in chunks of about this many draws times rows
+
+
+@dataclass(frozen=True)
+class NewLeaf:
+    """A leaf that is not in the tree: one new arc under a node.
+
+    Attributes:
+        name: What it is called.
+        parent: Node of the tree it hangs from.
+        length: Length of its arc, where the prior uses lengths; ``None``: the tree's mean.
+    """
+
+    name: Hashable
+    parent: Hashable
+    length: float | None = None
+
+
+class Mixture:
+    """Normal (or Bernoulli) outcomes given draws of predictor and noise; vectorised over rows.
+
+    Args:
+        predictor: Draws of the linear predictor, (S, n, Q), in the user's units.
+        noise: Draws of the noise scale, (S, Q), likewise; ``None``: Bernoulli with logit predictor.
+    """
+
+    def __init__(self, predictor: Tensor, noise: Tensor | None) -> None:
+        self.predictor = predictor
+        self.noise = None if noise is None else noise[:, None, :]
+
+    def mean(self) -> Tensor:
+        """(n, Q)."""
+        if self.noise is None:
+            return torch.sigmoid(self.predictor).mean(0)
+        return self.predictor.mean(0)
+
+    def sd(self) -> Tensor:
+        """Standard deviation of a new outcome, (n, Q)."""
+        if self.noise is None:
+            mean = self.mean()
+            return (mean * (1 - mean)).sqrt()
+        spread = self.predictor.var(0, correction=0) + self.noise.square().mean(0)
+        return spread.sqrt()
+
+    def quantile(self, probability: float) -> Tensor:
+        """Quantile of a new outcome (n, Q); for binary outcomes, of its probability.
+
+        Newton's method kept inside a shrinking bracket, on the mixture's distribution function.
+        """
+        if self.noise is None:
+            draws = torch.sigmoid(self.predictor)
+            return torch.quantile(draws, probability, dim=0)
+        centre, width = self.predictor, self.noise.expand_as(self.predictor)
+        low, high = (centre - 9 * width).amin(0), (centre + 9 * width).amax(0)
+        z = math.sqrt(2) * torch.erfinv(torch.tensor(2 * probability - 1.0, dtype=torch.float64))
+        value = self.mean() + z.to(centre) * self.sd()
+        for _ in range(40):
+            standard = (value - centre) / width
+            cdf = 0.5 * torch.erfc(-standard / math.sqrt(2)).mean(0)
+            density = (torch.exp(-0.5 * standard.square()) / width).mean(0) / math.sqrt(2 * math.pi)
+            low = torch.where(cdf < probability, value, low)
+            high = torch.where(cdf < probability, high, value)
+            step = value - (cdf - probability) / density.clamp(min=1e-300)
+            inside = (step > low) & (step < high)
+            new = torch.where(inside, step, 0.5 * (low + high))
+            done = (new - value).abs().amax() <= 1e-9 * (1 + value.abs().amax())
+            value = new
+            if done:
+                break
+        return value
+
+    def sample(self, num: int, generator: torch.Generator) -> Tensor:
+        """New outcomes, (num, n, Q): each from one draw of the weights, common to all rows."""
+        pick = torch.randint(len(self.predictor), (num,), generator=generator)
+        predictor = self.predictor[pick]
+        if self.noise is None:
+            uniform = torch.rand(predictor.shape, generator=generator, dtype=predictor.dtype)
+            return (uniform < torch.sigmoid(predictor)).to(predictor.dtype)
+        normal = torch.randn(predictor.shape, generator=generator, dtype=predictor.dtype)
+        return predictor + self.noise[pick] * normal
+
+
+class Prediction:
+    """Predictive distribution of a new outcome for each row.
+
+    Attributes:
+        mean: Mean; for binary outcomes the probability. (N,) or (N, Q) as ``y`` was in ``fit``,
+            pandas where the features were.
+        sd: Standard deviation of a new outcome, noise included.
+        lower: Lower end of the central interval of probability ``level`` of a new outcome; for
+            binary outcomes, of its probability.
+        upper: Its upper end.
+        level: Probability of the interval.
+    """
+
+    mean: Any
+    sd: Any
+    lower: Any
+    upper: Any
+    level: float
+
+    def __init__(
+        self,
+        design: Tensor,
+        weights: Tensor,
+        position: Tensor,
+        noise: Tensor | None,
+        level: float,
+        form: Form,
+    ) -> None:
+        if not 0 < level < 1:
+            raise DataError(f"level={level!r} must be above 0 and below 1, such as 0.9")
+        self._design, self._weights, self._position = design, weights, position
+        self._noise, self._form, self.level = noise, form, level
+        tail = (1 - level) / 2
+        parts: list[tuple[Tensor, ...]] = []
+        for rows in self._chunks():
+            mixture = self._mixture(rows)
+            parts.append(
+                (
+                    mixture.mean(),
+                    mixture.sd(),
+                    mixture.quantile(tail),
+                    mixture.quantile(1 - tail),
+                )
+            )
+        columns = [torch.cat(column) for column in zip(*parts, strict=True)]
+        self.mean, self.sd, self.lower, self.upper = (form.table(c) for c in columns)
+
+    def _chunks(self) -> list[Tensor]:
+        num_draws, _, _, num_outcomes = self._weights.shape
+        size = max(1, _CHUNK_ELEMENTS // (num_draws * num_outcomes))
+        return list(torch.arange(len(self._design)).split(size)) or [torch.arange(0)]
+
+    def _mixture(self, rows: Tensor) -> Mixture:
+        weights = self._weights[:, self._position[rows]]  # (S, n, W, Q)
+        predictor = torch.einsum("nw,snwq->snq", self._design[rows], weights)
+        return Mixture(predictor, self._noise)
+
+    def sample(self, n: int = 1, seed: int = 0) -> np.ndarray:
+        """Draws of new outcomes, (n, N) or (n, N, Q); the same seed gives the same draws."""
+        generator = torch.Generator().manual_seed(seed)
+        draws = [self._mixture(rows).sample(n, generator) for rows in self._chunks()]
+        values = torch.cat(draws, dim=1).double().numpy()
+        return values[..., 0] if self._form.flat else values
+
+    def __repr__(self) -> str:
+        return f"Prediction({len(self._design)} rows, {self.level:.0%} intervals)"
+
+
+@dataclass(frozen=True)
+class Form:
+    """How per-row results are given back.
+
+    Attributes:
+        flat: (N,) rather than (N, Q).
+        index: The user's row index where the features were a DataFrame, else ``None``.
+        names: Names of the outcomes.
+    """
+
+    flat: bool
+    index: pd.Index | None
+    names: tuple[str, ...]
+
+    def table(self, values: Tensor) -> Any:
+        """(N, Q) values as numpy or pandas."""
+        array = values.cpu().double().numpy()
+        if self.flat:
+            array = array[:, 0]
+        if self.index is None:
+            return array
+        if self.flat:
+            return pd.Series(array, index=self.index, name=self.names[0])
+        return pd.DataFrame(array, index=self.index, columns=list(self.names))

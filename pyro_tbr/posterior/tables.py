@@ -1,0 +1,125 @@
+"""Tables of the posterior, in the user's labels and units."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.distributions import Normal
+
+from pyro_tbr.guides import DeltaMoments, NodeMoments
+from pyro_tbr.tree import Tree
+
+Names = tuple[str, ...]
+_STANDARD = Normal(0.0, 1.0)
+
+
+def arc_index(tree: Tree) -> pd.MultiIndex:
+    """Arcs as rows (parent, child), the tree's own labels and order."""
+    parents, children = zip(*tree.arcs, strict=True)
+    levels = [_objects(parents), _objects(children)]
+    return pd.MultiIndex.from_arrays(levels, names=["parent", "child"])
+
+
+def pip_table(tree: Tree, inclusion: Tensor, latents: Names, outcomes: Names) -> pd.DataFrame:
+    """Arcs by latents, or by (outcome, latent) where there are several outcomes.
+
+    Args:
+        tree: The environments.
+        inclusion: (A, W, Q).
+        latents: W names.
+        outcomes: Q names.
+    """
+    values = inclusion.cpu().double().numpy()
+    if len(outcomes) == 1:
+        return pd.DataFrame(
+            values[:, :, 0], index=arc_index(tree), columns=pd.Index(latents, name="latent")
+        )
+    columns = pd.MultiIndex.from_product([outcomes, latents], names=["outcome", "latent"])
+    flat = values.transpose(0, 2, 1).reshape(len(values), -1)
+    return pd.DataFrame(flat, index=arc_index(tree), columns=columns)
+
+
+def delta_table(
+    tree: Tree,
+    moments: DeltaMoments,
+    scale: Tensor,
+    latents: Names,
+    outcomes: Names,
+    level: float,
+) -> pd.DataFrame:
+    """One row an arc, latent and outcome; see ``Posterior.deltas``.
+
+    Args:
+        tree: The environments.
+        moments: In the model's units, (A, W, Q).
+        scale: The user's units in one of the model's, (Q,).
+        latents: W names.
+        outcomes: Q names.
+        level: Probability of the interval.
+    """
+    m = DeltaMoments(*(part.cpu().double() for part in moments))
+    slab_sd = m.slab_var.clamp(min=1e-300).sqrt()
+    below = m.inclusion * _STANDARD.cdf(-m.slab_mean / slab_sd)
+    above = m.inclusion - below
+    tail = (1 - level) / 2
+    columns = {
+        "pip": m.inclusion,
+        "prior_pip": m.prior_inclusion,
+        "mean": m.mean * scale,
+        "sd": m.var.sqrt() * scale,
+        "lower": _spike_slab_quantile(m, slab_sd, below, tail) * scale,
+        "upper": _spike_slab_quantile(m, slab_sd, below, 1 - tail) * scale,
+        "lfsr": 1 - torch.maximum(below, above),
+    }
+    arcs = arc_index(tree)
+    num_arcs, num_weights, num_outcomes = m.inclusion.shape
+    repeat = num_weights * num_outcomes
+    frame = pd.DataFrame(
+        {
+            "parent": np.repeat(arcs.get_level_values(0).to_numpy(dtype=object), repeat),
+            "child": np.repeat(arcs.get_level_values(1).to_numpy(dtype=object), repeat),
+            "latent": np.tile(np.repeat(np.array(latents), num_outcomes), num_arcs),
+            "outcome": np.tile(np.array(outcomes), num_arcs * num_weights),
+        }
+    )
+    for name, value in columns.items():
+        frame[name] = value.reshape(-1).numpy()
+    return frame
+
+
+def _spike_slab_quantile(
+    m: DeltaMoments, slab_sd: Tensor, below: Tensor, probability: float
+) -> Tensor:
+    """Quantile of a point mass at 0 and a normal slab, exact."""
+    inclusion = m.inclusion.clamp(min=1e-300)
+    off = 1 - m.inclusion
+    negative = probability < below
+    positive = probability > below + off
+    share = torch.where(negative, probability / inclusion, (probability - off) / inclusion)
+    value = m.slab_mean + slab_sd * _STANDARD.icdf(share.clamp(1e-12, 1 - 1e-12))
+    return torch.where(negative | positive, value, 0.0)
+
+
+def node_table(
+    tree: Tree, moments: NodeMoments, latents: Names, outcomes: Names
+) -> pd.DataFrame:
+    """One row a node, latent and outcome; moments (V, W, Q) in the user's units."""
+    num_nodes, num_weights, num_outcomes = moments.mean.shape
+    return pd.DataFrame(
+        {
+            "node": np.repeat(_objects(tree.nodes), num_weights * num_outcomes),
+            "latent": np.tile(np.repeat(np.array(latents), num_outcomes), num_nodes),
+            "outcome": np.tile(np.array(outcomes), num_nodes * num_weights),
+            "mean": moments.mean.reshape(-1).cpu().double().numpy(),
+            "sd": moments.var.clamp(min=0).sqrt().reshape(-1).cpu().double().numpy(),
+        }
+    )
+
+
+def _objects(labels: tuple) -> np.ndarray:
+    """Labels as an object array; tuples stay labels and do not become a second dimension."""
+    array = np.empty(len(labels), dtype=object)
+    array[:] = labels
+    return array

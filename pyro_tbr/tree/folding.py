@@ -1,0 +1,181 @@
+"""The order in which messages run on a tree: folded to at most two children a node, by level.
+
+A node with many children is folded into a balanced binary tree of helpers, joined by arcs on which
+nothing can change. So every product of messages has two factors, and a star of 20,000 leaves has
+16 levels. Levels are small arrays of indices: the passes loop over levels, never over nodes.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pyro_tbr.tree.tree import Tree
+
+MANY = 1 << 10
+_STEPS = (1, 2, 3)  # larger numbers of arcs are MANY: few runs a level
+_Ints = npt.NDArray[np.int64]
+_Runs = tuple[tuple[slice, int, int], ...]
+_Item = tuple[_Ints, _Ints, _Ints, _Runs, int, int]
+
+
+class FoldedLevel(NamedTuple):
+    """One level of a folded tree: nodes with two children, then with one, then without.
+
+    Attributes:
+        node: Index in ``tree.nodes``, ``V`` for a helper, ``(n,)``.
+        arc: Index of the arc that leads here, ``A`` for a helper and the root, ``(n,)``.
+        parent: Place of the parent in the level above, ``(n,)``; zero at the root.
+        slot: Place among ``children`` of the level above, ``(n,)``; zero at the root.
+        children: Places of the children in the level below: of the nodes with two first all larger
+            ones, then all smaller ones, then those of the nodes with one;
+            ``(2 * num_pairs + num_singles,)``.
+        pair_runs: Runs of nodes with two children, and how many arcs each child has at or below
+            its own at most: a message has a component for each pattern of gates on them, at most.
+            ``MANY`` where there is no use in counting.
+        num_pairs: Number of nodes with two children.
+        num_singles: Number of nodes with one child.
+        has_arcs: Whether some arc into this level is one of the tree's.
+        has_helpers: Whether some node of this level is a helper.
+    """
+
+    node: Tensor
+    arc: Tensor
+    parent: Tensor
+    slot: Tensor
+    children: Tensor
+    pair_runs: _Runs
+    num_pairs: int
+    num_singles: int
+    has_arcs: bool
+    has_helpers: bool
+
+
+class FoldedTree(NamedTuple):
+    """The levels, root first, and how to put per-level results back in the tree's order.
+
+    Attributes:
+        levels: Root first.
+        node_order: Where node ``v`` stands in the levels laid end to end, ``(V,)``.
+    """
+
+    levels: tuple[FoldedLevel, ...]
+    node_order: Tensor
+
+
+def fold(tree: Tree, device: torch.device | None = None) -> FoldedTree:
+    """Folds a tree, once per device: the result is kept with the tree.
+
+    Args:
+        tree: Any tree; polytomies and nodes with a single child are fine.
+        device: Where the indices shall be.
+    """
+    key = ("folded", device)
+    if key not in tree._derived:
+        with torch.inference_mode(False):
+            tree._derived[key] = _fold(tree, device)
+    folded: FoldedTree = tree._derived[key]
+    return folded
+
+
+def _fold(tree: Tree, device: torch.device | None) -> FoldedTree:
+    num_nodes = tree.num_nodes
+    counts = np.bincount(tree.arc_parent.numpy(), minlength=num_nodes)
+    # Siblings are contiguous and in order of their parents, so children are runs of nodes.
+    starts = 1 + np.concatenate([[0], np.cumsum(counts)[:-1]])
+    sizes_before = np.concatenate([[0], np.cumsum(_arcs_below(tree))])
+
+    # Every item of a level is a run [start, stop) of nodes: the children it has yet to split.
+    node, parent, slot = (np.zeros(1, dtype=np.int64) for _ in range(3))
+    start, stop = starts[:1], starts[:1] + counts[:1]
+    items: list[_Item] = []
+    while len(node):
+        middle = (start + stop) // 2
+        middle = np.where(stop - start > 1, middle, stop)  # one child: it is the first one's half
+        before, between, after = (sizes_before[edge] for edge in (start, middle, stop))
+        large = _rounded(np.maximum(between - before, after - between))
+        small = _rounded(np.minimum(between - before, after - between))
+        # Nodes with two children, with one, with none; those with two by how much is below them.
+        order = np.lexsort([large, small, -np.minimum(stop - start, 2)])
+        node, parent, slot, start, middle, stop, large, small = (
+            part[order] for part in (node, parent, slot, start, middle, stop, large, small)
+        )
+        width = stop - start
+        pairs, singles = int((width >= 2).sum()), int((width == 1).sum())
+        items.append((node, parent, slot, _runs(large[:pairs], small[:pairs]), pairs, singles))
+
+        swap = (
+            sizes_before[middle] - sizes_before[start] < sizes_before[stop] - sizes_before[middle]
+        )
+        first = np.where(swap, middle, start)[: pairs + singles]
+        first_stop = np.where(swap, stop, middle)[: pairs + singles]
+        second, second_stop = (
+            np.where(swap, start, middle)[:pairs],
+            np.where(swap, middle, stop)[:pairs],
+        )
+        upper = np.arange(pairs + singles)
+        parent = np.concatenate([upper[:pairs], upper[:pairs], upper[pairs:]])
+        start = np.concatenate([first[:pairs], second, first[pairs:]])
+        stop = np.concatenate([first_stop[:pairs], second_stop, first_stop[pairs:]])
+        # A run of one is that node itself; a longer one is a helper.
+        helper = stop - start > 1
+        node = np.where(helper, num_nodes, start)
+        slot = np.arange(len(node))
+        real = np.where(helper, 0, node)
+        start = np.where(helper, start, starts[real])
+        stop = np.where(helper, stop, starts[real] + counts[real])
+    return _as_levels(items, num_nodes, device)
+
+
+def _arcs_below(tree: Tree) -> _Ints:
+    """Number of arcs at or below every node, its own included, ``(V,)``."""
+    sizes = np.ones(tree.num_nodes, dtype=np.int64)
+    parents = tree.arc_parent.numpy()
+    for level in reversed(tree.levels[1:]):
+        np.add.at(sizes, parents[level.start - 1 : level.stop - 1], sizes[level])
+    return sizes
+
+
+def _rounded(sizes: _Ints) -> _Ints:
+    """Numbers of arcs, or ``MANY``; never a larger one that is not, so that what lives leads."""
+    return np.array([*_STEPS, MANY])[np.searchsorted(_STEPS, sizes)]
+
+
+def _runs(large: _Ints, small: _Ints) -> _Runs:
+    """Runs of nodes whose smaller children have the same number of arcs, and their largest."""
+    edges = np.flatnonzero(np.diff(small)) + 1
+    bounds = [0, *edges.tolist(), len(small)]
+    return tuple(
+        (slice(start, stop), int(large[start:stop].max()), int(small[start]))
+        for start, stop in zip(bounds, bounds[1:], strict=False)
+        if stop > start
+    )
+
+
+def _as_levels(items: list[_Item], num_nodes: int, device: torch.device | None) -> FoldedTree:
+    def tensor(array: _Ints) -> Tensor:
+        return torch.as_tensor(array, dtype=torch.int64, device=device)
+
+    levels = []
+    slots_below = [slot for _, _, slot, *_ in items[1:]] + [np.zeros(0, dtype=np.int64)]
+    for (node, parent, slot, runs, pairs, singles), below in zip(items, slots_below, strict=True):
+        arc = np.where((node == 0) | (node == num_nodes), num_nodes - 1, node - 1)
+        level = FoldedLevel(
+            node=tensor(node),
+            arc=tensor(arc),
+            parent=tensor(parent),
+            slot=tensor(slot),
+            children=tensor(np.argsort(below)),
+            pair_runs=runs,
+            num_pairs=pairs,
+            num_singles=singles,
+            has_arcs=bool((arc < num_nodes - 1).any()),
+            has_helpers=bool((node == num_nodes).any()),
+        )
+        levels.append(level)
+    all_nodes = np.concatenate([node for node, *_ in items])
+    place = np.zeros(num_nodes + 1, dtype=np.int64)
+    place[all_nodes] = np.arange(len(all_nodes))
+    return FoldedTree(tuple(levels), tensor(place[:num_nodes]))

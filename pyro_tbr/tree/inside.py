@@ -1,0 +1,263 @@
+"""Messages from the leaves to the root: what all data below say about a node's weight."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pyro_tbr.tree.folding import FoldedLevel, fold
+from pyro_tbr.tree.laws import ArcLaw, batch_shape, by_batch, potentials, with_helper
+from pyro_tbr.tree.merging import highest_first, shrink
+from pyro_tbr.tree.mixtures import (
+    DEAD,
+    Density,
+    Message,
+    absorb,
+    blur,
+    concatenate,
+    leading,
+    log_overlap,
+    multiply,
+    rows,
+    take,
+)
+from pyro_tbr.tree.tree import Tree
+
+_POINT = 1e-12  # variance of a weight that the prior fixes, so that one can divide by it
+_BLOCK = 1 << 21  # pairs of components at once: bounds the memory of large trees
+
+
+@dataclass(frozen=True)
+class InsideMessages:
+    """What the inside pass leaves behind; float64, nodes first, the batch flattened to ``B``.
+
+    Attributes:
+        log_evidence: Log integral of prior times potentials, ``(*B,)``, in the dtype of the input
+            and differentiable.
+        node: For each folded level, messages at its nodes, from their data and all below,
+            ``(n, B, C)``.
+        node_groups: For each level's nodes with two children, in blocks: which component of
+            ``node`` each pair of their children's components was merged into; None: its own.
+        arc: For each folded level, messages of its nodes seen from their parents, through the
+            arcs; the root's is its own.
+        arc_groups: The same for components of ``arc``; None: each is its own.
+        informed: For each folded level, whether there are data at the node or below, ``(n, B)``.
+        potential: Messages of the data at each node, ``(V + 1, B, 1)``; the last for helpers.
+        arcs: The law of the changes.
+        root: Prior of the root's weight, ``(1, B, 1)``.
+        batch_shape: ``*B``.
+    """
+
+    log_evidence: Tensor
+    node: tuple[Message, ...]
+    node_groups: tuple[tuple[Tensor | None, ...], ...]
+    arc: tuple[Message, ...]
+    arc_groups: tuple[Tensor | None, ...]
+    informed: tuple[Tensor, ...]
+    potential: Message
+    arcs: ArcLaw
+    root: Density
+    batch_shape: torch.Size
+
+
+def run_inside(
+    tree: Tree,
+    eta: Tensor,
+    lam: Tensor,
+    arcs: ArcLaw,
+    root_loc: Tensor | float,
+    root_scale: Tensor | float,
+    cap: int | None,
+) -> InsideMessages:
+    """The inside pass for any law of the changes."""
+    batch = batch_shape(tree, eta, lam)
+    levels = fold(tree, eta.device).levels
+    potential, has_data, log_peak = potentials(eta, lam)
+    root_var = by_batch("root_scale", root_scale, batch, eta).square()
+    root_loc = by_batch("root_loc", root_loc, batch, eta)
+    root = Density(torch.zeros_like(root_var), root_loc, root_var)
+    informed = _informed(levels, has_data)
+    contexts = [(root, root)] * len(levels)
+    if cap is not None and arcs.log_off is not None:
+        contexts = _contexts(levels, potential, arcs, root)
+
+    node: list[Message] = []
+    node_groups: list[tuple[Tensor | None, ...]] = []
+    arc: list[Message] = []
+    arc_groups: list[Tensor | None] = []
+    for depth in reversed(range(len(levels))):
+        level, (at_node, at_parent) = levels[depth], contexts[depth]
+        message, groups = _combine(level, potential, arc[-1] if arc else None, at_node, cap)
+        node.append(message)
+        node_groups.append(groups)
+        message, group = _send(level, message, arcs, at_parent, cap)
+        message, group = _silenced(message, group, informed[depth])
+        arc.append(message)
+        arc_groups.append(group)
+    log_evidence = log_overlap(root, node[-1])[0, :, 0] + log_peak
+    return InsideMessages(
+        log_evidence=log_evidence.reshape(batch).to(eta.dtype),
+        node=tuple(reversed(node)),
+        node_groups=tuple(reversed(node_groups)),
+        arc=tuple(reversed(arc)),
+        arc_groups=tuple(reversed(arc_groups)),
+        informed=informed,
+        potential=potential,
+        arcs=arcs,
+        root=root,
+        batch_shape=batch,
+    )
+
+
+def through(message: Message, arcs: ArcLaw) -> Message:
+    """What a message says about the other end of its arc.
+
+    Each component is followed by its blurred self, so that what lives stays in front.
+    """
+    blurred = blur(message, arcs.var)
+    blurred = blurred._replace(log_height=blurred.log_height + arcs.log_on)
+    if arcs.log_off is None:
+        return blurred
+    same = message._replace(log_height=message.log_height + arcs.log_off)
+    both = zip(same, blurred, strict=True)
+    return Message(*(torch.stack(pair, -1).flatten(-2) for pair in both))
+
+
+def pair_blocks(
+    level: FoldedLevel, own: Message, below: Message
+) -> list[tuple[slice, tuple[int, int], Message]]:
+    """Products of two children's messages and the node's own, in blocks of the level's nodes.
+
+    Returns:
+        For each block the nodes, the numbers of components taken from both children, and the
+        products: the first child's component comes first, the second one's second.
+    """
+    batch, num = below.mean.shape[1:]
+    blocks = []
+    for run, first_arcs, second_arcs in level.pair_runs:
+        sizes = min(num, 1 << first_arcs), min(num, 1 << second_arcs)
+        step = max(1, _BLOCK // (batch * sizes[0] * sizes[1]))
+        for start in range(run.start, run.stop, step):
+            block = slice(start, min(start + step, run.stop))
+            first, second = (
+                leading(
+                    take(below, level.children[place + block.start : place + block.stop]), size
+                )
+                for place, size in zip((0, level.num_pairs), sizes, strict=True)
+            )
+            left = multiply(rows(own, block.start, block.stop), first)
+            blocks.append((block, sizes, multiply(left, second)))
+    return blocks
+
+
+def _combine(
+    level: FoldedLevel,
+    potential: Message,
+    below: Message | None,
+    context: Density,
+    cap: int | None,
+) -> tuple[Message, tuple[Tensor | None, ...]]:
+    """Messages at the nodes of a level: their own data times what comes through their arcs."""
+    own = take(potential, level.node)
+    if below is None:
+        return own, ()
+    pairs, end = level.num_pairs, level.num_pairs + level.num_singles
+    shrunk = [
+        shrink(product, cap, rows(context, block.start, block.stop))
+        for block, _, product in pair_blocks(level, own, below)
+    ]
+    parts = [message for message, _ in shrunk]
+    if level.num_singles:
+        parts.append(multiply(rows(own, pairs, end), take(below, level.children[2 * pairs :])))
+    if len(level.node) > end:
+        parts.append(rows(own, end, len(level.node)))
+    return concatenate(parts), tuple(group for _, group in shrunk)
+
+
+def _send(
+    level: FoldedLevel, message: Message, arcs: ArcLaw, context: Density, cap: int | None
+) -> tuple[Message, Tensor | None]:
+    """Messages of a level as their parents see them, and what was merged into what."""
+    if not level.has_arcs:
+        return message, None
+    law, inner = arcs.at(level.arc), level.num_pairs + level.num_singles
+    if level.has_helpers:  # nothing changes there: every second component is dead
+        sent, group = shrink(through(message, law), cap, context)
+        return (sent, group) if group is not None else highest_first(sent, sent.mean.shape[-1])
+    if cap is None or inner in (0, len(level.node)):
+        return shrink(through(message, law), cap, context)
+    # Leaves have one component: merging theirs with the padding of the others costs time.
+    sent, group = shrink(
+        through(rows(message, 0, inner), law.rows(0, inner)), cap, rows(context, 0, inner)
+    )
+    leaves = through(
+        leading(rows(message, inner, len(level.node)), 1), law.rows(inner, len(level.node))
+    )
+    if group is not None:
+        own = torch.arange(group.shape[-1], device=group.device).clamp(max=cap - 1)
+        group = torch.cat([group, own.expand(len(level.node) - inner, *group.shape[1:])])
+    return concatenate([sent, leaves]), group
+
+
+def _silenced(
+    message: Message, group: Tensor | None, informed: Tensor
+) -> tuple[Message, Tensor | None]:
+    """The constant message, exactly, where there are no data below."""
+    if bool(informed.all()):
+        return message, group
+    informed = informed.unsqueeze(-1)
+    constant = torch.full_like(message.log_height, DEAD)
+    constant[..., 0] = 0.0
+    if group is None:
+        group = torch.arange(message.mean.shape[-1], device=informed.device)
+    message = Message(
+        torch.where(informed, message.log_height, constant),
+        torch.where(informed, message.mean, 0.0),
+        torch.where(informed, message.precision, 0.0),
+    )
+    return message, torch.where(informed, group, 0)
+
+
+def _informed(levels: Sequence[FoldedLevel], has_data: Tensor) -> tuple[Tensor, ...]:
+    """For each level, whether a node or one below has data, ``(n, B)``."""
+    has_data = with_helper(has_data, False)
+    informed: list[Tensor] = []
+    for level in reversed(levels):
+        here = has_data[level.node]
+        if informed:
+            sizes = [level.num_pairs, level.num_pairs, level.num_singles]
+            first, second, only = informed[-1][level.children].split(sizes)
+            here = here | torch.cat([first | second, only, here[len(first) + len(only) :]])
+        informed.append(here)
+    return tuple(reversed(informed))
+
+
+@torch.no_grad()
+def _contexts(
+    levels: Sequence[FoldedLevel], potential: Message, arcs: ArcLaw, root: Density
+) -> list[tuple[Density, Density]]:
+    """What the rest of the tree would say if every arc changed by its slab: Gaussians, to weigh by.
+
+    For each level: of the nodes' weights, given all data that are not at or below them, and of
+    their parents' weights, ``(n, B, 1)``. A guess that errs on the wide side.
+    """
+    always = ArcLaw(None, torch.zeros_like(arcs.var), arcs.var)
+    up: list[Message] = []
+    for level in reversed(levels):
+        message, _ = _combine(level, potential, up[-1] if up else None, root, None)
+        up.append(through(message, always.at(level.arc)))
+    at_node = root._replace(var=root.var + _POINT)
+    contexts = [(at_node, at_node)]
+    for above, level, below in zip(levels, levels[1:], reversed(up[:-1]), strict=False):
+        here = absorb(at_node, take(potential, above.node))
+        pairs, end = above.num_pairs, above.num_pairs + above.num_singles
+        left, right = above.children[:pairs], above.children[pairs : 2 * pairs]
+        paired = rows(here, 0, pairs)
+        sides = [absorb(paired, take(below, other)) for other in (right, left)]
+        at_parent = take(concatenate([*sides, rows(here, pairs, end)]), level.slot)
+        var = at_parent.var + arcs.var[level.arc].unsqueeze(-1)
+        at_node = Density(torch.zeros_like(var), at_parent.mean, var + _POINT)
+        at_parent = at_parent._replace(log_weight=at_node.log_weight, var=at_parent.var + _POINT)
+        contexts.append((at_node, at_parent))
+    return contexts

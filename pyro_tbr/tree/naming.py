@@ -1,0 +1,100 @@
+"""How labels are shown in messages, which labels are no labels, and which node was meant."""
+
+import difflib
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Any
+
+import pandas as pd
+
+MAX_SHOWN = 10
+_MAX_COMPARED = 3000  # difflib takes some 10 us a pair: more would make an error take seconds
+
+
+def listed(items: Iterable[object], num_shown: int = MAX_SHOWN) -> str:
+    """Items by ``repr``, comma between; long lists are cut: ``'a', 'b', ... (2 of 30)``."""
+    items = list(items)
+    text = ", ".join(repr(item) for item in items[:num_shown])
+    return text if len(items) <= num_shown else f"{text}, ... ({num_shown} of {len(items)})"
+
+
+def listed_texts(texts: Sequence[str], separator: str = ", ") -> str:
+    """As :func:`listed`, for texts that are ready to be shown."""
+    shown = separator.join(texts[:MAX_SHOWN])
+    cut = len(texts) > MAX_SHOWN
+    return f"{shown}{separator}... ({MAX_SHOWN} of {len(texts)})" if cut else shown
+
+
+def arc_text(parent: object, child: object) -> str:
+    """An arc as messages show it: ``'blood' -> 'B'``."""
+    return f"{parent!r} -> {child!r}"
+
+
+def repeated(items: Iterable[Hashable]) -> dict[Hashable, int]:
+    """Items that occur more than once, in order of first appearance, with their counts."""
+    return {item: count for item, count in Counter(items).items() if count > 1}
+
+
+def is_missing(label: Any) -> bool:
+    """None, NaN, NaT or ``pd.NA``: the absence of a label. Text such as ``"nan"`` is a label."""
+    if label is None or isinstance(label, str | bytes | int | float | tuple):
+        return label is None or label != label  # NaN alone differs from itself
+    missing: Any = pd.isna(label)
+    return missing if isinstance(missing, bool) else False
+
+
+def same_kind(label: object, node: object) -> bool:
+    """Whether two labels that compare equal are meant to be equal: ``True == 1`` are not."""
+    return _is_bool(label) == _is_bool(node)
+
+
+def _is_bool(label: object) -> bool:
+    return type(label).__name__ in ("bool", "bool_")  # "bool_" is numpy 1's name of its own
+
+
+def as_text(label: Any) -> str:
+    """A label as one would write it: bytes decoded, integral floats without the point."""
+    if isinstance(label, bytes):
+        return label.decode("utf-8", "replace")
+    if isinstance(label, float) and label.is_integer():
+        return str(int(label))
+    return str(label)
+
+
+def _fold(label: object) -> str:
+    """What is left of a label when case, underscores and kinds of blanks don't count."""
+    text = unicodedata.normalize("NFKC", as_text(label)).casefold()
+    return re.sub(r"[\s_]+", " ", text).strip()
+
+
+class NearestNode:
+    """Finds the node that a label which is not in the tree was probably meant to be.
+
+    Args:
+        nodes: The nodes of the tree.
+    """
+
+    def __init__(self, nodes: Sequence[Hashable]):
+        self._folded: dict[str, Hashable] = {}
+        for node in nodes:
+            self._folded.setdefault(_fold(node), node)
+
+    def __call__(self, label: object) -> Hashable | None:
+        """The node of the same folded text, else the most similar one, else None."""
+        text = _fold(label)
+        if text in self._folded:
+            return self._folded[text]
+        texts: Iterable[str] = self._folded
+        if len(self._folded) > _MAX_COMPARED:
+            texts = sorted(texts, key=lambda other: abs(len(other) - len(text)))[:_MAX_COMPARED]
+        close = difflib.get_close_matches(text, texts, n=1)
+        return self._folded[close[0]] if close else None
+
+
+def unknown_node(label: object, nodes: Sequence[Hashable]) -> str:
+    """Says that a label is no node, with its type, and which node is nearest."""
+    nearest = NearestNode(nodes)(label)
+    hint = "" if nearest is None else f"; nearest: {nearest!r} ({type(nearest).__name__})"
+    return f"{label!r} ({type(label).__name__}) is none of the {len(nodes)} nodes{hint}"

@@ -1,0 +1,142 @@
+"""From Newick text to the nodes it speaks of, with the place of whatever is wrong in it.
+
+The ``newick`` package is not used: it takes an absent length for 0, keeps quotes in names, sees a
+second tree after a trailing newline, ends a quoted name at a backslash, recurses into the tree and
+knows no positions. Its tokens come without places too, and a comment before the word it follows.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import NoReturn
+
+from pyro_tbr.errors import TreeError
+
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+_TOKEN = re.compile(
+    r"(?P<blank>\s+)|(?P<quoted>'[^']*(?:''[^']*)*')|(?P<mark>[(),:;])"
+    r"|(?P<word>[^\s()\[\]',:;]+)"
+)
+_BRACKET = re.compile(r"[\[\]]")
+_MISPLACED = (
+    "a name or number where none can be; a comma is missing, or quotes around a name that holds "
+    "blanks, brackets or apostrophes"
+)
+_OUTSIDE = "outside of all brackets; a bracket too many is closed, or one too few opened"
+
+
+class Draft:
+    """What the text says: for every node its parent, name, length, in order of appearance.
+
+    Args:
+        text: Newick text of one tree; a semicolon at the end may be missing.
+
+    Attributes:
+        parents: Place of the parent; -1 for node 0, the root.
+        names: Without quotes; empty where there is none.
+        quoted: Whether the name stood in quotes.
+        lengths: In the unit of the text; None where absent.
+
+    Raises:
+        TreeError: The text is not one tree of at least one arc, or a leaf has no name.
+    """
+
+    def __init__(self, text: str):
+        self.text = text
+        self.parents, self.names, self.quoted = [-1], [""], [False]
+        self.lengths: list[float | None] = [None]
+        node, last, done, num_open = 0, "start", False, 0
+        for kind, token, place in _tokens(text):
+            if done:
+                self._fail(place, "text after the end of the tree; give one tree at a time")
+            elif kind in ("word", "quoted") and last == ":":
+                self.lengths[node], last = self._read_length(token, place), "length"
+            elif kind in ("word", "quoted") and last in ("start", ")"):
+                self.names[node], self.quoted[node], last = _unquote(token), kind == "quoted", kind
+            elif kind in ("word", "quoted"):
+                self._fail(place, _MISPLACED)
+            elif last == ":":
+                self._fail(place, "no length after the colon")
+            elif token == ":":
+                if last == "length":
+                    self._fail(place, "a second length")
+                last = ":"
+            elif token == "(":
+                if last != "start":
+                    self._fail(place, "an opening bracket right after a node; a comma is missing")
+                node, num_open = self._add_child(node), num_open + 1
+            elif token == ";":
+                if num_open:
+                    self._fail(place, f"the tree ends with {num_open} brackets still open")
+                done = True
+            elif not num_open:
+                self._fail(place, f"{token!r} {_OUTSIDE}")
+            else:
+                self._check_leaf(node, last, place)
+                parent = self.parents[node]
+                node, last = (parent, ")") if token == ")" else (self._add_child(parent), "start")
+                num_open -= token == ")"
+        if num_open or last == ":":
+            problem = f"with {num_open} brackets still open" if num_open else "after a colon"
+            self._fail(len(text), f"the text ends {problem}")
+        if len(self.parents) == 1:
+            what = f"one node, {self.names[0]!r}" if self.names[0] else "no node"
+            self._fail(0, f"a tree needs at least one arc, received {what}; write (A,B); or such")
+
+    def _add_child(self, parent: int) -> int:
+        self.parents.append(parent)
+        self.names.append("")
+        self.quoted.append(False)
+        self.lengths.append(None)
+        return len(self.parents) - 1
+
+    def _check_leaf(self, node: int, last: str, place: int) -> None:
+        is_leaf = node == len(self.parents) - 1  # the latest node has no children
+        if is_leaf and not self.names[node]:
+            self._fail(place, "a leaf without a name before this; name it or drop a comma")
+
+    def _read_length(self, token: str, place: int) -> float | None:
+        if token.lower() in ("nan", "na"):
+            return None
+        if not NUMBER.fullmatch(token):
+            self._fail(place, f"the length {token!r} is no number")
+        return float(token)
+
+    def _fail(self, place: int, problem: str) -> NoReturn:
+        _fail(self.text, place, problem)
+
+
+def _tokens(text: str) -> Iterator[tuple[str, str, int]]:
+    """(kind, token, place) of names, numbers and punctuation; blanks and comments are left out."""
+    place = 0
+    while place < len(text):
+        match = _TOKEN.match(text, place)
+        if match:
+            if match.lastgroup != "blank":
+                yield str(match.lastgroup), match.group(), place
+            place = match.end()
+        elif text[place] == "[":
+            place = _end_of_comment(text, place)
+        else:
+            what = "quote" if text[place] == "'" else "square bracket"
+            _fail(text, place, f"a {what} that has no partner")
+
+
+def _end_of_comment(text: str, start: int) -> int:
+    num_open = 0
+    for match in _BRACKET.finditer(text, start):
+        num_open += 1 if match.group() == "[" else -1
+        if not num_open:
+            return match.end()
+    return _fail(text, start, "a square bracket that has no partner")
+
+
+def _unquote(token: str) -> str:
+    return token[1:-1].replace("''", "'") if token.startswith("'") else token
+
+
+def _fail(text: str, place: int, problem: str) -> NoReturn:
+    before, after = text[max(0, place - 15) : place], text[place : place + 15]
+    raise TreeError(
+        f"newick: {problem} (at character {place + 1} of {len(text)}: {before!r} <here> {after!r})"
+    )

@@ -1,0 +1,160 @@
+"""Messages from the root to the leaves: the posterior by component, and its moments on the way.
+
+At each node the posterior is held by component of its inside message: the probability that the
+component holds and the moments of the weight if it does. So every answer refers to the same
+components as the log evidence does, and probabilities are split among them, never estimated anew:
+with as many components, inclusion probabilities were off three times less often than with outside
+messages that are mixtures of their own, ranked and merged by their overlap with the inside ones.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pyro_tbr.tree.folding import FoldedLevel, fold
+from pyro_tbr.tree.inside import InsideMessages, pair_blocks, through
+from pyro_tbr.tree.laws import ArcLaw
+from pyro_tbr.tree.merging import split
+from pyro_tbr.tree.mixtures import (
+    Density,
+    Message,
+    absorb,
+    collapse,
+    concatenate,
+    leading,
+    moments,
+    rows,
+    take,
+)
+from pyro_tbr.tree.tree import Tree
+
+
+@dataclass(frozen=True)
+class TreePosterior:
+    """Posterior moments along the tree.
+
+    Attributes:
+        log_evidence: Log integral of prior times potentials, ``(*B,)``.
+        pips: Posterior probability that the arc's gate is on, ``(*B, A)``; None where arcs have
+            no gates.
+        node_mean: Posterior mean of the node weights, unit of the weights, ``(*B, V)``.
+        node_var: Posterior variance of the node weights, that unit squared, ``(*B, V)``.
+        delta_mean: Posterior mean of the change along each arc, zeros included, ``(*B, A)``.
+        delta_second: Posterior mean of the squared change, ``(*B, A)``.
+    """
+
+    log_evidence: Tensor
+    pips: Tensor | None
+    node_mean: Tensor
+    node_var: Tensor
+    delta_mean: Tensor
+    delta_second: Tensor
+
+
+def outside_pass(tree: Tree, inside: InsideMessages) -> TreePosterior:
+    """Moments of every node and arc, from the root to the leaves.
+
+    Args:
+        tree: The environments.
+        inside: What :func:`inside_pass` left behind.
+    """
+    folded = fold(tree, inside.root.mean.device)
+    posterior = absorb(inside.root, inside.node[0])
+    posterior = posterior._replace(log_weight=posterior.log_weight.log_softmax(-1))
+    at_nodes = [moments(posterior)]
+    at_arcs: list[tuple[Tensor, Tensor, Tensor]] = []
+    for depth, level in enumerate(folded.levels[1:], start=1):
+        at_parent = _descend(inside, folded.levels[depth - 1], depth, posterior)
+        posterior, change = _cross(inside, level, depth, take(at_parent, level.slot))
+        at_nodes.append(moments(posterior))
+        at_arcs.append(change)
+
+    def restored(parts: tuple[Tensor, ...], places: Tensor) -> Tensor:
+        values = torch.cat(parts).index_select(0, places).movedim(0, -1)
+        return values.reshape(*inside.batch_shape, -1).to(inside.log_evidence.dtype)
+
+    node_mean, node_var = (
+        restored(parts, folded.node_order) for parts in zip(*at_nodes, strict=True)
+    )
+    pips, delta_mean, delta_second = (
+        restored(parts, folded.node_order[1:] - 1) for parts in zip(*at_arcs, strict=True)
+    )
+    return TreePosterior(
+        log_evidence=inside.log_evidence,
+        pips=None if inside.arcs.log_off is None else pips,
+        node_mean=node_mean,
+        node_var=node_var,
+        delta_mean=delta_mean,
+        delta_second=delta_second,
+    )
+
+
+def _descend(
+    inside: InsideMessages, above: FoldedLevel, depth: int, posterior: Density
+) -> Density:
+    """From components at the nodes of a level to those of their children's arcs.
+
+    Returns:
+        The parent's weight by component of each child's arc, in the order of ``above.children``.
+    """
+    below, message = inside.arc[depth], inside.node[depth - 1]
+    own = take(inside.potential, above.node)
+    left, right = [], []
+    for (block, sizes, product), group in zip(
+        pair_blocks(above, own, below), inside.node_groups[depth - 1], strict=True
+    ):
+        place = (block.start, block.stop)
+        pairs = split(rows(posterior, *place), rows(message, *place), product, group)
+        pairs = Density(*(part.unflatten(-1, sizes) for part in pairs))
+        left.append(collapse(pairs, -1))
+        right.append(collapse(pairs, -2))
+    if above.num_singles:
+        place = (above.num_pairs, above.num_pairs + above.num_singles)
+        right.append(leading(rows(posterior, *place), below.mean.shape[-1]))
+    return concatenate(left + right, below.mean.shape[-1])
+
+
+def _cross(
+    inside: InsideMessages, level: FoldedLevel, depth: int, at_parent: Density
+) -> tuple[Density, tuple[Tensor, Tensor, Tensor]]:
+    """Through the arcs: from the parent's weight by component of the arc to the node's own.
+
+    Returns:
+        The node's weight by component of its message; probability, mean and mean square of the
+        change, ``(n, B)``.
+    """
+    node, arc, group = inside.node[depth], inside.arc[depth], inside.arc_groups[depth]
+    if not level.has_arcs:
+        same = split(at_parent, arc, node, group)
+        nothing = torch.zeros_like(same.mean[..., 0])
+        return same, (nothing, nothing, nothing)
+    arcs = inside.arcs.at(level.arc)
+    parts = split(at_parent, arc, through(node, arcs), group)
+    if arcs.log_off is None:
+        return _changes(parts, node, arcs)
+    off, on = (Density(*(part[..., i::2] for part in parts)) for i in (0, 1))
+    changed, change = _changes(on, node, arcs)
+    both = Density(*(torch.stack(pair, -1) for pair in zip(off, changed, strict=True)))
+    # Without data below the probability is the prior one: then say so, to the last digit.
+    prior = arcs.log_on.squeeze(-1).exp()
+    pip = torch.where(inside.informed[depth], change[0].clamp(max=1.0), prior)
+    return collapse(both, -1), (pip, change[1], change[2])
+
+
+def _changes(
+    parent: Density, node: Message, arcs: ArcLaw
+) -> tuple[Density, tuple[Tensor, Tensor, Tensor]]:
+    """The node's weight given its parent's, where the arc changes, and moments of the change.
+
+    By component: the node's weight is the parent's plus a change with prior N(0, var), seen as
+    ``node.mean`` with ``node.precision``.
+    """
+    keeps = 1 / (1 + node.precision * arcs.var)  # share of the parent's weight in the node's
+    shift = (1 - keeps) * (node.mean - parent.mean)
+    noise = arcs.var * keeps
+    weight = parent.log_weight.exp()
+    second = shift.square() + (1 - keeps).square() * parent.var + noise
+    change = (weight.sum(-1), (weight * shift).sum(-1), (weight * second).sum(-1))
+    var = keeps.square() * parent.var + noise
+    return Density(parent.log_weight, parent.mean + shift, var), change

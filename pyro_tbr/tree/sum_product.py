@@ -1,0 +1,197 @@
+r"""Exact inference along the tree: inside and outside messages for sparse changes on its arcs.
+
+The model, for each element of a batch by itself (a latent, an outcome): the root's weight is
+:math:`N(\mu_0, \sigma_0^2)`, arc ``a`` adds :math:`g_a s_a` with a gate that is on at
+its inclusion rate and a slab :math:`s_a \sim N(0, \tau_a^2)`, and data multiply each node's weight :math:`u` by a
+potential :math:`\exp(\eta u - \lambda u^2 / 2)`. Inside messages go from the leaves to the root
+(Felsenstein's pruning), outside messages back; together they give log evidence, posterior
+inclusion probabilities, node marginals and draws.
+
+A message is a mixture of Gaussians. Through an arc every component becomes itself, times one minus
+the rate, plus its blurred self, times the rate; a product of messages pairs their components. With
+no cap this enumerates the gate patterns. With a cap the heaviest are kept, inside messages by mass
+under the prior, outside messages by mass times the inside message they go to, and every other one
+is merged into its nearest kept one by moments.
+
+All is computed in float64 and returned in the dtype of the input: in float32 a leaf with standard
+error 0.005 loses what its siblings say. Rates of exactly 0 and 1 work, with finite gradients.
+Measured (accuracy by cap, time by size): see :func:`sum_product`.
+"""
+
+import torch
+from torch import Tensor
+
+from pyro_tbr.tree.folding import fold
+from pyro_tbr.tree.inside import InsideMessages, run_inside
+from pyro_tbr.tree.laws import ArcLaw, batch_shape, changing_arcs, gated_arcs
+from pyro_tbr.tree.mixtures import Density, Message, absorb, log_overlap
+from pyro_tbr.tree.outside import TreePosterior, outside_pass
+from pyro_tbr.tree.tree import Tree
+
+__all__ = [
+    "InsideMessages",
+    "TreePosterior",
+    "gaussian_smoothing",
+    "inside_pass",
+    "outside_pass",
+    "sample",
+    "sum_product",
+]
+
+
+def sum_product(
+    tree: Tree,
+    eta: Tensor,
+    lam: Tensor,
+    *,
+    inclusion_prob: Tensor | float,
+    slab_scale: Tensor | float,
+    root_scale: Tensor | float,
+    root_loc: Tensor | float = 0.0,
+    num_components: int | None = 16,
+) -> TreePosterior:
+    r"""Log evidence, inclusion probabilities and moments, from one inside and one outside pass.
+
+    Args:
+        tree: The environments.
+        eta: Linear terms of the potentials :math:`\exp(\eta u - \lambda u^2 / 2)`, ``(*B, V)``:
+            estimate over squared standard error. Ignored where ``lam`` is zero.
+        lam: Precisions of the potentials, zero where a node has no data, ``(*B, V)``.
+        inclusion_prob: Prior probability of a change, in [0, 1], broadcastable to ``(*B, A)``.
+        slab_scale: Standard deviation of a change, broadcastable to ``(*B,)``; with one dimension
+            more than the batch, to ``(*B, A)``.
+        root_scale: Prior standard deviation of the root's weight, broadcastable to ``(*B,)``.
+        root_loc: Prior mean of the root's weight, broadcastable to ``(*B,)``.
+        num_components: Cap on the components of a message; None is exact, and exponential in the
+            number of arcs: up to about 12.
+
+    Raises:
+        ShapeError: Arguments do not fit the tree or each other.
+    """
+    inside = inside_pass(
+        tree,
+        eta,
+        lam,
+        inclusion_prob=inclusion_prob,
+        slab_scale=slab_scale,
+        root_scale=root_scale,
+        root_loc=root_loc,
+        num_components=num_components,
+    )
+    return outside_pass(tree, inside)
+
+
+def gaussian_smoothing(
+    tree: Tree,
+    eta: Tensor,
+    lam: Tensor,
+    *,
+    delta_var: Tensor | float,
+    root_scale: Tensor | float,
+    root_loc: Tensor | float = 0.0,
+) -> TreePosterior:
+    """The same for arcs that all change, by a Gaussian of known variance: one component, exact.
+
+    Args:
+        tree: The environments.
+        eta: As in :func:`sum_product`.
+        lam: As in :func:`sum_product`.
+        delta_var: Variance of the change along each arc, zero for none, broadcastable to
+            ``(*B, A)``.
+        root_scale: Prior standard deviation of the root's weight, broadcastable to ``(*B,)``.
+        root_loc: Prior mean of the root's weight, broadcastable to ``(*B,)``.
+
+    Returns:
+        The posterior; its ``pips`` are None.
+
+    Raises:
+        ShapeError: Arguments do not fit the tree or each other.
+    """
+    arcs = changing_arcs(tree, eta, batch_shape(tree, eta, lam), delta_var)
+    return outside_pass(tree, run_inside(tree, eta, lam, arcs, root_loc, root_scale, None))
+
+
+def inside_pass(
+    tree: Tree,
+    eta: Tensor,
+    lam: Tensor,
+    *,
+    inclusion_prob: Tensor | float,
+    slab_scale: Tensor | float,
+    root_scale: Tensor | float,
+    root_loc: Tensor | float = 0.0,
+    num_components: int | None = 16,
+) -> InsideMessages:
+    """Messages from the leaves to the root; arguments as in :func:`sum_product`.
+
+    The log evidence is differentiable in all of them. Where ``lam`` is zero, the gradients in
+    ``eta`` and ``lam`` are zero: no data, nothing to learn.
+    """
+    batch = batch_shape(tree, eta, lam)
+    arcs = gated_arcs(tree, eta, batch, inclusion_prob, slab_scale)
+    return run_inside(tree, eta, lam, arcs, root_loc, root_scale, num_components)
+
+
+def sample(
+    tree: Tree, inside: InsideMessages, num_samples: int, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Joint draws from the posterior: the root, then every arc given the weight it starts from.
+
+    Args:
+        tree: The environments.
+        inside: Messages of the inside pass; with a cap the draws are exact given the messages.
+        num_samples: ``S``.
+        generator: Source of randomness; torch's global one if None.
+
+    Returns:
+        The root's weight ``(S, *B)``, gates, 0 or 1, ``(S, *B, A)``, and changes, exactly 0 where
+        the gate is off, ``(S, *B, A)``. Without gradient.
+    """
+    with torch.no_grad():
+        folded = fold(tree, inside.root.mean.device)
+        at_root = absorb(inside.root, inside.node[0])
+        weight = _draw(at_root, num_samples, generator)  # (S, 1, B)
+        root, gates, deltas = weight[:, 0], [], []
+        for level, message in zip(folded.levels[1:], inside.node[1:], strict=True):
+            parent = weight.index_select(1, level.parent)
+            gate, weight = _draw_step(parent, message, inside.arcs.at(level.arc), generator)
+            gates.append(gate)
+            deltas.append(weight - parent)
+
+    def restored(parts: list[Tensor]) -> Tensor:
+        values = torch.cat(parts, 1).index_select(1, folded.node_order[1:] - 1).movedim(1, -1)
+        return values.reshape(num_samples, *inside.batch_shape, -1).to(inside.log_evidence.dtype)
+
+    root = root.reshape(num_samples, *inside.batch_shape).to(inside.log_evidence.dtype)
+    return root, restored(gates), restored(deltas)
+
+
+def _draw_step(
+    parent: Tensor, message: Message, arcs: ArcLaw, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """Gates and weights at the nodes of a level, given their parents' weights ``(S, n, B)``."""
+    zero = torch.zeros_like(parent).unsqueeze(-1)
+    start = Density(zero, parent.unsqueeze(-1), zero)
+    changed = absorb(start._replace(var=zero + arcs.var), message)
+    weight = _draw(changed, None, generator)
+    if arcs.log_off is None:
+        return torch.ones_like(weight), weight
+    log_on = changed.log_weight.logsumexp(-1) + arcs.log_on.squeeze(-1)
+    log_off = log_overlap(start, message).squeeze(-1) + arcs.log_off.squeeze(-1)
+    uniform = torch.rand(
+        parent.shape, dtype=parent.dtype, device=parent.device, generator=generator
+    )
+    gate = uniform < torch.sigmoid(log_on - log_off)
+    return gate.to(parent.dtype), torch.where(gate, weight, parent)
+
+
+def _draw(density: Density, num: int | None, generator: torch.Generator | None) -> Tensor:
+    """One draw of every mixture, or ``num`` of them along a new first dimension."""
+    log_weight, mean, var = (
+        part if num is None else part.expand(num, *part.shape) for part in density
+    )
+    noise = torch.rand(mean.shape, dtype=mean.dtype, device=mean.device, generator=generator)
+    pick = (log_weight - (-noise.log()).log()).argmax(-1, keepdim=True)  # Gumbel
+    mean, var = mean.gather(-1, pick).squeeze(-1), var.gather(-1, pick).squeeze(-1)
+    noise = torch.randn(mean.shape, dtype=mean.dtype, device=mean.device, generator=generator)
+    return mean + var.sqrt() * noise

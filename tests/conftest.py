@@ -1,0 +1,36 @@
+"""What every test shares: one thread, and a guard on global state."""
+
+import random
+
+import numpy as np
+import pyro
+import pytest
+import torch
+
+torch.set_num_threads(1)  # small tensors: threads cost more than they bring
+
+
+def _global_state() -> dict[str, object]:
+    return {
+        "dtype": torch.get_default_dtype(),
+        "param store": sorted(pyro.get_param_store().keys()),
+        "validation": torch.distributions.Distribution._validate_args,
+        "random": random.getstate(),
+        "numpy": np.random.get_state()[1].tolist(),  # noqa: NPY002  (we check that it is untouched)
+        "torch": torch.get_rng_state().tolist(),
+    }
+
+
+@pytest.fixture(autouse=True)
+def _global_state_untouched(request):
+    """No test, and so nothing of ours, changes global state, unless the test says it does."""
+    if request.node.get_closest_marker("own_random_state"):
+        random_state = torch.get_rng_state()
+        yield
+        torch.set_rng_state(random_state)
+        return
+    before = _global_state()
+    yield
+    after = _global_state()
+    changed = [name for name in before if before[name] != after[name]]
+    assert not changed, f"test changed global state: {changed}"

@@ -1,0 +1,211 @@
+"""The simulator: its draws have the laws it states, and its truth explains its data."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from pyro_tbr.errors import DataError, ShapeError, TreeError
+from pyro_tbr.evaluation import Simulation, simulate
+from pyro_tbr.tree import Tree
+
+SMALL = {"num_leaves": 6, "latent_dim": 3, "num_features": 8, "rows_per_leaf": 20}
+KINDS = {
+    "default": {},
+    "random": {"shape": "random", "changes": "half_the_arcs"},
+    "outcomes": {"num_outcomes": 3, "changes": "bernoulli", "latent_noise": 0.2},
+    "mlp": {"mixing": "mlp", "latent_correlation": 0.5},
+    "binary": {"likelihood": "bernoulli", "changes": "two_per_arc", "missing": 0.2},
+    "intercept": {"intercept_scale": 2.0, "intercept_changes": 0.3},
+}
+
+
+def arrays(sim: Simulation) -> dict[str, np.ndarray]:
+    values = {f.name: getattr(sim, f.name) for f in dataclasses.fields(sim)}
+    return {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+
+
+@pytest.fixture(params=KINDS.values(), ids=KINDS.keys())
+def kind(request):
+    return SMALL | request.param
+
+
+def test_shapes_and_reproducible(kind):
+    sim, again, other = simulate(**kind), simulate(**kind), simulate(**kind, seed=1)
+    Q, A, V = kind.get("num_outcomes", 1), sim.tree.num_arcs, sim.tree.num_nodes
+    assert sim.x.shape == (120, 8)
+    assert sim.y.shape == ((120,) if Q == 1 else (120, Q))
+    assert sim.gates.shape == sim.deltas.shape == (A, 3, Q)
+    assert sim.node_weights.shape == (V, 3, Q)
+    assert sim.tree == again.tree
+    for name, value in arrays(sim).items():
+        np.testing.assert_array_equal(value, getattr(again, name), err_msg=name)
+    assert not np.array_equal(sim.x, other.x)
+    assert not np.array_equal(sim.root_weights, other.root_weights)
+
+
+def test_truth_explains_the_data(kind):
+    sim = simulate(**kind | {"noise_scale": 0.0, "latent_noise": 0.0, "missing": 0.0})
+    np.testing.assert_array_equal(sim.x, sim.mixing(sim.z))
+    y = sim.y.reshape(120, -1)
+    for row in range(0, 120, 7):
+        path = sim.tree.path(sim.env[row])  # weights summed by hand along the way from the root
+        weights = sim.root_weights + sim.deltas[path].sum(axis=0)
+        intercept = sim.node_intercepts[0] + sim.intercept_deltas[path].sum(axis=0)
+        if sim.likelihood == "gaussian":
+            np.testing.assert_allclose(y[row], sim.z[row] @ weights + intercept, atol=1e-12)
+        else:
+            assert y[row].item() in (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "counts"),
+    [("one_per_arc", {1}), ("two_per_arc", {2}), ("half_the_arcs", {0, 1})],
+)
+def test_changes_per_arc_and_outcome(changes, counts):
+    sim = simulate(changes=changes, num_outcomes=4, rows_per_leaf=1)
+    assert set(np.unique(sim.gates.sum(axis=1))) == counts
+    assert (np.abs(sim.deltas[sim.gates]) >= 0.5).all()
+    assert (sim.deltas[~sim.gates] == 0).all()
+    assert not np.array_equal(sim.gates[..., 0], sim.gates[..., 1])  # independent outcomes
+    if changes == "half_the_arcs":  # 248 arc-outcome pairs: sd 0.03
+        assert sim.gates.sum(axis=1).mean() == pytest.approx(0.5, abs=0.13)
+
+
+def test_bernoulli_changes_and_their_sizes():
+    sim = simulate(changes="bernoulli", change_prob=0.3, num_outcomes=20, rows_per_leaf=1)
+    sizes = sim.deltas[sim.gates]
+    assert sim.gates.mean() == pytest.approx(0.3, abs=4 * np.sqrt(0.21 / sim.gates.size))
+    expected = 0.5 + np.sqrt(2 / np.pi)  # mean of |N(0, 1)| above the smallest size
+    assert np.abs(sizes).mean() == pytest.approx(expected, abs=4 * 0.6 / np.sqrt(len(sizes)))
+    assert (sizes > 0).mean() == pytest.approx(0.5, abs=2 / np.sqrt(len(sizes)))
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.5, -0.2])
+def test_latents_have_unit_variance_and_the_correlation_asked_for(correlation):
+    sim = simulate(latent_correlation=correlation, latent_dim=4)
+    expected = np.full((4, 4), correlation) + (1 - correlation) * np.eye(4)
+    np.testing.assert_allclose(np.cov(sim.z.T), expected, atol=5 * np.sqrt(2 / len(sim.z)))
+
+
+def test_linear_mixing_can_be_undone():
+    sim = simulate(**SMALL)
+    np.testing.assert_allclose(sim.x @ np.linalg.pinv(sim.mixing.matrix), sim.z, atol=1e-10)
+
+
+def test_mlp_mixing_is_of_order_one_and_locally_injective():
+    sim = simulate(mixing="mlp", latent_dim=5, num_features=10, rows_per_leaf=10)
+    assert 0.5 < sim.x.std() < 1.5
+    mix, smallest = sim.mixing, []
+    for z in sim.z[:50]:
+        slope = 1 - np.tanh(z @ mix.inner + mix.bias) ** 2
+        smallest.append(np.linalg.svd((mix.inner * slope) @ mix.outer, compute_uv=False)[-1])
+    assert min(smallest) > 1e-3  # the Jacobian has full rank wherever we look
+
+
+def test_missing_share_and_binary_values():
+    sim = simulate(likelihood="bernoulli", missing=0.3)
+    assert np.isnan(sim.y).mean() == pytest.approx(0.3, abs=4 * np.sqrt(0.21 / sim.y.size))
+    assert set(sim.y[~np.isnan(sim.y)]) == {0, 1}
+
+
+def test_noise_has_its_scale():
+    quiet, noisy = simulate(noise_scale=0.0), simulate(noise_scale=0.7)
+    assert (noisy.y - quiet.y).std() == pytest.approx(0.7, rel=5 / np.sqrt(2 * len(quiet.y)))
+
+
+def test_more_rows_leave_tree_weights_and_mixing():
+    few, many = simulate(shape="random"), simulate(shape="random", rows_per_leaf=300)
+    assert few.tree == many.tree
+    np.testing.assert_array_equal(few.node_weights, many.node_weights)
+    np.testing.assert_array_equal(few.mixing.matrix, many.mixing.matrix)
+
+
+@pytest.mark.parametrize("num_leaves", [2, 3, 11, 32])
+def test_balanced_tree_is_binary_and_even(num_leaves):
+    tree = simulate(num_leaves=num_leaves, rows_per_leaf=1).tree
+    assert set(tree.leaves) == {f"leaf{i}" for i in range(num_leaves)}
+    assert tree.root == "root"
+    assert tree.num_nodes == 2 * num_leaves - 1
+    depths = [len(tree.path(leaf)) for leaf in tree.leaves]
+    assert max(depths) - min(depths) <= (num_leaves & (num_leaves - 1) != 0)
+
+
+def test_random_tree_has_polytomies_and_varying_depth():
+    tree = simulate(shape="random", num_leaves=40, rows_per_leaf=1).tree
+    assert set(tree.leaves) == {f"leaf{i}" for i in range(40)}
+    children = [len(tree.children(node)) for node in tree.nodes if tree.children(node)]
+    assert min(children) == 2
+    assert 3 <= max(children) <= 4
+    assert len({len(tree.path(leaf)) for leaf in tree.leaves}) > 2
+
+
+def test_own_tree_with_labels_that_are_tuples_and_counts_per_leaf():
+    tree = Tree.from_parents({("a", 1): "r", ("a", 2): "r", 7: "r"})
+    sim = simulate(tree, rows_per_leaf=[2, 0, 3], latent_dim=2)
+    assert sim.env.tolist() == [("a", 1)] * 2 + [7] * 3
+    assert len(sim.without(("a", 1))[2]) == 3
+    assert len(sim.without([("a", 1), 7])[2]) == 0
+
+
+def test_rows_are_fresh_and_follow_the_same_law(kind):
+    sim = simulate(**kind | {"noise_scale": 0.0, "latent_noise": 0.0})
+    x, y, z = sim.rows("leaf2", 50, seed=3)
+    np.testing.assert_array_equal(x, sim.mixing(z))
+    assert y.shape == (50, *sim.y.shape[1:])
+    assert not np.isnan(y).any()
+    index = sim.tree.index("leaf2")
+    if sim.likelihood == "gaussian":
+        expected = z @ sim.node_weights[index] + sim.node_intercepts[index]
+        np.testing.assert_allclose(y.reshape(50, -1), expected)
+    np.testing.assert_array_equal(sim.rows("leaf2", 50, seed=3)[2], z)
+    for other in (sim.rows("leaf2", 50, seed=4), sim.rows("leaf1", 50, seed=3)):
+        assert not np.isin(other[2], z).any()
+    assert not np.isin(sim.z, z).any()
+    sim.rows(sim.tree.root, 1)  # an inner node will do
+
+
+def test_without_holds_leaves_out():
+    sim = simulate(**SMALL)
+    x, y, env = sim.without(["leaf0", "leaf3"])
+    assert len(x) == len(y) == len(env) == 80
+    assert set(env) == {"leaf1", "leaf2", "leaf4", "leaf5"}
+    np.testing.assert_array_equal(sim.without("leaf0")[0], sim.x[sim.env != "leaf0"])
+
+
+ERRORS = {
+    "shape": ({"shape": "star"}, DataError, "shape is 'star'"),
+    "changes": ({"changes": "one"}, DataError, "'half_the_arcs'"),
+    "mixing": ({"mixing": "cnn"}, DataError, "'mlp'"),
+    "likelihood": ({"likelihood": "poisson"}, DataError, "'poisson'"),
+    "missing": ({"missing": 1.5}, DataError, "missing is 1.5"),
+    "noise": ({"noise_scale": -1}, DataError, "noise_scale is -1"),
+    "nan": ({"delta_min": float("nan")}, DataError, "delta_min is nan"),
+    "seed": ({"seed": -1}, DataError, "seed is -1"),
+    "correlation": ({"latent_correlation": -0.5}, DataError, "latent_correlation is -0.5"),
+    "latents": ({"latent_dim": 0}, ShapeError, "latent_dim is 0"),
+    "two of one": ({"latent_dim": 1, "changes": "two_per_arc"}, ShapeError, "at least 2"),
+    "features": ({"num_features": 4}, ShapeError, "num_features is 4, but linear"),
+    "mlp features": ({"num_features": 9, "mixing": "mlp"}, ShapeError, "at least 10"),
+    "leaves": ({"num_leaves": 1}, ShapeError, "num_leaves is 1"),
+    "rows": ({"rows_per_leaf": [1, 2]}, ShapeError, "rows_per_leaf has shape (2,)"),
+    "negative": ({"rows_per_leaf": -3}, DataError, "rows_per_leaf"),
+}
+
+
+@pytest.mark.parametrize(("options", "error", "message"), ERRORS.values(), ids=ERRORS.keys())
+def test_errors_name_the_culprit(options, error, message):
+    with pytest.raises(error) as caught:
+        simulate(**options)
+    assert message in str(caught.value)
+
+
+def test_unknown_nodes_are_refused():
+    sim = simulate(**SMALL)
+    with pytest.raises(TreeError, match="'leaf9'"):
+        sim.without(["leaf0", "leaf9"])
+    with pytest.raises(TreeError, match="'leaf9'"):
+        sim.rows("leaf9", 1)
+    for options, name in (((-1,), "n is -1"), ((1, -2), "seed is -2")):
+        with pytest.raises(DataError, match=name):
+            sim.rows("leaf0", *options)
