@@ -26,7 +26,7 @@ from pyro_tbr.models import (
     SpikeSlabPrior,
     TreeModel,
 )
-from pyro_tbr.posterior import NewLeaf, Posterior, Prediction
+from pyro_tbr.posterior import NewLeaf, Posterior, Prediction, load
 from pyro_tbr.tree import Tree
 
 __version__ = "0.1.0"
@@ -57,6 +57,7 @@ __all__ = [
     "TreeModel",
     "fit",
     "linear_r2",
+    "load",
     "mcc",
     "simulate",
 ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from pyro.nn import PyroModule
 from torch import Tensor
 
 from pyro_tbr.guides.delta_factors import DeltaMoments
@@ -13,6 +12,7 @@ from pyro_tbr.guides.hyper_factors import HyperFactor, ScaleFactor
 from pyro_tbr.guides.prior_factors import PriorFactors, hyper_factor
 from pyro_tbr.guides.statistics import Statistics
 from pyro_tbr.models.likelihoods import NoiseMoments
+from pyro_tbr.models.local_params import LocalParamsModule
 from pyro_tbr.models.tree_model import TreeModel
 from pyro_tbr.tree import Tree, descendant_sum
 
@@ -24,7 +24,7 @@ class NodeMoments(NamedTuple):
     var: Tensor
 
 
-class Guide(PyroModule):
+class Guide(LocalParamsModule):
     """An approximate posterior of everything but the encoder; abstract.
 
     A guide holds hyperparameter factors of its own; what it says of root weights and deltas is the
@@ -40,8 +40,6 @@ class Guide(PyroModule):
 
     def __init__(self, model: TreeModel, informed_nodes: Tensor | None = None) -> None:
         super().__init__()
-        if not hasattr(self._pyro_context, "param_state"):
-            self._pyro_context.param_state = {"params": {}, "constraints": {}}
         self._model = (model,)  # in a tuple: a guide does not own its model
         nodes = torch.ones(model.tree.num_nodes, dtype=torch.bool)
         nodes = nodes if informed_nodes is None else informed_nodes.cpu()

@@ -227,13 +227,12 @@ class SpikeSlabDeltas(DeltaFactor):
         return self._gate_probs(prior_prob), torch.where(self.informed, self.loc, 0.0), scale
 
     def forward(self, values: dict[str, Tensor]) -> None:
-        """Sites ``gates``, ``slab`` and ``deltas``."""
+        """Sites ``gates`` and ``slab``; ``deltas`` follows from them in the model."""
         prob, loc, scale = self._given(values)
         gates = pyro.sample("gates", dist.Bernoulli(prob).to_event(3))
         prior_scale = values["slab_scale"].unsqueeze(-3)
         scale = torch.where(gates > 0, scale, prior_scale)
-        slab = pyro.sample("slab", dist.Normal(gates * loc, scale).to_event(3))
-        pyro.deterministic("deltas", gates * slab, event_dim=3)
+        pyro.sample("slab", dist.Normal(gates * loc, scale).to_event(3))
 
     def sample(
         self, values: dict[str, Tensor], generator: torch.Generator

@@ -69,10 +69,10 @@ class HyperFactor(nn.Module):
             self.log_scale.fill_(math.log(scale))
 
     def forward(self) -> Tensor:
-        """The Pyro site in a guide."""
+        """The Pyro site in a guide; a fixed value has none there, Pyro warns of it."""
         hyper = self.hyper
         if hyper.fixed is not None:
-            return pyro.deterministic(hyper.name, hyper.fixed, event_dim=len(hyper.shape))
+            return hyper.fixed
         return pyro.sample(hyper.name, self._distribution().to_event(len(hyper.shape)))
 
     def sample(self, num_samples: int, generator: torch.Generator) -> Tensor:

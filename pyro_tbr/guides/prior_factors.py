@@ -12,6 +12,7 @@ from pyro_tbr.models.priors import ArcPrior, HorseshoePrior, SpikeSlabPrior
 
 # A start counts as a change where it is above this share of the latent's root mean square change.
 _START_SHARE = 0.1
+_LEAST_START = 0.3  # least slab scale to start from, over the hyperprior's median
 
 
 def hyper_factor(hyper: Hyperparameter) -> HyperFactor:
@@ -40,9 +41,12 @@ class PriorFactors(nn.ModuleDict):
         square = torch.where(mask, deltas.square(), 0.0).double()
         gates = None
         if isinstance(prior, SpikeSlabPrior):
-            typical = square.mean((0, 2), keepdim=True)
+            # Slabs start wide: from a slab as narrow as the estimates' errors the updates do not
+            # find back, since every change is then as likely as none.
+            least = _LEAST_START * prior.slab_scale.prior_loc.exp().amax().double()
+            typical = square.mean((0, 2), keepdim=True).clamp(min=least**2)
             gates = (square > _START_SHARE**2 * typical).double()
-            square = gates * square
+            square = gates * square.clamp(min=least**2)
         self.learn((root - prior.root_loc).square(), square, gates, mask)
 
     def learn(self, root: Tensor, square: Tensor, gates: Tensor | None, informed: Tensor) -> None:

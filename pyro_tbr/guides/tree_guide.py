@@ -305,7 +305,6 @@ class TreeGuide(Guide):
         off = torch.where(gates > 0, deltas, torch.normal(0.0, scale.detach()))
         density = (1 - gates) * dist.Normal(0.0, scale).log_prob(off)
         pyro.sample("slab", dist.Delta(off, log_density=density.sum(), event_dim=3))
-        pyro.deterministic("deltas", gates * off, event_dim=3)
 
 
 def _node_weights(model: TreeModel, root: Tensor, deltas: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ class HonestLatents(NamedTuple):
 
 def optimism(fit: DenseFit, rows: StandardRows, held_out: StandardRows) -> tuple[float, float]:
     """Relative excess of the loss on held-out rows, and its standard error."""
-    inside, outside = fit.loss(rows), fit.loss(held_out)
+    inside, outside = fit.loss(rows, seen=True), fit.loss(held_out, seen=False)
     base = inside.mean().clamp(min=1e-12)
     spread = (
         inside.var(correction=0) / len(inside) + outside.var(correction=0) / len(outside)

@@ -109,11 +109,16 @@ class DenseFit:
         return self.model.encoder(x).double()
 
     @torch.no_grad()
-    def loss(self, rows: StandardRows) -> Tensor:
-        """Of each observed outcome: squared residual less the weights' own variance.
+    def loss(self, rows: StandardRows, *, seen: bool) -> Tensor:
+        """Of each observed outcome: an estimate of its noise variance.
 
-        Its mean estimates the noise variance: optimistic on rows of training, honest on others.
-        Binary outcomes: negative expected log score.
+        The squared residual, less the weights' own variance on new rows; plus it on rows of
+        training, which the weights have moved towards. So the two agree but for the optimism of
+        the encoder. Binary outcomes: negative expected log score.
+
+        Args:
+            rows: The rows.
+            seen: They are the rows of training.
         """
         moments = self.guide.node_moments()
         design = self.model.design(self.model.encoder(rows.x))
@@ -121,12 +126,12 @@ class DenseFit:
         if self.model.likelihood.binary:
             each = -self.model.likelihood.expected_log_prob(rows.y, mean, var, None)
         else:
-            each = (rows.y - mean).square() - var
+            each = (rows.y - mean).square() + (var if seen else -var)
         return each[~torch.isnan(rows.y)]
 
     def score(self, rows: StandardRows) -> float:
-        """Mean loss a row; for Gaussian outcomes what matters is the log of each one's."""
-        return self.loss(rows).mean().item()
+        """Mean loss of held-out rows."""
+        return self.loss(rows, seen=False).mean().item()
 
 
 @dataclass(frozen=True)

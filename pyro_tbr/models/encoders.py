@@ -16,6 +16,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_tbr.errors import ShapeError
+from pyro_tbr.models.local_params import LocalParamsModule
 
 # Directions of the features whose variance is below this share of the largest are dropped: they are
 # rounding, and whitening would blow them up.
@@ -39,7 +40,7 @@ def _linear(
     return layer
 
 
-class Encoder(PyroModule):
+class Encoder(LocalParamsModule):
     """Latents (N, K) from features (N, D); abstract.
 
     Args:
@@ -258,6 +259,7 @@ class ModuleEncoder(Encoder):
     def __init__(self, module: nn.Module, num_features: int, latent_dim: int) -> None:
         super().__init__(num_features, latent_dim)
         self.module = module
+        self.always_local = any(isinstance(part, PyroModule) for part in module.modules())
 
     def body(self, prepared: Tensor) -> Tensor:
         """The user's module, its output checked."""

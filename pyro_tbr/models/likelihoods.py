@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyro.distributions as dist
 import torch
-from pyro.nn import PyroModule
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from pyro_tbr.models.hyperparameters import PositiveScale, as_fixed
+from pyro_tbr.models.local_params import LocalParamsModule
 
 
 class NoiseMoments(NamedTuple):
@@ -32,7 +32,7 @@ class NoiseMoments(NamedTuple):
     log: Tensor
 
 
-class Likelihood(PyroModule):
+class Likelihood(LocalParamsModule):
     """Maps a linear predictor to a distribution of the outcome; abstract.
 
     Attributes:

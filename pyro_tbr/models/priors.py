@@ -15,7 +15,6 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro.nn import PyroModule
 from torch import Tensor
 
 from pyro_tbr.errors import DataError
@@ -27,13 +26,14 @@ from pyro_tbr.models.hyperparameters import (
     SlabScale,
     as_fixed,
 )
+from pyro_tbr.models.local_params import LocalParamsModule
 from pyro_tbr.tree import Tree
 
 # Pseudo-counts of the learnt inclusion rate: mean 0.2, zero density at 0, worth 7.5 arcs.
 RATE_CONCENTRATION = (1.5, 6.0)
 
 
-class ArcPrior(PyroModule):
+class ArcPrior(LocalParamsModule):
     """A prior on root weights (W, Q) and arc deltas (A, W, Q); abstract.
 
     ``W`` counts the weights of one outcome: the latents, then the intercept if there is one.

@@ -6,17 +6,17 @@ import copy
 
 import pyro
 import torch
-from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_tbr.errors import DataError, ShapeError
 from pyro_tbr.models.encoders import ENCODERS, Encoder, ModuleEncoder
 from pyro_tbr.models.likelihoods import LIKELIHOODS, Likelihood
+from pyro_tbr.models.local_params import LocalParamsModule
 from pyro_tbr.models.priors import ArcPrior, SpikeSlabPrior
 from pyro_tbr.tree import Tree, path_sum
 
 
-class TreeModel(PyroModule):
+class TreeModel(LocalParamsModule):
     r"""Outcomes whose dependence on shared latents changes sparsely along the arcs of a tree.
 
     .. math::
@@ -58,9 +58,6 @@ class TreeModel(PyroModule):
         num_outcomes: int | None = None,
     ) -> None:
         super().__init__()
-        if not hasattr(self._pyro_context, "param_state"):
-            # What Pyro sets where module_local_params is on at birth: both modes then work.
-            self._pyro_context.param_state = {"params": {}, "constraints": {}}
         if not isinstance(tree, Tree):
             raise DataError(f"tree must be a pyro_tbr.Tree, got {type(tree).__name__}: see Tree.from_*")
         if not isinstance(latent_dim, int) or latent_dim < 1:
@@ -168,13 +165,14 @@ class TreeModel(PyroModule):
         root_weights, deltas = self.prior()
         noise_scale = self.likelihood.sample_noise()
         weights = path_sum(self.tree, root_weights, deltas, event_dim=2)
-        z = pyro.deterministic("z", self.encoder(x), event_dim=1)
+        z = self.encoder(x)
         with pyro.plate(
             "rows",
             self.num_rows or num_batch,
             subsample=torch.arange(num_batch, device=x.device),
             dim=-1,
         ):
+            z = pyro.deterministic("z", z, event_dim=1)
             predictor = torch.einsum(
                 "...nw,...nwq->...nq", self.design(z), weights.index_select(-3, env_index)
             )

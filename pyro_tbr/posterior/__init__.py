@@ -7,6 +7,7 @@ Tables carry the user's own labels, with index names ``parent``, ``child``, ``no
 from pyro_tbr.posterior.posterior import Posterior
 from pyro_tbr.posterior.predictive import NewLeaf, Prediction
 from pyro_tbr.posterior.report import FitReport, Scaling
+from pyro_tbr.posterior.saving import load
 from pyro_tbr.posterior.summary import Summary
 
-__all__ = ["FitReport", "NewLeaf", "Posterior", "Prediction", "Scaling", "Summary"]
+__all__ = ["FitReport", "NewLeaf", "Posterior", "Prediction", "Scaling", "Summary", "load"]

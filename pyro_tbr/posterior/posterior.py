@@ -49,7 +49,8 @@ class Posterior:
         row_counts: Tensor,
         report: FitReport,
     ) -> None:
-        self.model, self.guide, self.stats = model, guide, stats
+        # Asking changes nothing: no dropout, no batch statistics in a user's own encoder.
+        self.model, self.guide, self.stats = model.eval(), guide, stats
         self.schema, self.scaling, self.row_counts, self.report = (
             schema,
             scaling,
@@ -263,7 +264,7 @@ class Posterior:
         return copy.deepcopy(self)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the posterior to a file that ``pyro_tbr.load`` reads; see ``pyro_tbr.io``."""
+        """Writes the posterior to a file that ``pyro_tbr.load`` reads; no class of any library in it."""
         from pyro_tbr.posterior.saving import save_posterior
 
         save_posterior(self, path)

@@ -69,7 +69,8 @@ class Mixture:
         centre, width = self.predictor, self.noise.expand_as(self.predictor)
         low, high = (centre - 9 * width).amin(0), (centre + 9 * width).amax(0)
         z = math.sqrt(2) * torch.erfinv(torch.tensor(2 * probability - 1.0, dtype=torch.float64))
-        value = self.mean() + z.to(centre) * self.sd()
+        sd = self.sd()
+        value = self.mean() + z.to(centre) * sd
         for _ in range(40):
             standard = (value - centre) / width
             cdf = 0.5 * torch.erfc(-standard / math.sqrt(2)).mean(0)
@@ -79,15 +80,14 @@ class Mixture:
             step = value - (cdf - probability) / density.clamp(min=1e-300)
             inside = (step > low) & (step < high)
             new = torch.where(inside, step, 0.5 * (low + high))
-            done = (new - value).abs().amax() <= 1e-9 * (1 + value.abs().amax())
+            done = ((new - value).abs() <= 1e-9 * sd).all()
             value = new
             if done:
                 break
         return value
 
-    def sample(self, num: int, generator: torch.Generator) -> Tensor:
-        """New outcomes, (num, n, Q): each from one draw of the weights, common to all rows."""
-        pick = torch.randint(len(self.predictor), (num,), generator=generator)
+    def sample(self, pick: Tensor, generator: torch.Generator) -> Tensor:
+        """New outcomes (num, n, Q), each from the draw of the weights that ``pick`` (num,) says."""
         predictor = self.predictor[pick]
         if self.noise is None:
             uniform = torch.rand(predictor.shape, generator=generator, dtype=predictor.dtype)
@@ -154,9 +154,13 @@ class Prediction:
         return Mixture(predictor, self._noise)
 
     def sample(self, n: int = 1, seed: int = 0) -> np.ndarray:
-        """Draws of new outcomes, (n, N) or (n, N, Q); the same seed gives the same draws."""
+        """Draws of new outcomes, (n, N) or (n, N, Q); the same seed gives the same draws.
+
+        The rows of a draw share their weights, so sums and differences over rows are right too.
+        """
         generator = torch.Generator().manual_seed(seed)
-        draws = [self._mixture(rows).sample(n, generator) for rows in self._chunks()]
+        pick = torch.randint(len(self._weights), (n,), generator=generator)
+        draws = [self._mixture(rows).sample(pick, generator) for rows in self._chunks()]
         values = torch.cat(draws, dim=1).double().numpy()
         return values[..., 0] if self._form.flat else values
 

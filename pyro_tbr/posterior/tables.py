@@ -17,8 +17,11 @@ _STANDARD = Normal(0.0, 1.0)
 
 def arc_index(tree: Tree) -> pd.MultiIndex:
     """Arcs as rows (parent, child), the tree's own labels and order."""
-    parents, children = zip(*tree.arcs, strict=True)
-    levels = [_objects(parents), _objects(children)]
+    # As objects: pandas would turn the label 1 to 1.0 beside 1.5, and tuples to levels.
+    levels = [
+        pd.Index(_objects(labels), dtype=object, tupleize_cols=False)
+        for labels in zip(*tree.arcs, strict=True)
+    ]
     return pd.MultiIndex.from_arrays(levels, names=["parent", "child"])
 
 
@@ -73,13 +76,13 @@ def delta_table(
         "upper": _spike_slab_quantile(m, slab_sd, below, 1 - tail) * scale,
         "lfsr": 1 - torch.maximum(below, above),
     }
-    arcs = arc_index(tree)
+    parents, children = zip(*tree.arcs, strict=True)
     num_arcs, num_weights, num_outcomes = m.inclusion.shape
     repeat = num_weights * num_outcomes
     frame = pd.DataFrame(
         {
-            "parent": np.repeat(arcs.get_level_values(0).to_numpy(dtype=object), repeat),
-            "child": np.repeat(arcs.get_level_values(1).to_numpy(dtype=object), repeat),
+            "parent": np.repeat(_objects(parents), repeat),
+            "child": np.repeat(_objects(children), repeat),
             "latent": np.tile(np.repeat(np.array(latents), num_outcomes), num_arcs),
             "outcome": np.tile(np.array(outcomes), num_arcs * num_weights),
         }
@@ -120,6 +123,4 @@ def node_table(
 
 def _objects(labels: tuple) -> np.ndarray:
     """Labels as an object array; tuples stay labels and do not become a second dimension."""
-    array = np.empty(len(labels), dtype=object)
-    array[:] = labels
-    return array
+    return np.fromiter(labels, dtype=object, count=len(labels))
