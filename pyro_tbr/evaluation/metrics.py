@@ -134,9 +134,7 @@ def reliability(pips: Any, gates: Any, bins: int | Sequence[float] = 10) -> pd.D
     pips, gates = _pips_and_gates(pips, gates)
     edges = np.linspace(0, 1, bins + 1) if isinstance(bins, int) else np.asarray(bins, float)
     if len(edges) < 2 or edges[0] != 0 or edges[-1] != 1 or (np.diff(edges) <= 0).any():
-        raise DataError(
-            f"bins is {bins!r}: give a number of bins, or increasing edges from 0 to 1"
-        )
+        raise DataError(f"bins is {bins!r}: give a number of bins, or increasing edges from 0 to 1")
     place = np.searchsorted(edges[1:-1], pips, side="right")
     count = np.bincount(place, minlength=len(edges) - 1)
     with np.errstate(invalid="ignore"):  # 0 / 0 in empty bins

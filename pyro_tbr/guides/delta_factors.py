@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import pyro
 import pyro.distributions as dist
@@ -16,10 +16,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, softplus
 
-from pyro_tbr.guides.hyper_factors import HyperFactor, RateFactor, ScaleFactor, quadrature
+from pyro_tbr.guides.hyper_factors import RateFactor, ScaleFactor, quadrature
 from pyro_tbr.models.priors import ArcPrior, GaussianPrior, HorseshoePrior, SpikeSlabPrior
 
-HyperFactors = dict[str, HyperFactor]
+
+class HyperFactors(Protocol):
+    """Factors of the hyperparameters by site name."""
+
+    def __getitem__(self, name: str, /) -> nn.Module:
+        """The factor of a site."""
+        ...
 
 
 class DeltaMoments(NamedTuple):
@@ -50,6 +56,8 @@ class DeltaFactor(nn.Module):
         informed: (A,) bool, arcs with data below.
     """
 
+    informed: Tensor
+
     def __init__(self, prior: ArcPrior, informed: Tensor) -> None:
         super().__init__()
         self._prior = (prior,)  # in a tuple: the model owns the module, not we
@@ -75,9 +83,7 @@ class DeltaFactor(nn.Module):
         """Pyro sites, given the values of the hyperparameters' sites."""
         raise NotImplementedError
 
-    def sample(
-        self, values: dict[str, Tensor], generator: torch.Generator
-    ) -> dict[str, Tensor]:
+    def sample(self, values: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """Draws (S, A, W, Q) of ``deltas`` (and ``gates``), given draws of hyperparameters."""
         raise NotImplementedError
 
@@ -143,9 +149,7 @@ class NormalDeltas(DeltaFactor):
         """Site ``deltas``."""
         pyro.sample("deltas", dist.Normal(*self._given(values)).to_event(3))
 
-    def sample(
-        self, values: dict[str, Tensor], generator: torch.Generator
-    ) -> dict[str, Tensor]:
+    def sample(self, values: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """See :meth:`DeltaFactor.sample`."""
         loc, scale = self._given(values)
         num_samples = values["slab_scale"].shape[0]
@@ -155,7 +159,7 @@ class NormalDeltas(DeltaFactor):
 class SpikeSlabDeltas(DeltaFactor):
     """Bernoulli gate and, given that it is on, a normal slab; given that it is off, the prior's."""
 
-    _prior: tuple[SpikeSlabPrior]  # type: ignore[assignment]
+    _prior: tuple[SpikeSlabPrior]
 
     def __init__(self, prior: SpikeSlabPrior, informed: Tensor) -> None:
         super().__init__(prior, informed)
@@ -234,9 +238,7 @@ class SpikeSlabDeltas(DeltaFactor):
         scale = torch.where(gates > 0, scale, prior_scale)
         pyro.sample("slab", dist.Normal(gates * loc, scale).to_event(3))
 
-    def sample(
-        self, values: dict[str, Tensor], generator: torch.Generator
-    ) -> dict[str, Tensor]:
+    def sample(self, values: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """See :meth:`DeltaFactor.sample`."""
         prob, loc, scale = self._given(values)
         num_samples = values["slab_scale"].shape[0]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, softplus
 
-from pyro_tbr.models.hyperparameters import Hyperparameter, Rate
+from pyro_tbr.models.hyperparameters import Hyperparameter, PositiveScale, Rate
 
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(15)
 _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
@@ -89,7 +89,7 @@ class HyperFactor(nn.Module):
         raise NotImplementedError
 
     def _log_jacobian(self, real: Tensor) -> Tensor:
-        """log |d support / d real|."""
+        """Log |d support / d real|."""
         raise NotImplementedError
 
     def kl(self) -> Tensor:
@@ -147,7 +147,9 @@ class ScaleFactor(HyperFactor):
         """
         if self.hyper.fixed is not None:
             return
-        prior_loc, precision = self.hyper.prior_loc.double(), self.hyper.prior_scale.double() ** -2
+        hyper = self.hyper
+        assert isinstance(hyper, PositiveScale)  # others have no closed form and never come here
+        prior_loc, precision = hyper.prior_loc.double(), hyper.prior_scale.double() ** -2
         square, count = square.double().clamp(min=1e-300), count.double()
         loc, var = self.loc.double(), (2 * self.log_scale).exp().double()
         for _ in range(50):
@@ -204,8 +206,10 @@ class RateFactor(HyperFactor):
         log_off = relative_length.double()[..., None] * logsigmoid(-logit)
         log_on = torch.log(-torch.expm1(log_off.clamp(max=-1e-300)))
         log_lik = (on.double()[..., None] * log_on + off.double()[..., None] * log_off).sum(0)
-        one = self.hyper.concentration1.double()[..., None]
-        zero = self.hyper.concentration0.double()[..., None]
+        hyper = self.hyper
+        assert isinstance(hyper, Rate)
+        one = hyper.concentration1.double()[..., None]
+        zero = hyper.concentration0.double()[..., None]
         log_post = log_lik + one * logsigmoid(logit) + zero * logsigmoid(-logit)
         weight = log_post.softmax(-1)
         mean = (weight * logit).sum(-1)

@@ -21,8 +21,7 @@ def hyper_factor(hyper: Hyperparameter) -> HyperFactor:
         return RateFactor(hyper, 0.2)
     factor = ScaleFactor(hyper, 1.0)
     if hyper.fixed is None:
-        log_normal = hasattr(hyper, "prior_loc")
-        factor.initialise(hyper.prior_loc.exp() if log_normal else hyper.prior_scale, 0.2)
+        factor.initialise(hyper.middle(), 0.2)
     return factor
 
 

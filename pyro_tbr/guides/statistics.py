@@ -31,7 +31,7 @@ class Statistics(NamedTuple):
     gram: Tensor
     cross: Tensor
     square: Tensor
-    count: Tensor
+    count: Tensor  # type: ignore[assignment]
 
     def transform(self, linear: Tensor) -> Statistics:
         """Statistics of the design ``z @ linear``, with ``linear`` (*B, W, W); batch goes first."""
@@ -62,7 +62,7 @@ class Statistics(NamedTuple):
         log_norm = self.count * (noise.log.double() + 0.5 * math.log(2 * math.pi))
         return (-0.5 * residual * noise.inverse_square.double() - log_norm).sum()
 
-    def __add__(self, other: object) -> Statistics:  # type: ignore[override]
+    def __add__(self, other: object) -> Statistics:
         """Statistics of both sets of rows together."""
         assert isinstance(other, Statistics)
         nodes, position = torch.cat([self.nodes, other.nodes]).unique(return_inverse=True)
@@ -73,9 +73,7 @@ class Statistics(NamedTuple):
             total = both.new_zeros(len(nodes), *both.shape[1:])
             return total.index_add(0, position, both)
 
-        grams = (
-            s.gram.expand(-1, width, -1, -1) for s in (self, other)
-        )
+        grams = (s.gram.expand(-1, width, -1, -1) for s in (self, other))
         pairs = zip(self[2:], other[2:], strict=True)
         return Statistics(nodes, summed(*grams), *(summed(*pair) for pair in pairs))
 
@@ -113,9 +111,7 @@ def statistics(
         z, w = design[rows].double(), precision[rows]
         outer = torch.einsum("nq,nv,nw->nqvw", w[:, :width], z, z)
         gram.index_add_(0, position[rows], outer)
-        cross.index_add_(
-            0, position[rows], torch.einsum("nq,nw->nqw", w * response[rows], z)
-        )
+        cross.index_add_(0, position[rows], torch.einsum("nq,nw->nqw", w * response[rows], z))
     zeros = gram.new_zeros(num_nodes, num_outcomes)
     return Statistics(
         nodes,

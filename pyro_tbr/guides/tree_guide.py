@@ -125,7 +125,7 @@ class TreeGuide(Guide):
     def load_state_dict(self, *args: object, **kwargs: object) -> object:
         """Also forgets the passes of the state before."""
         self.refresh()
-        return super().load_state_dict(*args, **kwargs)  # type: ignore[arg-type]
+        return super().load_state_dict(*args, **kwargs)
 
     def node_moments(self) -> NodeMoments:
         """See :meth:`Guide.node_moments`; without gradient: the potentials are not trained."""
@@ -204,8 +204,9 @@ class TreeGuide(Guide):
         for k in range(mean.shape[-1]):
             diagonal = gram[:, :, k, k]
             rest = (gram[:, :, k] * mean).sum(-1) - diagonal * mean[:, :, k]
-            self.lam[k][:, stats.nodes] = (precision * diagonal).T
-            self.eta[k][:, stats.nodes] = (precision * (stats.cross[:, :, k] - rest)).T
+            self.lam[k][:, stats.nodes] = (precision * diagonal).T.to(self.lam)
+            eta = precision * (stats.cross[:, :, k] - rest)
+            self.eta[k][:, stats.nodes] = eta.T.to(self.eta)
             now = self.passes(slice(k, k + 1), components)
             new = now.node_mean[0][:, stats.nodes].T
             spread = now.node_var[0][:, stats.nodes].T.clamp(min=1e-300).sqrt()
@@ -243,9 +244,7 @@ class TreeGuide(Guide):
             # Rate 1 and a scale an arc: every arc changes.
             scale = law.pop("delta_var").sqrt()
             law |= {"inclusion_prob": torch.ones_like(scale), "slab_scale": scale}
-        inside = inside_pass(
-            tree, self.eta, self.lam, num_components=self.num_components, **law
-        )
+        inside = inside_pass(tree, self.eta, self.lam, num_components=self.num_components, **law)
         root, gates, deltas = sample(tree, inside, num_samples, generator)
         dtype = self.model.prior.root_loc.dtype
         draws = {"root_weights": root.to(dtype), "deltas": deltas.permute(0, 3, 1, 2).to(dtype)}
@@ -264,7 +263,7 @@ class TreeGuide(Guide):
 
     @torch.no_grad()
     def log_prob(self, draws: dict[str, Tensor]) -> Tensor:
-        """log q of joint draws (S,) of root weights, gates and deltas, as the passes have it.
+        """Log q of joint draws (S,) of root weights, gates and deltas, as the passes have it.
 
         Relative to a point mass at zero for gates that are off, as ``SpikeSlab`` has it.
         """

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pyro_tbr.inference.dense_stage import DenseFit, DenseStage, StandardRows
+from pyro_tbr.models import LinearEncoder
 
 _DEFAULT_FOLDS = 4
 # Optimism below this share of the noise changes a standard error by less than 2.5 %.
@@ -74,7 +75,7 @@ def honest_latents(
     excess, error = measured
     own = reference.latents(rows.x)
     if folds is None:
-        negligible = excess + error < _TOLERATED_OPTIMISM or not _is_trained(reference)
+        negligible = excess + error < _TOLERATED_OPTIMISM or not is_trained(reference)
         folds = 0 if negligible else _DEFAULT_FOLDS
     if not folds:
         return HonestLatents(own, 0, excess)
@@ -84,19 +85,18 @@ def honest_latents(
         inside, outside = (fold != f).nonzero()[:, 0], (fold == f).nonzero()[:, 0]
         fit = stage.fit(rows.select(inside), reference.recipe)
         theirs = fit.latents(rows.x)
-        z[outside] = _align(theirs[inside], own[inside], theirs[outside])
+        z[outside] = align(theirs[inside], own[inside], theirs[outside])
     return HonestLatents(z, folds, excess)
 
 
-def _is_trained(fit: DenseFit) -> bool:
+def is_trained(fit: DenseFit) -> bool:
     """The encoder depends on the outcomes at all."""
     encoder = fit.model.encoder
-    spans_all = getattr(encoder, "width", None)
-    linear = hasattr(encoder, "set_directions")
-    return encoder.trainable and not (linear and spans_all <= encoder.latent_dim)
+    spans_all = isinstance(encoder, LinearEncoder) and encoder.width <= encoder.latent_dim
+    return encoder.trainable and not spans_all
 
 
-def _align(theirs: Tensor, reference: Tensor, new: Tensor) -> Tensor:
+def align(theirs: Tensor, reference: Tensor, new: Tensor) -> Tensor:
     """``new`` moved by the affine map that takes ``theirs`` nearest to ``reference``."""
     one = torch.ones_like(theirs[:, :1])
     solution = torch.linalg.lstsq(torch.cat([theirs, one], 1), reference).solution

@@ -28,7 +28,7 @@ from pyro_tbr.inference.svi import (
     train,
 )
 from pyro_tbr.inference.weights import fit_weights
-from pyro_tbr.models.encoders import LinearEncoder, MLPEncoder, PreparedEncoder
+from pyro_tbr.models.encoders import LinearEncoder, PreparedEncoder
 from pyro_tbr.models.priors import GaussianPrior
 from pyro_tbr.models.tree_model import TreeModel
 

@@ -62,18 +62,14 @@ def _assemble(problem: RotationProblem, found: Candidates, best: Candidates) -> 
     scores = evidence(problem, pool, mean, cov)
     num_estimates = mean.shape[0] * mean.shape[1]
     bases = [
-        best_basis(
-            pool, scores, pool[s : s + k], scores[s : s + k], num_estimates
-        )
+        best_basis(pool, scores, pool[s : s + k], scores[s : s + k], num_estimates)
         for s in range(0, len(best.basis) * k, k)
     ]
     bases.sort(key=lambda b: -b.evidence)
     return bases[:_NUM_ASSEMBLED]
 
 
-def _choose(
-    problem: RotationProblem, again: Candidates, best: Candidates
-) -> RotationResult:
+def _choose(problem: RotationProblem, again: Candidates, best: Candidates) -> RotationResult:
     """The candidate with the largest evidence along the tree."""
     everything = Candidates(*(torch.cat(pair) for pair in zip(again, best, strict=True)))
     mean, cov = leaf_estimates(problem)

@@ -24,9 +24,7 @@ _SWEEPS = 30
 
 
 @torch.no_grad()
-def leading_directions(
-    model: TreeModel, prepared: Tensor, y: Tensor, env_index: Tensor
-) -> Tensor:
+def leading_directions(model: TreeModel, prepared: Tensor, y: Tensor, env_index: Tensor) -> Tensor:
     """Directions of the prepared features that carry the leaves' weights, (R, K), orthonormal.
 
     Args:

@@ -122,7 +122,7 @@ def rotation_problem(
 
 
 def start_from(problem: RotationProblem, basis: Tensor) -> Candidates:
-    """Candidates with these bases (S, K, K) and the dense fit's weights; their loss is not known."""
+    """Candidates with these bases (S, K, K) and the dense fit's weights; of unknown loss."""
     inverse = torch.linalg.inv(basis.double())
     root = problem.root.expand(len(basis), *problem.root.shape).clone()
     deltas = problem.deltas.expand(len(basis), *problem.deltas.shape).clone()
@@ -207,8 +207,10 @@ def _descend(problem, candidates, steps, *, peak_rate, temper, width) -> Candida
         optimizer.step()
     loss = (fit + penalty).detach().double()
     loss = torch.where(torch.isfinite(loss), loss, torch.inf)
-    parts = (unit_basis, offset, root, deltas)
-    return Candidates(*(part.detach().double() for part in parts), loss)
+    basis, offset, root, deltas = (
+        part.detach().double() for part in (unit_basis, offset, root, deltas)
+    )
+    return Candidates(basis, offset, root, deltas, loss)
 
 
 def expand_basis(basis: Tensor, offset: Tensor, num_weights: int) -> Tensor:

@@ -14,11 +14,18 @@ from tqdm import tqdm
 from pyro_tbr.errors import DataError
 from pyro_tbr.guides import Guide, MeanFieldGuide, Statistics, TreeGuide
 from pyro_tbr.inference.arrange import arranged, widened
-from pyro_tbr.inference.cross_fit import honest_latents, optimism, stratified_folds
+from pyro_tbr.inference.cross_fit import (
+    align,
+    honest_latents,
+    is_trained,
+    optimism,
+    stratified_folds,
+)
 from pyro_tbr.inference.dense_stage import DenseFit, DenseStage, StandardRows
 from pyro_tbr.inference.identify import RotationResult, rotate_to_sparsity
 from pyro_tbr.inference.options import FitOptions
 from pyro_tbr.inference.rotation import expand_basis, rotation_problem
+from pyro_tbr.inference.svi import Schedule, train
 from pyro_tbr.inference.weights import fit_weights
 from pyro_tbr.models import GaussianPrior, LinearEncoder, TreeModel
 from pyro_tbr.posterior import FitReport
@@ -27,6 +34,7 @@ from pyro_tbr.posterior import FitReport
 _LEAST_ROWS_TO_HOLD_OUT = 40
 # Directions of the latents with less than this share of the largest variance do not exist.
 _LEAST_VARIANCE_SHARE = 1e-7
+_ENCODER_LR_SHARE = 0.2  # of the dense stage's peak rates, in the sparse stage: it is nearly there
 
 
 class Fitted(NamedTuple):
@@ -85,6 +93,10 @@ class Stages:
         self.bar.set_description("sparse stage")
         wide = widened(found, model.latent_dim)
         guide, stats = self._sparse(model, z, rows, wide.root, wide.deltas)
+        if self.options.sparse_steps and is_trained(reference):
+            z = self._train_encoder(model, guide, rows, z, reference)
+            sweeps = self.options.sweeps
+            stats = fit_weights(guide, model.design(z), rows.y, rows.env_index, sweeps=sweeps)
         report = FitReport(
             rank=found.basis.shape[0],
             history=_history(reference),
@@ -98,9 +110,7 @@ class Stages:
         )
         return Fitted(model, guide, stats, report)
 
-    def _dense(
-        self, stage: DenseStage, rows: StandardRows
-    ) -> tuple[DenseFit, tuple[float, float]]:
+    def _dense(self, stage: DenseStage, rows: StandardRows) -> tuple[DenseFit, tuple[float, float]]:
         """The reference encoder, fitted to all rows, and the optimism of its kind."""
         if len(rows) < _LEAST_ROWS_TO_HOLD_OUT:
             return stage.fit(rows, stage.recipes(len(rows))[0]), (0.0, 0.0)
@@ -191,6 +201,32 @@ class Stages:
         sweeps = self.options.sweeps
         stats = fit_weights(guide, model.design(z), rows.y, rows.env_index, sweeps=sweeps)
         return guide, stats
+
+    def _train_encoder(
+        self, model: TreeModel, guide: Guide, rows: StandardRows, z: Tensor, reference: DenseFit
+    ) -> Tensor:
+        """SVI of the encoder under the sparse prior; a guide with parameters of its own moves too.
+
+        Returns:
+            The honest latents (N, K), moved as the encoder's own latents moved.
+        """
+        with torch.no_grad():
+            before = model.encoder(rows.x).double()
+        lr = _ENCODER_LR_SHARE * reference.recipe.lr
+        schedule = Schedule(
+            steps=self.options.sparse_steps,
+            batch_size=min(self.options.batch_size, len(rows)),
+            encoder_lr=lr,
+            guide_lr=_ENCODER_LR_SHARE * self.options.guide_lr,
+            encoder_decay=reference.recipe.decay,
+        )
+        train(model, guide, rows.prepared(model), schedule, self.generator, progress=self.bar)
+        with torch.no_grad():
+            after = model.encoder(rows.x)
+            spread = after.std(0)
+            spread = torch.where(spread > 0, spread, 1.0)
+            model.encoder.set_output(after.mean(0), torch.diag(1 / spread))
+            return align(before, model.encoder(rows.x).double(), z)
 
 
 def make_guide(

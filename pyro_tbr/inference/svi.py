@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -137,7 +136,6 @@ def train(
     *,
     held_out: TrainingRows | None = None,
     progress: tqdm | None = None,
-    objective: Callable[[TrainingRows], Tensor] | None = None,
 ) -> FitTrace:
     """Climbs the ELBO in encoder and guide; ends at the best state on held-out rows if there are.
 
@@ -149,21 +147,19 @@ def train(
         generator: Order of the rows.
         held_out: Rows that choose among states.
         progress: A bar to move by one a step.
-        objective: ELBO per row of a minibatch; default :func:`minibatch_elbo`. Where it is given,
-            the guide has no parameters of its own to train.
 
     Raises:
         TrainingError: Loss or a gradient is not finite; the parameters are the last finite ones.
     """
     encoder_params = [p for p in model.encoder.parameters() if p.requires_grad]
-    guide_params = [] if objective is not None else list(guide.parameters())
+    guide_params = list(guide.parameters())
     groups = [
         {"params": encoder_params, "weight_decay": schedule.encoder_decay},
         {"params": guide_params, "weight_decay": 0.0},
     ]
     peaks = [schedule.encoder_lr, schedule.guide_lr]
-    groups, peaks = zip(*((g, p) for g, p in zip(groups, peaks, strict=True) if g["params"]))
-    optimizer = torch.optim.AdamW(list(groups), lr=1e-3, betas=(0.9, 0.99))
+    used = [pair for pair in zip(groups, peaks, strict=True) if pair[0]["params"]]
+    optimizer = torch.optim.AdamW([group for group, _ in used], lr=1e-3, betas=(0.9, 0.99))
     best_state, best, best_step = None, math.inf, 0
     trace = FitTrace([], [], [], math.nan, 0)
     losses: list[Tensor] = []
@@ -171,14 +167,9 @@ def train(
     while step < schedule.steps and waited < schedule.patience:
         order = torch.randperm(num_rows, generator=generator).to(rows.y.device)
         for batch in order.split(schedule.batch_size):
-            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+            for group, (_, peak) in zip(optimizer.param_groups, used, strict=True):
                 group["lr"] = peak * _ramp(step / schedule.steps)
-            batch_rows = rows.select(batch)
-            elbo = (
-                minibatch_elbo(model, guide, batch_rows, num_rows)
-                if objective is None
-                else objective(batch_rows)
-            )
+            elbo = minibatch_elbo(model, guide, rows.select(batch), num_rows)
             optimizer.zero_grad()
             (-elbo).backward()
             total = nn.utils.clip_grad_norm_(encoder_params + guide_params, 100.0)

@@ -15,10 +15,12 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_tbr.errors import DataError
+from pyro_tbr.errors import DataError, ShapeError
 
 
-def as_fixed(value: float | Tensor | None, argument: str, *, below: float = math.inf) -> Tensor | None:
+def as_fixed(
+    value: float | Tensor | None, argument: str, *, below: float = math.inf
+) -> Tensor | None:
     """A user's fixed hyperparameter as a tensor, checked; ``None`` stays ``None`` (learnt).
 
     Args:
@@ -40,6 +42,21 @@ def as_fixed(value: float | Tensor | None, argument: str, *, below: float = math
             f"learn it"
         )
     return tensor
+
+
+def spread_fixed(value: Tensor, shape: tuple[int, ...], argument: str) -> Tensor:
+    """A fixed value for every weight and outcome it stands for.
+
+    Raises:
+        ShapeError: It does not broadcast to the shape.
+    """
+    try:
+        return value.expand(shape)
+    except RuntimeError as error:
+        raise ShapeError(
+            f"{argument} has shape {tuple(value.shape)}: give a number, or what broadcasts to "
+            f"{shape}: weights (latents, then the intercept), then outcomes"
+        ) from error
 
 
 class Hyperparameter(nn.Module):
@@ -65,6 +82,10 @@ class Hyperparameter(nn.Module):
         """The hyperprior, with every dimension an event dimension."""
         raise NotImplementedError
 
+    def middle(self) -> Tensor:
+        """A typical value under the hyperprior."""
+        raise NotImplementedError
+
     def forward(self) -> Tensor:
         """The Pyro site: a sample, or a deterministic site where the value is fixed."""
         if self.fixed is not None:
@@ -83,6 +104,9 @@ class PositiveScale(Hyperparameter):
         spread: Standard deviation of the logarithm.
     """
 
+    prior_loc: Tensor
+    prior_scale: Tensor
+
     def __init__(
         self,
         name: str,
@@ -100,6 +124,10 @@ class PositiveScale(Hyperparameter):
         """Log-normal over the whole shape."""
         return dist.LogNormal(self.prior_loc, self.prior_scale).to_event(len(self.shape))
 
+    def middle(self) -> Tensor:
+        """The median."""
+        return self.prior_loc.exp()
+
 
 class Rate(Hyperparameter):
     """A probability with hyperprior ``Beta(concentration1, concentration0)``.
@@ -111,6 +139,9 @@ class Rate(Hyperparameter):
         concentration1: Pseudo-count of changes.
         concentration0: Pseudo-count of arcs without change.
     """
+
+    concentration1: Tensor
+    concentration0: Tensor
 
     def __init__(
         self,
@@ -129,6 +160,10 @@ class Rate(Hyperparameter):
         """Beta over the whole shape."""
         return dist.Beta(self.concentration1, self.concentration0).to_event(len(self.shape))
 
+    def middle(self) -> Tensor:
+        """The mean."""
+        return self.concentration1 / (self.concentration1 + self.concentration0)
+
 
 class HalfCauchyScale(Hyperparameter):
     """A scale with hyperprior ``HalfCauchy(scale)``.
@@ -140,6 +175,8 @@ class HalfCauchyScale(Hyperparameter):
         scale: Median of the hyperprior, in the model's unit.
     """
 
+    prior_scale: Tensor
+
     def __init__(
         self, name: str, shape: tuple[int, ...], fixed: Tensor | None, *, scale: float
     ) -> None:
@@ -149,6 +186,10 @@ class HalfCauchyScale(Hyperparameter):
     def prior(self) -> dist.TorchDistribution:
         """Half-Cauchy over the whole shape."""
         return dist.HalfCauchy(self.prior_scale).to_event(len(self.shape))
+
+    def middle(self) -> Tensor:
+        """The median."""
+        return self.prior_scale
 
 
 class SlabScale(Hyperparameter):
@@ -161,6 +202,8 @@ class SlabScale(Hyperparameter):
         scale: Scale of the Student-t, broadcastable to ``shape``, in the model's unit.
         df: Its degrees of freedom.
     """
+
+    prior_scale: Tensor
 
     def __init__(
         self,
@@ -182,3 +225,7 @@ class SlabScale(Hyperparameter):
         )
         root = dist.transforms.PowerTransform(torch.tensor(0.5))
         return dist.TransformedDistribution(square, [root]).to_event(len(self.shape))
+
+    def middle(self) -> Tensor:
+        """The scale."""
+        return self.prior_scale

@@ -1,7 +1,7 @@
 """Likelihoods: from a linear predictor to the distribution of an outcome.
 
 Every likelihood maps a predictor (N, Q) to a distribution, and gives the expected log density under
-a Gaussian predictor: what an ELBO needs. Missing outcomes (NaN) are masked by the model, never here.
+a Gaussian predictor: what an ELBO needs. Missing outcomes (NaN) are masked by the model, not here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from pyro_tbr.models.hyperparameters import PositiveScale, as_fixed
+from pyro_tbr.models.hyperparameters import PositiveScale, as_fixed, spread_fixed
 from pyro_tbr.models.local_params import LocalParamsModule
 
 
@@ -101,7 +101,7 @@ class GaussianLikelihood(Likelihood):
         fixed = self.scale_value
         if fixed is not None:
             unit = torch.ones(num_outcomes) if outcome_scale is None else outcome_scale
-            fixed = fixed.expand(num_outcomes) / unit.to(fixed.dtype)
+            fixed = spread_fixed(fixed, (num_outcomes,), "scale") / unit.to(fixed.dtype)
         # Wide: a noise of a hundredth of the outcome's spread costs it only some 8 nats.
         built.noise_scale = PositiveScale(
             "noise_scale", (num_outcomes,), fixed, median=0.5, spread=1.5

@@ -38,7 +38,7 @@ class LocalParamsModule(PyroModule):
             return nn.Module.__call__(self, *args, **kwargs)
         for parameter in self.parameters():
             # ``SVI.step`` asks for this; the store sets it on parameters that it holds.
-            parameter.unconstrained = weakref.ref(parameter)  # type: ignore[attr-defined]
+            parameter.unconstrained = weakref.ref(parameter)
         with pyro.settings.context(module_local_params=True):
             return super().__call__(*args, **kwargs)
 

@@ -25,6 +25,7 @@ from pyro_tbr.models.hyperparameters import (
     Rate,
     SlabScale,
     as_fixed,
+    spread_fixed,
 )
 from pyro_tbr.models.local_params import LocalParamsModule
 from pyro_tbr.tree import Tree
@@ -87,7 +88,7 @@ class ArcPrior(LocalParamsModule):
         if fixed is None:
             return PositiveScale(name, (self.num_weights, 1), None, median=median)
         shape = (self.num_weights, self.num_outcomes)
-        return PositiveScale(name, shape, fixed.expand(shape) / self.unit)
+        return PositiveScale(name, shape, spread_fixed(fixed, shape, name) / self.unit)
 
     def _build_deltas(self, tree: Tree, standard_error: float) -> None:
         raise NotImplementedError
@@ -196,6 +197,9 @@ class SpikeSlabPrior(ArcPrior):
         Mitchell & Beauchamp, JASA 83 (1988) 1023, whose slab is uniform; ours is normal.
     """
 
+    inclusion_rate: Rate
+    relative_length: Tensor
+
     def __init__(
         self,
         expected_num_nonzero: float | None = None,
@@ -238,7 +242,12 @@ class SpikeSlabPrior(ArcPrior):
         shape = (self.num_weights, 1)
         if fixed is not None and fixed.dim() == 2 and fixed.shape[-1] > 1:
             shape = (self.num_weights, self.num_outcomes)
-        value = None if fixed is None else fixed.expand(shape)
+            if self.shared_gates:
+                raise DataError(
+                    "shared_gates=True has one gate for all outcomes, inclusion_prob a rate for "
+                    "each: give rates of shape (weights, 1)"
+                )
+        value = None if fixed is None else spread_fixed(fixed, shape, "inclusion_prob")
         one, zero = RATE_CONCENTRATION
         self.inclusion_rate = Rate(
             "inclusion_rate", shape, value, concentration1=one, concentration0=zero
@@ -277,7 +286,8 @@ class SpikeSlabPrior(ArcPrior):
     ) -> dict[str, Tensor]:
         """See :meth:`ArcPrior.draw_changes`."""
         prob = self.arc_inclusion_prob(values["inclusion_rate"], relative_length)
-        slab = values["slab_scale"].unsqueeze(-3) * self._noise(*prob.shape[:2], generator)
+        noise = self._noise(prob.shape[0], prob.shape[1], generator)
+        slab = values["slab_scale"].unsqueeze(-3) * noise
         width = 1 if self.shared_gates else self.num_outcomes
         shape = (*slab.shape[:-1], width)
         uniform = torch.rand(shape, generator=generator, dtype=prob.dtype).to(prob.device)
@@ -336,12 +346,12 @@ class HorseshoePrior(ArcPrior):
         self.global_scale = HalfCauchyScale(
             "global_scale",
             shape,
-            None if fixed is None else fixed.expand(shape) / self.unit,
+            None if fixed is None else spread_fixed(fixed, shape, "global_scale") / self.unit,
             scale=share / (1 - share) * standard_error,
         )
         self.local_scale = HalfCauchyScale("local_scale", self.delta_shape, None, scale=1.0)
         slab = torch.ones(()) if self.slab_scale_value is None else self.slab_scale_value
-        slab = slab.expand(shape) / (1.0 if self.slab_scale_value is None else self.unit)
+        slab = spread_fixed(slab, shape, "slab_scale") / (1.0 if self.slab_scale_value is None else self.unit)
         self.slab_scale = SlabScale(
             "slab_scale", shape, None, scale=slab, df=self.description["slab_df"]
         )

@@ -59,13 +59,17 @@ class TreeModel(LocalParamsModule):
     ) -> None:
         super().__init__()
         if not isinstance(tree, Tree):
-            raise DataError(f"tree must be a pyro_tbr.Tree, got {type(tree).__name__}: see Tree.from_*")
+            raise DataError(
+                f"tree must be a pyro_tbr.Tree, got {type(tree).__name__}: see Tree.from_*"
+            )
         if not isinstance(latent_dim, int) or latent_dim < 1:
             raise DataError(f"latent_dim={latent_dim!r} must be a whole number, 1 or more")
         self.tree, self.latent_dim, self.intercept = tree, latent_dim, bool(intercept)
-        self.encoder_spec = _known(encoder, ENCODERS, nn.Module, "encoder")
-        self.prior_spec = _known(SpikeSlabPrior() if prior is None else prior, {}, ArcPrior, "prior")
-        self.likelihood_spec = _known(likelihood, LIKELIHOODS, Likelihood, "likelihood")
+        _check_known(encoder, ENCODERS, nn.Module, "encoder")
+        _check_known(likelihood, LIKELIHOODS, Likelihood, "likelihood")
+        prior = SpikeSlabPrior() if prior is None else prior
+        _check_known(prior, {}, ArcPrior, "prior")
+        self.encoder_spec, self.prior_spec, self.likelihood_spec = encoder, prior, likelihood
         self.num_rows: int | None = None
         self.num_features: int | None = None
         self.num_outcomes: int | None = None
@@ -188,10 +192,10 @@ class TreeModel(LocalParamsModule):
             )
 
 
-def _known(value: object, names: dict, kind: type, argument: str) -> object:
-    """``value`` if it is one of the names or of the kind; the error says which are known."""
+def _check_known(value: object, names: dict, kind: type, argument: str) -> None:
+    """Refuses what is neither one of the names nor of the kind, and says which are known."""
     if isinstance(value, kind) or (isinstance(value, str) and value in names):
-        return value
+        return
     raise DataError(
         f"{argument}={value!r} is not known: use one of {sorted(names)} or a {kind.__name__}"
     )

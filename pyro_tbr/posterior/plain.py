@@ -69,7 +69,7 @@ def from_plain(value: Any) -> Any:
     if kind == "tuple":
         return tuple(parts)
     if kind == "dict":
-        return {key: part for key, part in parts}
+        return dict(parts)
     assert kind == "table", kind
     columns, rows = parts
     return pd.DataFrame(rows, columns=columns)

@@ -180,9 +180,7 @@ class Posterior:
             weights = self._new_leaf(env, draws, generator)
             position = torch.zeros(num_rows, dtype=torch.int64)
         else:
-            nodes, position = align_env(self.tree, env, index, num_rows).unique(
-                return_inverse=True
-            )
+            nodes, position = align_env(self.tree, env, index, num_rows).unique(return_inverse=True)
             weights = self._weights_at(nodes, draws)
         form = Form(self.schema.outcome_ndim == 1, index, self.outcome_names)
         return Prediction(design, weights, position, draws.get("noise_scale"), level, form)
@@ -209,9 +207,7 @@ class Posterior:
             blocks.append(every[:, nodes])
         return torch.cat(blocks)
 
-    def _unknown_environment(
-        self, draws: dict[str, Tensor], generator: torch.Generator
-    ) -> Tensor:
+    def _unknown_environment(self, draws: dict[str, Tensor], generator: torch.Generator) -> Tensor:
         """(S, 1, W, Q): each draw at a node picked by its rows."""
         nodes = self.row_counts.nonzero()[:, 0]
         weights = self._weights_at(nodes, draws)
@@ -230,9 +226,8 @@ class Posterior:
             if not leaf.length >= 0:
                 raise DataError(f"NewLeaf: length={leaf.length!r} must be 0 or more")
             length = torch.tensor([leaf.length / known.mean().item()])
-        hyper = {name: value for name, value in draws.items()}
         change = self.model.prior.draw_changes(
-            {name: value.to(self.model.prior.root_loc) for name, value in hyper.items()},
+            {name: value.to(self.model.prior.root_loc) for name, value in draws.items()},
             generator,
             length,
         )["deltas"]
@@ -264,7 +259,7 @@ class Posterior:
         return copy.deepcopy(self)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the posterior to a file that ``pyro_tbr.load`` reads; no class of any library in it."""
+        """Writes the posterior to a file that ``pyro_tbr.load`` reads, with no class in it."""
         from pyro_tbr.posterior.saving import save_posterior
 
         save_posterior(self, path)

@@ -136,15 +136,14 @@ def _content(posterior: Posterior) -> dict[str, Any]:
 
 def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The file's content, once it is known to be ours and not newer than we are."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # whatever an unpickler meets in a file of another kind
-        raise DataError(
-            f"{os.fspath(path)!r} is no complete file that Posterior.save wrote "
-            f"({type(error).__name__} while reading it)"
-        ) from error
+    with open(path, "rb") as file:
+        try:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # whatever an unpickler meets in a file of another kind
+            raise DataError(
+                f"{os.fspath(path)!r} is no complete file that Posterior.save wrote "
+                f"({type(error).__name__} while reading it)"
+            ) from error
     ours = isinstance(content, dict) and content.get("library") == LIBRARY
     if not ours or not isinstance(content.get("format"), int):
         raise DataError(f"{os.fspath(path)!r} is a torch file, but not one Posterior.save wrote")
@@ -225,12 +224,11 @@ def _describe_guide(guide: Guide) -> dict[str, Any]:
             f"guide is a {type(guide).__qualname__}, and only {_names(_GUIDES)} can be saved: "
             "a file holds no classes; pickle the posterior instead"
         )
-    arguments = {}
-    if isinstance(guide, TreeGuide):
-        arguments["num_components"] = guide.num_components
     # A root without rows: arcs with rows below them are the same, whatever the root has.
     informed = torch.cat([torch.zeros(1, dtype=torch.bool), guide.informed_arcs.cpu()])
-    arguments["informed_nodes"] = informed
+    arguments: dict[str, Any] = {"informed_nodes": informed}
+    if isinstance(guide, TreeGuide):
+        arguments["num_components"] = guide.num_components
     return {
         "class": type(guide).__name__,
         "arguments": arguments,
@@ -281,9 +279,7 @@ def _model_of(
         intercept=parts["intercept"],
     )
     # Fixed values are given in the user's units; the state has all else that data decided.
-    model.build(
-        schema.num_features, len(schema.outcome_names), outcome_scale=scaling.scale
-    )
+    model.build(schema.num_features, len(schema.outcome_names), outcome_scale=scaling.scale)
     model.num_rows = parts["num_rows"]
     if isinstance(model.encoder, PreparedEncoder):
         model.encoder.num_components = parts["num_components"]

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import torch
 
+from pyro_tbr.guides.hyper_factors import ScaleFactor
+from pyro_tbr.models import SpikeSlabPrior
+
 if TYPE_CHECKING:
     from pyro_tbr.posterior.posterior import Posterior
 
@@ -70,18 +73,20 @@ def summarise(posterior: Posterior) -> Summary:
     share = (power * weights.square()).sum((0, 2))
     share = share / share.sum().clamp(min=1e-300)
     names = pd.Index(posterior.latent_names, name="latent")
-    rate = getattr(model.prior, "inclusion_rate", None)
+    prior_spec = model.prior
+    rate = prior_spec.inclusion_rate if isinstance(prior_spec, SpikeSlabPrior) else None
     informed = guide.informed_arcs
     used = [k < posterior.report.rank or k >= model.latent_dim for k in range(len(names))]
     columns: dict[str, object] = {"variance_share": share.cpu().numpy()}
     if rate is not None:
-        prior = rate.prior().base_dist.mean if rate.fixed is None else rate.fixed
+        prior = rate.middle() if rate.fixed is None else rate.fixed
         columns["prior_rate"] = prior.mean(-1).cpu().numpy()
         columns["posterior_rate"] = moments.prior_inclusion.mean((0, 2)).cpu().numpy()
         columns["expected_changes"] = moments.inclusion[informed].sum((0, 2)).cpu().numpy()
     columns["used"] = used
     noise = pd.Series(dtype=float)
     if guide.noise is not None:
+        assert isinstance(guide.noise, ScaleFactor)
         scale = guide.noise.mean_power(1.0).cpu().double() * posterior.scaling.scale
         noise = pd.Series(scale.numpy(), index=list(posterior.outcome_names))
     deltas = posterior.deltas()

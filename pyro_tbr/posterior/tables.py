@@ -105,9 +105,7 @@ def _spike_slab_quantile(
     return torch.where(negative | positive, value, 0.0)
 
 
-def node_table(
-    tree: Tree, moments: NodeMoments, latents: Names, outcomes: Names
-) -> pd.DataFrame:
+def node_table(tree: Tree, moments: NodeMoments, latents: Names, outcomes: Names) -> pd.DataFrame:
     """One row a node, latent and outcome; moments (V, W, Q) in the user's units."""
     num_nodes, num_weights, num_outcomes = moments.mean.shape
     return pd.DataFrame(

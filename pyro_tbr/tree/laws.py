@@ -93,9 +93,7 @@ def by_batch(name: str, value: Tensor | float, batch: torch.Size, eta: Tensor) -
         ) from error
 
 
-def _by_arc(
-    name: str, value: Tensor | float, batch: torch.Size, tree: Tree, eta: Tensor
-) -> Tensor:
+def _by_arc(name: str, value: Tensor | float, batch: torch.Size, tree: Tree, eta: Tensor) -> Tensor:
     """One number per arc and element of the batch, ``(A, B)``."""
     value = torch.as_tensor(value, dtype=WORK, device=eta.device)
     try:

@@ -90,9 +90,7 @@ def outside_pass(tree: Tree, inside: InsideMessages) -> TreePosterior:
     )
 
 
-def _descend(
-    inside: InsideMessages, above: FoldedLevel, depth: int, posterior: Density
-) -> Density:
+def _descend(inside: InsideMessages, above: FoldedLevel, depth: int, posterior: Density) -> Density:
     """From components at the nodes of a level to those of their children's arcs.
 
     Returns:

@@ -120,9 +120,7 @@ OUTCOMES = {
 }
 
 
-@pytest.mark.parametrize(
-    ("y", "expected", "names", "ndim"), OUTCOMES.values(), ids=OUTCOMES.keys()
-)
+@pytest.mark.parametrize(("y", "expected", "names", "ndim"), OUTCOMES.values(), ids=OUTCOMES.keys())
 def test_outcomes_from_any_container(y, expected, names, ndim):
     rows, schema = training(y=y)
     same(rows.y, np.asarray(expected, dtype=float))
@@ -142,9 +140,7 @@ BINARY = [
 ]
 
 
-@pytest.mark.parametrize(
-    "y", BINARY, ids=lambda y: f"{type(y).__name__}-{getattr(y, 'dtype', '')}"
-)
+@pytest.mark.parametrize("y", BINARY, ids=lambda y: f"{type(y).__name__}-{getattr(y, 'dtype', '')}")
 def test_o17_binary_outcomes_of_every_dtype(y):
     same(training(y=y, binary=True)[0].y, YB[:, None])
 

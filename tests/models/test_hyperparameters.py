@@ -34,8 +34,7 @@ LEARNT = {  # constructor, density of one element by scipy
     "slab scale": (
         lambda: SlabScale("s", SHAPE, None, scale=torch.tensor(SLAB), df=DF),
         # density of a square root: that of the square times 2 s
-        lambda s: scipy.stats.invgamma(DF / 2, scale=DF / 2 * SLAB**2).logpdf(s**2)
-        + np.log(2 * s),
+        lambda s: scipy.stats.invgamma(DF / 2, scale=DF / 2 * SLAB**2).logpdf(s**2) + np.log(2 * s),
     ),
 }
 learnt = pytest.mark.parametrize(("make", "logpdf"), LEARNT.values(), ids=LEARNT.keys())
@@ -92,8 +91,10 @@ def test_site_is_sampled_from_the_hyperprior(make, logpdf):
     assert torch.equal(site["fn"].log_prob(site["value"]), hyper.prior().log_prob(site["value"]))
 
 
-FIXED = [PositiveScale("s", SHAPE, torch.tensor(0.4)),
-         Rate("s", SHAPE, torch.tensor([0.1, 0.2, 0.3]), concentration1=1, concentration0=1)]  # fmt: skip
+FIXED = [
+    PositiveScale("s", SHAPE, torch.tensor(0.4)),
+    Rate("s", SHAPE, torch.tensor([0.1, 0.2, 0.3]), concentration1=1, concentration0=1),
+]
 
 
 @pytest.mark.parametrize("hyper", FIXED, ids=lambda hyper: type(hyper).__name__)

@@ -9,7 +9,7 @@ import scipy.stats
 import torch
 from torch.testing import assert_close
 
-from pyro_tbr.errors import DataError
+from pyro_tbr.errors import DataError, ShapeError
 from pyro_tbr.models import BernoulliLikelihood, GaussianLikelihood, NoiseMoments
 
 Y = torch.tensor([[0.0, 1.0], [1.0, 1.0], [1.0, 0.0], [0.0, 0.0]], dtype=torch.float64)
@@ -111,6 +111,11 @@ def test_fixed_noise_is_in_the_users_unit():
 def test_noise_that_is_not_positive_is_refused(scale):
     with pytest.raises(DataError, match="scale must be positive"):
         GaussianLikelihood(scale)
+
+
+def test_noise_of_other_shape_is_refused():
+    with pytest.raises(ShapeError, match=r"scale has shape \(3,\)"):
+        GaussianLikelihood(torch.ones(3)).build(2)
 
 
 @pytest.mark.parametrize("name", LIKELIHOODS)

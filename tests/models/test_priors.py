@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from pyro_tbr.errors import DataError, TreeError
+from pyro_tbr.errors import DataError, ShapeError, TreeError
 from pyro_tbr.models import GaussianPrior, HorseshoePrior, SpikeSlabPrior
 from pyro_tbr.tree import Tree
 from tests.tree.small_trees import SMALL_TREES
@@ -30,9 +30,7 @@ PRIORS = {
     ),
     "a rate each": lambda: SpikeSlabPrior(inclusion_prob=torch.rand(W, Q)),
     "horseshoe": lambda: HorseshoePrior(),
-    "horseshoe, fixed": lambda: HorseshoePrior(
-        global_scale=0.2, slab_scale=1.5, root_scale=2.0
-    ),
+    "horseshoe, fixed": lambda: HorseshoePrior(global_scale=0.2, slab_scale=1.5, root_scale=2.0),
 }
 priors = pytest.mark.parametrize("make", PRIORS.values(), ids=PRIORS.keys())
 
@@ -168,8 +166,6 @@ def assert_same_mean(one, two, num_sigma=4.5):
     assert (gap <= num_sigma * error + 1e-12).all(), (gap / error).max()
 
 
-
-
 @priors
 def test_draws_without_pyro_agree_with_draws_through_it(make):
     prior, num = built(make), 20_000
@@ -246,6 +242,23 @@ ERRORS = {
     ),
     "too many, horseshoe": (
         lambda: HorseshoePrior(A + 1).build(TREE, 1, 1), DataError, "below the number of arcs"
+    ),
+    "rates of other shape": (
+        lambda: SpikeSlabPrior(inclusion_prob=torch.full((4,), 0.3)).build(TREE, W, Q),
+        ShapeError, r"inclusion_prob has shape \(4,\): give a number, or .* \(3, 1\)",
+    ),
+    "scales of other shape": (
+        lambda: GaussianPrior(torch.ones(5)).build(TREE, W, Q),
+        ShapeError, r"slab_scale has shape \(5,\)",
+    ),
+    "horseshoe of other shape": (
+        lambda: HorseshoePrior(global_scale=torch.ones(5)).build(TREE, W, Q),
+        ShapeError, "global_scale has shape",
+    ),
+    "shared gates, rates apart": (
+        lambda: SpikeSlabPrior(
+            inclusion_prob=torch.full((W, Q), 0.3), shared_gates=True
+        ).build(TREE, W, Q), DataError, "one gate for all outcomes",
     ),
     "no lengths": (
         lambda: SpikeSlabPrior(use_lengths=True).build(Tree.from_parents({"a": "r"}), 1, 1),

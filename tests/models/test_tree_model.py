@@ -285,8 +285,6 @@ def users_store():
     store.set_state(before)
 
 
-
-
 def test_calls_leave_the_store_alone(users_store):
     model = make_model(SpikeSlabPrior(), encoder="mlp")
     x, env, y = rows()
@@ -348,15 +346,13 @@ def test_a_users_own_loop_trains(name, local):
     y = (x[:, :1] + 0.1 * torch.randn(N, 1)).expand(N, Q)
     with pyro.settings.context(module_local_params=local), store.scope():
         model = make_model()
-        guide = (
-            MeanFieldGuide(model) if name == "mean field" else AutoNormal(model)
-        )
+        guide = MeanFieldGuide(model) if name == "mean field" else AutoNormal(model)
         elbo = Trace_ELBO()(model, guide)
         elbo(x, env, y)
         assert {id(p) for p in model.encoder.parameters()} <= {id(p) for p in elbo.parameters()}
-        optimizer = torch.optim.Adam(elbo.parameters(), lr=0.03)
+        optimizer = torch.optim.Adam(elbo.parameters(), lr=0.05)
         losses = []
-        for _ in range(150):
+        for _ in range(60):
             optimizer.zero_grad()
             loss = elbo(x, env, y)
             loss.backward()
@@ -367,7 +363,7 @@ def test_a_users_own_loop_trains(name, local):
         assert not ours
         draws = Predictive(model, guide=guide, num_samples=3)(x, env)
         assert draws["y"].shape == (3, N, Q)
-    assert sum(losses[-20:]) < 0.8 * sum(losses[:20])
+    assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
 
 
 def test_nuts_runs_on_the_model(users_store):
@@ -378,7 +374,9 @@ def test_nuts_runs_on_the_model(users_store):
     x = torch.randn(40, 1, generator=generator)
     env = torch.randint(1, 3, (40,), generator=generator)
     y = 0.8 * x + 0.5 * torch.randn(40, 1, generator=generator)
-    mcmc = MCMC(NUTS(model, max_tree_depth=4), num_samples=100, warmup_steps=50, disable_progbar=True)
+    mcmc = MCMC(
+        NUTS(model, max_tree_depth=4), num_samples=60, warmup_steps=40, disable_progbar=True
+    )
     mcmc.run(x, env, y)
     draws = mcmc.get_samples()
     root = draws["root_weights"].flatten()
@@ -387,7 +385,7 @@ def test_nuts_runs_on_the_model(users_store):
     precision = design.T @ design / 0.25 + torch.diag(torch.tensor([1.0, 4.0, 4.0]))
     cov = torch.linalg.inv(precision)
     mean = cov @ design.T @ y.flatten() / 0.25
-    error = cov[0, 0].sqrt() / 20**0.5  # some 20 independent draws at the least
+    error = cov[0, 0].sqrt() / 12**0.5  # some 12 independent draws at the least
     assert abs(root.mean() - mean[0]) < 4.5 * error
 
 
@@ -410,7 +408,9 @@ def test_a_model_inside_a_users_pyro_module(users_store):
 def test_bernoulli_has_no_noise_and_the_class_is_known_early():
     model = TreeModel(TREE, K, likelihood="bernoulli")
     assert model.likelihood_class is BernoulliLikelihood
-    assert TreeModel(TREE, K, likelihood=GaussianLikelihood()).likelihood_class is GaussianLikelihood
+    assert (
+        TreeModel(TREE, K, likelihood=GaussianLikelihood()).likelihood_class is GaussianLikelihood
+    )
     assert make_model(likelihood="bernoulli").likelihood.noise_scale is None
 
 

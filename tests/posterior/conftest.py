@@ -4,8 +4,7 @@ import pandas as pd
 import pytest
 
 import pyro_tbr as tbr
-
-FAST = tbr.FitOptions(restarts=8, rotation_steps=200)
+from tests.posterior.small_fits import FAST, NOISE_SCALE, RATE, SLAB_SCALE
 
 
 @pytest.fixture(scope="session")
@@ -41,9 +40,6 @@ def several(frame_sim, frames):
     """Fit to ``frames``: pandas, Q = 3, known latents."""
     model = tbr.TreeModel(frame_sim.tree, 2, encoder="identity")
     return tbr.fit(model, *frames, progress=False, options=FAST)
-
-
-RATE, SLAB_SCALE, NOISE_SCALE = 0.3, 2.0, 0.5
 
 
 @pytest.fixture(scope="session")

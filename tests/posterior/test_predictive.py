@@ -10,9 +10,9 @@ from scipy import optimize, stats
 import pyro_tbr as tbr
 from pyro_tbr.posterior import predictive
 from pyro_tbr.posterior.predictive import Form, Mixture
-from tests.posterior.conftest import FAST, NOISE_SCALE, RATE, SLAB_SCALE
+from tests.posterior.small_fits import FAST, NOISE_SCALE, RATE, SLAB_SCALE
 
-NUM_DRAWS = 40_000
+NUM_DRAWS = 6_000
 FAR = np.array([[1.0, -2.0], [0.3, 0.3], [0.0, 3.0]])  # rows whose weights matter
 DESIGN_SQUARE = (FAR**2).sum(1) + 1  # with the intercept's 1
 
@@ -135,7 +135,7 @@ def assert_adds(more, less, added):
     # A spike and slab has kurtosis 3 / rate; variances of its draws are uncertain accordingly.
     error = 5 * math.sqrt((3 / RATE - 1) / NUM_DRAWS)
     assert more - less == pytest.approx(added, rel=error)
-    assert error < 0.1
+    assert error < 0.2  # the test can fail
 
 
 def test_each_arc_without_data_adds_its_prior_variance(held_out):
@@ -178,7 +178,7 @@ def test_unknown_environment_is_the_mixture_of_seen_ones_by_their_rows(sim):
     assert found.sd == pytest.approx(sd, rel=0.03)
     draws = found.sample(NUM_DRAWS)
     for value, probability in [(found.lower, 0.05), (found.upper, 0.95)]:
-        assert (draws < value).mean(0) == pytest.approx(np.full(3, probability), abs=0.01)
+        assert (draws < value).mean(0) == pytest.approx(np.full(3, probability), abs=0.02)
 
 
 @pytest.fixture(scope="module")

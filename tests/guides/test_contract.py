@@ -1,0 +1,331 @@
+"""What every guide must do, over guides x priors x likelihoods."""
+
+import copy
+import math
+
+import pyro.poutine as poutine
+import pytest
+import torch
+from torch.testing import assert_close
+
+from pyro_tbr.errors import DataError
+from pyro_tbr.guides import TreeGuide
+from pyro_tbr.models import SpikeSlabPrior
+from tests.guides.cases import (
+    PAIRS,
+    PRIORS,
+    SILENT,
+    TREE,
+    K,
+    Q,
+    W,
+    assert_mean,
+    make_model,
+    make_pair,
+    particles,
+)
+from tests.tree.small_trees import dense_paths
+
+pairs = pytest.mark.parametrize(("guide", "prior"), PAIRS)
+hyper = pytest.mark.parametrize("learnt", [False, True], ids=["fixed", "learnt"])
+SPIKES = {"spike and slab", "lengths", "shared gates"}
+SILENT_ARCS = torch.tensor(SILENT[1:])
+STILL = torch.tensor(TREE.lengths) == 0
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    state = torch.get_rng_state()
+    torch.manual_seed(0)
+    yield
+    torch.set_rng_state(state)
+
+
+def latent_sites(trace):
+    return {name: tuple(node["value"].shape) for name, node in trace.nodes.items()
+            if node["type"] == "sample" and not node["is_observed"] and name != "rows"}  # fmt: skip
+
+
+@hyper
+@pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
+@pairs
+def test_sites_are_the_models_latent_sites(guide, prior, likelihood, learnt):
+    model, made, data, _ = make_pair(guide, prior, likelihood, learnt=learnt)
+    of_guide = latent_sites(poutine.trace(made).get_trace(*data))
+    of_model = latent_sites(poutine.trace(model).get_trace(*data))
+    assert of_guide == of_model
+    assert set(poutine.trace(made).get_trace(*data).nodes) >= set(of_model)
+
+
+def beyond_the_centre(guide):
+    """How much the tree guide's ELBO is too high: it takes hyperparameters in the law of the
+    weights at their centre, where the expectation of the log density over q is lower.
+
+    None where hyperparameters are fixed; otherwise the variance of a log scale for each weight
+    under it, and for a rate the Jensen gaps of log rate and log(1 - rate).
+    """
+    root = guide.hyper["root_scale"]
+    law, shape = guide.law(), (W, Q)
+    gap = (root.mean_log() - law["root_scale"].log()).expand(shape).sum()
+    factor = guide._law[0]
+    if "delta_var" in law:
+        log_scale = factor._prior_scale_moments(guide.hyper)[1]
+        return gap + (log_scale - 0.5 * law["delta_var"].permute(2, 0, 1).log()).sum()
+    pips = guide.delta_moments().inclusion
+    log_on, log_off, _ = factor._rate_moments(guide.hyper)
+    prob, slab = law["inclusion_prob"].permute(2, 0, 1), guide.hyper["slab_scale"]
+    on = prob.clamp(min=1e-300).log() - log_on + slab.mean_log() - law["slab_scale"].log()
+    off = torch.log1p(-prob) - log_off
+    return gap + (torch.where(pips > 0, pips * on, 0.0) + (1 - pips) * off).sum()
+
+
+@hyper
+@pairs
+def test_elbo_is_that_of_pyro(guide, prior, learnt):
+    model, made, data, stats = make_pair(guide, prior, learnt=learnt, updated=True)
+    if (guide, prior) == ("tree", "horseshoe"):  # wide scales: particles with huge tails
+        for factor in made.hyper.values():
+            torch.nn.init.constant_(getattr(factor, "log_scale", torch.zeros(())), math.log(0.2))
+        made.refresh()
+    vectorised = guide == "mean field"
+    draws = particles(model, made, data, 5_000 if vectorised else 60, vectorised)
+    gap = beyond_the_centre(made).item() if guide == "tree" else 0.0
+    if not learnt and prior != "horseshoe":
+        assert abs(gap) < 1e-6
+    assert_mean(draws, made.elbo(stats).item() - gap)
+
+
+def test_the_elbo_test_can_fail():
+    model, made, data, stats = make_pair("mean field", "spike and slab", updated=True)
+    draws = particles(model, made, data, 5_000, True)
+    with pytest.raises(AssertionError, match="standard errors"):
+        assert_mean(draws, made.elbo(stats).item() + 3.0)
+
+
+@hyper
+@pairs
+def test_moments_are_those_of_draws(guide, prior, learnt):
+    _, made, _, _ = make_pair(guide, prior, learnt=learnt, updated=True)
+    draws = made.sample(8_000, torch.Generator().manual_seed(0))
+    nodes, deltas = made.node_moments(), made.delta_moments()
+    # Where nothing is known, draws carry the spread of the hyperparameters: see the next test.
+    arcs = ~SILENT_ARCS if learnt or prior == "horseshoe" else torch.ones(TREE.num_arcs) > 0
+    known = torch.cat([torch.tensor([True]), arcs])
+    delta = draws["deltas"]
+    assert delta.shape == (8_000, TREE.num_arcs, W, Q)
+    assert draws["root_weights"].shape == (8_000, W, Q)
+    weights = draws["root_weights"][:, None] + torch.einsum(
+        "va,sawq->svwq", dense_paths(TREE), delta
+    )
+    for found, mean, var in (
+        (weights[:, known], nodes.mean[known], nodes.var[known]),
+        (delta[:, arcs], deltas.mean[arcs], deltas.var[arcs]),
+    ):
+        assert_mean(found, mean)
+        assert_mean((found - mean).square(), var, atol=1e-7)
+    if prior in SPIKES:
+        gates = draws["gates"]
+        assert ((delta != 0) <= (gates == 1)).all()
+        assert_mean(gates[:, arcs], deltas.inclusion[arcs])
+        on = gates[:, arcs].sum(0) > 800
+        for found, expected in (
+            (delta, deltas.slab_mean),
+            ((delta - deltas.slab_mean).square(), deltas.slab_var),
+        ):
+            found, gate = found[:, arcs].detach(), gates[:, arcs]
+            centred = gate * (found - expected[arcs].detach())
+            assert_mean(centred[:, on], torch.zeros(int(on.sum())), atol=1e-7)
+    else:
+        assert "gates" not in draws
+        assert (deltas.inclusion == 1).all()
+
+
+@hyper
+@pairs
+def test_draws_of_hyperparameters(guide, prior, learnt):
+    model, made, _, _ = make_pair(guide, prior, learnt=learnt, updated=True)
+    draws = made.sample(10, torch.Generator().manual_seed(0))
+    again = made.sample(10, torch.Generator().manual_seed(0))
+    for name, value in draws.items():
+        assert torch.equal(value, again[name]), name
+        assert value.dtype == torch.float64, name
+        assert value.shape[0] == 10, name
+    for part in (*model.prior.hyperparameters(), model.likelihood.noise_scale):
+        assert draws[part.name].shape == (10, *part.shape)
+        if part.fixed is not None:
+            assert (draws[part.name] == part.fixed).all()
+
+
+@hyper
+@pytest.mark.parametrize(("guide", "prior"), [pair for pair in PAIRS if pair[1] in SPIKES])
+def test_arcs_without_rows_keep_the_prior(guide, prior, learnt):
+    model, made, _, _ = make_pair(guide, prior, learnt=learnt, updated=True)
+    assert made.informed_arcs.tolist() == (~SILENT_ARCS).tolist()
+    deltas = made.delta_moments()
+    rates, weights = made.hyper["inclusion_rate"].grid()
+    mean_rate = torch.einsum("t,tawq->awq", weights, model.prior.arc_inclusion_prob(rates))
+    for found in (deltas.inclusion, deltas.prior_inclusion):
+        assert_close(found[SILENT_ARCS], mean_rate.expand(found.shape)[SILENT_ARCS])
+    assert (deltas.mean[SILENT_ARCS].abs() < 1e-9).all()
+    assert (deltas.slab_mean[SILENT_ARCS].abs() < 1e-9).all()
+    slab = made.hyper["slab_scale"]
+    # the tree guide's moments have the scale at its centre, the mean-field guide's integrate it
+    square = slab.mean_power(2.0) if guide == "mean field" else 1 / slab.mean_power(-2.0)
+    expected = square.expand(W, Q).expand_as(deltas.slab_var[SILENT_ARCS])
+    assert_close(deltas.slab_var[SILENT_ARCS], expected)
+    if prior == "lengths":
+        assert (deltas.inclusion[STILL] == 0).all()
+        assert (deltas.var[STILL] == 0).all()
+    draws = made.sample(8_000, torch.Generator().manual_seed(0))
+    assert_mean(draws["gates"][:, SILENT_ARCS], deltas.inclusion[SILENT_ARCS])
+    on = draws["gates"] * draws["slab_scale"].unsqueeze(-3).expand_as(draws["gates"])
+    assert_mean((draws["deltas"].abs() / 3).tanh()[:, SILENT_ARCS],
+                (on * torch.randn_like(on) / 3).abs().tanh().mean(0)[SILENT_ARCS], 6.5)  # fmt: skip
+
+
+@pytest.mark.parametrize("guide", ["mean field", "tree"])
+def test_silent_arcs_of_the_horseshoe_are_drawn_from_the_prior(guide):
+    model, made, _, _ = make_pair(guide, "horseshoe", updated=True)
+    draws = made.sample(8_000, torch.Generator().manual_seed(0))
+    hyper = {name: draws[name] for name in ("global_scale", "slab_scale")}
+    prior = model.prior.draw_changes(hyper, torch.Generator().manual_seed(5))["deltas"]
+    for function in (torch.tanh, lambda d: (d.abs() / 0.1).tanh()):
+        found, expected = (function(d)[:, SILENT_ARCS] for d in (draws["deltas"], prior))
+        assert_mean(found - expected, torch.zeros(found.shape[1:]))
+
+
+@pairs
+def test_updates_raise_the_elbo(guide, prior):
+    _, made, _, stats = make_pair(guide, prior)
+    elbos = [made.elbo(stats).item()]
+    for _ in range(3):
+        made.update(stats, sweeps=2 if guide == "tree" else 5)
+        elbos.append(made.elbo(stats).item())
+    gains = torch.tensor(elbos).diff()
+    assert gains[0] > 100
+    assert (gains > -0.5).all(), elbos  # Adam's last steps, hyperparameters at their centre
+
+
+@pairs
+def test_fixed_parts_stay_in_an_update(guide, prior):
+    _, made, _, stats = make_pair(guide, prior)
+    before = copy.deepcopy(made.state_dict())
+    made.update(stats, sweeps=2, learn_hyper=False, learn_noise=False)
+    changed = {name for name, value in made.state_dict().items()
+               if not torch.equal(value, before[name])}  # fmt: skip
+    assert changed
+    assert not any(name.startswith(("hyper", "noise", "informed")) for name in changed)
+    made.update(stats, sweeps=2)
+    assert any(name.startswith("noise") for name, value in made.state_dict().items()
+               if not torch.equal(value, before[name]))  # fmt: skip
+
+
+@pairs
+def test_update_is_deterministic_and_leaves_no_trace(guide, prior):
+    one = make_pair(guide, prior, updated=True)[1]
+    _, two, _, stats = make_pair(guide, prior)
+    two.update(stats, sweeps=3 if guide == "tree" else 5)
+    for name, value in one.state_dict().items():
+        assert torch.equal(value, two.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
+@pytest.mark.parametrize("prior", PRIORS)
+def test_gradients_reach_every_parameter(prior, likelihood):
+    model, made, _, stats = make_pair("mean field", prior, likelihood)
+    with torch.no_grad():  # gates at their start have a gradient; locations at zero may not
+        for parameter in made.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    (-made.elbo(stats)).backward()
+    silent = {"deltas.loc", "deltas.log_scale", "deltas.logits"}
+    for name, parameter in made.named_parameters():
+        assert parameter.grad.isfinite().all(), name
+        gradient = parameter.grad
+        if name in silent:  # nothing is optimised where there are no rows, or no length
+            assert (gradient[SILENT_ARCS] == 0).all()
+            gradient = gradient[~SILENT_ARCS & (~STILL if prior == "lengths" else True)]
+        elif name.startswith("hyper.local_scale"):
+            gradient = gradient[~SILENT_ARCS]
+        assert (gradient != 0).all(), name
+
+
+@pairs
+def test_state_dict_round_trip(guide, prior):
+    _, made, _, stats = make_pair(guide, prior, updated=True)
+    model, other, _, _ = make_pair(guide, prior)
+    other.node_moments()  # passes that a load must forget
+    other.load_state_dict(made.state_dict())
+    assert other.model is model
+    for one, two in zip(made.delta_moments(), other.delta_moments(), strict=True):
+        assert torch.equal(one, two)
+    assert_close(other.elbo(stats), made.elbo(stats))
+    one, two = (g.sample(3, torch.Generator().manual_seed(0)) for g in (made, other))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pairs
+def test_single_precision_agrees(guide, prior):
+    _, made, _, stats = make_pair(guide, prior, updated=True)
+    single = copy.deepcopy(made)
+    single.float()
+    single.model.float()
+    assert made.model.prior.root_loc.dtype == torch.float64
+    if guide == "tree":
+        single.refresh()
+    for one, two in zip(single.node_moments(), made.node_moments(), strict=True):
+        assert one.dtype == torch.float32
+        assert_close(one.double(), two, rtol=1e-3, atol=1e-4)
+    assert_close(single.elbo(stats).double(), made.elbo(stats), rtol=1e-4, atol=1e-2)
+    draws = single.sample(5, torch.Generator().manual_seed(0))
+    assert all(value.dtype == torch.float32 for value in draws.values())
+    single.update(stats, sweeps=1)
+    assert all(p.dtype == torch.float32 for p in single.parameters())
+
+
+@pairs
+def test_starts_at_point_estimates(guide, prior):
+    model, made, _, stats = make_pair(guide, prior)
+    generator = torch.Generator().manual_seed(0)
+    root = torch.randn(W, Q, generator=generator, dtype=torch.float64)
+    deltas = torch.zeros(TREE.num_arcs, W, Q, dtype=torch.float64)
+    deltas[0, 0], deltas[2, 1] = 1.0, -2.0
+    made.start(root, deltas)
+    if guide == "mean field":
+        assert_close(made.root_loc.detach(), root)
+        moments = made.delta_moments()
+        known = ~SILENT_ARCS
+        assert (moments.mean[known & STILL].abs() <= deltas[known & STILL].abs()).all()
+        big = deltas[known].abs() > 0.5
+        assert_close(moments.slab_mean[known][big].detach(), deltas[known][big])
+        assert (moments.inclusion[known][big] > 0.9).all()
+    made.update(stats, sweeps=2)
+    assert made.elbo(stats).isfinite()
+    if "inclusion_rate" in made.hyper:
+        assert (made.hyper["inclusion_rate"].scale < 2).all()
+    del model
+
+
+@pytest.mark.parametrize(("prior", "tolerance"), [("gaussian", 0.0), ("spike and slab", 0.02)])
+def test_expected_log_lik_of_binary_outcomes(prior, tolerance):
+    """Exact under normal weights; under gates the predictor is a mixture, taken as normal."""
+    _, made, (x, env, y), _ = make_pair("mean field", prior, "bernoulli", updated=True)
+    model, moments = made.model, made.node_moments()
+    design = model.design(model.encoder(x))
+    mean = torch.einsum("nw,nwq->nq", design, moments.mean[env])
+    var = torch.einsum("nw,nwq->nq", design.square(), moments.var[env])
+    found = model.likelihood.expected_log_prob(y, mean, var, None).sum().item()
+    draws = made.sample(4000, torch.Generator().manual_seed(0))
+    weights = draws["root_weights"][:, None] + torch.einsum(
+        "va,sawq->svwq", dense_paths(TREE), draws["deltas"]
+    )
+    predictor = torch.einsum("nw,snwq->snq", design, weights[:, env])
+    log_lik = model.likelihood(predictor, None).log_prob(y).sum((1, 2)).detach()
+    slack = tolerance * abs(found)
+    assert abs(log_lik.mean() - found) < 4.5 * log_lik.std() / 4000**0.5 + slack
+
+
+def test_shared_gates_are_refused_by_the_tree_guide():
+    model = make_model(SpikeSlabPrior(shared_gates=True))
+    with pytest.raises(DataError, match="cannot share their gates: use guide='mean_field'"):
+        TreeGuide(model)
+    assert model.latent_dim == K
