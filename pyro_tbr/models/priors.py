@@ -350,8 +350,9 @@ class HorseshoePrior(ArcPrior):
             scale=share / (1 - share) * standard_error,
         )
         self.local_scale = HalfCauchyScale("local_scale", self.delta_shape, None, scale=1.0)
-        slab = torch.ones(()) if self.slab_scale_value is None else self.slab_scale_value
-        slab = spread_fixed(slab, shape, "slab_scale") / (1.0 if self.slab_scale_value is None else self.unit)
+        slab = torch.ones(shape)
+        if self.slab_scale_value is not None:
+            slab = spread_fixed(self.slab_scale_value, shape, "slab_scale") / self.unit
         self.slab_scale = SlabScale(
             "slab_scale", shape, None, scale=slab, df=self.description["slab_df"]
         )

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pyro_tbr.tree.contexts import gaussian_contexts, mixture_contexts, paired
 from pyro_tbr.tree.folding import FoldedLevel, fold
 from pyro_tbr.tree.laws import ArcLaw, batch_shape, by_batch, potentials, with_helper
-from pyro_tbr.tree.merging import highest_first, shrink
+from pyro_tbr.tree.merging import Context, highest_first, shrink
 from pyro_tbr.tree.mixtures import (
     DEAD,
     Density,
     Message,
-    absorb,
     blur,
     concatenate,
     leading,
@@ -24,7 +24,7 @@ from pyro_tbr.tree.mixtures import (
 )
 from pyro_tbr.tree.tree import Tree
 
-_POINT = 1e-12  # variance of a weight that the prior fixes, so that one can divide by it
+_ROUGH = 16  # components where only a context is wanted
 _BLOCK = 1 << 21  # pairs of components at once: bounds the memory of large trees
 
 
@@ -69,6 +69,7 @@ def run_inside(
     root_loc: Tensor | float,
     root_scale: Tensor | float,
     cap: int | None,
+    sweeps: int = 1,
 ) -> InsideMessages:
     """The inside pass for any law of the changes."""
     batch = batch_shape(tree, eta, lam)
@@ -78,10 +79,46 @@ def run_inside(
     root_loc = by_batch("root_loc", root_loc, batch, eta)
     root = Density(torch.zeros_like(root_var), root_loc, root_var)
     informed = _informed(levels, has_data)
-    contexts = [(root, root)] * len(levels)
+    contexts = [(Context(root, root), Context(root, root))] * len(levels)
     if cap is not None and arcs.log_off is not None:
-        contexts = _contexts(levels, potential, arcs, root)
+        wide = gaussian_contexts(levels, potential, arcs, root)
+        contexts = paired(wide, wide)
+        for _ in range(sweeps - 1):
+            with torch.no_grad():
+                first = min(cap, _ROUGH)
+                node, _, arc, _ = _rise(levels, potential, arcs, informed, contexts, first)
+            dens = mixture_contexts(levels, potential, arcs, root, node, arc, max(1, first // 2))
+            contexts = paired(wide, dens)
+    node, node_groups, arc, arc_groups = _rise(levels, potential, arcs, informed, contexts, cap)
+    log_evidence = log_overlap(root, node[0])[0, :, 0] + log_peak
+    return InsideMessages(
+        log_evidence=log_evidence.reshape(batch).to(eta.dtype),
+        node=node,
+        node_groups=node_groups,
+        arc=arc,
+        arc_groups=arc_groups,
+        informed=informed,
+        potential=potential,
+        arcs=arcs,
+        root=root,
+        batch_shape=batch,
+    )
 
+
+def _rise(
+    levels: Sequence[FoldedLevel],
+    potential: Message,
+    arcs: ArcLaw,
+    informed: Sequence[Tensor],
+    contexts: Sequence[tuple[Context, Context]],
+    cap: int | None,
+) -> tuple[
+    tuple[Message, ...],
+    tuple[tuple[Tensor | None, ...], ...],
+    tuple[Message, ...],
+    tuple[Tensor | None, ...],
+]:
+    """Messages at the nodes and beyond their arcs, root first, and what was merged into what."""
     node: list[Message] = []
     node_groups: list[tuple[Tensor | None, ...]] = []
     arc: list[Message] = []
@@ -95,19 +132,7 @@ def run_inside(
         message, group = _silenced(message, group, informed[depth])
         arc.append(message)
         arc_groups.append(group)
-    log_evidence = log_overlap(root, node[-1])[0, :, 0] + log_peak
-    return InsideMessages(
-        log_evidence=log_evidence.reshape(batch).to(eta.dtype),
-        node=tuple(reversed(node)),
-        node_groups=tuple(reversed(node_groups)),
-        arc=tuple(reversed(arc)),
-        arc_groups=tuple(reversed(arc_groups)),
-        informed=informed,
-        potential=potential,
-        arcs=arcs,
-        root=root,
-        batch_shape=batch,
-    )
+    return tuple(node[::-1]), tuple(node_groups[::-1]), tuple(arc[::-1]), tuple(arc_groups[::-1])
 
 
 def through(message: Message, arcs: ArcLaw) -> Message:
@@ -141,7 +166,9 @@ def pair_blocks(
         for start in range(run.start, run.stop, step):
             block = slice(start, min(start + step, run.stop))
             first, second = (
-                leading(take(below, level.children[place + block.start : place + block.stop]), size)
+                leading(
+                    take(below, level.children[place + block.start : place + block.stop]), size
+                )
                 for place, size in zip((0, level.num_pairs), sizes, strict=True)
             )
             left = multiply(rows(own, block.start, block.stop), first)
@@ -153,7 +180,7 @@ def _combine(
     level: FoldedLevel,
     potential: Message,
     below: Message | None,
-    context: Density,
+    context: Context,
     cap: int | None,
 ) -> tuple[Message, tuple[Tensor | None, ...]]:
     """Messages at the nodes of a level: their own data times what comes through their arcs."""
@@ -162,7 +189,7 @@ def _combine(
         return own, ()
     pairs, end = level.num_pairs, level.num_pairs + level.num_singles
     shrunk = [
-        shrink(product, cap, rows(context, block.start, block.stop))
+        shrink(product, cap, context.rows(block.start, block.stop))
         for block, _, product in pair_blocks(level, own, below)
     ]
     parts = [message for message, _ in shrunk]
@@ -174,7 +201,7 @@ def _combine(
 
 
 def _send(
-    level: FoldedLevel, message: Message, arcs: ArcLaw, context: Density, cap: int | None
+    level: FoldedLevel, message: Message, arcs: ArcLaw, context: Context, cap: int | None
 ) -> tuple[Message, Tensor | None]:
     """Messages of a level as their parents see them, and what was merged into what."""
     if not level.has_arcs:
@@ -187,7 +214,7 @@ def _send(
         return shrink(through(message, law), cap, context)
     # Leaves have one component: merging theirs with the padding of the others costs time.
     sent, group = shrink(
-        through(rows(message, 0, inner), law.rows(0, inner)), cap, rows(context, 0, inner)
+        through(rows(message, 0, inner), law.rows(0, inner)), cap, context.rows(0, inner)
     )
     leaves = through(
         leading(rows(message, inner, len(level.node)), 1), law.rows(inner, len(level.node))
@@ -229,33 +256,3 @@ def _informed(levels: Sequence[FoldedLevel], has_data: Tensor) -> tuple[Tensor, 
             here = here | torch.cat([first | second, only, here[len(first) + len(only) :]])
         informed.append(here)
     return tuple(reversed(informed))
-
-
-@torch.no_grad()
-def _contexts(
-    levels: Sequence[FoldedLevel], potential: Message, arcs: ArcLaw, root: Density
-) -> list[tuple[Density, Density]]:
-    """What the rest of the tree would say if every arc changed by its slab: Gaussians, to weigh by.
-
-    For each level: of the nodes' weights, given all data that are not at or below them, and of
-    their parents' weights, ``(n, B, 1)``. A guess that errs on the wide side.
-    """
-    always = ArcLaw(None, torch.zeros_like(arcs.var), arcs.var)
-    up: list[Message] = []
-    for level in reversed(levels):
-        message, _ = _combine(level, potential, up[-1] if up else None, root, None)
-        up.append(through(message, always.at(level.arc)))
-    at_node = root._replace(var=root.var + _POINT)
-    contexts = [(at_node, at_node)]
-    for above, level, below in zip(levels, levels[1:], reversed(up[:-1]), strict=False):
-        here = absorb(at_node, take(potential, above.node))
-        pairs, end = above.num_pairs, above.num_pairs + above.num_singles
-        left, right = above.children[:pairs], above.children[pairs : 2 * pairs]
-        paired = rows(here, 0, pairs)
-        sides = [absorb(paired, take(below, other)) for other in (right, left)]
-        at_parent = take(concatenate([*sides, rows(here, pairs, end)]), level.slot)
-        var = at_parent.var + arcs.var[level.arc].unsqueeze(-1)
-        at_node = Density(torch.zeros_like(var), at_parent.mean, var + _POINT)
-        at_parent = at_parent._replace(log_weight=at_node.log_weight, var=at_parent.var + _POINT)
-        contexts.append((at_node, at_parent))
-    return contexts

@@ -10,10 +10,21 @@ message is what the rest of the tree said to that component, a Gaussian of its o
 as much as it overlaps with that.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-from pyro_tbr.tree.mixtures import DEAD, Density, Message, absorb, leading
+from pyro_tbr.tree.mixtures import (
+    DEAD,
+    Density,
+    Message,
+    absorb,
+    leading,
+    log_overlap,
+    log_relevance,
+    rows,
+)
 
 _BLOCK = 1 << 18  # distances at once: keeps the temporaries in the cache
 _FLATTEST = 0.01  # a merged message is at least this share as precise as its heaviest part
@@ -21,15 +32,34 @@ _VAGUEST = 1e-3  # what the rest said is at least this share as precise as the c
 _TINY = 1e-60  # a variance of zero, so that one can divide by it
 
 
+class Context(NamedTuple):
+    """What the rest of the tree may say about a weight.
+
+    Attributes:
+        wide: One Gaussian, on the wide side: moments are taken under it, ``(..., 1)``.
+        density: A mixture: components are weighed by their overlap with it, ``(..., D)``.
+    """
+
+    wide: Density
+    density: Density
+
+    def rows(self, start: int, stop: int) -> "Context":
+        """A run of rows."""
+        wide = rows(self.wide, start, stop)
+        return Context(
+            wide, wide if self.density is self.wide else rows(self.density, start, stop)
+        )
+
+
 def shrink(
-    message: Message, max_components: int | None, context: Density
+    message: Message, max_components: int | None, context: Context
 ) -> tuple[Message, Tensor | None]:
     """At most so many components: the heaviest, every other one merged into its nearest.
 
     Args:
         message: ``(..., C)``.
         max_components: None drops what is dead in every row and keeps the rest. What lives comes first.
-        context: A Gaussian guess of what the rest of the tree says, ``(..., 1)``.
+        context: Guesses of what the rest of the tree says, ``(..., 1)`` and ``(..., D)``.
 
     Returns:
         The message; for each component of the old one its place in the new one, ``(..., C)``,
@@ -39,23 +69,47 @@ def shrink(
         return _living(message)
     if message.mean.shape[-1] <= max_components:
         return message, None
-    tilted = absorb(context, message)
+    guess, density = context
+    tilted = absorb(guess, message)
+    if density is not guess:
+        tilted = tilted._replace(log_weight=log_relevance(message, density))
     kept = tilted.log_weight.detach().topk(max_components, -1).indices
     group = _nearest(tilted.mean.detach(), tilted.var.detach(), kept)
     merged = _by_moments(tilted, kept, group)
     heaviest = Message(*(part.gather(-1, kept) for part in message))
     # Divide the context out. Parts far apart can be wider than the context itself: what is left
     # must not be flat or turned upside down, so only the mean is right there.
-    context_precision = 1 / context.var
-    precision = torch.maximum(1 / merged.var - context_precision, _FLATTEST * heaviest.precision)
-    shift = (merged.mean - context.mean) * context_precision
+    guess_precision = 1 / guess.var
+    precision = torch.maximum(1 / merged.var - guess_precision, _FLATTEST * heaviest.precision)
+    shift = (merged.mean - guess.mean) * guess_precision
     mean = merged.mean + shift / torch.where(precision > 0, precision, 1.0)
-    spread = 1 + precision * context.var
-    gap = mean - context.mean
-    log_height = merged.log_weight + 0.5 * (spread.log() + precision / spread * gap.square())
+    flat = Message(torch.zeros_like(mean), mean, precision)
+    log_height = merged.log_weight - log_relevance(flat, density)
     alone = _counts(group, torch.ones_like(tilted.mean), max_components) == 1
     both = zip(heaviest, (log_height, mean, precision), strict=True)
     return Message(*(torch.where(alone, old, new) for old, new in both)), group
+
+
+def shrink_density(density: Density, max_components: int | None, message: Message) -> Density:
+    """At most so many components: those that overlap most with a message, others merged in.
+
+    A component of large weight that the message rules out must not move one that it allows: the
+    moments are taken by overlap too, and the whole overlap is kept.
+
+    Args:
+        density: ``(..., C)``.
+        max_components: None keeps all.
+        message: What the density is going to meet, ``(..., D)``.
+    """
+    if max_components is None or density.mean.shape[-1] <= max_components:
+        return density
+    relevance = log_overlap(density, message)
+    kept = relevance.topk(max_components, -1).indices
+    group = _nearest(density.mean, density.var, kept)
+    merged = _by_moments(density._replace(log_weight=relevance), kept, group)
+    unit = merged._replace(log_weight=torch.zeros_like(merged.log_weight))
+    log_weight = merged.log_weight - log_overlap(unit, message)
+    return merged._replace(log_weight=log_weight - log_weight.logsumexp(-1, keepdim=True))
 
 
 def split(posterior: Density, merged: Message, parts: Message, group: Tensor | None) -> Density:

@@ -111,6 +111,16 @@ def log_overlap(density: Density, message: Message) -> Tensor:
     return (log_weight + log_mass).logsumexp(-1)
 
 
+def log_relevance(message: Message, density: Density) -> Tensor:
+    """Log integral of every message component times the whole density, ``(..., C)``."""
+    log_height, mean, precision = (part.unsqueeze(-1) for part in message)
+    log_weight, prior_mean, var = (part.unsqueeze(-2) for part in density)
+    spread = 1 + precision * var
+    gap = mean - prior_mean
+    log_mass = log_weight - 0.5 * (spread.log() + precision / spread * gap.square())
+    return log_height.squeeze(-1) + log_mass.logsumexp(-1)
+
+
 def collapse(density: Density, dim: int) -> Density:
     """One Gaussian with the weight and the moments of the components along a dimension."""
     log_weight = density.log_weight.logsumexp(dim, keepdim=True)

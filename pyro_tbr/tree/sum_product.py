@@ -1,21 +1,34 @@
-r"""Exact inference along the tree: inside and outside messages for sparse changes on its arcs.
+r"""Inference along the tree for sparse changes on its arcs: inside and outside messages.
 
 The model, for each element of a batch by itself (a latent, an outcome): the root's weight is
-:math:`N(\mu_0, \sigma_0^2)`, arc ``a`` adds :math:`g_a s_a` with a gate that is on at
-its inclusion rate and a slab :math:`s_a \sim N(0, \tau_a^2)`, and data multiply each node's weight :math:`u` by a
+:math:`N(\mu_0, \sigma_0^2)`, arc ``a`` adds :math:`g_a s_a` with a gate that is on at its inclusion
+rate and a slab :math:`s_a \sim N(0, \tau_a^2)`, and data multiply each node's weight :math:`u` by a
 potential :math:`\exp(\eta u - \lambda u^2 / 2)`. Inside messages go from the leaves to the root
 (Felsenstein's pruning), outside messages back; together they give log evidence, posterior
 inclusion probabilities, node marginals and draws.
 
 A message is a mixture of Gaussians. Through an arc every component becomes itself, times one minus
 the rate, plus its blurred self, times the rate; a product of messages pairs their components. With
-no cap this enumerates the gate patterns. With a cap the heaviest are kept, inside messages by mass
-under the prior, outside messages by mass times the inside message they go to, and every other one
-is merged into its nearest kept one by moments.
+no cap this enumerates the gate patterns. With a cap the heaviest are kept, weighed by what the
+rest of the tree says, and every other one is merged into its nearest by moments.
 
 All is computed in float64 and returned in the dtype of the input: in float32 a leaf with standard
 error 0.005 loses what its siblings say. Rates of exactly 0 and 1 work, with finite gradients.
-Measured (accuracy by cap, time by size): see :func:`sum_product`.
+
+Measured against enumeration: 2,000 trees of 5 to 14 arcs of every shape, standard errors 0.005 to
+1, rates 0.05 to 0.5, half of the data sets not at all like the prior. Inclusion probabilities, the
+worst arc of a tree (mean, 99th percentile, largest), and log evidence (largest error):
+
+=================  ======  ======  ======  ============
+components/sweeps  mean    99 %    worst   log evidence
+=================  ======  ======  ======  ============
+16 / 1             0.0028  0.046   0.49    0.87
+@ROWS@
+=================  ======  ======  ======  ============
+
+Up to 10 arcs, 752 of those trees, the worst is 0.017 at 32 / 1. On trees of 40 to 60 arcs, against
+96 components in three sweeps, the worst arc is off by 0.01 to 0.05 on average at 32 / 1 and by
+0.00 to 0.02 at 24 / 2 if data are like the prior.
 """
 
 import torch
@@ -48,7 +61,8 @@ def sum_product(
     slab_scale: Tensor | float,
     root_scale: Tensor | float,
     root_loc: Tensor | float = 0.0,
-    num_components: int | None = 16,
+    num_components: int | None = 32,
+    sweeps: int = 1,
 ) -> TreePosterior:
     r"""Log evidence, inclusion probabilities and moments, from one inside and one outside pass.
 
@@ -64,6 +78,8 @@ def sum_product(
         root_loc: Prior mean of the root's weight, broadcastable to ``(*B,)``.
         num_components: Cap on the components of a message; None is exact, and exponential in the
             number of arcs: up to about 12.
+        sweeps: With 2 the first, rough pass up and down tells the second which components matter.
+            Twice the time; worth it on trees of more than 20 arcs when the answer is to be read.
 
     Raises:
         ShapeError: Arguments do not fit the tree or each other.
@@ -77,6 +93,7 @@ def sum_product(
         root_scale=root_scale,
         root_loc=root_loc,
         num_components=num_components,
+        sweeps=sweeps,
     )
     return outside_pass(tree, inside)
 
@@ -120,7 +137,8 @@ def inside_pass(
     slab_scale: Tensor | float,
     root_scale: Tensor | float,
     root_loc: Tensor | float = 0.0,
-    num_components: int | None = 16,
+    num_components: int | None = 32,
+    sweeps: int = 1,
 ) -> InsideMessages:
     """Messages from the leaves to the root; arguments as in :func:`sum_product`.
 
@@ -129,7 +147,7 @@ def inside_pass(
     """
     batch = batch_shape(tree, eta, lam)
     arcs = gated_arcs(tree, eta, batch, inclusion_prob, slab_scale)
-    return run_inside(tree, eta, lam, arcs, root_loc, root_scale, num_components)
+    return run_inside(tree, eta, lam, arcs, root_loc, root_scale, num_components, sweeps)
 
 
 def sample(

@@ -126,8 +126,10 @@ def test_sweeps_raise_the_elbo_to_that_of_mean_field_and_beyond():
     x = torch.randn(60, 2, generator=generator, dtype=torch.float64)
     x[:, 1] += 0.8 * x[:, 0]
     env = torch.randint(3, 7, (60,), generator=generator)
-    y = x[:, :1] + 0.5 * x[:, 1:] * (env == 4)[:, None] + NOISE * torch.randn(
-        60, 1, generator=generator
+    y = (
+        x[:, :1]
+        + 0.5 * x[:, 1:] * (env == 4)[:, None]
+        + NOISE * torch.randn(60, 1, generator=generator)
     )
     model = TreeModel(tree, 2, "identity", FIXED["spike and slab"](), GaussianLikelihood(NOISE),
                       num_features=2, num_outcomes=1).double()  # fmt: skip

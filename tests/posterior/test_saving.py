@@ -238,7 +238,7 @@ def test_labels_keep_their_types(tmp_path):
     y = pd.DataFrame({"a/b": rng.standard_normal(80), " c": rng.standard_normal(80)})
     env = pd.Series(["10", 10, ("a", 1), "CD4+ T/NK"] * 20)
     posterior = tiny_fit(tree, x, y, env, encoder="identity")
-    posterior.save(tmp_path / "odd / name.pt" if os.altsep else tmp_path / "odd name.pt")
+    posterior.save(tmp_path / "odd name.pt")
     (path,) = tmp_path.rglob("*.pt")
     loaded = tbr.load(path)
     assert loaded.tree == tree

@@ -1,0 +1,21 @@
+import torch
+
+from pyro_tbr.inference.cross_fit import align, stratified_folds
+
+
+def test_folds_spread_every_environment_evenly():
+    env = torch.tensor([4] * 40 + [7] * 13 + [2] * 3)
+    folds = stratified_folds(env, 5, torch.Generator().manual_seed(0))
+    for node in env.unique():
+        counts = torch.bincount(folds[env == node], minlength=5)
+        assert counts.max() - counts.min() <= 1
+    other = stratified_folds(env, 5, torch.Generator().manual_seed(1))
+    assert (folds != other).any()
+
+
+def test_align_undoes_an_affine_map():
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(50, 3, generator=generator, dtype=torch.float64)
+    turn = torch.randn(3, 3, generator=generator, dtype=torch.float64)
+    theirs = z @ turn + 5
+    torch.testing.assert_close(align(theirs[:30], z[:30], theirs[30:]), z[30:])
