@@ -53,6 +53,12 @@ class Guide(LocalParamsModule):
         """The model this is a guide of."""
         return self._model[0]
 
+    def _match_dtype(self) -> None:
+        """Parameters in the model's dtype; potentials along the tree stay in double precision."""
+        dtype = self.model.prior.root_loc.dtype
+        for parameter in self.parameters():
+            parameter.data = parameter.data.to(dtype)
+
     def noise_moments(self) -> NoiseMoments | None:
         """Moments of the noise scale, or ``None`` where the likelihood has none."""
         if self.noise is None:

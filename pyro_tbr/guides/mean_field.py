@@ -33,6 +33,7 @@ class MeanFieldGuide(Guide):
         self.deltas = delta_factor(model.prior, self.informed_arcs)
         self.root_loc = nn.Parameter(model.prior.root_loc.clone())
         self.root_log_scale = nn.Parameter(torch.full_like(self.root_loc, math.log(0.05)))
+        self._match_dtype()
 
     @torch.no_grad()
     def start(self, root: Tensor, deltas: Tensor, *, sparse: bool = True) -> None:

@@ -70,6 +70,7 @@ class TreeGuide(Guide):
         shape = (prior.num_weights, prior.num_outcomes, model.tree.num_nodes)
         self.register_buffer("eta", torch.zeros(shape, dtype=torch.float64))
         self.register_buffer("lam", torch.zeros(shape, dtype=torch.float64))
+        self._match_dtype()
         self._current: TreePosterior | None = None
         self._start: Tensor | None = None
 
@@ -130,8 +131,19 @@ class TreeGuide(Guide):
     def node_moments(self) -> NodeMoments:
         """See :meth:`Guide.node_moments`; without gradient: the potentials are not trained."""
         dtype = self.model.prior.root_loc.dtype
-        mean, var = self.current.node_mean, self.current.node_var
-        return NodeMoments(mean.permute(2, 0, 1).to(dtype), var.permute(2, 0, 1).to(dtype))
+        mean = self.current.node_mean.permute(2, 0, 1)
+        var = self.current.node_var.permute(2, 0, 1)
+        if not bool(self.informed_arcs.all()):
+            # Below the last data the passes add the spread at q's centre; q's own goes in instead.
+            excess = self._silent_var() - self.current.delta_second.permute(2, 0, 1)
+            excess = torch.where(self.informed_arcs.reshape(-1, 1, 1), 0.0, excess)
+            var = var + path_sum(self.model.tree, torch.zeros_like(var[0]), excess, event_dim=2)
+        return NodeMoments(mean.to(dtype), var.to(dtype))
+
+    @torch.no_grad()
+    def _silent_var(self) -> Tensor:
+        """Variance of a change where there are no data, hyperparameters integrated, (A, W, Q)."""
+        return self._law[0].moments(self.hyper).var.double()
 
     def delta_moments(self) -> DeltaMoments:
         """See :meth:`Guide.delta_moments`."""
@@ -144,6 +156,8 @@ class TreeGuide(Guide):
         else:
             prob = now.pips.permute(2, 0, 1)
             prior_prob = self.law()["inclusion_prob"].permute(2, 0, 1)
+        known = self.informed_arcs.reshape(-1, 1, 1)
+        second = torch.where(known, second, self._silent_var())
         safe = prob.clamp(min=1e-300)
         slab_mean = mean / safe
         slab_var = (second / safe - slab_mean.square()).clamp(min=0)

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -22,7 +24,7 @@ from pyro_tbr.guides import Guide
 from pyro_tbr.inference.dense_stage import StandardRows
 from pyro_tbr.inference.options import FitOptions
 from pyro_tbr.inference.stages import Stages, make_guide
-from pyro_tbr.models import TreeModel
+from pyro_tbr.models import ModuleEncoder, TreeModel
 from pyro_tbr.posterior import Posterior, Scaling
 
 
@@ -76,7 +78,10 @@ def fit(
     if seed is None:
         seed = int.from_bytes(os.urandom(7), "big")
     generator = torch.Generator().manual_seed(seed)
-    with tqdm(disable=not progress, unit=" steps", leave=False) as bar:
+    with (
+        tqdm(disable=not progress, unit=" steps", leave=False) as bar,
+        _random_state_for(built, seed),
+    ):
         fitted = Stages(built, guide, options, generator, bar).run(standard)
     counts = torch.bincount(rows.env_index, minlength=model.tree.num_nodes)
     fitted.model.num_rows = len(standard)
@@ -116,4 +121,24 @@ def _built(
         root_loc=root_loc,
         standard_error=0.5 * rows_a_node**-0.5,
     )
-    return built.to(device=options.device, dtype=options.torch_dtype)
+    built.eval()  # dropout in a user's encoder works while it is trained, and only then
+    if options.torch_dtype != torch.get_default_dtype():
+        built.to(dtype=options.torch_dtype)
+    return built.to(device=options.device)
+
+
+def _random_state_for(model: TreeModel, seed: int) -> AbstractContextManager[None]:
+    """Torch's global generator, seeded for a user's encoder that draws from it and put back after.
+
+    Our own encoders never draw from it.
+    """
+    if not isinstance(model.encoder, ModuleEncoder):
+        return nullcontext()
+    return _forked(seed)
+
+
+@contextmanager
+def _forked(seed: int) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield

@@ -164,6 +164,7 @@ def train(
     trace = FitTrace([], [], [], math.nan, 0)
     losses: list[Tensor] = []
     waited, step, num_rows = 0, 0, len(rows)
+    model.encoder.train()
     while step < schedule.steps and waited < schedule.patience:
         order = torch.randperm(num_rows, generator=generator).to(rows.y.device)
         for batch in order.split(schedule.batch_size):
@@ -195,6 +196,7 @@ def train(
                     progress.set_postfix(loss=f"{trace.loss[-1]:.3f}", refresh=False)
             if step >= schedule.steps or waited >= schedule.patience:
                 break
+    model.encoder.eval()
     if best_state is not None:
         model.encoder.load_state_dict(best_state[0])
         guide.load_state_dict(best_state[1])
@@ -216,7 +218,9 @@ def _score(model: TreeModel, guide: Guide, rows: TrainingRows | None) -> float:
     """Negative expected log score per observed row."""
     if rows is None:
         return math.nan
+    model.encoder.eval()
     each = expected_log_lik(model, rows, guide.node_moments(), guide.noise_moments())
+    model.encoder.train()
     return -(each.sum() / rows.observed.any(-1).sum().clamp(min=1)).item()
 
 

@@ -201,7 +201,8 @@ class LinearEncoder(PreparedEncoder):
     def reset(self, generator: torch.Generator) -> None:
         """A random map from the prepared features."""
         # No bias: latents are centred by the output map.
-        self.layer = _linear(self.width, self.latent_dim, generator, bias=False)
+        layer = _linear(self.width, self.latent_dim, generator, bias=False)
+        self.layer = layer.to(self.output_map)
 
     @torch.no_grad()
     def set_directions(self, directions: Tensor) -> None:
@@ -240,7 +241,8 @@ class MLPEncoder(PreparedEncoder):
         layers: list[nn.Module] = []
         for num_in, num_out in zip(widths, widths[1:], strict=False):
             layers += [_linear(num_in, num_out, generator, gain=math.sqrt(2)), nn.SiLU()]
-        self.network = nn.Sequential(*layers, _linear(widths[-1], self.latent_dim, generator))
+        layers.append(_linear(widths[-1], self.latent_dim, generator))
+        self.network = nn.Sequential(*layers).to(self.output_map)
 
     def body(self, prepared: Tensor) -> Tensor:
         """The network."""

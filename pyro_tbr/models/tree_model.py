@@ -69,12 +69,28 @@ class TreeModel(LocalParamsModule):
         _check_known(likelihood, LIKELIHOODS, Likelihood, "likelihood")
         prior = SpikeSlabPrior() if prior is None else prior
         _check_known(prior, {}, ArcPrior, "prior")
-        self.encoder_spec, self.prior_spec, self.likelihood_spec = encoder, prior, likelihood
+        # In a tuple: descriptions are no part of what is trained, moved or saved.
+        self._specs = (encoder, prior, likelihood)
         self.num_rows: int | None = None
         self.num_features: int | None = None
         self.num_outcomes: int | None = None
         if num_features is not None and num_outcomes is not None:
             self.build(num_features, num_outcomes)
+
+    @property
+    def encoder_spec(self) -> str | nn.Module:
+        """The encoder as it was given."""
+        return self._specs[0]
+
+    @property
+    def prior_spec(self) -> ArcPrior:
+        """The prior as it was given."""
+        return self._specs[1]
+
+    @property
+    def likelihood_spec(self) -> str | Likelihood:
+        """The likelihood as it was given."""
+        return self._specs[2]
 
     @property
     def num_weights(self) -> int:

@@ -221,10 +221,10 @@ class Posterior:
         """(S, 1, W, Q): the parent's weights plus one change from the prior."""
         parent = self.tree.index(leaf.parent)
         length = torch.ones(1)
+        if leaf.length is not None and not leaf.length >= 0:
+            raise DataError(f"NewLeaf: length={leaf.length!r} must be 0 or more")
         if leaf.length is not None and getattr(self.model.prior, "use_lengths", False):
             known = torch.tensor(self.tree.require_lengths(), dtype=torch.float64)
-            if not leaf.length >= 0:
-                raise DataError(f"NewLeaf: length={leaf.length!r} must be 0 or more")
             length = torch.tensor([leaf.length / known.mean().item()])
         change = self.model.prior.draw_changes(
             {name: value.to(self.model.prior.root_loc) for name, value in draws.items()},

@@ -51,7 +51,7 @@ def gaussian_contexts(
         For each level a density of the nodes' weights, given all data that are not at or below
         them, and one of their parents' weights given the same, ``(n, B, 1)`` each.
     """
-    always = ArcLaw(None, torch.zeros_like(arcs.var), arcs.var)
+    always = ArcLaw(torch.ones_like(arcs.var), None, torch.zeros_like(arcs.var), arcs.var)
     node: list[Message] = []
     arc: list[Message] = []
     for level in reversed(levels):

@@ -166,9 +166,7 @@ def pair_blocks(
         for start in range(run.start, run.stop, step):
             block = slice(start, min(start + step, run.stop))
             first, second = (
-                leading(
-                    take(below, level.children[place + block.start : place + block.stop]), size
-                )
+                leading(take(below, level.children[place + block.start : place + block.stop]), size)
                 for place, size in zip((0, level.num_pairs), sizes, strict=True)
             )
             left = multiply(rows(own, block.start, block.stop), first)

@@ -1,5 +1,6 @@
 """What the passes work with: the law of the changes, the data, and the shapes of both."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,24 +18,28 @@ class ArcLaw:
     """How weights change along arcs; the last row stands for arcs of helpers: no change.
 
     Attributes:
+        rate: Probability of a change, ``(A + 1, B)``.
         log_off: Log probability of no change, ``(A + 1, B)``; None where every arc changes.
         log_on: Log probability of a change, ``(A + 1, B)``.
         var: Variance of a change, ``(A + 1, B)``.
     """
 
+    rate: Tensor
     log_off: Tensor | None
     log_on: Tensor
     var: Tensor
 
     def at(self, arc: Tensor) -> "ArcLaw":
         """Rows of some arcs, with a last dimension for components."""
-        log_off = None if self.log_off is None else self.log_off[arc].unsqueeze(-1)
-        return ArcLaw(log_off, self.log_on[arc].unsqueeze(-1), self.var[arc].unsqueeze(-1))
+        return self._map(lambda values: values[arc].unsqueeze(-1))
 
     def rows(self, start: int, stop: int) -> "ArcLaw":
         """A run of rows."""
-        log_off = None if self.log_off is None else self.log_off[start:stop]
-        return ArcLaw(log_off, self.log_on[start:stop], self.var[start:stop])
+        return self._map(lambda values: values[start:stop])
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "ArcLaw":
+        log_off = None if self.log_off is None else change(self.log_off)
+        return ArcLaw(change(self.rate), log_off, change(self.log_on), change(self.var))
 
 
 def gated_arcs(
@@ -51,13 +56,13 @@ def gated_arcs(
         slab_scale = slab_scale.unsqueeze(-1)
     var = _by_arc("slab_scale", slab_scale, batch, tree, eta).square()
     log_off, log_on = with_helper(_safe_log(1 - rate), 0.0), with_helper(_safe_log(rate), DEAD)
-    return ArcLaw(log_off, log_on, with_helper(var, 0.0))
+    return ArcLaw(with_helper(rate, 0.0), log_off, log_on, with_helper(var, 0.0))
 
 
 def changing_arcs(tree: Tree, eta: Tensor, batch: torch.Size, delta_var: Tensor | float) -> ArcLaw:
     """Arcs that all change; shapes as in ``gaussian_smoothing``."""
     var = with_helper(_by_arc("delta_var", delta_var, batch, tree, eta), 0.0)
-    return ArcLaw(None, torch.zeros_like(var), var)
+    return ArcLaw(torch.ones_like(var), None, torch.zeros_like(var), var)
 
 
 def potentials(eta: Tensor, lam: Tensor) -> tuple[Message, Tensor, Tensor]:

@@ -46,9 +46,7 @@ class Context(NamedTuple):
     def rows(self, start: int, stop: int) -> "Context":
         """A run of rows."""
         wide = rows(self.wide, start, stop)
-        return Context(
-            wide, wide if self.density is self.wide else rows(self.density, start, stop)
-        )
+        return Context(wide, wide if self.density is self.wide else rows(self.density, start, stop))
 
 
 def shrink(

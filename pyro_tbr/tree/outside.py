@@ -135,9 +135,9 @@ def _cross(
     off, on = (Density(*(part[..., i::2] for part in parts)) for i in (0, 1))
     changed, change = _changes(on, node, arcs)
     both = Density(*(torch.stack(pair, -1) for pair in zip(off, changed, strict=True)))
-    # Without data below the probability is the prior one: then say so, to the last digit.
-    prior = arcs.log_on.squeeze(-1).exp()
-    pip = torch.where(inside.informed[depth], change[0].clamp(max=1.0), prior)
+    # Exact at rates of 0 and 1, and without data below: there it is the prior, to the last digit.
+    pip, nothing = change[0], off.log_weight.exp().sum(-1)
+    pip = torch.where(inside.informed[depth], pip / (pip + nothing), arcs.rate.squeeze(-1))
     return collapse(both, -1), (pip, change[1], change[2])
 
 

@@ -10,7 +10,7 @@ import pyro
 import pytest
 import torch
 from tests.inference.problems import QUICK
-from tests.oracles import enumerate_posterior
+from tests.oracles import dense_paths, enumerate_posterior
 from tests.tree.small_trees import SMALL_TREES
 
 import pyro_tbr as tbr
@@ -91,7 +91,7 @@ def test_known_encoder_and_fixed_hyperparameters_match_enumeration(shape, scale)
         lam[tree.index(leaf)] = (x[rows, 0] ** 2).sum() / 0.25
         eta[tree.index(leaf)] = (x[rows, 0] * y[rows] / scale).sum() / 0.25
     exact = enumerate_posterior(
-        tree,
+        dense_paths(tree),
         torch.tensor(eta),
         torch.tensor(lam),
         inclusion_prob=0.3,

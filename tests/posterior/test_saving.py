@@ -184,7 +184,6 @@ def state_of(module):
     return {
         name: (value.shape, value.dtype, trained.get(name))
         for name, value in module.state_dict().items()
-        if not name.startswith("encoder_spec.")  # what a user gave, of which a fit has a copy
     }
 
 
