@@ -49,9 +49,11 @@ def rotate_to_sparsity(
     found = search(problem, restarts, steps, generator)
     best = refine(problem, found.take(torch.arange(min(_NUM_REFINED, restarts))), steps // 3)
     bases = _assemble(problem, found, best)
-    # The assembled bases are fitted like any other, and may give way to what they started from.
-    again = refine(problem, start_from(problem, torch.stack([b.basis for b in bases])), steps // 3)
-    return _choose(problem, again, best)
+    # The assembled bases are fitted like any other, but the penalised fit can also lose what the
+    # evidence has found, so they stand for themselves too, and so do those they were made from.
+    assembled = start_from(problem, torch.stack([b.basis for b in bases]))
+    again = refine(problem, assembled, steps // 3)
+    return _choose(problem, [again, again._replace(basis=assembled.basis), best])
 
 
 def _assemble(problem: RotationProblem, found: Candidates, best: Candidates) -> list[Basis]:
@@ -69,9 +71,9 @@ def _assemble(problem: RotationProblem, found: Candidates, best: Candidates) -> 
     return bases[:_NUM_ASSEMBLED]
 
 
-def _choose(problem: RotationProblem, again: Candidates, best: Candidates) -> RotationResult:
+def _choose(problem: RotationProblem, candidates: list[Candidates]) -> RotationResult:
     """The candidate with the largest evidence along the tree."""
-    everything = Candidates(*(torch.cat(pair) for pair in zip(again, best, strict=True)))
+    everything = Candidates(*(torch.cat(parts) for parts in zip(*candidates, strict=True)))
     mean, cov = leaf_estimates(problem)
     rows = rows_of(everything.basis)
     scores = evidence(problem, rows.reshape(-1, problem.latent_dim), mean, cov)

@@ -153,10 +153,10 @@ def search(
 
 
 def refine(problem: RotationProblem, candidates: Candidates, steps: int) -> Candidates:
-    """The candidates at the likelihood's full curvature, best first."""
+    """The candidates at the likelihood's full curvature, in the order given."""
     curvature = max(_curvature(problem), TEMPERED_CURVATURE)
     first = TEMPERED_CURVATURE / curvature
-    found = _descend(
+    return _descend(
         problem,
         candidates,
         steps,
@@ -164,7 +164,6 @@ def refine(problem: RotationProblem, candidates: Candidates, steps: int) -> Cand
         temper=lambda done: first ** max(0.0, 1 - done / 0.6),
         width=lambda _: _SHARP,
     )
-    return found.take(found.loss.argsort())
 
 
 def _curvature(problem: RotationProblem) -> float:

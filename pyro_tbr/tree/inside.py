@@ -125,7 +125,9 @@ def _rise(
     arc_groups: list[Tensor | None] = []
     for depth in reversed(range(len(levels))):
         level, (at_node, at_parent) = levels[depth], contexts[depth]
-        message, groups = _combine(level, potential, arc[-1] if arc else None, at_node, cap)
+        # At the root nothing more is multiplied: all pairs can stay.
+        most = cap if depth else None
+        message, groups = _combine(level, potential, arc[-1] if arc else None, at_node, most)
         node.append(message)
         node_groups.append(groups)
         message, group = _send(level, message, arcs, at_parent, cap)
@@ -218,7 +220,7 @@ def _send(
         leading(rows(message, inner, len(level.node)), 1), law.rows(inner, len(level.node))
     )
     if group is not None:
-        own = torch.arange(group.shape[-1], device=group.device).clamp(max=cap - 1)
+        own = torch.arange(group.shape[-1], device=group.device).clamp(max=max(cap, 2) - 1)
         group = torch.cat([group, own.expand(len(level.node) - inner, *group.shape[1:])])
     return concatenate([sent, leaves]), group
 

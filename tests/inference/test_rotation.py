@@ -92,14 +92,14 @@ def test_true_basis_has_more_evidence_than_mixtures(mixed):
 
 def test_rotation_recovers_the_latents(mixed):
     data, white, problem = mixed
-    found = rotate_to_sparsity(problem, 16, 600, torch.Generator().manual_seed(0))
+    found = rotate_to_sparsity(problem, 64, 1500, torch.Generator().manual_seed(0))
     z = white @ found.basis - found.offset
     assert tbr.mcc(data.z, z.numpy()) > 0.995
     torch.testing.assert_close(found.basis.norm(dim=0), torch.ones(K, dtype=torch.float64))
     assert found.evidence >= found.alternative_evidence.max() - 1e-9
     # Same generator, same answer.
-    again = rotate_to_sparsity(problem, 16, 600, torch.Generator().manual_seed(0))
-    assert torch.equal(found.basis, again.basis)
+    runs = [rotate_to_sparsity(problem, 8, 90, torch.Generator().manual_seed(0)) for _ in "ab"]
+    assert torch.equal(runs[0].basis, runs[1].basis)
 
 
 def test_refining_sharpens_what_the_search_found(mixed):
@@ -107,7 +107,7 @@ def test_refining_sharpens_what_the_search_found(mixed):
     found = search(problem, 8, 400, torch.Generator().manual_seed(0))
     assert (found.loss.diff() >= 0).all()
     best = refine(problem, found.take(torch.arange(4)), 200)
-    assert best.loss[0] <= found.loss[0] + 1e-3
+    assert (best.loss <= found.loss[:4] + 1e-3).all()
     rough, sharp = (tbr.mcc(data.z, (white @ c.basis[0]).numpy()) for c in (found, best))
     assert sharp > rough - 1e-3
 

@@ -186,8 +186,8 @@ def test_draws_agree_with_the_passes(tree):
         (nodes, result.node_mean),
         ((nodes - result.node_mean).square(), result.node_var),
     ):
-        error = (draws.mean(0) - mean) / (draws.std(0) / math.sqrt(num) + 1e-12)
-        assert error.abs().max() < 4.5
+        allowed = 4.5 * draws.std(0) / math.sqrt(num) + 2e-3  # rare events may not come at all
+        assert ((draws.mean(0) - mean).abs() < allowed).all()
 
 
 def test_capped_draws_stay_close():
