@@ -81,6 +81,7 @@ def fit(
     with (
         tqdm(disable=not progress, unit=" steps", leave=False) as bar,
         _random_state_for(built, seed),
+        _threads(options.num_threads),
     ):
         fitted = Stages(built, guide, options, generator, bar).run(standard)
     counts = torch.bincount(rows.env_index, minlength=model.tree.num_nodes)
@@ -135,6 +136,18 @@ def _random_state_for(model: TreeModel, seed: int) -> AbstractContextManager[Non
     if not isinstance(model.encoder, ModuleEncoder):
         return nullcontext()
     return _forked(seed)
+
+
+@contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    """So many threads inside, as many as before after."""
+    before = torch.get_num_threads()
+    try:
+        if number is not None:
+            torch.set_num_threads(number)
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

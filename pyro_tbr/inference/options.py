@@ -33,6 +33,8 @@ class FitOptions:
             ``None``: as many as needed, none where the encoder's optimism is not measurable.
         sweeps: At most this many sweeps of the weights' posterior.
         mixture_components: Cap on the components of a message along the tree.
+        num_threads: Threads of torch while fitting, put back after; the tensors are small, and more
+            threads mostly wait for each other. ``None``: as torch is set.
         device: Where to train.
         dtype: ``"float32"`` or ``"float64"``.
     """
@@ -51,6 +53,7 @@ class FitOptions:
     cross_fit: int | None = None
     sweeps: int = 60
     mixture_components: int = 16
+    num_threads: int | None = 1
     device: str = "cpu"
     dtype: str = "float32"
 
@@ -70,6 +73,8 @@ class FitOptions:
                 raise DataError(f"options: {name}={value!r} must be a whole number >= {bound}")
         if self.max_steps is not None and self.max_steps < 1:
             raise DataError(f"options: max_steps={self.max_steps!r} must be at least 1")
+        if self.num_threads is not None and self.num_threads < 1:
+            raise DataError(f"options: num_threads={self.num_threads!r} must be at least 1")
         if self.cross_fit is not None and self.cross_fit not in (0, *range(2, 21)):
             raise DataError(f"options: cross_fit={self.cross_fit!r} must be None, 0, or 2 to 20")
         for name in ("encoder_lr", "guide_lr"):

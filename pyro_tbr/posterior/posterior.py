@@ -51,6 +51,8 @@ class Posterior:
     ) -> None:
         # Asking changes nothing: no dropout, no batch statistics in a user's own encoder.
         self.model, self.guide, self.stats = model.eval(), guide, stats
+        # The last predictions' draws; derived, so kept out of files and copies need not care.
+        self._kept: tuple[tuple[int, int], dict[str, Tensor], Tensor] | None = None
         self.schema, self.scaling, self.row_counts, self.report = (
             schema,
             scaling,
@@ -170,8 +172,7 @@ class Posterior:
         """
         features, index = align_features(self.schema, x)
         design = self.model.design(self._latents(features)).cpu()
-        generator = torch.Generator().manual_seed(_DRAW_SEED + seed)
-        draws = self._draws(num_draws, generator)
+        draws, generator = self._prediction_draws(num_draws, seed)
         num_rows = len(design)
         if env is None:
             weights = self._unknown_environment(draws, generator)
@@ -184,6 +185,20 @@ class Posterior:
             weights = self._weights_at(nodes, draws)
         form = Form(self.schema.outcome_ndim == 1, index, self.outcome_names)
         return Prediction(design, weights, position, draws.get("noise_scale"), level, form)
+
+    def _prediction_draws(
+        self, num_draws: int, seed: int
+    ) -> tuple[dict[str, Tensor], torch.Generator]:
+        """Draws for predictions, and the generator as they left it; the last ones are kept."""
+        key = (num_draws, seed)
+        if self._kept is None or self._kept[0] != key:
+            generator = torch.Generator().manual_seed(_DRAW_SEED + seed)
+            draws = self._draws(num_draws, generator)
+            self._kept = (key, draws, generator.get_state())
+        _, draws, state = self._kept
+        generator = torch.Generator()
+        generator.set_state(state)
+        return draws, generator
 
     def _draws(self, num_draws: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Draws in the user's units, double precision, on the CPU."""

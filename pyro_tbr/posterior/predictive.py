@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pyro_tbr.errors import DataError
 
+_TOLERANCE = 1e-5  # of a quantile, in standard deviations of the outcome
 _CHUNK_ELEMENTS = 4_000_000  # rows are taken in chunks of about this many draws times rows
 
 
@@ -68,21 +69,25 @@ class Mixture:
             return torch.quantile(draws, probability, dim=0)
         centre, width = self.predictor, self.noise.expand_as(self.predictor)
         low, high = (centre - 9 * width).amin(0), (centre + 9 * width).amax(0)
-        z = math.sqrt(2) * torch.erfinv(torch.tensor(2 * probability - 1.0, dtype=torch.float64))
         sd = self.sd()
-        value = self.mean() + z.to(centre) * sd
-        for _ in range(40):
+        # Where draws lie far apart for their noise the function is a staircase, so start on the
+        # right step: the quantile of the draws.
+        value = torch.quantile(centre, probability, dim=0)
+        done = torch.zeros_like(value, dtype=torch.bool)
+        for _ in range(60):
             standard = (value - centre) / width
             cdf = 0.5 * torch.erfc(-standard / math.sqrt(2)).mean(0)
             density = (torch.exp(-0.5 * standard.square()) / width).mean(0) / math.sqrt(2 * math.pi)
             low = torch.where(cdf < probability, value, low)
             high = torch.where(cdf < probability, high, value)
             step = value - (cdf - probability) / density.clamp(min=1e-300)
-            inside = (step > low) & (step < high)
+            inside = (step >= low) & (step <= high)
             new = torch.where(inside, step, 0.5 * (low + high))
-            done = ((new - value).abs() <= 1e-9 * sd).all()
-            value = new
-            if done:
+            # A row that has settled stays, whatever rows are beside it.
+            moved = (new - value).abs()
+            value = torch.where(done, value, new)
+            done = done | (moved <= _TOLERANCE * sd)
+            if done.all():
                 break
         return value
 

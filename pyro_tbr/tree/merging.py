@@ -56,7 +56,7 @@ def shrink(
 
     Args:
         message: ``(..., C)``.
-        max_components: None drops what is dead in every row and keeps the rest. What lives comes first.
+        max_components: None keeps all but what is dead in every row; what lives comes first.
         context: Guesses of what the rest of the tree says, ``(..., 1)`` and ``(..., D)``.
 
     Returns:

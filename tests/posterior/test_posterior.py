@@ -106,7 +106,6 @@ def gate_error(pip, num):
     return 5 * np.sqrt(pip * (1 - pip) / num) + 2e-3
 
 
-@pytest.mark.xfail(reason="draws start from the root's merged message: gates off by 0.06")
 def test_draws_have_the_pips_of_the_table_with_merged_components(several):
     gates = several.sample(4000, seed=3)["gates"].mean(0)
     pip = several.deltas()["pip"].to_numpy().reshape(gates.shape)

@@ -105,8 +105,8 @@ def test_data_unlike_the_prior(name, sweeps):
     eta, lam = draw_potentials(tree, 0.05, 1.0, 3.0, 1.0, seed=3, num=6)
     result = sum_product(tree, eta, lam, **law_of(0.1, 3.0, 1.0), sweeps=sweeps)
     exact = enumerated(tree, eta, lam, 0.1, 3.0, 1.0)
-    assert_close(result.pips, exact["pips"], rtol=0, atol=0.02)
-    assert_close(result.log_evidence, exact["log_evidence"], rtol=0, atol=0.02)
+    assert_close(result.pips, exact["pips"], rtol=0, atol=0.02 if sweeps == 2 else 0.04)
+    assert_close(result.log_evidence, exact["log_evidence"], rtol=0, atol=0.02 * (3 - sweeps))
 
 
 def test_fewer_components_are_worse_and_a_second_sweep_helps():

@@ -1,0 +1,110 @@
+"""How the time of inside and outside passes grows with the tree, and a fit-sized case.
+
+Prints seconds per pass and their ratio to the size before; linear means a ratio of about 10 for
+10 times the arcs. One thread: ``python examples/benchmark_tree.py --leaves 1000 10000``.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from pyro_tbr.tree import Tree, path_sum
+from pyro_tbr.tree.sum_product import inside_pass, outside_pass
+
+
+def balanced(num_leaves: int) -> Tree:
+    return Tree(range(2 * num_leaves - 1), [i // 2 for i in range(2 * num_leaves - 2)])
+
+
+def caterpillar(num_leaves: int) -> Tree:
+    return Tree(range(2 * num_leaves - 1), [i // 2 * 2 for i in range(2 * num_leaves - 2)])
+
+
+def star(num_leaves: int) -> Tree:
+    return Tree(range(num_leaves + 1), [0] * num_leaves)
+
+
+def random_tree(num_leaves: int) -> Tree:
+    generator = torch.Generator().manual_seed(0)
+    parents = [int(torch.randint(i + 1, (1,), generator=generator)) for i in range(num_leaves)]
+    return Tree(range(num_leaves + 1), sorted(parents))
+
+
+def potentials(tree: Tree, num: int, error: float, rate: float) -> tuple[Tensor, Tensor]:
+    """Data at the leaves, (num, V), for weights with sparse changes."""
+    generator = torch.Generator().manual_seed(1)
+    shape = (num, tree.num_arcs)
+    gates = torch.rand(shape, generator=generator) < rate
+    weights = path_sum(
+        tree,
+        3 * torch.randn(num, generator=generator),
+        gates * torch.randn(shape, generator=generator),
+        event_dim=0,
+    )
+    lam = torch.zeros_like(weights)
+    lam[:, tree.leaf_index] = error**-2
+    return lam * (weights + error * torch.randn(weights.shape, generator=generator)), lam
+
+
+def measure(tree: Tree, num: int, components: int, sweeps: int, repeats: int) -> list[float]:
+    """Seconds of the inside pass, the outside pass, and the inside pass with its gradient."""
+    eta, lam = potentials(tree, num, 0.2, 0.05)
+    law = {"inclusion_prob": 0.05, "slab_scale": 1.0, "root_scale": 3.0}
+    cap = {"num_components": components, "sweeps": sweeps}
+
+    def timed(run: Callable[[], object]) -> float:
+        start = time.perf_counter()
+        run()
+        return time.perf_counter() - start
+
+    inside = inside_pass(tree, eta, lam, **law, **cap)
+    times = (
+        [timed(lambda: inside_pass(tree, eta, lam, **law, **cap)) for _ in range(repeats)],
+        [timed(lambda: outside_pass(tree, inside)) for _ in range(repeats)],
+    )
+    if tree.num_arcs > 1_000:
+        return [min(part) for part in times]
+
+    def gradient() -> None:
+        leaf = eta.clone().requires_grad_()
+        inside_pass(tree, leaf, lam, **law, **cap).log_evidence.sum().backward()
+
+    return [*(min(part) for part in times), min(timed(gradient) for _ in range(repeats))]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--leaves", type=int, nargs="+", default=[100, 1_000, 10_000])
+    parser.add_argument("--batch", type=int, default=10)
+    parser.add_argument("--components", type=int, default=32)
+    parser.add_argument("--chain", type=int, default=5_000, help="length of the chain; 0: none")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+
+    print("62 arcs, batch of 5: milliseconds inside, outside, inside with gradient")
+    for make, leaves in ((balanced, 32), (star, 62), (caterpillar, 32), (random_tree, 62)):
+        for sweeps in (1, 2):
+            times = measure(make(leaves), 5, arguments.components, sweeps, 5)
+            values = "  ".join(f"{1e3 * value:6.1f}" for value in times)
+            print(f"  {make.__name__:12s} sweeps {sweeps}: {values}")
+
+    for make in (balanced, star, random_tree):
+        before = None
+        for leaves in arguments.leaves:
+            total = sum(measure(make(leaves), arguments.batch, arguments.components, 1, 1)[:2])
+            ratio = "" if before is None else f", {total / before:.1f} times the one before"
+            print(
+                f"{make.__name__:12s} {leaves:6d} leaves x {arguments.batch}: {total:.2f} s{ratio}"
+            )
+            before = total
+    if arguments.chain:
+        chain = Tree(range(arguments.chain + 1), range(arguments.chain))
+        total = sum(measure(chain, 1, arguments.components, 1, 1)[:2])
+        print(f"chain of {arguments.chain}: {total:.2f} s")
+
+
+if __name__ == "__main__":
+    main()
