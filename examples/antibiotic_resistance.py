@@ -65,7 +65,10 @@ def read(folder: Path) -> Genomes:
     for name in numbers.index[numbers < LEAST_ROWS]:
         env[species == name] = arcs[name]
     return Genomes(
-        np.log1p(counts), phenotype["resistant"].loc[counts.index].astype(float), env, genus,
+        np.log1p(counts),
+        phenotype["resistant"].loc[counts.index].astype(float),
+        env,
+        genus,
         tbr.Tree.from_parents(arcs),
     )
 
@@ -149,8 +152,13 @@ def calibration_error(y: np.ndarray, probability: np.ndarray) -> float:
 
 
 def tree_model(
-    x: pd.DataFrame, y: pd.Series, env: pd.Series, x_new: pd.DataFrame, env_new: pd.Series,
-    tree: tbr.Tree, args: argparse.Namespace,
+    x: pd.DataFrame,
+    y: pd.Series,
+    env: pd.Series,
+    x_new: pd.DataFrame,
+    env_new: pd.Series,
+    tree: tbr.Tree,
+    args: argparse.Namespace,
 ) -> np.ndarray:
     """Probabilities by the tree model; the genus left out is in the tree, but has no rows."""
     model = tbr.TreeModel(tree, args.latent_dim, encoder="linear", likelihood="bernoulli")
@@ -180,9 +188,7 @@ def compare(table: pd.DataFrame, genomes: Genomes, found: dict[str, np.ndarray])
         )
         for name, p in found.items()
     }
-    within = {
-        name: [table.loc[(g, name), "AUROC"] for g in np.unique(genus)] for name in found
-    }
+    within = {name: [table.loc[(g, name), "AUROC"] for g in np.unique(genus)] for name in found}
     best = {name: np.nanmean(values) for name, values in within.items()}
     lines.append(
         f"  Within a genus both rank genomes well (mean AUROC {best['tree model']:.3f} and "
@@ -253,8 +259,10 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     result = {"seconds": seconds}
     for key, name in (("", "tree model"), ("_pooled", "pooled")):
         row = table.loc[("all", name)]
-        result |= {f"{score.replace(' ', '_').lower()}{key}": float(row[score]) for score in
-                   ("AUROC", "accuracy", "log score", "Brier")}
+        result |= {
+            f"{score.replace(' ', '_').lower()}{key}": float(row[score])
+            for score in ("AUROC", "accuracy", "log score", "Brier")
+        }
         result[f"calibration_error{key}"] = errors[name]
     return result
 

@@ -82,7 +82,9 @@ class Fitted(NamedTuple):
     seconds: float
 
 
-def fit(data: Neurons, train: np.ndarray, args: argparse.Namespace) -> tuple[Any, Components, float]:
+def fit(
+    data: Neurons, train: np.ndarray, args: argparse.Namespace
+) -> tuple[Any, Components, float]:
     """The posterior of the training cells."""
     start = time.perf_counter()
     components = Components(data.genes.iloc[train], args.components)
@@ -175,7 +177,9 @@ def by_mice(data: Neurons, args: argparse.Namespace) -> dict[str, float]:
     print(table.to_string(float_format=lambda v: f"{v:.3f}"))
     means = {name: np.mean(scores[name], 1) for name in names}
     for name in names:
-        print(f"  {name:<22} mean R2 {means[name].mean():.4f}, sd over seeds {means[name].std():.4f}")
+        print(
+            f"  {name:<22} mean R2 {means[name].mean():.4f}, sd over seeds {means[name].std():.4f}"
+        )
     gain = means["tree model"] - means["20 components + leaf"]
     print(f"  tree model less components + leaf, by seed: {np.round(gain, 4)}")
     print(f"  one fit: mean {np.mean(seconds):.0f} s, longest {np.max(seconds):.0f} s")
@@ -243,7 +247,10 @@ def changes(data: Neurons, args: argparse.Namespace) -> dict[str, float]:
             size = z[latent].std()
             along = (genes.T @ (z[latent] - z[latent].mean()) / (len(z) * max(size, 1e-9))).round(2)
             top = along[along.abs().nlargest(6).index]
-            print("; genes " + ", ".join(f"{gene} {value:+.2f}" for gene, value in top.items()), end="")
+            print(
+                "; genes " + ", ".join(f"{gene} {value:+.2f}" for gene, value in top.items()),
+                end="",
+            )
         print()
         arcs = mine.groupby(["parent", "child"], sort=False)["pip"].sum().nlargest(3)
         for (parent, child), number in arcs.items():

@@ -16,6 +16,7 @@ from pyro_tbr.models.priors import SpikeSlabPrior
 from pyro_tbr.models.tree_model import TreeModel
 from pyro_tbr.tree import path_sum
 from pyro_tbr.tree.sum_product import (
+    InsideMessages,
     TreePosterior,
     gaussian_smoothing,
     inside_pass,
@@ -27,7 +28,8 @@ from pyro_tbr.tree.sum_product import (
 _SETTLED = 0.05
 # Sweeps run with few components and are polished with all: the passes take most of a fit's time.
 _ROUGH_COMPONENTS = 4
-_POLISHING_SWEEPS = 4
+_POLISHING_SWEEPS = 2
+_FINAL_PASSES = 2  # sweeps of messages behind what is reported
 
 
 class TreeGuide(Guide):
@@ -55,7 +57,7 @@ class TreeGuide(Guide):
         self,
         model: TreeModel,
         informed_nodes: Tensor | None = None,
-        num_components: int = 16,
+        num_components: int = 32,
     ) -> None:
         super().__init__(model, informed_nodes)
         prior = model.prior
@@ -101,22 +103,46 @@ class TreeGuide(Guide):
 
     @torch.no_grad()
     def passes(
-        self, weights: slice | int = slice(None), num_components: int | None = None
+        self, weights: slice = slice(None), num_components: int | None = None, sweeps: int = 1
     ) -> TreePosterior:
-        """Inside and outside pass for some weights at the current potentials."""
-        num_components = num_components or self.num_components
-        tree, law = self.model.tree, self.law(weights)
+        """Inside and outside pass for some weights at the current potentials.
+
+        Args:
+            weights: Which of the W.
+            num_components: Cap on the components of a message; default the guide's own.
+            sweeps: Of messages; the second ranks components by what the first has found.
+        """
+        law = self.law(weights)
         eta, lam = self.eta[weights], self.lam[weights]
         if "delta_var" in law:
-            return gaussian_smoothing(tree, eta, lam, **law)
-        inside = inside_pass(tree, eta, lam, num_components=num_components, **law)
-        return outside_pass(tree, inside)
+            return gaussian_smoothing(self.model.tree, eta, lam, **law)
+        return outside_pass(self.model.tree, self._inside(law, eta, lam, num_components, sweeps))
+
+    def _inside(
+        self,
+        law: dict[str, Tensor],
+        eta: Tensor,
+        lam: Tensor,
+        num_components: int | None,
+        sweeps: int,
+    ) -> InsideMessages:
+        return inside_pass(
+            self.model.tree,
+            eta,
+            lam,
+            inclusion_prob=law["inclusion_prob"],
+            slab_scale=law["slab_scale"],
+            root_scale=law["root_scale"],
+            root_loc=law["root_loc"],
+            num_components=num_components or self.num_components,
+            sweeps=sweeps,
+        )
 
     @property
     def current(self) -> TreePosterior:
         """The passes for all weights at once, kept until potentials or hyperparameters change."""
         if self._current is None:
-            self._current = self.passes()
+            self._current = self.passes(sweeps=_FINAL_PASSES)
         return self._current
 
     def refresh(self) -> None:
@@ -258,7 +284,7 @@ class TreeGuide(Guide):
             # Rate 1 and a scale an arc: every arc changes.
             scale = law.pop("delta_var").sqrt()
             law |= {"inclusion_prob": torch.ones_like(scale), "slab_scale": scale}
-        inside = inside_pass(tree, self.eta, self.lam, num_components=self.num_components, **law)
+        inside = self._inside(law, self.eta, self.lam, None, _FINAL_PASSES)
         root, gates, deltas = sample(tree, inside, num_samples, generator)
         dtype = self.model.prior.root_loc.dtype
         draws = {"root_weights": root.to(dtype), "deltas": deltas.permute(0, 3, 1, 2).to(dtype)}

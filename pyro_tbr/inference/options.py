@@ -52,7 +52,7 @@ class FitOptions:
     patience: int = 8
     cross_fit: int | None = None
     sweeps: int = 60
-    mixture_components: int = 16
+    mixture_components: int = 32
     num_threads: int | None = 1
     device: str = "cpu"
     dtype: str = "float32"

@@ -1,9 +1,9 @@
 import torch
-from tests.inference.problems import standard_rows
 
 import pyro_tbr as tbr
 from pyro_tbr.inference.dense_stage import DenseStage
 from pyro_tbr.inference.options import FitOptions
+from tests.inference.problems import standard_rows
 
 
 def stage(data, encoder, **options):

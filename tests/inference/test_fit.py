@@ -9,11 +9,11 @@ import pandas as pd
 import pyro
 import pytest
 import torch
+
+import pyro_tbr as tbr
 from tests.inference.problems import QUICK
 from tests.oracles import dense_paths, enumerate_posterior
 from tests.tree.small_trees import SMALL_TREES
-
-import pyro_tbr as tbr
 
 
 def simulated(**kwargs):
@@ -137,9 +137,7 @@ def test_two_processes_agree_with_two_fits_in_one(tmp_path):
         data = tbr.simulate(
             num_leaves=8, latent_dim=2, num_features=5, num_outcomes=2, rows_per_leaf=30, seed=seed
         )
-        pd.testing.assert_frame_equal(
-            fitted(data).deltas(), pd.read_pickle(path), check_exact=True
-        )
+        pd.testing.assert_frame_equal(fitted(data).deltas(), pd.read_pickle(path), check_exact=True)
 
 
 def test_fit_leaves_model_data_and_param_store_alone():

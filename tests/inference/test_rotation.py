@@ -2,7 +2,6 @@ import itertools
 
 import pytest
 import torch
-from tests.inference.problems import design_statistics
 
 import pyro_tbr as tbr
 from pyro_tbr.inference.basis import best_basis, evidence, leaf_estimates, rows_of
@@ -14,6 +13,7 @@ from pyro_tbr.inference.rotation import (
     search,
     start_from,
 )
+from tests.inference.problems import design_statistics
 
 K = 3
 

@@ -2,11 +2,11 @@ import math
 
 import pytest
 import torch
-from tests.inference.problems import standard_rows
 
 import pyro_tbr as tbr
 from pyro_tbr.guides import MeanFieldGuide
 from pyro_tbr.inference.svi import Schedule, minibatch_elbo, train
+from tests.inference.problems import standard_rows
 
 
 @pytest.fixture
