@@ -25,7 +25,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 
 import pyro_tbr as tbr
 
@@ -278,9 +277,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     parser.add_argument("--max-outcomes", type=int, help="use only the first outcomes")
     parser.add_argument("--restarts", type=int, default=64, help="starts of the rotation search")
     parser.add_argument("--max-steps", type=int, help="steps of the dense stage")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args(argv)
-    torch.set_num_threads(args.threads)
     data = read(args.data, args.max_outcomes)
     print(
         f"{len(data.leaf)} cells, {data.genes.shape[1]} genes, {data.outcomes.shape[1]} outcomes, "

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -19,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyro_tbr.data import Schema, align_training
-from pyro_tbr.errors import DataError
+from pyro_tbr.errors import DataError, IdentificationWarning
 from pyro_tbr.guides import Guide
 from pyro_tbr.inference.dense_stage import StandardRows
 from pyro_tbr.inference.options import FitOptions
@@ -61,6 +62,9 @@ def fit(
         ShapeError: Arrays that do not fit together.
         TreeError: Labels that are not in the tree.
         TrainingError: The loss is not finite.
+
+    Warns:
+        IdentificationWarning: The latents are not determined by these environments and outcomes.
     """
     if not isinstance(model, TreeModel):
         raise DataError(f"model must be a pyro_tbr.TreeModel, got {type(model).__name__}")
@@ -87,7 +91,11 @@ def fit(
     counts = torch.bincount(rows.env_index, minlength=model.tree.num_nodes)
     fitted.model.num_rows = len(standard)
     report = fitted.report.with_run(seed, options)
-    return Posterior(fitted.model, fitted.guide, fitted.stats, schema, scaling, counts, report)
+    posterior = Posterior(fitted.model, fitted.guide, fitted.stats, schema, scaling, counts, report)
+    found = posterior.identification()
+    if not found.determined:
+        warnings.warn(str(found), IdentificationWarning, stacklevel=2)
+    return posterior
 
 
 def _scaling(y: Tensor, model: TreeModel) -> Scaling:

@@ -105,6 +105,7 @@ class Stages:
             folds=honest.folds,
             optimism=honest.optimism,
             evidence=found.evidence,
+            basis=found.basis,
             alternatives=found.alternatives,
             alternative_evidence=found.alternative_evidence,
         )

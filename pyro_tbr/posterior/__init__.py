@@ -4,10 +4,11 @@ Tables carry the user's own labels, with index names ``parent``, ``child``, ``no
 ``outcome``; numbers are in the user's units.
 """
 
+from pyro_tbr.posterior.identification import Identification
 from pyro_tbr.posterior.posterior import Posterior
 from pyro_tbr.posterior.predictive import NewLeaf, Prediction
 from pyro_tbr.posterior.report import FitReport, Scaling
 from pyro_tbr.posterior.saving import load
 from pyro_tbr.posterior.summary import Summary
 
-__all__ = ["FitReport", "NewLeaf", "Posterior", "Prediction", "Scaling", "Summary", "load"]
+__all__ = ["FitReport", "Identification", "NewLeaf", "Posterior", "Prediction", "Scaling", "Summary", "load"]

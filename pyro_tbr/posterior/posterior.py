@@ -17,6 +17,7 @@ from pyro_tbr.errors import DataError
 from pyro_tbr.guides import Guide, NodeMoments, Statistics
 from pyro_tbr.models import TreeModel
 from pyro_tbr.posterior import tables
+from pyro_tbr.posterior.identification import Identification, identify
 from pyro_tbr.posterior.predictive import Form, NewLeaf, Prediction
 from pyro_tbr.posterior.report import FitReport, Scaling
 from pyro_tbr.posterior.summary import Summary, summarise
@@ -264,6 +265,10 @@ class Posterior:
         """
         generator = torch.Generator().manual_seed(seed)
         return {name: value.numpy() for name, value in self._draws(n, generator).items()}
+
+    def identification(self) -> Identification:
+        """Whether these environments and outcomes determine the latents, and if not, why."""
+        return identify(self)
 
     def summary(self) -> Summary:
         """The fit in a page: sizes, noise, expected changes by latent, the surest changes."""

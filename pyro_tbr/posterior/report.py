@@ -38,6 +38,7 @@ class FitReport:
         folds: Folds of the cross-fit; 0: the encoder's own latents serve all rows.
         optimism: Share by which the loss on held-out rows was above that on rows of training.
         evidence: Log evidence of the basis of the latents, up to a constant of the data.
+        basis: Basis of the latents that was chosen, relative to white latents, (rank, rank).
         alternatives: Other bases the search found, best first, (T, rank, rank), relative to white
             latents.
         alternative_evidence: Theirs, (T,).
@@ -52,6 +53,7 @@ class FitReport:
     folds: int = 0
     optimism: float = 0.0
     evidence: float = 0.0
+    basis: Tensor = field(default_factory=lambda: torch.zeros(0, 0))
     alternatives: Tensor = field(default_factory=lambda: torch.zeros(0, 0, 0))
     alternative_evidence: Tensor = field(default_factory=lambda: torch.zeros(0))
     seed: int = 0

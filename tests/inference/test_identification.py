@@ -1,0 +1,42 @@
+import warnings
+
+import pytest
+from tests.inference.problems import QUICK
+
+import pyro_tbr as tbr
+
+
+def fit(latent_dim, **kwargs):
+    data = tbr.simulate(latent_dim=latent_dim, rows_per_leaf=60, **kwargs)
+    model = tbr.TreeModel(data.tree, latent_dim, "linear")
+    return tbr.fit(model, data.x, data.y, data.env, progress=False, options=QUICK), data
+
+
+def test_few_environments_and_one_outcome_are_reported():
+    with pytest.warns(tbr.IdentificationWarning, match="NOT determined: 5 latents from 8 env"):
+        posterior, _ = fit(5, num_leaves=8, seed=0)
+    found = posterior.identification()
+    assert not found.determined
+    assert "8 environments times 1 outcomes are few for 5 latents" in found.reasons
+    assert "more outcomes" in str(found)
+
+
+def test_many_environments_or_outcomes_are_not():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        posterior, data = fit(3, num_leaves=8, num_outcomes=4, changes="half_the_arcs", seed=0)
+    found = posterior.identification()
+    assert found.determined
+    assert tbr.mcc(data.z, posterior.encode(data.x)) > 0.99
+    assert found.gap > 6
+    assert "Latents determined: 3 latents" in str(found)
+    assert found.separation.shape == (3, 3)
+
+
+def test_given_latents_need_no_identification():
+    data = tbr.simulate(num_leaves=4, latent_dim=3, num_features=3, rows_per_leaf=30, seed=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = tbr.TreeModel(data.tree, 3, "identity")
+        posterior = tbr.fit(model, data.z, data.y, data.env, progress=False)
+    assert posterior.identification().determined
