@@ -7,7 +7,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_tbr.inference.basis import Basis, best_basis, evidence, leaf_estimates, rows_of
+from pyro_tbr.inference.basis import (
+    ascend,
+    best_basis,
+    evidence,
+    leaf_estimates,
+    null_directions,
+    rows_of,
+)
 from pyro_tbr.inference.rotation import (
     Candidates,
     RotationProblem,
@@ -15,9 +22,12 @@ from pyro_tbr.inference.rotation import (
     search,
     start_from,
 )
+from pyro_tbr.posterior.identification import latent_match
 
 _NUM_REFINED = 24
-_NUM_ASSEMBLED = 8
+_NUM_ASSEMBLED = 6
+_NUM_DIRECTIONS = 1500  # directions proposed by contrasts, fewer where outcomes are many
+_SAME_BASIS = 0.98  # mean correlation of latents above which two assembled bases count as one
 
 
 class RotationResult(NamedTuple):
@@ -48,33 +58,52 @@ def rotate_to_sparsity(
     """Searches for the basis in which the changes are sparse; see the module ``rotation``."""
     found = search(problem, restarts, steps, generator)
     best = refine(problem, found.take(torch.arange(min(_NUM_REFINED, restarts))), steps // 3)
-    bases = _assemble(problem, found, best)
-    # The assembled bases are fitted like any other, but the penalised fit can also lose what the
-    # evidence has found, so they stand for themselves too, and so do those they were made from.
-    assembled = start_from(problem, torch.stack([b.basis for b in bases]))
-    again = refine(problem, assembled, steps // 3)
-    return _choose(problem, [again, again._replace(basis=assembled.basis), best])
-
-
-def _assemble(problem: RotationProblem, found: Candidates, best: Candidates) -> list[Basis]:
-    """Bases put together from the rows of all candidates, best first."""
-    k = problem.latent_dim
     mean, cov = leaf_estimates(problem)
-    pool = torch.cat([rows_of(best.basis), rows_of(found.basis)]).reshape(-1, k)
+    # Assembled bases are fitted like any other, but the penalised fit can also lose what the
+    # evidence has found, so they stand for themselves too, and so do those they were made from.
+    rows = _assemble(problem, [best, found], mean, cov, generator)
+    rows = torch.cat([rows, ascend(problem, rows, mean, cov)])
+    inverse = torch.linalg.inv(rows)
+    assembled = start_from(problem, inverse / inverse.norm(dim=1, keepdim=True))
+    again = refine(problem, assembled, steps // 3)
+    return _choose(problem, [again._replace(basis=assembled.basis), again, best], mean, cov)
+
+
+def _assemble(
+    problem: RotationProblem,
+    candidates: list[Candidates],
+    mean: Tensor,
+    cov: Tensor,
+    generator: torch.Generator,
+) -> Tensor:
+    """Rows of bases put together from all candidates' rows and from contrasts, (S, K, K)."""
+    k = problem.latent_dim
+    num_directions = max(200, _NUM_DIRECTIONS // mean.shape[1])
+    pool = torch.cat(
+        [rows_of(c.basis).reshape(-1, k) for c in candidates]
+        + [null_directions(problem, mean, num_directions, generator)]
+    )
     scores = evidence(problem, pool, mean, cov)
     num_estimates = mean.shape[0] * mean.shape[1]
+    starts = range(0, len(candidates[0].basis) * k, k)
     bases = [
-        best_basis(pool, scores, pool[s : s + k], scores[s : s + k], num_estimates)
-        for s in range(0, len(best.basis) * k, k)
+        best_basis(pool, scores, pool[s : s + k], scores[s : s + k], num_estimates) for s in starts
     ]
-    bases.sort(key=lambda b: -b.evidence)
-    return bases[:_NUM_ASSEMBLED]
+    bases.sort(key=lambda basis: -basis.evidence)
+    kept = bases[:1]
+    for basis in bases[1:]:
+        if len(kept) == _NUM_ASSEMBLED:
+            break
+        if all(latent_match(basis.basis, other.basis) < _SAME_BASIS for other in kept):
+            kept.append(basis)
+    return torch.stack([basis.rows for basis in kept])
 
 
-def _choose(problem: RotationProblem, candidates: list[Candidates]) -> RotationResult:
+def _choose(
+    problem: RotationProblem, candidates: list[Candidates], mean: Tensor, cov: Tensor
+) -> RotationResult:
     """The candidate with the largest evidence along the tree."""
     everything = Candidates(*(torch.cat(parts) for parts in zip(*candidates, strict=True)))
-    mean, cov = leaf_estimates(problem)
     rows = rows_of(everything.basis)
     scores = evidence(problem, rows.reshape(-1, problem.latent_dim), mean, cov)
     total = scores.reshape(len(rows), -1).sum(-1)

@@ -9,6 +9,18 @@ from pyro_tbr.posterior.posterior import Posterior
 from pyro_tbr.posterior.predictive import NewLeaf, Prediction
 from pyro_tbr.posterior.report import FitReport, Scaling
 from pyro_tbr.posterior.saving import load
+from pyro_tbr.posterior.selection import Selection, select_at_fdr
 from pyro_tbr.posterior.summary import Summary
 
-__all__ = ["FitReport", "Identification", "NewLeaf", "Posterior", "Prediction", "Scaling", "Summary", "load"]
+__all__ = [
+    "FitReport",
+    "Identification",
+    "NewLeaf",
+    "Posterior",
+    "Prediction",
+    "Scaling",
+    "Selection",
+    "Summary",
+    "load",
+    "select_at_fdr",
+]

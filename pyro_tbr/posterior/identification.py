@@ -166,7 +166,7 @@ def _rivals(
     """Share of alternatives with the same latents; gap and match of the best with others."""
     if not len(alternatives) or not len(basis):
         return 1.0, float("inf"), float("nan")
-    matches = torch.tensor([_match(basis, other) for other in alternatives])
+    matches = torch.tensor([latent_match(basis, other) for other in alternatives])
     same = matches > SAME_LATENTS
     gap = torch.where(same, torch.inf, best - evidence.cpu())
     rival = int(gap.argmin())
@@ -178,7 +178,7 @@ def _rivals(
     )
 
 
-def _match(one: Tensor, other: Tensor) -> float:
+def latent_match(one: Tensor, other: Tensor) -> float:
     """Mean absolute correlation of latents ``z @ one`` and ``z @ other``, z white, best pairing.
 
     Pairs are taken greedily: scipy's optimal matching is an optional package, and solutions that

@@ -12,19 +12,20 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pyro_tbr.data import Schema, align_env, align_features
-from pyro_tbr.errors import DataError
+from pyro_tbr.data import Schema, align_features
 from pyro_tbr.guides import Guide, NodeMoments, Statistics
 from pyro_tbr.models import TreeModel
-from pyro_tbr.posterior import tables
+from pyro_tbr.posterior import drawing, inclusion, tables
+from pyro_tbr.posterior.credible_sets import credible_set_table
 from pyro_tbr.posterior.identification import Identification, identify
-from pyro_tbr.posterior.predictive import Form, NewLeaf, Prediction
+from pyro_tbr.posterior.predictive import Prediction
 from pyro_tbr.posterior.report import FitReport, Scaling
+from pyro_tbr.posterior.selection import exceedances, selected
 from pyro_tbr.posterior.summary import Summary, summarise
-from pyro_tbr.tree import Tree, path_sum
+from pyro_tbr.posterior.updating import updated
+from pyro_tbr.tree import Tree
 
 _NUM_DRAWS = 400  # draws of the weights behind a prediction
-_DRAW_SEED = 20_405_20482  # their own, so the same call gives the same numbers
 
 
 class Posterior:
@@ -52,8 +53,7 @@ class Posterior:
     ) -> None:
         # Asking changes nothing: no dropout, no batch statistics in a user's own encoder.
         self.model, self.guide, self.stats = model.eval(), guide, stats
-        # The last predictions' draws; derived, so kept out of files and copies need not care.
-        self._kept: tuple[tuple[int, int], dict[str, Tensor], Tensor] | None = None
+        self.prediction_draws = drawing.PredictionDraws()
         self.schema, self.scaling, self.row_counts, self.report = (
             schema,
             scaling,
@@ -89,8 +89,8 @@ class Posterior:
             Rows (parent, child), columns latents; with several outcomes (outcome, latent). For a
             prior without gates (horseshoe, Gaussian) every change is included: 1.
         """
-        inclusion = self.guide.delta_moments().inclusion
-        return tables.pip_table(self.tree, inclusion, self.latent_names, self.outcome_names)
+        pips = self.guide.delta_moments().inclusion
+        return tables.pip_table(self.tree, pips, self.latent_names, self.outcome_names)
 
     @torch.no_grad()
     def deltas(self, level: float = 0.9) -> pd.DataFrame:
@@ -101,8 +101,11 @@ class Posterior:
 
         Returns:
             Columns parent, child, latent, outcome, pip, prior_pip, mean, sd, lower, upper (of the
-            change, zero included, in outcome per unit of latent) and lfsr (local false sign rate:
-            probability that the change is not of its likelier sign).
+            change, zero included, in outcome per unit of latent), lfsr (local false sign rate:
+            probability that the change is not of its likelier sign; Stephens, Biostatistics 18
+            (2017) 275) and log_odds (of inclusion: finite, and they differ where PIPs round to 1;
+            NaN for a prior without gates). A PIP is no p-value, and PIPs summed over arcs are an
+            expected number of changes, not the probability of one: see :meth:`path_pips`.
         """
         return tables.delta_table(
             self.tree,
@@ -111,7 +114,84 @@ class Posterior:
             self.latent_names,
             self.outcome_names,
             level,
+            inclusion.log_odds(self.guide),
         )
+
+    def path_pips(self, node: Hashable) -> pd.Series | pd.DataFrame:
+        """Probability that some arc on the way from the root to a node changed.
+
+        Arcs that share the evidence for one change have a small PIP each, and their path a large
+        one. For ``guide="tree"`` it is the ratio of the log evidence with and without changes on
+        the path, within 0.02 (the cap on components); for mean field one minus the product of
+        1 - PIP; for other guides a share of 4,000 draws, standard error up to 0.008.
+
+        Args:
+            node: A node's label; for the root all are 0.
+
+        Returns:
+            By latent; with several outcomes latents by outcomes.
+        """
+        return inclusion.path_pips(self, node)
+
+    def credible_sets(
+        self, coverage: float = 0.95, *, min_purity: float | None = None, num_draws: int = 4000
+    ) -> pd.DataFrame:
+        """Sets of arcs that hold a change with this probability or more, one change a set.
+
+        How they are found: :mod:`pyro_tbr.posterior.credible_sets`.
+
+        Args:
+            coverage: Least probability that some arc of a set changed.
+            min_purity: Least probability that an arc of a set that changed is the only one of it;
+                ``None``: just above what independent arcs can reach, 0.25 at 0.95.
+            num_draws: Joint draws of the gates, their seed their own; with 4,000 the standard
+                error of a coverage of 0.95 is 0.003.
+
+        Returns:
+            Columns latent, outcome, set (1, 2, ...), arcs (a tuple of (parent, child), likeliest
+            first), coverage, purity; no rows where nothing is sure.
+        """
+        return credible_set_table(self, coverage, min_purity, num_draws)
+
+    def select(self, fdr: float = 0.05) -> pd.DataFrame:
+        """The changes to report so that the expected share of wrong ones is at most ``fdr``.
+
+        Arcs without data below them are left out, as their PIP is the prior's.
+
+        Args:
+            fdr: Bayesian false discovery rate; see :func:`~pyro_tbr.posterior.select_at_fdr`.
+
+        Returns:
+            Rows and columns of :meth:`deltas`, surest first, and ``fdr``: the level of the list
+            down to this row. The last row's, the realised level, is in ``.attrs["fdr"]``.
+        """
+        return selected(self, fdr)
+
+    def exceedance(self, threshold: float) -> pd.DataFrame:
+        """Probabilities that changes are larger in size than a threshold; for every prior.
+
+        Args:
+            threshold: In outcome per unit of latent, 0 or more.
+
+        Returns:
+            Columns parent, child, latent, outcome, exceedance (a share of 4,000 draws, standard
+            error up to 0.008), threshold.
+        """
+        return exceedances(self, threshold)
+
+    def update(self, x: Any, y: Any, env: Any) -> Posterior:
+        """The posterior after a few more rows, without training; this one stays as it is.
+
+        Encoder, noise and scales of the prior are kept. Weights and changes become those of a fit
+        to all rows, so the order of updates does not matter; for binary outcomes nearly, as rows
+        of before keep their quadratic expansion.
+
+        Args:
+            x: Features, as in :meth:`encode`.
+            y: Outcomes, as in ``fit``, NaN where not observed.
+            env: Node labels, or one for all rows; nodes may be such that had no rows before.
+        """
+        return updated(self, x, y, env)
 
     @torch.no_grad()
     def node_weights(self) -> pd.DataFrame:
@@ -139,13 +219,14 @@ class Posterior:
             (N, K), a DataFrame where ``x`` is one.
         """
         features, index = align_features(self.schema, x)
-        z = self._latents(features).cpu().numpy()
+        z = self.latents(features).cpu().numpy()
         if index is None:
             return z
         names = [name for name in self.latent_names if name != "intercept"]
         return pd.DataFrame(z, index=index, columns=names)
 
-    def _latents(self, features: Tensor) -> Tensor:
+    def latents(self, features: Tensor) -> Tensor:
+        """Latents (N, K) of aligned features (N, D), in double precision."""
         device = self.model.prior.root_loc.device
         return self.model.encoder(features.to(device)).double()
 
@@ -171,84 +252,7 @@ class Posterior:
         Returns:
             Mean, sd, lower and upper in the user's units.
         """
-        features, index = align_features(self.schema, x)
-        design = self.model.design(self._latents(features)).cpu()
-        draws, generator = self._prediction_draws(num_draws, seed)
-        num_rows = len(design)
-        if env is None:
-            weights = self._unknown_environment(draws, generator)
-            position = torch.zeros(num_rows, dtype=torch.int64)
-        elif isinstance(env, NewLeaf):
-            weights = self._new_leaf(env, draws, generator)
-            position = torch.zeros(num_rows, dtype=torch.int64)
-        else:
-            nodes, position = align_env(self.tree, env, index, num_rows).unique(return_inverse=True)
-            weights = self._weights_at(nodes, draws)
-        form = Form(self.schema.outcome_ndim == 1, index, self.outcome_names)
-        return Prediction(design, weights, position, draws.get("noise_scale"), level, form)
-
-    def _prediction_draws(
-        self, num_draws: int, seed: int
-    ) -> tuple[dict[str, Tensor], torch.Generator]:
-        """Draws for predictions, and the generator as they left it; the last ones are kept."""
-        key = (num_draws, seed)
-        if self._kept is None or self._kept[0] != key:
-            generator = torch.Generator().manual_seed(_DRAW_SEED + seed)
-            draws = self._draws(num_draws, generator)
-            self._kept = (key, draws, generator.get_state())
-        _, draws, state = self._kept
-        generator = torch.Generator()
-        generator.set_state(state)
-        return draws, generator
-
-    def _draws(self, num_draws: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Draws in the user's units, double precision, on the CPU."""
-        draws = self.guide.sample(num_draws, generator)
-        draws = {name: value.detach().cpu().double() for name, value in draws.items()}
-        for name in ("root_weights", "deltas", "noise_scale"):
-            if name in draws:
-                draws[name] = draws[name] * self.scaling.scale
-        if self.model.intercept:
-            draws["root_weights"][:, -1] += self.scaling.loc
-        return draws
-
-    def _weights_at(self, nodes: Tensor, draws: dict[str, Tensor]) -> Tensor:
-        """(S, n, W, Q) at some nodes; draws in blocks, so no table of all nodes and draws."""
-        blocks = []
-        size = max(1, 20_000_000 // draws["deltas"][0].numel())
-        for rows in torch.arange(len(draws["deltas"])).split(size):
-            every = path_sum(
-                self.tree, draws["root_weights"][rows], draws["deltas"][rows], event_dim=2
-            )
-            blocks.append(every[:, nodes])
-        return torch.cat(blocks)
-
-    def _unknown_environment(self, draws: dict[str, Tensor], generator: torch.Generator) -> Tensor:
-        """(S, 1, W, Q): each draw at a node picked by its rows."""
-        nodes = self.row_counts.nonzero()[:, 0]
-        weights = self._weights_at(nodes, draws)
-        share = self.row_counts[nodes].double()
-        pick = torch.multinomial(share, len(weights), replacement=True, generator=generator)
-        return weights[torch.arange(len(weights)), pick].unsqueeze(1)
-
-    def _new_leaf(
-        self, leaf: NewLeaf, draws: dict[str, Tensor], generator: torch.Generator
-    ) -> Tensor:
-        """(S, 1, W, Q): the parent's weights plus one change from the prior."""
-        parent = self.tree.index(leaf.parent)
-        length = torch.ones(1)
-        if leaf.length is not None and not leaf.length >= 0:
-            raise DataError(f"NewLeaf: length={leaf.length!r} must be 0 or more")
-        if leaf.length is not None and getattr(self.model.prior, "use_lengths", False):
-            known = torch.tensor(self.tree.require_lengths(), dtype=torch.float64)
-            length = torch.tensor([leaf.length / known.mean().item()])
-        change = self.model.prior.draw_changes(
-            {name: value.to(self.model.prior.root_loc) for name, value in draws.items()},
-            generator,
-            length,
-        )["deltas"]
-        at_parent = self._weights_at(torch.tensor([parent]), draws)
-        return at_parent + change.cpu().double() * self.scaling.scale
+        return drawing.predicted(self, x, env, level, num_draws, seed)
 
     @torch.no_grad()
     def sample(self, n: int = 1000, seed: int = 0) -> dict[str, np.ndarray]:
@@ -264,7 +268,8 @@ class Posterior:
             scales of the prior in the units of training, where outcomes have variance 1.
         """
         generator = torch.Generator().manual_seed(seed)
-        return {name: value.numpy() for name, value in self._draws(n, generator).items()}
+        draws = drawing.user_draws(self, n, generator)
+        return {name: value.numpy() for name, value in draws.items()}
 
     def identification(self) -> Identification:
         """Whether these environments and outcomes determine the latents, and if not, why."""
@@ -290,8 +295,3 @@ class Posterior:
             f"Posterior({rows} rows at {int((self.row_counts > 0).sum())} nodes of {self.tree!r}, "
             f"{self.model.latent_dim} latents, {len(self.outcome_names)} outcomes)"
         )
-
-
-def node_label(tree: Tree, index: int) -> Hashable:
-    """The user's label of a node."""
-    return tree.nodes[index]

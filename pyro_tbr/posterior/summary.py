@@ -29,7 +29,7 @@ class Summary:
         latents: By latent: share of the predictor's variance, expected number of changes (sum of
             PIPs over arcs and outcomes), prior and posterior mean of the inclusion rate, whether
             it is used.
-        changes: The surest changes, as in ``Posterior.deltas``.
+        changes: The surest changes, as in ``Posterior.deltas``, without log odds.
         folds: Folds of the cross-fit.
         optimism: Share by which held-out rows fit worse than rows of training.
     """
@@ -89,7 +89,7 @@ def summarise(posterior: Posterior) -> Summary:
         assert isinstance(guide.noise, ScaleFactor)
         scale = guide.noise.mean_power(1.0).cpu().double() * posterior.scaling.scale
         noise = pd.Series(scale.numpy(), index=list(posterior.outcome_names))
-    deltas = posterior.deltas()
+    deltas = posterior.deltas().drop(columns="log_odds")
     if rate is not None:
         changes = deltas.sort_values("pip", ascending=False, kind="stable").head(_NUM_SHOWN)
     else:

@@ -51,6 +51,7 @@ def delta_table(
     latents: Names,
     outcomes: Names,
     level: float,
+    log_odds: Tensor | None = None,
 ) -> pd.DataFrame:
     """One row an arc, latent and outcome; see ``Posterior.deltas``.
 
@@ -61,6 +62,7 @@ def delta_table(
         latents: W names.
         outcomes: Q names.
         level: Probability of the interval.
+        log_odds: Log odds of inclusion, (A, W, Q); ``None``: no such column.
     """
     m = DeltaMoments(*(part.cpu().double() for part in moments))
     slab_sd = m.slab_var.clamp(min=1e-300).sqrt()
@@ -76,8 +78,17 @@ def delta_table(
         "upper": _spike_slab_quantile(m, slab_sd, below, 1 - tail) * scale,
         "lfsr": 1 - torch.maximum(below, above),
     }
+    if log_odds is not None:
+        columns["log_odds"] = log_odds
+    return long_table(tree, columns, latents, outcomes)
+
+
+def long_table(
+    tree: Tree, columns: dict[str, Tensor], latents: Names, outcomes: Names
+) -> pd.DataFrame:
+    """One row an arc, latent and outcome; columns (A, W, Q) by name behind those of labels."""
     parents, children = zip(*tree.arcs, strict=True)
-    num_arcs, num_weights, num_outcomes = m.inclusion.shape
+    num_arcs, num_weights, num_outcomes = len(parents), len(latents), len(outcomes)
     repeat = num_weights * num_outcomes
     frame = pd.DataFrame(
         {
@@ -88,7 +99,7 @@ def delta_table(
         }
     )
     for name, value in columns.items():
-        frame[name] = value.reshape(-1).numpy()
+        frame[name] = value.reshape(-1).cpu().numpy()
     return frame
 
 

@@ -4,7 +4,14 @@ import pytest
 import torch
 
 import pyro_tbr as tbr
-from pyro_tbr.inference.basis import best_basis, evidence, leaf_estimates, rows_of
+from pyro_tbr.inference.basis import (
+    ascend,
+    best_basis,
+    evidence,
+    leaf_estimates,
+    null_directions,
+    rows_of,
+)
 from pyro_tbr.inference.identify import rotate_to_sparsity
 from pyro_tbr.inference.rotation import (
     expand_basis,
@@ -129,3 +136,35 @@ def test_best_basis_equals_trying_all_sets_of_rows():
         best_basis(pool, scores, pool[list(s)], scores[list(s)], power).evidence for s in totals
     )
     assert reached == pytest.approx(max(totals.values()))
+
+
+def test_null_directions_hold_the_true_rows(mixed):
+    data, white, problem = mixed
+    truth = torch.as_tensor(data.z)
+    truth = (truth - truth.mean(0)) / truth.std(0)
+    rows = rows_of(torch.linalg.lstsq(white, truth).solution[None])[0]
+    mean, _ = leaf_estimates(problem)
+    directions = null_directions(problem, mean, 500, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(directions.norm(dim=1), torch.ones(500, dtype=torch.float64))
+    nearest = (rows @ directions.T).abs().amax(1)
+    assert (nearest > 0.999).all()
+
+
+def test_ascent_raises_the_evidence_from_near_the_truth(mixed):
+    data, white, problem = mixed
+    truth = torch.as_tensor(data.z)
+    truth = (truth - truth.mean(0)) / truth.std(0)
+    basis = torch.linalg.lstsq(white, truth).solution
+    generator = torch.Generator().manual_seed(2)
+    noise = torch.randn(4, K, K, generator=generator, dtype=torch.float64)
+    start = rows_of(basis + 0.1 * noise)
+    mean, cov = leaf_estimates(problem)
+
+    def total(rows):
+        scores = evidence(problem, rows.reshape(-1, K), mean, cov).reshape(-1, K).sum(1)
+        return scores + mean.shape[0] * mean.shape[1] * torch.linalg.slogdet(rows)[1]
+
+    after = ascend(problem, start, mean, cov)
+    assert (total(after) > total(start) + 10).all()
+    best = torch.linalg.inv(after[total(after).argmax()])
+    assert tbr.mcc(data.z, (white @ best).numpy()) > 0.99

@@ -24,7 +24,7 @@ def test_tables_of_one_outcome(linear, sim):
     assert list(pips.columns) == WEIGHTS
     assert list(deltas.columns) == [
         "parent", "child", "latent", "outcome",
-        "pip", "prior_pip", "mean", "sd", "lower", "upper", "lfsr",
+        "pip", "prior_pip", "mean", "sd", "lower", "upper", "lfsr", "log_odds",
     ]  # fmt: skip
     assert list(nodes.columns) == ["node", "latent", "outcome", "mean", "sd"]
     assert len(deltas) == sim.tree.num_arcs * 3

@@ -1,0 +1,136 @@
+"""Joint draws of a posterior, weights at nodes that follow from them, and predictions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pyro_tbr.data import align_env, align_features
+from pyro_tbr.errors import DataError
+from pyro_tbr.posterior.predictive import Form, NewLeaf, Prediction
+from pyro_tbr.tree import Tree, path_sum
+
+if TYPE_CHECKING:
+    from pyro_tbr.posterior.posterior import Posterior
+
+_PREDICTION_SEED = 20_405_20482  # their own, so the same call gives the same numbers
+_BLOCK_ELEMENTS = 20_000_000  # draws are taken in blocks of about this size
+
+
+def user_draws(
+    posterior: Posterior, num_draws: int, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Draws by site name in the user's units, double precision, on the CPU."""
+    draws = posterior.guide.sample(num_draws, generator)
+    draws = {name: value.detach().cpu().double() for name, value in draws.items()}
+    for name in ("root_weights", "deltas", "noise_scale"):
+        if name in draws:
+            draws[name] = draws[name] * posterior.scaling.scale
+    if posterior.model.intercept:
+        draws["root_weights"][:, -1] += posterior.scaling.loc
+    return draws
+
+
+class PredictionDraws:
+    """The draws behind the last predictions, kept because many calls ask for the same."""
+
+    def __init__(self) -> None:
+        self._kept: tuple[tuple[int, int], dict[str, Tensor], Tensor] | None = None
+
+    def get(
+        self, posterior: Posterior, num_draws: int, seed: int
+    ) -> tuple[dict[str, Tensor], torch.Generator]:
+        """The draws in the user's units, and the generator as they left it."""
+        key = (num_draws, seed)
+        generator = torch.Generator().manual_seed(_PREDICTION_SEED + seed)
+        if self._kept is None or self._kept[0] != key:
+            draws = user_draws(posterior, num_draws, generator)
+            self._kept = (key, draws, generator.get_state())
+        _, draws, state = self._kept
+        generator.set_state(state)
+        return draws, generator
+
+
+@torch.no_grad()
+def site_draws(posterior: Posterior, site: str, num_draws: int, seed: int) -> Iterator[Tensor]:
+    """Draws of a site of the arcs in blocks (s, A, W, Q), model's units, on the CPU.
+
+    Args:
+        posterior: Where from.
+        site: ``gates`` or ``deltas``.
+        num_draws: S, over all blocks.
+        seed: Of these draws alone.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    size = max(1, _BLOCK_ELEMENTS // math.prod(posterior.model.prior.delta_shape))
+    for block in torch.arange(num_draws).split(size):
+        yield posterior.guide.sample(len(block), generator)[site].cpu()
+
+
+def predicted(
+    posterior: Posterior,
+    x: Any,
+    env: Any,
+    level: float,
+    num_draws: int,
+    seed: int,
+) -> Prediction:
+    """See ``Posterior.predict``."""
+    draws, generator = posterior.prediction_draws.get(posterior, num_draws, seed)
+    features, index = align_features(posterior.schema, x)
+    design = posterior.model.design(posterior.latents(features)).cpu()
+    position = torch.zeros(len(design), dtype=torch.int64)
+    if env is None:
+        weights = at_unknown(posterior, draws, generator)
+    elif isinstance(env, NewLeaf):
+        weights = at_new_leaf(posterior, env, draws, generator)
+    else:
+        nodes = align_env(posterior.tree, env, index, len(design))
+        nodes, position = nodes.unique(return_inverse=True)
+        weights = at_nodes(posterior.tree, nodes, draws)
+    form = Form(posterior.schema.outcome_ndim == 1, index, posterior.outcome_names)
+    return Prediction(design, weights, position, draws.get("noise_scale"), level, form)
+
+
+def at_nodes(tree: Tree, nodes: Tensor, draws: dict[str, Tensor]) -> Tensor:
+    """Weights at some nodes, (S, n, W, Q); in blocks, so no table of all nodes and draws."""
+    blocks = []
+    size = max(1, _BLOCK_ELEMENTS // draws["deltas"][0].numel())
+    for rows in torch.arange(len(draws["deltas"])).split(size):
+        every = path_sum(tree, draws["root_weights"][rows], draws["deltas"][rows], event_dim=2)
+        blocks.append(every[:, nodes])
+    return torch.cat(blocks)
+
+
+def at_unknown(
+    posterior: Posterior, draws: dict[str, Tensor], generator: torch.Generator
+) -> Tensor:
+    """(S, 1, W, Q): each draw at a node picked by its rows."""
+    nodes = posterior.row_counts.nonzero()[:, 0]
+    weights = at_nodes(posterior.tree, nodes, draws)
+    share = posterior.row_counts[nodes].double()
+    pick = torch.multinomial(share, len(weights), replacement=True, generator=generator)
+    return weights[torch.arange(len(weights)), pick].unsqueeze(1)
+
+
+def at_new_leaf(
+    posterior: Posterior, leaf: NewLeaf, draws: dict[str, Tensor], generator: torch.Generator
+) -> Tensor:
+    """(S, 1, W, Q): the parent's weights plus one change from the prior."""
+    tree, prior = posterior.tree, posterior.model.prior
+    parent = tree.index(leaf.parent)
+    length = torch.ones(1)
+    if leaf.length is not None and not leaf.length >= 0:
+        raise DataError(f"NewLeaf: length={leaf.length!r} must be 0 or more")
+    if leaf.length is not None and getattr(prior, "use_lengths", False):
+        known = torch.tensor(tree.require_lengths(), dtype=torch.float64)
+        length = torch.tensor([leaf.length / known.mean().item()])
+    change = prior.draw_changes(
+        {name: value.to(prior.root_loc) for name, value in draws.items()}, generator, length
+    )["deltas"]
+    at_parent = at_nodes(tree, torch.tensor([parent]), draws)
+    return at_parent + change.cpu().double() * posterior.scaling.scale

@@ -1,0 +1,113 @@
+"""Which changes to call changes: a list with a bounded Bayesian false discovery rate."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from pyro_tbr.errors import DataError
+from pyro_tbr.models import SpikeSlabPrior
+from pyro_tbr.posterior.drawing import site_draws
+from pyro_tbr.posterior.tables import long_table
+
+if TYPE_CHECKING:
+    from pyro_tbr.posterior.posterior import Posterior
+
+_NUM_DRAWS = 4000
+_SEED = 314_159
+
+
+class Selection(NamedTuple):
+    """What :func:`select_at_fdr` chose.
+
+    Attributes:
+        chosen: Positions in the array, from the top of the ranking, int64.
+        fdr: The realised level: mean of 1 - PIP over the chosen; 0 where nothing is chosen.
+        running: The same for every list from the top down to each of the chosen.
+    """
+
+    chosen: NDArray[np.int64]
+    fdr: float
+    running: NDArray[np.float64]
+
+
+def select_at_fdr(pips: Any, fdr: float, order_by: Any = None) -> Selection:
+    r"""The largest set from the top of the ranking with a Bayesian FDR of at most ``fdr``.
+
+    One minus a PIP is the posterior probability that calling the arc a change is wrong, so the
+    expected share of wrong calls in a set :math:`C` is
+    :math:`\frac{1}{|C|} \sum_{a \in C} (1 - \mathrm{PIP}_a)`. It grows down the ranking.
+
+    Args:
+        pips: Posterior inclusion probabilities, of one dimension.
+        fdr: Level, from 0 to below 1.
+        order_by: What ranks them, higher first, such as their log odds, which still differ where
+            PIPs round to 1; ``None``: the PIPs. Ties stay in the order given.
+
+    Raises:
+        DataError: A level outside [0, 1), or PIPs outside [0, 1].
+
+    Example:
+        >>> select_at_fdr([0.80, 0.99, 0.30, 0.97, 0.02], fdr=0.1)[:2]
+        (array([1, 3, 0]), 0.08)
+
+    Source:
+        Newton, Noueiry, Sarkar & Ahlquist, Biostatistics 5 (2004) 155; Mueller, Parmigiani, Robert
+        & Rousseau, JASA 99 (2004) 990.
+    """
+    if not 0 <= fdr < 1:
+        raise DataError(f"fdr={fdr!r} must be from 0 to below 1, such as 0.05")
+    values = np.asarray(pips, dtype=np.float64)
+    if not ((values >= 0) & (values <= 1)).all():
+        raise DataError("pips must be probabilities, from 0 to 1, without NaN")
+    key = values if order_by is None else np.asarray(order_by, dtype=np.float64)
+    # By PIP first, so the running mean can only grow; the key decides among equal PIPs.
+    order = np.lexsort((-key, -values))
+    running = np.cumsum(1 - values[order]) / np.arange(1, len(order) + 1)
+    num = int((running <= fdr + 1e-12).sum())  # 1 - 0.9 is a little more than 0.1
+    level = float(round(running[num - 1], 12)) if num else 0.0
+    return Selection(order[:num], level, running[:num])
+
+
+def selected(posterior: Posterior, fdr: float) -> pd.DataFrame:
+    """See ``Posterior.select``."""
+    require_gates(posterior, "select()", "exceedance(threshold)")
+    table = posterior.deltas()
+    informed = posterior.guide.informed_arcs.cpu().numpy()
+    repeat = len(table) // len(informed)
+    # Without data below an arc its PIP is the prior's: no discovery.
+    table = table[np.repeat(informed, repeat)]
+    found = select_at_fdr(table["pip"], fdr, order_by=table["log_odds"])
+    table = table.iloc[found.chosen].reset_index(drop=True)
+    table["fdr"] = found.running
+    table.attrs["fdr"] = found.fdr
+    return table
+
+
+@torch.no_grad()
+def exceedances(posterior: Posterior, threshold: float) -> pd.DataFrame:
+    """See ``Posterior.exceedance``."""
+    if not 0 <= threshold < float("inf"):
+        raise DataError(f"threshold={threshold!r} must be a finite number, 0 or more")
+    limit = threshold / posterior.scaling.scale
+    # By draws: given inclusion a change can have several modes, and without data heavy tails.
+    above = torch.zeros(posterior.model.prior.delta_shape, dtype=torch.float64)
+    for block in site_draws(posterior, "deltas", _NUM_DRAWS, _SEED):
+        above += (block.abs() > limit).sum(0)
+    value = above / _NUM_DRAWS
+    parts = {"exceedance": value, "threshold": torch.full_like(value, threshold)}
+    return long_table(posterior.tree, parts, posterior.latent_names, posterior.outcome_names)
+
+
+def require_gates(posterior: Posterior, call: str, instead: str) -> None:
+    """Raises where the prior has no gates, so that nothing is included or not."""
+    prior = posterior.model.prior
+    if not isinstance(prior, SpikeSlabPrior):
+        raise DataError(
+            f"{call} needs gates that are on or off, which {type(prior).__name__} has not (every "
+            f"change is included): use {instead}, or fit with SpikeSlabPrior"
+        )

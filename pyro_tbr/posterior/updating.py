@@ -1,0 +1,105 @@
+"""A few more rows: statistics are added, the encoder and all scales stay."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pyro_tbr.data import align_env, align_features, align_outcomes
+from pyro_tbr.errors import DataError
+from pyro_tbr.guides import Guide, Statistics, TreeGuide
+from pyro_tbr.guides.statistics import statistics
+from pyro_tbr.posterior.predictive import NewLeaf
+
+if TYPE_CHECKING:
+    from pyro_tbr.posterior.posterior import Posterior
+
+_SWEEPS = 60  # at most, where the fit's options do not say
+_EXPANSIONS = 12  # at most this many quadratic expansions of the new rows
+_INFORMED = ("informed", "informed_arcs")  # buffers of a guide that say where rows are
+_SETTLED = 0.01  # mean change of their predictor, in its standard deviations, that ends them
+
+
+def updated(posterior: Posterior, x: Any, y: Any, env: Any) -> Posterior:
+    """See ``Posterior.update``."""
+    if isinstance(env, NewLeaf):
+        raise DataError(
+            f"update: {env.name!r} is not in the tree; add the leaf under {env.parent!r} before "
+            "fitting (it needs no rows there), then update with rows at it"
+        )
+    likelihood = posterior.model.likelihood
+    features, index = align_features(posterior.schema, x)
+    outcomes = align_outcomes(posterior.schema, y, index, len(features), binary=likelihood.binary)
+    env_index = align_env(posterior.tree, env, index, len(features))
+    own = posterior.copy()
+    if not len(features):
+        return own
+    model, counts = own.model, torch.bincount(env_index, minlength=own.tree.num_nodes)
+    counts = own.row_counts + counts.to(own.row_counts)
+    if model.num_rows is not None:
+        model.num_rows += len(features)
+    with torch.no_grad():
+        design = model.design(own.latents(features))
+    outcomes = ((outcomes - own.scaling.loc) / own.scaling.scale).to(design)
+    guide = _informed_guide(own.guide, counts)
+    sweeps = int(own.report.options.get("sweeps", _SWEEPS))
+    stats = _update_guide(guide, own.stats, design, outcomes, env_index.to(design.device), sweeps)
+    return type(posterior)(model, guide, stats, own.schema, own.scaling, counts, own.report)
+
+
+def _informed_guide(guide: Guide, row_counts: Tensor) -> Guide:
+    """A guide in the same state that knows which nodes have rows now, (V,)."""
+    nodes = row_counts.cpu() > 0
+    nodes[1:] |= guide.informed_arcs.cpu()
+    new = type(guide)(guide.model, nodes).to(guide.informed_arcs.device)
+    if isinstance(guide, TreeGuide):
+        assert isinstance(new, TreeGuide)
+        new.num_components = guide.num_components
+    known = {name for name in new.state_dict() if name.split(".")[-1] in _INFORMED}
+    state = {
+        name: new.state_dict()[name] if name in known else value
+        for name, value in guide.state_dict().items()
+    }
+    new.load_state_dict(state, assign=True)  # dtypes included
+    return new
+
+
+def _update_guide(
+    guide: Guide, old: Statistics, design: Tensor, y: Tensor, env_index: Tensor, sweeps: int
+) -> Statistics:
+    """Moves a guide, in place, to its optimum for old and new rows; returns their statistics.
+
+    Args:
+        guide: At its optimum for the old rows.
+        old: Statistics of the old rows.
+        design: Latents and intercept of the new rows, (N, W).
+        y: Their outcomes in the model's units, (N, Q).
+        env_index: Their nodes, (N,).
+        sweeps: At most this many sweeps of the guide's update a round.
+    """
+    likelihood = guide.model.likelihood
+    if not likelihood.binary:
+        total = old + statistics(design, y, env_index, likelihood)
+        guide.update(total, sweeps=sweeps, learn_hyper=False, learn_noise=False)
+        return total
+    point = _root_mean_square(guide, design, env_index)
+    for _ in range(_EXPANSIONS):
+        total = old + statistics(design, y, env_index, likelihood, point)
+        guide.update(total, sweeps=max(2, sweeps // 8), learn_hyper=False, learn_noise=False)
+        before, point = point, _root_mean_square(guide, design, env_index)
+        if (point - before).abs().mean() / point.std(correction=0).clamp(min=1e-6) < _SETTLED:
+            break
+    return total
+
+
+@torch.no_grad()
+def _root_mean_square(guide: Guide, design: Tensor, env_index: Tensor) -> Tensor:
+    """Of each new row's predictor, (N, Q): where the bound on its likelihood is best."""
+    nodes, position = env_index.unique(return_inverse=True)
+    moments = guide.node_moments()
+    mean, var = moments.mean[nodes].double(), moments.var[nodes].double()
+    centre = torch.einsum("nw,nwq->nq", design, mean[position])
+    spread = torch.einsum("nw,nwq->nq", design.square(), var[position])
+    return (centre.square() + spread).sqrt()
