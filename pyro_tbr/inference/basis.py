@@ -151,10 +151,10 @@ def ascend(
         total = _log_evidence(problem, value, var, rate, slab).sum((-1, -2))
         total = total + num_estimates * torch.linalg.slogdet(unit)[1]
         total = total + (one * logsigmoid(logit_rate) + zero * logsigmoid(-logit_rate)).sum(-1)
+        if not torch.isfinite(total).all():
+            break  # a basis has become singular; the others are bases all the same
         optimizer.zero_grad()
         (-total.sum()).backward()
-        if not all(torch.isfinite(p.grad).all() for p in (moving, log_slab, logit_rate)):
-            break  # what was reached is a basis all the same
         optimizer.step()
     moving = moving.detach()
     return moving / moving.norm(dim=-1, keepdim=True)

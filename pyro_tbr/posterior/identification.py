@@ -74,8 +74,8 @@ class Identification:
         else:
             lines.append("  The search found no solution with other latents.")
         lines.append(
-            f"  {self.agreement:.0%} of the search's solutions have these latents; condition of the "
-            f"environments' weights {self.condition:.1f}."
+            f"  {self.agreement:.0%} of the search's solutions have these latents; condition of "
+            f"the environments' weights {self.condition:.1f}."
         )
         if self.unused:
             lines.append(f"  Not used: {', '.join(self.unused)}.")
@@ -112,11 +112,10 @@ def identify(posterior: Posterior) -> Identification:
                 f"other latents (mean correlation {other:.2f}) explain the data nearly as well: "
                 f"log evidence {gap:.1f} behind"
             )
+        apart = separation.to_numpy()[:rank, :rank]
         weak = [
-            f"{i} from {j} ({separation.loc[i, j]:.2f})"
-            for i in names[:rank]
-            for j in names[:rank]
-            if i != j and separation.loc[i, j] < LEAST_SEPARATION
+            f"{names[i]} from {names[j]} ({apart[i, j]:.2f})"
+            for i, j in zip(*np.nonzero(apart < LEAST_SEPARATION), strict=True)
         ]
         if weak:
             shown = ", ".join(weak[:4]) + (f" and {len(weak) - 4} more" if len(weak) > 4 else "")

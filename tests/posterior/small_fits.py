@@ -33,5 +33,5 @@ def known_fit(tree, x, y, env, noise=0.5, rate=0.2, slab=1.0, root=1.0, guide="t
         likelihood=kwargs.pop("likelihood", tbr.GaussianLikelihood(scale=noise)),
         intercept=kwargs.pop("intercept", False),
     )
-    options = tbr.FitOptions(dtype="float64", **kwargs)
+    options = tbr.FitOptions(**{"dtype": "float64"} | kwargs)
     return tbr.fit(model, x, y, env, guide=guide, progress=False, options=options)
