@@ -189,7 +189,8 @@ class Posterior:
         Args:
             x: Features, as in :meth:`encode`.
             y: Outcomes, as in ``fit``, NaN where not observed.
-            env: Node labels, or one for all rows; nodes may be such that had no rows before.
+            env: Node labels, or one for all rows; nodes may be such that had no rows before. A
+                :class:`NewLeaf` is refused: leaves are added to the tree before fitting.
         """
         return updated(self, x, y, env)
 

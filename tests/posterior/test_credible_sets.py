@@ -124,7 +124,7 @@ def test_shares_that_are_none_are_refused(held_out, kwargs):
 
 
 LAW = {"rate": 0.15, "slab": 1.5, "root": 2.0, "noise": 0.5}
-NUM_TREES, NUM_OUTCOMES = 40, 4  # an outcome is a data set of its own: nothing is shared
+NUM_TREES, NUM_OUTCOMES = 20, 8  # an outcome is a data set of its own: nothing is shared
 
 
 def from_prior(seed):
@@ -152,7 +152,7 @@ def simulated():
     rows = []
     for seed in range(NUM_TREES):
         tree, gates, x, y, env = from_prior(seed)
-        table = known_fit(tree, x, y, env, **LAW).credible_sets()
+        table = known_fit(tree, x, y, env, **LAW).credible_sets(num_draws=2000)
         place = {arc: a for a, arc in enumerate(tree.arcs)}
         for row in table.itertuples():
             truth = gates[[place[arc] for arc in row.arcs], int(row.outcome[1:])]

@@ -204,7 +204,7 @@ def test_mean_field_with_spike_and_slab_learns_of_arcs_without_data(data, early)
 
 
 def test_binary_outcomes(binary, binary_sim):
-    """Near a fit to all rows; rows of before keep their expansion, so not the same."""
+    """Near a fit to all rows; rows of before keep their expansion, so not the same (0.05, 0.4)."""
     sim = binary_sim
     prior = tbr.SpikeSlabPrior(inclusion_prob=0.3, slab_scale=1.0, root_scale=2.0)
     early = np.arange(len(sim.y)) % 3 > 0
@@ -216,7 +216,8 @@ def test_binary_outcomes(binary, binary_sim):
         for rows in (early, np.ones(len(sim.y), dtype=bool))
     ]  # fmt: skip
     new = fits[0].update(sim.z[~early], sim.y[~early], sim.env[~early])
-    assert_same(new, fits[1], pips=0.05, share=0.3)
+    assert_same(new, fits[1], pips=0.1, share=0.6)
+    assert (fits[0].pips() - fits[1].pips()).abs().to_numpy().max() > 0.15
     with pytest.raises(tbr.DataError, match="0 or 1"):
         binary.update(sim.z[:2], [0.5, 1], sim.env[:2])
 
