@@ -25,12 +25,6 @@ def data(name):
     return DATA / name
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
-def test_examples_say_what_they_do(path):
-    first = path.read_text().split('"""')[1].splitlines()[0]
-    assert first.endswith("?"), "the docstring starts with the question that is answered"
-
-
 def test_quickstart(capsys):
     found = run("quickstart", "--rows-per-leaf", 50, "--restarts", 16)
     assert found["mcc"] > 0.99
@@ -46,10 +40,10 @@ def test_quickstart(capsys):
 def test_cell_types(capsys):
     found = run(
         *("cell_types", "--data", data("neurons_m1"), "--seeds", 1, "--max-folds", 1),
-        *("--held-out-leaves", 1, "--max-outcomes", 2, "--latent-dim", 2, "--components", 6),
+        *("--held-out-leaves", 1, "--max-outcomes", 2, "--latent-dim", 2, "--components", 2),
         *("--restarts", 4),
     )
-    # The first two outcomes; with six components the references lie near 0.4 too.
+    # As many latents as components, so that there is no encoder to learn; references near 0.4.
     assert 0.3 < found["r2"] < 0.6
     assert found["r2"] > found["r2_pooled"] - 0.1
     assert 0.8 < found["coverage"] < 0.98

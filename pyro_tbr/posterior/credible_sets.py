@@ -14,9 +14,10 @@ sets that stand for one change each:
   so the least purity is a little more than that, 0.25 at 0.95, unless said otherwise.
 - *Search*, on joint draws of the gates: from the arc with the largest PIP, add the arc that is most
   correlated with "nothing in the set changed" among those that keep the set pure, until coverage is
-  reached; then take out arcs that are not needed. If it is not reached, the next arc is tried.
-  Arcs of a set are taken out before the search goes on, so sets do not overlap and several
-  changes of one latent give several sets.
+  reached; then take out arcs that are not needed. Arcs no more correlated than chance (two standard
+  errors) are never added, and the likeliest arc of a set has a PIP of 0.04 at least. Where coverage
+  is not reached the next arc is tried. Arcs of a set are taken out before the search goes on, so
+  sets do not overlap and several changes of one latent give several sets.
 
 Mean field guides draw arcs independently, so their sets are single arcs.
 
@@ -43,7 +44,9 @@ if TYPE_CHECKING:
     from pyro_tbr.posterior.posterior import Posterior
 
 _SEED = 577_215
-_LEAST_PIP = 0.002  # arcs below are in no set; a chain of 500 arcs would have to share a change
+_LEAST_PIP = 0.002  # arcs below are in no set
+_LEAST_START = 0.04  # of the likeliest arc of a set; 25 arcs in series may share a change
+_NOISE = 2.0  # correlations below so many standard errors are no sign of an alternative
 _MARGIN = 0.03  # of purity, for the noise of draws
 _COLUMNS = ["latent", "outcome", "set", "arcs", "coverage", "purity"]
 
@@ -109,52 +112,73 @@ def find_credible_sets(
     """
     if min_purity is None:
         min_purity = min(math.sqrt(1 - coverage) + _MARGIN, 0.9)
-    pips = gates.mean(0)
-    free: list[int] = np.flatnonzero(pips > _LEAST_PIP).tolist()
-    starts = sorted(free, key=lambda arc: -pips[arc])
+    number = gates.sum(0, dtype=np.int64)
+    # Likeliest first: the first arc of a set comes before the others.
+    order = np.argsort(-number, kind="stable")
+    order = order[number[order] > _LEAST_PIP * len(gates)]
+    gates = np.ascontiguousarray(gates[:, order])
+    pips, as_numbers = number[order] / max(1, len(gates)), gates.astype(np.float32)
+    free = np.ones(len(order), dtype=bool)
     found = []
-    for start in starts:
-        if start not in free:
+    possible = gates.any(1).mean() if len(gates) else 0.0
+    for start in np.flatnonzero(pips >= _LEAST_START):
+        if not free[start]:
             continue
-        others = [arc for arc in free if arc != start]
-        if gates[:, free].any(1).mean() < coverage:
+        if possible < coverage:
             break
-        members = _grow(gates, start, others, coverage, min_purity)
+        members = _grow(gates, as_numbers, int(start), free, coverage, min_purity)
         if members:
             members = _pruned(gates, members, coverage)
             chosen = gates[:, members]
+            arcs = tuple(order[members].tolist())
             share, purity = float(chosen.any(1).mean()), float(_alone(chosen).min())
-            found.append(CredibleSet(tuple(members), share, purity))
-            free = [arc for arc in free if arc not in members]
+            found.append(CredibleSet(arcs, share, purity))
+            free[members] = False
+            possible = gates[:, free].any(1).mean()
     return found
 
 
 def _grow(
-    gates: NDArray[np.bool_], start: int, others: list[int], coverage: float, min_purity: float
+    gates: NDArray[np.bool_],
+    as_numbers: NDArray[np.float32],
+    start: int,
+    free: NDArray[np.bool_],
+    coverage: float,
+    min_purity: float,
 ) -> list[int]:
-    """A set around an arc that reaches the coverage and stays pure; empty if there is none."""
-    members, rest = [start], np.array(others, dtype=np.int64)
-    off = ~gates[:, start]
+    """A set around an arc that reaches the coverage and stays pure; empty if there is none.
+
+    Args:
+        gates: Draws, (S, A).
+        as_numbers: The same as 0 and 1, for sums.
+        start: Its first arc.
+        free: Arcs that are in no set yet, (A,).
+        coverage: See :func:`find_credible_sets`.
+        min_purity: Likewise.
+    """
+    num_draws = len(gates)
+    pip = as_numbers.mean(0, dtype=np.float64)
+    members, off = [start], ~gates[:, start]
+    rest = free.copy()
+    rest[start] = False
     while 1 - off.mean() < coverage:
-        # How often each arc would change alone; where the set is off, only it can be.
-        total = gates[:, rest].sum(0)
-        gain = gates[np.ix_(off, rest)].sum(0)
-        pure = gain >= min_purity * np.maximum(total, 1)
-        rest, total, gain = rest[pure], total[pure], gain[pure]
-        if not len(rest):
-            return []
-        pip, silent = total / len(gates), off.mean()
+        # How often each arc changes while the set is off, against what chance would have.
+        gain = (off.astype(np.float32) @ as_numbers) / num_draws
+        silent = off.mean()
         spread = np.sqrt(np.maximum(pip * (1 - pip) * silent * (1 - silent), 1e-300))
-        correlation = (gain / len(gates) - pip * silent) / spread
-        for place in np.argsort(-correlation, kind="stable"):
-            trial = [*members, int(rest[place])]
-            if _alone(gates[:, trial]).min() >= min_purity:
+        correlation = (gain - pip * silent) / spread
+        rest &= gain >= min_purity * pip
+        rest &= correlation > _NOISE / math.sqrt(num_draws)
+        candidates = np.flatnonzero(rest)
+        for place in candidates[np.argsort(-correlation[candidates], kind="stable")]:
+            if _alone(gates[:, [*members, place]]).min() >= min_purity:
                 break
+            rest[place] = False  # a larger set is no purer
         else:
             return []
-        members = trial
-        off &= ~gates[:, rest[place]]
-        rest = np.delete(rest, place)
+        members.append(int(place))
+        rest[place] = False
+        off &= ~gates[:, place]
     return members
 
 

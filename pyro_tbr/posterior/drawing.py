@@ -11,14 +11,18 @@ from torch import Tensor
 
 from pyro_tbr.data import align_env, align_features
 from pyro_tbr.errors import DataError
+from pyro_tbr.guides import TreeGuide
+from pyro_tbr.models import SpikeSlabPrior
 from pyro_tbr.posterior.predictive import Form, NewLeaf, Prediction
 from pyro_tbr.tree import Tree, path_sum
+from pyro_tbr.tree.sum_product import InsideMessages, inside_pass, sample
 
 if TYPE_CHECKING:
     from pyro_tbr.posterior.posterior import Posterior
 
 _PREDICTION_SEED = 20_405_20482  # their own, so the same call gives the same numbers
-_BLOCK_ELEMENTS = 20_000_000  # draws are taken in blocks of about this size
+_BLOCK_ELEMENTS = 20_000_000  # weights at nodes are made in blocks of about this size
+_SITE_ELEMENTS = 500_000  # draws of sites too; a draw goes through all components of a message
 
 
 def user_draws(
@@ -55,6 +59,18 @@ class PredictionDraws:
         return draws, generator
 
 
+def tree_messages(guide: TreeGuide, law: dict[str, Tensor], sweeps: int = 2) -> InsideMessages:
+    """Inside messages at a guide's potentials under a law with gates, as ``guide.law()``'s."""
+    return inside_pass(
+        guide.model.tree,
+        guide.eta,
+        guide.lam,
+        **law,
+        num_components=guide.num_components,
+        sweeps=sweeps,
+    )
+
+
 @torch.no_grad()
 def site_draws(posterior: Posterior, site: str, num_draws: int, seed: int) -> Iterator[Tensor]:
     """Draws of a site of the arcs in blocks (s, A, W, Q), model's units, on the CPU.
@@ -65,10 +81,19 @@ def site_draws(posterior: Posterior, site: str, num_draws: int, seed: int) -> It
         num_draws: S, over all blocks.
         seed: Of these draws alone.
     """
-    generator = torch.Generator().manual_seed(seed)
-    size = max(1, _BLOCK_ELEMENTS // math.prod(posterior.model.prior.delta_shape))
-    for block in torch.arange(num_draws).split(size):
-        yield posterior.guide.sample(len(block), generator)[site].cpu()
+    guide, generator = posterior.guide, torch.Generator().manual_seed(seed)
+    size = max(1, _SITE_ELEMENTS // math.prod(posterior.model.prior.delta_shape))
+    blocks = torch.arange(num_draws).split(size)
+    if not isinstance(guide, TreeGuide) or not isinstance(guide.model.prior, SpikeSlabPrior):
+        for block in blocks:
+            yield guide.sample(len(block), generator)[site].cpu()
+        return
+    messages = tree_messages(guide, guide.law())  # once; guide.sample sends them for every call
+    for block in blocks:
+        _, gates, deltas = sample(posterior.tree, messages, len(block), generator)
+        draws = {"gates": gates.permute(0, 3, 1, 2), "deltas": deltas.permute(0, 3, 1, 2)}
+        draws = guide.sample_hyper(len(block), generator) | draws
+        yield guide.with_prior_changes(draws, generator)[site].cpu()
 
 
 def predicted(

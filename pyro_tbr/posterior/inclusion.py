@@ -12,10 +12,9 @@ from torch import Tensor
 from pyro_tbr.guides import Guide, MeanFieldGuide, TreeGuide
 from pyro_tbr.guides.delta_factors import SpikeSlabDeltas
 from pyro_tbr.models import SpikeSlabPrior
-from pyro_tbr.posterior.drawing import site_draws
+from pyro_tbr.posterior.drawing import site_draws, tree_messages
 from pyro_tbr.posterior.selection import require_gates
 from pyro_tbr.tree import Tree
-from pyro_tbr.tree.sum_product import inside_pass
 
 if TYPE_CHECKING:
     from pyro_tbr.posterior.posterior import Posterior
@@ -23,8 +22,7 @@ if TYPE_CHECKING:
 _NUM_DRAWS = 4000
 _SEED = 141_421
 _SURE = 1e-13  # where one minus a PIP in double precision has still three digits
-_MAX_PASSES = 32  # for log odds of sure changes
-_SWEEPS = 2  # of messages, as behind the PIPs
+_MAX_PASSES, _MAX_ARCS = 32, 4000  # passes for log odds of sure changes, and arcs in all of them
 
 
 @torch.no_grad()
@@ -32,9 +30,9 @@ def log_odds(guide: Guide) -> Tensor:
     """Posterior log odds of inclusion, (A, W, Q), finite and in the order of the PIPs.
 
     They are the logits of the PIPs in double precision. Where a tree guide's PIP is within 1e-13
-    of 1 they come from the log evidence with and without the change, one more pass for every such
-    arc of a latent and outcome, up to 32; any beyond get the logit of 1 - 1e-13. NaN where the
-    prior has no gates.
+    of 1 they come from the log evidence with and without the change, one pass for every such arc
+    of a latent and outcome, up to 32 and up to 4,000 arcs in all; any beyond get the logit of
+    1 - 1e-13. NaN where the prior has no gates.
     """
     moments = guide.delta_moments()
     prior = guide.model.prior
@@ -60,14 +58,17 @@ def _tree_log_odds(guide: TreeGuide) -> Tensor:
     sure = (pips > 1 - _SURE) & guide.informed_arcs & (guide.law()["inclusion_prob"] < 1)
     number = sure.cumsum(-1) * sure  # 1, 2, ... within a latent and outcome
     found = torch.where(sure, _logit(pips.new_tensor(1 - _SURE)), found)
-    for one in range(1, min(int(number.max()), _MAX_PASSES) + 1):
+    passes = min(_MAX_PASSES, _MAX_ARCS // max(1, sure.shape[-1]), int(number.max()))
+    if passes:
+        whole = tree_messages(guide, guide.law(), sweeps=1).log_evidence
+    for one in range(1, passes + 1):
         here = number == one
-        off = _log_off(guide, here).unsqueeze(-1)
+        off = _log_off(guide, here, whole, sweeps=1).unsqueeze(-1)
         found = torch.where(here, torch.maximum(found, -off), found)
     return found.permute(2, 0, 1)
 
 
-def _log_off(guide: TreeGuide, arcs: Tensor) -> Tensor:
+def _log_off(guide: TreeGuide, arcs: Tensor, log_evidence: Tensor, sweeps: int) -> Tensor:
     """Log posterior probability that none of some arcs changed, (W, Q).
 
     It is the log evidence without changes there, over that with, times the prior's probability.
@@ -75,22 +76,14 @@ def _log_off(guide: TreeGuide, arcs: Tensor) -> Tensor:
     Args:
         guide: The guide.
         arcs: Which arcs, (W, Q, A) bool.
+        log_evidence: That with changes, (W, Q).
+        sweeps: Of messages.
     """
     law = guide.law()
     rate = law["inclusion_prob"]
-    off = law | {"inclusion_prob": torch.where(arcs, 0.0, rate)}
-    whole, without = (
-        inside_pass(
-            guide.model.tree,
-            guide.eta,
-            guide.lam,
-            **arguments,
-            num_components=guide.num_components,
-            sweeps=_SWEEPS,
-        ).log_evidence
-        for arguments in (law, off)
-    )
-    return without - whole + torch.where(arcs, torch.log1p(-rate), 0.0).sum(-1)
+    law["inclusion_prob"] = torch.where(arcs, 0.0, rate)
+    without = tree_messages(guide, law, sweeps).log_evidence
+    return without - log_evidence + torch.where(arcs, torch.log1p(-rate), 0.0).sum(-1)
 
 
 def _logit(prob: Tensor) -> Tensor:
@@ -136,6 +129,7 @@ def _tree_path_pips(guide: TreeGuide, arcs: Tensor) -> Tensor:
         return single.sum(-1)
     on_path = torch.zeros_like(pips, dtype=torch.bool)
     on_path[..., arcs] = True
-    value = -torch.expm1(_log_off(guide, on_path))
+    now = guide.current.log_evidence
+    value = -torch.expm1(_log_off(guide, on_path, now, sweeps=2))
     # The cap's error stays within what the single arcs allow.
     return torch.minimum(torch.maximum(value, single.amax(-1)), single.sum(-1).clamp(max=1.0))

@@ -63,14 +63,20 @@ def test_independent_arcs_are_no_set_however_many(pips, rng):
     gates = independent(pips, rng)
     assert gates.any(1).mean() > 0.95
     assert find_credible_sets(gates) == []
-    assert find_credible_sets(gates, min_purity=0.0)  # the purity is why
 
 
 def test_purity_is_the_least_share_of_changes_alone(rng):
-    gates = independent([0.8, 0.9], rng)
-    (found,) = find_credible_sets(gates, min_purity=0.0)
+    gates = one_of([0.6, 0.4], rng) | independent([0.3, 0.2], rng)  # one, often both
+    (found,) = find_credible_sets(gates)
     alone = [(gates[:, a] & ~gates[:, 1 - a]).sum() / gates[:, a].sum() for a in (0, 1)]
     assert found.purity == pytest.approx(min(alone))
+
+
+def test_a_set_less_pure_than_asked_for_is_not_given(rng):
+    gates = one_of([0.6, 0.4], rng) | independent([0.3, 0.2], rng)
+    (found,) = find_credible_sets(gates)
+    assert find_credible_sets(gates, min_purity=found.purity - 0.01) == [found]
+    assert find_credible_sets(gates, min_purity=found.purity + 0.01) == []
 
 
 def test_no_arcs_no_sets():
