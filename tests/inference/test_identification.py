@@ -1,9 +1,9 @@
 import warnings
 
 import pytest
-from tests.inference.problems import QUICK
 
 import pyro_tbr as tbr
+from tests.inference.problems import QUICK
 
 
 def fit(latent_dim, **kwargs):
