@@ -215,7 +215,8 @@ class DenseStage:
             encoder.num_components = recipe.num_components or encoder.num_components
         encoder.fit_preparation(rows.x)
         encoder.reset(self.generator)
-        model.prior = model.build_prior(GaussianPrior(), root_loc=self.model.prior.root_loc)
+        prior = model.build_prior(GaussianPrior(), root_loc=self.model.prior.root_loc)
+        model.prior = prior.to(dtype=self.model.prior.root_loc.dtype)
         model.to(device=rows.y.device)
         if isinstance(encoder, LinearEncoder):
             prepared = encoder.prepare(rows.x)

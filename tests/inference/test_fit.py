@@ -182,6 +182,19 @@ def test_held_out_leaf_keeps_the_prior_and_inner_rows_inform():
     assert (posterior.predict(new_x, leaf).sd > at_inner.sd).all()
 
 
+@pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
+@pytest.mark.parametrize("guide", ["tree", "mean_field"])
+@pytest.mark.parametrize("encoder", ["linear", "identity"])
+def test_double_precision(likelihood, guide, encoder):
+    data = simulated(num_leaves=4, latent_dim=2, likelihood=likelihood)
+    options = tbr.FitOptions(restarts=4, rotation_steps=50, dtype="float64")
+    model = tbr.TreeModel(data.tree, 2, encoder, likelihood=likelihood)
+    x = data.z if encoder == "identity" else data.x
+    posterior = tbr.fit(model, x, data.y, data.env, progress=False, guide=guide, options=options)
+    assert {p.dtype for p in posterior.guide.parameters()} == {torch.float64}
+    assert np.isfinite(posterior.predict(x, data.env).upper).all()
+
+
 def test_leaf_with_one_row_and_tiny_data():
     data = simulated(num_leaves=4, latent_dim=1, rows_per_leaf=[1, 2, 3, 4], num_outcomes=1)
     posterior = fitted(data)
