@@ -39,8 +39,8 @@ class RotationResult(NamedTuple):
         root: Root weights of the new latents, (W, Q), in the model's units.
         deltas: (A, W, Q), likewise.
         evidence: Log evidence of the chosen basis, up to a constant of the problem.
-        alternatives: Other bases found, best first, (T, K, K).
-        alternative_evidence: Theirs, (T,).
+        others: Other candidates found, best first, T of them, in the same units.
+        other_evidence: Theirs, (T,).
     """
 
     basis: Tensor
@@ -48,8 +48,15 @@ class RotationResult(NamedTuple):
     root: Tensor
     deltas: Tensor
     evidence: float
-    alternatives: Tensor
-    alternative_evidence: Tensor
+    others: Candidates
+    other_evidence: Tensor
+
+    def everything(self) -> tuple[Candidates, Tensor]:
+        """All candidates, best first, and their evidence."""
+        best = Candidates(self.basis, self.offset, self.root, self.deltas, self.root.new_zeros(()))
+        parts = zip(best, self.others, strict=True)
+        evidence = torch.cat([self.other_evidence.new_tensor([self.evidence]), self.other_evidence])
+        return Candidates(*(torch.cat([one[None], rest]) for one, rest in parts)), evidence
 
 
 def rotate_to_sparsity(
@@ -109,14 +116,24 @@ def _choose(
     total = scores.reshape(len(rows), -1).sum(-1)
     total = total + mean.shape[0] * mean.shape[1] * torch.linalg.slogdet(rows)[1]
     total = torch.where(torch.isfinite(everything.loss), total, -torch.inf)
-    order = total.argsort(descending=True)
-    first = order[0]
+    scaled = everything._replace(
+        offset=everything.offset * problem.offset_scale,
+        root=everything.root * problem.unit,
+        deltas=everything.deltas * problem.unit,
+    )
+    return ranked(scaled, total)
+
+
+def ranked(candidates: Candidates, evidence: Tensor) -> RotationResult:
+    """The candidate of the largest evidence (S,), and the others in order."""
+    order = evidence.argsort(descending=True)
+    first, rest = candidates.take(order[0]), order[1:]
     return RotationResult(
-        everything.basis[first],
-        everything.offset[first] * problem.offset_scale,
-        everything.root[first] * problem.unit,
-        everything.deltas[first] * problem.unit,
-        total[first].item(),
-        everything.basis[order[1:]],
-        total[order[1:]],
+        first.basis,
+        first.offset,
+        first.root,
+        first.deltas,
+        evidence[order[0]].item(),
+        candidates.take(rest),
+        evidence[rest],
     )

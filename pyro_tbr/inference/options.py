@@ -31,6 +31,9 @@ class FitOptions:
         patience: Checks on held-out rows without gain before a run stops.
         cross_fit: Folds whose rows are encoded by an encoder that was not fitted to them; 0 never,
             ``None``: as many as needed, none where the encoder's optimism is not measurable.
+        sandwich: Take the errors of each environment's weights from its rows' own residuals where
+            these are surely larger or smaller than the common noise says (learnt encoders, Gaussian
+            outcomes).
         sweeps: At most this many sweeps of the weights' posterior.
         mixture_components: Cap on the components of a message along the tree.
         num_threads: Threads of torch while fitting, put back after; the tensors are small, and more
@@ -51,6 +54,7 @@ class FitOptions:
     validation_share: float = 0.2
     patience: int = 8
     cross_fit: int | None = None
+    sandwich: bool = True
     sweeps: int = 60
     mixture_components: int = 32
     num_threads: int | None = 1

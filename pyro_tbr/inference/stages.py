@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import pandas as pd
@@ -22,9 +22,10 @@ from pyro_tbr.inference.cross_fit import (
     stratified_folds,
 )
 from pyro_tbr.inference.dense_stage import DenseFit, DenseStage, StandardRows
+from pyro_tbr.inference.finals import decided
 from pyro_tbr.inference.identify import RotationResult, rotate_to_sparsity
 from pyro_tbr.inference.options import FitOptions
-from pyro_tbr.inference.rotation import expand_basis, rotation_problem
+from pyro_tbr.inference.rotation import Candidates, expand_basis, rotation_problem
 from pyro_tbr.inference.svi import Schedule, train
 from pyro_tbr.inference.weights import fit_weights
 from pyro_tbr.models import GaussianPrior, LinearEncoder, TreeModel
@@ -34,6 +35,8 @@ from pyro_tbr.posterior import FitReport
 _LEAST_ROWS_TO_HOLD_OUT = 40
 # Directions of the latents with less than this share of the largest variance do not exist.
 _LEAST_VARIANCE_SHARE = 1e-7
+_COMPONENTS_TO_JUDGE = 8  # of a message, where ELBOs are only compared
+_SWEEPS_TO_JUDGE = 12
 _ENCODER_LR_SHARE = 0.2  # of the dense stage's peak rates, in the sparse stage: it is nearly there
 
 
@@ -95,8 +98,7 @@ class Stages:
         guide, stats = self._sparse(model, z, rows, wide.root, wide.deltas)
         if self.options.sparse_steps and is_trained(reference):
             z = self._train_encoder(model, guide, rows, z, reference)
-            sweeps = self.options.sweeps
-            stats = fit_weights(guide, model.design(z), rows.y, rows.env_index, sweeps=sweeps)
+            stats = self._fit_weights(guide, model.design(z), rows)
         report = FitReport(
             rank=found.basis.shape[0],
             history=_history(reference),
@@ -106,8 +108,8 @@ class Stages:
             optimism=honest.optimism,
             evidence=found.evidence,
             basis=found.basis,
-            alternatives=found.alternatives,
-            alternative_evidence=found.alternative_evidence,
+            alternatives=found.others.basis,
+            alternative_evidence=found.other_evidence,
         )
         return Fitted(model, guide, stats, report)
 
@@ -158,6 +160,8 @@ class Stages:
             found = rotate_to_sparsity(
                 problem, self.options.restarts, self.options.rotation_steps, self.generator
             )
+        if rank == latent_dim and self.guide_kind == "tree":  # mean field has bad optima
+            found = decided(found, lambda one: self._elbo(stats, rows, one))
         turned = stats.transform(expand_basis(found.basis, found.offset, stats.gram.shape[-1]))
         found = arranged(tree, found, turned)
         linear = own.new_zeros(latent_dim, latent_dim)
@@ -166,6 +170,23 @@ class Stages:
         offset[:rank] = found.offset
         reference.model.encoder.set_output(centre, linear, offset)
         return (honest - centre) @ linear - offset, found
+
+    def _elbo(self, stats: Statistics, rows: StandardRows, candidate: Candidates) -> float:
+        """ELBO under the user's prior of a candidate's latents, its weights at their optimum.
+
+        Args:
+            stats: Of the white latents; binary outcomes as expanded at the dense weights.
+            rows: The rows; untouched, but for where they are.
+            candidate: One, with the estimates to start from.
+        """
+        options = replace(self.options, mixture_components=_COMPONENTS_TO_JUDGE)
+        nodes = rows.nodes(self.model.tree.num_nodes)
+        guide = make_guide(self.guide_kind, self.model, nodes, options).to(rows.y.device)
+        guide.start(candidate.root.to(rows.y), candidate.deltas.to(rows.y))
+        width = stats.gram.shape[-1]
+        stats = stats.transform(expand_basis(candidate.basis, candidate.offset, width))
+        guide.update(stats, sweeps=min(_SWEEPS_TO_JUDGE, self.options.sweeps))
+        return guide.elbo(stats).item()
 
     def _dense_weights(self, z: Tensor, rows: StandardRows) -> tuple[TreeGuide, Statistics]:
         """Posterior of dense weights of given latents (N, rank)."""
@@ -181,9 +202,7 @@ class Stages:
         dense.likelihood = self.model.likelihood  # in the units of training
         dense = dense.to(device=rows.y.device, dtype=rows.y.dtype)
         guide = TreeGuide(dense, rows.nodes(tree.num_nodes)).to(rows.y.device)
-        sweeps = self.options.sweeps
-        stats = fit_weights(guide, dense.design(z), rows.y, rows.env_index, sweeps=sweeps)
-        return guide, stats
+        return guide, self._fit_weights(guide, dense.design(z), rows)
 
     def _sparse(
         self,
@@ -199,9 +218,18 @@ class Stages:
         guide = make_guide(self.guide_kind, model, rows.nodes(model.tree.num_nodes), self.options)
         guide.to(rows.y.device)
         guide.start(root.to(rows.y), deltas.to(rows.y), sparse=sparse)
-        sweeps = self.options.sweeps
-        stats = fit_weights(guide, model.design(z), rows.y, rows.env_index, sweeps=sweeps)
-        return guide, stats
+        return guide, self._fit_weights(guide, model.design(z), rows)
+
+    def _fit_weights(self, guide: Guide, design: Tensor, rows: StandardRows) -> Statistics:
+        """The guide at its optimum for a design (N, W), and the rows' statistics."""
+        return fit_weights(
+            guide,
+            design,
+            rows.y,
+            rows.env_index,
+            sweeps=self.options.sweeps,
+            sandwich=self.options.sandwich and self.model.encoder.trainable,
+        )
 
     def _train_encoder(
         self, model: TreeModel, guide: Guide, rows: StandardRows, z: Tensor, reference: DenseFit

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from pyro_tbr.guides.base import Guide
 from pyro_tbr.guides.statistics import Statistics, statistics
+from pyro_tbr.inference.robust import flattened, inflation
 from pyro_tbr.inference.svi import predictor_moments
 
 _EXPANSIONS = 12  # at most this many quadratic expansions of a likelihood that is not Gaussian
@@ -21,6 +22,7 @@ def fit_weights(
     *,
     sweeps: int,
     learn_hyper: bool = True,
+    sandwich: bool = False,
 ) -> Statistics:
     """Moves a guide to its optimum for these latents, and returns the rows' statistics.
 
@@ -35,10 +37,14 @@ def fit_weights(
         env_index: Node of each row, (N,).
         sweeps: At most this many sweeps of the guide's update a round.
         learn_hyper: Update hyperparameters too.
+        sandwich: Flatten the likelihood where the rows' residuals ask for it, see ``robust``;
+            Gaussian outcomes only.
     """
     likelihood = guide.model.likelihood
     if not likelihood.binary:
         stats = statistics(design, y, env_index, likelihood)
+        if sandwich:
+            stats = flattened(stats, inflation(design, y, env_index, stats))
         guide.update(stats, sweeps=sweeps, learn_hyper=learn_hyper)
         return stats
     point = torch.zeros_like(y)

@@ -103,7 +103,7 @@ def test_rotation_recovers_the_latents(mixed):
     z = white @ found.basis - found.offset
     assert tbr.mcc(data.z, z.numpy()) > 0.995
     torch.testing.assert_close(found.basis.norm(dim=0), torch.ones(K, dtype=torch.float64))
-    assert found.evidence >= found.alternative_evidence.max() - 1e-9
+    assert found.evidence >= found.other_evidence.max() - 1e-9
     # Same generator, same answer.
     runs = [rotate_to_sparsity(problem, 8, 90, torch.Generator().manual_seed(0)) for _ in "ab"]
     assert torch.equal(runs[0].basis, runs[1].basis)
