@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import pyro_tbr as tbr
-from pyro_tbr.evaluation.metrics import pip_auroc
+from pyro_tbr.evaluation import pip_auroc
 from tests.posterior.small_fits import FAST, NOISE_SCALE
 
 WEIGHTS = ["z0", "z1", "intercept"]

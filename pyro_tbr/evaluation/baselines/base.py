@@ -1,0 +1,297 @@
+"""The face all baselines share: ``Baseline(options).fit(tree, x, y, env)`` and what it returns."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from pyro_tbr.data import Schema, align_env, align_features, align_training
+from pyro_tbr.errors import DataError
+from pyro_tbr.evaluation.baselines.prediction import BaselinePrediction
+from pyro_tbr.models.encoders import ENCODERS, Encoder, ModuleEncoder, PreparedEncoder
+from pyro_tbr.posterior.predictive import Form
+from pyro_tbr.posterior.report import Scaling
+from pyro_tbr.posterior.tables import long_table
+from pyro_tbr.tree import Tree, descendant_sum
+
+VALIDATION_SHARE = 0.2
+MAX_COMPONENTS = 50  # leading components of wide features that encoders and tree weights see
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a baseline learns from.
+
+    Attributes:
+        tree: The environments.
+        x: Features, standardised, (N, D), float64; constant columns are 0.
+        y: Outcomes, standardised, (N, Q), NaN where not observed.
+        env_index: Node of each row, (N,) int64.
+        validation: Rows to choose with, (N,) bool: the same for every baseline with this seed.
+        latent_dim: K.
+        encoder: As in :class:`~pyro_tbr.TreeModel`.
+        generator: Randomness.
+        seed: What it was seeded with.
+    """
+
+    tree: Tree
+    x: Tensor
+    y: Tensor
+    env_index: Tensor
+    validation: Tensor
+    latent_dim: int
+    encoder: str | nn.Module
+    generator: torch.Generator
+    seed: int
+
+    @property
+    def nodes(self) -> Tensor:
+        """Nodes with rows, sorted."""
+        return self.env_index.unique()
+
+    def new_encoder(self) -> Encoder:
+        """An encoder as ``fit`` would build it, untrained, its preparation set from all rows."""
+        num_features = self.x.shape[1]
+        if isinstance(self.encoder, nn.Module):
+            module = copy.deepcopy(self.encoder).eval()
+            return ModuleEncoder(module, num_features, self.latent_dim)
+        if self.encoder not in ENCODERS:
+            raise DataError(
+                f"encoder={self.encoder!r} is not known: use one of {sorted(ENCODERS)} or a Module"
+            )
+        encoder = ENCODERS[self.encoder](num_features, self.latent_dim)
+        if isinstance(encoder, PreparedEncoder):
+            encoder.num_components = MAX_COMPONENTS
+            encoder.fit_preparation(self.x)
+            encoder.reset(self.generator)
+        return encoder
+
+    def informed_arcs(self) -> Tensor:
+        """Arcs with rows at or below their child, (A,) bool."""
+        counts = torch.bincount(self.env_index, minlength=self.tree.num_nodes).double()
+        return descendant_sum(self.tree, counts[:, None])[1:, 0] > 0
+
+
+class Rule(ABC):
+    """What a baseline learnt, for standardised features and outcomes; abstract.
+
+    Attributes:
+        deltas: Point estimates of the changes, (A, W, Q) with the intercept last; ``None`` where
+            the method has none.
+        latent_names: Names of the W weights.
+        notes: What was chosen on the way, by name.
+    """
+
+    deltas: Tensor | None = None
+    latent_names: tuple[str, ...] = ()
+    notes: dict[str, Any]
+
+    @abstractmethod
+    def components(self, x: Tensor, env_index: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Means and standard deviations (S, n, Q) of an equal mixture of S normals.
+
+        No standard deviations where the method has no predictive distribution.
+        """
+
+    def latents(self, x: Tensor) -> Tensor | None:
+        """Latents (n, K) of features (n, D); ``None`` where the method has none."""
+        return None
+
+
+class Baseline(ABC):
+    """A method to compare with; abstract. Options are fields of the frozen dataclass it is.
+
+    Attributes:
+        distribution: ``predict`` gives a predictive distribution; else only its mean, the rest
+            is NaN.
+        has_latents: ``encode`` gives latents that were learnt.
+    """
+
+    distribution: ClassVar[bool] = True
+    has_latents: ClassVar[bool] = False
+
+    def fit(
+        self,
+        tree: Tree,
+        x: Any,
+        y: Any,
+        env: Any,
+        *,
+        latent_dim: int = 5,
+        encoder: str | nn.Module = "linear",
+        seed: int = 0,
+    ) -> FittedBaseline:
+        """Fits the method to rows of data, with the arguments of :func:`pyro_tbr.fit`.
+
+        All baselines take all arguments, so one loop serves them; methods without latents do not
+        look at ``latent_dim`` and ``encoder``. Outcomes are taken as numbers with Gaussian noise.
+
+        Args:
+            tree: The environments.
+            x: Features, (N, D): array, tensor, DataFrame or scipy sparse.
+            y: Outcomes, (N,) or (N, Q), NaN where not observed.
+            env: Node label of each row, (N,).
+            latent_dim: K.
+            encoder: ``"linear"``, ``"mlp"`` or a torch module from (N, D) to (N, K); features reach
+                it standardised.
+            seed: Of all randomness, and of the rows held out to choose with: baselines with one
+                seed choose on the same rows.
+
+        Raises:
+            DataError: Values that cannot be used.
+            ShapeError: Arrays that do not fit together.
+            TreeError: Labels that are not in the tree.
+        """
+        rows, schema = align_training(tree, x, y, env)
+        assert rows.y is not None  # align_training asks for it
+        features = Standardiser.of(rows.x)
+        loc = rows.y.nanmean(0)
+        scale = (rows.y - loc).square().nanmean(0).sqrt()
+        scaling = Scaling(loc, torch.where(scale > 1e-12 * loc.abs(), scale, 1.0))
+        problem = Problem(
+            tree=tree,
+            x=features(rows.x),
+            y=(rows.y - scaling.loc) / scaling.scale,
+            env_index=rows.env_index,
+            validation=validation_rows(rows.env_index, VALIDATION_SHARE, seed),
+            latent_dim=latent_dim,
+            encoder=encoder,
+            generator=torch.Generator().manual_seed(seed),
+            seed=seed,
+        )
+        rule = self._learn(problem)
+        return FittedBaseline(self, rule, tree, schema, features, scaling)
+
+    @abstractmethod
+    def _learn(self, problem: Problem) -> Rule:
+        """The method itself."""
+
+
+@dataclass(frozen=True)
+class FittedBaseline:
+    """A baseline after ``fit``; asking it changes nothing.
+
+    Attributes:
+        baseline: The method and its options.
+        rule: What it learnt, in standardised units.
+        tree: The environments.
+        schema: What later tables have to fit.
+        features: From the user's features to standardised ones.
+        scaling: From standardised outcomes to the user's.
+    """
+
+    baseline: Baseline
+    rule: Rule
+    tree: Tree
+    schema: Schema
+    features: Standardiser
+    scaling: Scaling
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What was chosen on the way (penalties, noise in standardised units, ...), by name."""
+        return dict(self.rule.notes)
+
+    def predict(self, x: Any, env: Any, level: float = 0.9) -> BaselinePrediction:
+        """Predicts new outcomes, at leaves with data and at held-out leaves of the tree.
+
+        Args:
+            x: Features, (N, D), columns matched by name where ``fit`` had a DataFrame.
+            env: Node labels (N,), or one label for all rows.
+            level: Probability of the central interval.
+        """
+        table, index = align_features(self.schema, x)
+        nodes = align_env(self.tree, env, index, len(table))
+        standard = self.features(table)
+        form = Form(self.schema.outcome_ndim == 1, index, self.schema.outcome_names)
+
+        def components(rows: Tensor) -> tuple[Tensor, Tensor | None]:
+            mean, sd = self.rule.components(standard[rows], nodes[rows])
+            scale, loc = self.scaling.scale, self.scaling.loc
+            return mean * scale + loc, None if sd is None else sd * scale
+
+        return BaselinePrediction(components, len(table), level, form, self.schema)
+
+    def encode(self, x: Any) -> Any:
+        """Latents of new rows, (N, K), a DataFrame where ``x`` is one.
+
+        Raises:
+            DataError: The method learns no latents.
+        """
+        table, index = align_features(self.schema, x)
+        z = self.rule.latents(self.features(table))
+        if z is None:
+            raise DataError(f"{type(self.baseline).__name__} learns no latents")
+        values = z.detach().double().numpy()
+        if index is None:
+            return values
+        return pd.DataFrame(values, index=index, columns=[f"z{k}" for k in range(z.shape[1])])
+
+    def deltas(self) -> pd.DataFrame:
+        """Estimated changes: parent, child, latent, outcome, mean, in rows as Posterior.deltas().
+
+        In outcome per standard deviation of the latent or feature.
+
+        Raises:
+            DataError: The method has no changes along arcs.
+        """
+        if self.rule.deltas is None:
+            raise DataError(f"{type(self.baseline).__name__} has no changes along arcs")
+        columns = {"mean": self.rule.deltas.double() * self.scaling.scale}
+        return long_table(self.tree, columns, self.rule.latent_names, self.schema.outcome_names)
+
+
+@dataclass(frozen=True)
+class Standardiser:
+    """Features less their mean, over their standard deviation; constant ones become 0.
+
+    Attributes:
+        loc: (D,).
+        inverse: (D,).
+    """
+
+    loc: Tensor
+    inverse: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor) -> Standardiser:
+        """By the columns of (N, D)."""
+        loc, scale = x.mean(0), x.std(0, correction=0)
+        alive = scale > 1e-9 * loc.abs() + 1e-150
+        return cls(loc, torch.where(alive, 1 / torch.where(alive, scale, 1.0), 0.0))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(n, D) to (n, D)."""
+        return (x - self.loc) * self.inverse
+
+
+def validation_rows(env_index: Tensor, share: float, seed: int) -> Tensor:
+    """Rows to choose with, (N,) bool: this share of the rows of each environment, at random.
+
+    At least one row of each environment stays.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.rand(len(env_index), generator=generator)
+    chosen = torch.zeros(len(env_index), dtype=torch.bool)
+    for node in env_index.unique():
+        rows = (env_index == node).nonzero()[:, 0]
+        number = min(round(share * len(rows)), len(rows) - 1)
+        chosen[rows[order[rows].argsort()[:number]]] = True
+    return chosen
+
+
+def leading_components(problem: Problem) -> Callable[[Tensor], Tensor]:
+    """From features to their whitened leading principal components, (n, R), at most 50."""
+    width = min(problem.x.shape[1], MAX_COMPONENTS)
+    encoder = ENCODERS["linear"](problem.x.shape[1], 1)
+    assert isinstance(encoder, PreparedEncoder)
+    encoder.num_components = width
+    encoder.fit_preparation(problem.x)
+    return lambda x: encoder.prepare(x).double()

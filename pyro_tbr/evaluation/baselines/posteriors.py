@@ -1,0 +1,171 @@
+"""Baselines that are a ``fit`` of ours without the parts that make it ours."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from pyro_tbr.errors import IdentificationWarning
+from pyro_tbr.evaluation.baselines.base import Baseline, Problem, Rule, leading_components
+from pyro_tbr.inference import FitOptions, fit
+from pyro_tbr.models import GaussianPrior, SpikeSlabPrior, TreeModel
+from pyro_tbr.models.priors import ArcPrior
+from pyro_tbr.posterior import Posterior
+from pyro_tbr.posterior.drawing import at_nodes
+
+_NUM_DRAWS = 200
+
+
+@dataclass(frozen=True)
+class DenseTree(Baseline):
+    """Random slopes along the tree: every weight of the features changes on every arc.
+
+    The changes are normal with a scale for each weight, learnt: the mixed model of comparative
+    biology, fitted by ``TreeModel(encoder="identity", prior=GaussianPrior())`` to the whitened
+    leading components of the features (at most 50), which are a basis of the features where these
+    are no more. A held-out leaf keeps its ancestor's weights plus changes as the prior expects
+    them.
+
+    Attributes:
+        options: Of the fit.
+    """
+
+    options: FitOptions | None = None
+
+    def _learn(self, problem: Problem) -> Rule:
+        to_design = leading_components(problem)
+        return _identity_rule(problem, to_design, GaussianPrior(), "tree", self.options)
+
+
+@dataclass(frozen=True)
+class MOReTreeS(Baseline):
+    """Spike-and-slab changes on given latents by mean field; like MOReTreeS.
+
+    The features *are* the latents: give ``posterior.encode(x)``, say, as ``x``. Correlated ones are
+    taken as they are, which mean field does not like.
+
+    Our differences: a gate for each arc and latent, where MOReTreeS has one a node, and all
+    hyperparameters learnt. Fitted by ``TreeModel(encoder="identity")`` with
+    ``guide="mean_field"``. A held-out leaf keeps its ancestor's weights plus changes as the prior
+    expects them.
+
+    Attributes:
+        options: Of the fit.
+
+    Source:
+        Thomas, Trippa, Parmigiani & Dominici, JASA 115 (2020) 1693.
+    """
+
+    options: FitOptions | None = None
+
+    def _learn(self, problem: Problem) -> Rule:
+        return _identity_rule(problem, lambda x: x, SpikeSlabPrior(), "mean_field", self.options)
+
+
+@dataclass(frozen=True)
+class SparseTree(Baseline):
+    """:func:`pyro_tbr.fit` itself, in the face of the baselines, so one loop compares all.
+
+    Features and outcomes are standardised before; log scores are of the mixture over 200 draws.
+
+    Attributes:
+        prior: Of the changes; ``None``: spike and slab, all learnt.
+        guide: As in ``fit``.
+        options: Of the fit.
+    """
+
+    has_latents: ClassVar[bool] = True
+
+    prior: ArcPrior | None = None
+    guide: str = "tree"
+    options: FitOptions | None = None
+
+    def _learn(self, problem: Problem) -> Rule:
+        model = TreeModel(problem.tree, problem.latent_dim, problem.encoder, prior=self.prior)
+        posterior = _fitted(problem, model, problem.x, self.guide, self.options)
+        return PosteriorRule(posterior, posterior.latents, problem.seed, learnt=True)
+
+
+class PosteriorRule(Rule):
+    """Draws of a posterior's weights at the nodes.
+
+    Args:
+        posterior: Fitted to standardised outcomes.
+        to_latents: From standardised features to its latents.
+        seed: Of the draws.
+        learnt: The latents were learnt.
+    """
+
+    def __init__(
+        self,
+        posterior: Posterior,
+        to_latents: Callable[[Tensor], Tensor],
+        seed: int,
+        *,
+        learnt: bool = False,
+    ) -> None:
+        self.posterior, self.to_latents, self.learnt = posterior, to_latents, learnt
+        draws = {k: torch.from_numpy(v) for k, v in posterior.sample(_NUM_DRAWS, seed).items()}
+        every = torch.arange(posterior.tree.num_nodes)
+        self.node_weights = at_nodes(posterior.tree, every, draws)  # (S, V, W, Q)
+        self.noise = draws["noise_scale"]  # (S, Q)
+        self.notes = {"noise_var": self.noise.square().mean(0).tolist()}
+        # In the unit of standardised outcomes; exact means rather than those of the draws.
+        moments = posterior.guide.delta_moments()
+        self.deltas = moments.mean.detach().double() * posterior.scaling.scale
+        self.latent_names = posterior.latent_names
+
+    def components(self, x: Tensor, env_index: Tensor) -> tuple[Tensor, Tensor]:
+        """A normal for each draw."""
+        design = self._latents(x)
+        design = torch.cat([design, torch.ones(len(design), 1, dtype=design.dtype)], dim=1)
+        mean = torch.zeros(len(self.noise), len(design), self.noise.shape[1], dtype=torch.float64)
+        for node in env_index.unique():
+            rows = env_index == node
+            mean[:, rows] = torch.einsum("nw,swq->snq", design[rows], self.node_weights[:, node])
+        return mean, self.noise[:, None].expand_as(mean)
+
+    def latents(self, x: Tensor) -> Tensor | None:
+        """Where they were learnt."""
+        return self._latents(x) if self.learnt else None
+
+    @torch.no_grad()
+    def _latents(self, x: Tensor) -> Tensor:
+        return self.to_latents(x)
+
+
+def _identity_rule(
+    problem: Problem,
+    to_latents: Callable[[Tensor], Tensor],
+    prior: ArcPrior,
+    guide: str,
+    options: FitOptions | None,
+) -> PosteriorRule:
+    """A fit to latents that are given by a fixed map of the features."""
+    z = to_latents(problem.x)
+    model = TreeModel(problem.tree, z.shape[1], "identity", prior=prior)
+    return PosteriorRule(_fitted(problem, model, z, guide, options), to_latents, problem.seed)
+
+
+def _fitted(
+    problem: Problem, model: TreeModel, x: Tensor, guide: str, options: FitOptions | None
+) -> Posterior:
+    labels = [problem.tree.nodes[i] for i in problem.env_index.tolist()]
+    with warnings.catch_warnings():
+        # A prediction is the same in any basis of the latents.
+        warnings.simplefilter("ignore", IdentificationWarning)
+        return fit(
+            model,
+            x,
+            problem.y,
+            labels,
+            guide=guide,
+            seed=problem.seed,
+            progress=False,
+            options=options,
+        )

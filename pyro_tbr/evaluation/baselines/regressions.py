@@ -1,0 +1,136 @@
+"""Linear regressions without a tree: pooled, pooled with environments' intercepts, per leaf."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pyro_tbr.evaluation.baselines.base import Baseline, Problem, Rule
+from pyro_tbr.evaluation.baselines.ridge import Ridge, evidence_ridge
+
+_INTERCEPT_SCALES = (0.01, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+
+
+@dataclass(frozen=True)
+class Pooled(Baseline):
+    """Bayesian linear regression of the features, blind to environments.
+
+    Penalty and noise by evidence (:mod:`~pyro_tbr.evaluation.baselines.ridge`), so the noise holds
+    what differs between environments. A held-out leaf is predicted like any other.
+    """
+
+    def _learn(self, problem: Problem) -> Rule:
+        fits = []
+        for outcome in problem.y.T:
+            seen = ~outcome.isnan()
+            group = torch.zeros(int(seen.sum()), dtype=torch.int64)
+            fits.append(evidence_ridge(problem.x[seen], outcome[seen], group))
+        return PooledRule(fits)
+
+
+@dataclass(frozen=True)
+class PooledOneHot(Baseline):
+    """Pooled regression with an indicator of each environment: random intercepts.
+
+    Features and indicators have a penalty each, both by evidence. A held-out leaf has the indicator
+    no row has had: its intercept keeps its prior, mean 0 and the learnt variance.
+    """
+
+    def _learn(self, problem: Problem) -> Rule:
+        num_nodes, num_features = problem.tree.num_nodes, problem.x.shape[1]
+        scales = []
+        for scale in _INTERCEPT_SCALES:
+            column = torch.ones(num_features + num_nodes, dtype=torch.float64)
+            column[num_features:] = scale
+            scales.append(column)
+        design = _with_indicators(problem.x, problem.env_index, num_nodes)
+        fits = []
+        for outcome in problem.y.T:
+            seen = ~outcome.isnan()
+            group = torch.zeros(int(seen.sum()), dtype=torch.int64)
+            fits.append(evidence_ridge(design[seen], outcome[seen], group, scales))
+        return PooledRule(fits, num_nodes)
+
+
+@dataclass(frozen=True)
+class LeafRegression(Baseline):
+    """Ridge regression of each environment on its own; penalty and noise are shared, by evidence.
+
+    A held-out leaf gets the equal mixture of the other environments' fits.
+    """
+
+    def _learn(self, problem: Problem) -> Rule:
+        return leaf_rule(problem.x, problem.y, problem.env_index)
+
+
+class PooledRule(Rule):
+    """One regression for all rows.
+
+    Args:
+        fits: One an outcome.
+        num_nodes: Indicators behind the features; 0: none.
+    """
+
+    def __init__(self, fits: list[Ridge], num_nodes: int = 0) -> None:
+        self.fits, self.num_nodes = fits, num_nodes
+        self.notes = _notes(fits)
+
+    def components(self, x: Tensor, env_index: Tensor) -> tuple[Tensor, Tensor]:
+        """A single normal."""
+        if self.num_nodes:
+            x = _with_indicators(x, env_index, self.num_nodes)
+        parts = [fit.predict(x, 0) for fit in self.fits]
+        mean, var = (torch.stack(column, dim=1) for column in zip(*parts, strict=True))
+        return mean[None], var.sqrt()[None]
+
+
+class LeafRule(Rule):
+    """A regression for each node with rows.
+
+    Args:
+        fits: One an outcome.
+        nodes: Nodes of the groups of each outcome, (G,).
+    """
+
+    def __init__(self, fits: list[Ridge], nodes: list[Tensor]) -> None:
+        self.fits, self.nodes = fits, nodes
+        self.notes = _notes(fits)
+
+    def components(self, x: Tensor, env_index: Tensor) -> tuple[Tensor, Tensor]:
+        """A single normal where every row has its own fit, else as many as there are fits."""
+        known = [torch.isin(env_index, nodes) for nodes in self.nodes]
+        size = 1 if all(bool(k.all()) for k in known) else max(map(len, self.nodes))
+        mean = torch.zeros(size, len(x), len(self.fits), dtype=torch.float64)
+        var = torch.ones_like(mean)
+        for q, (fit, nodes) in enumerate(zip(self.fits, self.nodes, strict=True)):
+            for g, node in enumerate(nodes.tolist()):
+                own = env_index == node
+                mean[:, own, q], var[:, own, q] = fit.predict(x[own], g)
+            new = ~known[q]
+            if new.any():
+                # Outcomes seen at fewer nodes than others repeat their fits.
+                parts = [fit.predict(x[new], s % len(nodes)) for s in range(size)]
+                mean[:, new, q] = torch.stack([part[0] for part in parts])
+                var[:, new, q] = torch.stack([part[1] for part in parts])
+        return mean, var.sqrt()
+
+
+def leaf_rule(x: Tensor, y: Tensor, env_index: Tensor) -> LeafRule:
+    """Regressions of each node's rows: x (N, P), y (N, Q) with NaN, env_index (N,)."""
+    fits, nodes = [], []
+    for outcome in y.T:
+        seen = ~outcome.isnan()
+        with_rows, group = env_index[seen].unique(return_inverse=True)
+        fits.append(evidence_ridge(x[seen], outcome[seen], group))
+        nodes.append(with_rows)
+    return LeafRule(fits, nodes)
+
+
+def _with_indicators(x: Tensor, env_index: Tensor, num_nodes: int) -> Tensor:
+    return torch.cat([x, torch.nn.functional.one_hot(env_index, num_nodes).double()], dim=1)
+
+
+def _notes(fits: list[Ridge]) -> dict[str, list[float]]:
+    return {"penalty": [f.penalty for f in fits], "noise_var": [f.noise_var for f in fits]}
