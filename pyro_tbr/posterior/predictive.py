@@ -11,7 +11,9 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
+from pyro_tbr.data import Schema, align_outcomes
 from pyro_tbr.errors import DataError
 
 _TOLERANCE = 1e-5  # of a quantile, in standard deviations of the outcome
@@ -91,6 +93,16 @@ class Mixture:
                 break
         return value
 
+    def log_prob(self, y: Tensor) -> Tensor:
+        """Log density of outcomes (n, Q), or log probability of binary ones; NaN where y is."""
+        if self.noise is None:
+            sign = 2 * y - 1
+            each = logsigmoid(sign * self.predictor)
+        else:
+            standard = (y - self.predictor) / self.noise
+            each = -0.5 * standard.square() - self.noise.log() - 0.5 * math.log(2 * math.pi)
+        return each.logsumexp(0) - math.log(len(each))
+
     def sample(self, pick: Tensor, generator: torch.Generator) -> Tensor:
         """New outcomes (num, n, Q), each from the draw of the weights that ``pick`` (num,) says."""
         predictor = self.predictor[pick]
@@ -128,11 +140,12 @@ class Prediction:
         noise: Tensor | None,
         level: float,
         form: Form,
+        schema: Schema,
     ) -> None:
         if not 0 < level < 1:
             raise DataError(f"level={level!r} must be above 0 and below 1, such as 0.9")
         self._design, self._weights, self._position = design, weights, position
-        self._noise, self._form, self.level = noise, form, level
+        self._noise, self._form, self._schema, self.level = noise, form, schema, level
         tail = (1 - level) / 2
         parts: list[tuple[Tensor, ...]] = []
         for rows in self._chunks():
@@ -168,6 +181,27 @@ class Prediction:
         draws = [self._mixture(rows).sample(pick, generator) for rows in self._chunks()]
         values = torch.cat(draws, dim=1).double().numpy()
         return values[..., 0] if self._form.flat else values
+
+    def log_score(self, y: Any) -> float:
+        """Mean log density of the observed outcomes, or log probability of binary ones, in nats.
+
+        Larger is better. In the unit of y: outcomes of another scale have other scores.
+
+        Args:
+            y: Outcomes as ``fit`` took them, NaN where not observed; pandas objects are matched by
+                index where the features were pandas.
+
+        Raises:
+            DataError: Nothing is observed, or values cannot be used.
+            ShapeError: The numbers of rows or outcomes differ.
+        """
+        num_rows, index = len(self._design), self._form.index
+        outcomes = align_outcomes(self._schema, y, index, num_rows, binary=self._noise is None)
+        parts = [self._mixture(rows).log_prob(outcomes[rows]) for rows in self._chunks()]
+        each = torch.cat(parts)[~torch.isnan(outcomes)]
+        if not len(each):
+            raise DataError("y has no observed value; there is nothing to score")
+        return each.mean().item()
 
     def __repr__(self) -> str:
         return f"Prediction({len(self._design)} rows, {self.level:.0%} intervals)"

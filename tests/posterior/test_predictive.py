@@ -8,6 +8,7 @@ import torch
 from scipy import optimize, stats
 
 import pyro_tbr as tbr
+from pyro_tbr.data import Schema
 from pyro_tbr.posterior import predictive
 from pyro_tbr.posterior.predictive import Form, Mixture
 from tests.posterior.small_fits import FAST, NOISE_SCALE, RATE, SLAB_SCALE
@@ -103,7 +104,40 @@ def prediction(num_rows=3, noise=1e-6, level=0.9):
         torch.full((2, 1), noise, dtype=torch.float64),
         level,
         Form(True, None, ("y0",)),
+        Schema(None, 1, ("y0",), 1),
     )
+
+
+@pytest.mark.parametrize("mixture", MIXTURES.values(), ids=MIXTURES.keys())
+def test_log_density_is_that_of_the_mixture(mixture):
+    locs, scales = map(np.array, mixture)
+    y = np.linspace(locs.min() - scales.max(), locs.max() + scales.max(), 7)
+    found = normal_mixture(*mixture, num_rows=7).log_prob(torch.tensor(y)[:, None])[:, 0]
+    each = stats.norm.logpdf(y[:, None], locs, scales)
+    assert found.numpy() == pytest.approx(np.logaddexp.reduce(each, 1) - math.log(len(locs)))
+
+
+def test_log_probability_of_binary_outcomes():
+    predictor = torch.randn(50, 4, 2, generator=torch.Generator().manual_seed(0)).double()
+    prob = torch.sigmoid(predictor).mean(0)
+    y = torch.tensor([[0.0, 1], [1, 1], [0, 0], [1, torch.nan]]).double()
+    found = Mixture(predictor, None).log_prob(y)
+    expected = torch.where(y == 1, prob, 1 - prob).log()
+    torch.testing.assert_close(found[:3], expected[:3])
+    assert found[3, 1].isnan()
+
+
+def test_log_score_is_the_mean_over_what_was_observed(monkeypatch):
+    y = [0.2, np.nan, -1.4]
+    whole = prediction(noise=0.5).log_score(y)
+    density = 0.5 * (stats.norm.pdf(y, -1, 0.5) + stats.norm.pdf(y, 1, 0.5))
+    assert whole == pytest.approx(np.nanmean(np.log(density)))
+    monkeypatch.setattr(predictive, "_CHUNK_ELEMENTS", 2)
+    assert prediction(noise=0.5).log_score(y) == pytest.approx(whole)
+    with pytest.raises(tbr.DataError, match="no observed value"):
+        prediction().log_score([np.nan] * 3)
+    with pytest.raises(tbr.ShapeError, match="y has 2"):
+        prediction().log_score([0.0, 1.0])
 
 
 def test_rows_of_one_draw_share_their_weights_in_chunks_too(monkeypatch):
