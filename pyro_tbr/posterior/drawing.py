@@ -118,7 +118,8 @@ def predicted(
         nodes, position = nodes.unique(return_inverse=True)
         weights = at_nodes(posterior.tree, nodes, draws)
     form = Form(posterior.schema.outcome_ndim == 1, index, posterior.outcome_names)
-    return Prediction(design, weights, position, draws.get("noise_scale"), level, form)
+    noise = draws.get("noise_scale")
+    return Prediction(design, weights, position, noise, level, form, posterior.schema)
 
 
 def at_nodes(tree: Tree, nodes: Tensor, draws: dict[str, Tensor]) -> Tensor:
