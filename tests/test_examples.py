@@ -64,3 +64,31 @@ def test_antibiotic_resistance(capsys):
     assert 0 <= found["brier"] <= 1
     assert all(math.isfinite(value) for value in found.values())
     assert "Who wins" in capsys.readouterr().out
+
+
+def test_calibration(capsys):
+    found = run(
+        *("calibration", "--settings", "half", "--fits", 1, "--restarts", 8, "--compare"),
+    )
+    row = found["table"].iloc[0]
+    assert row["worst MCC"] > 0.9
+    assert row["AUROC"] > 0.9
+    assert row["95 % sets right"] > 0.8
+    assert row["false at FDR 0.05"] < 0.25
+    bins = found["reliability"]["half"]
+    assert bins["true_share"].iloc[-1] > 0.9
+    assert bins["true_share"].iloc[0] < 0.03
+    scores = found["held_out"]["log score"].droplevel("setting")
+    assert scores["tree of sparse changes"] > scores["pooled"]
+    assert "leaf by leaf" in capsys.readouterr().out
+
+
+def test_how_many_environments(capsys, tmp_path):
+    found = run(
+        *("how_many_environments", "--leaves", 4, 16, "--latents", 2, "--outcomes", 3),
+        *("--seeds", 1, "--restarts", 8, "--rotation-steps", 300, "--csv", tmp_path / "fits.csv"),
+    )
+    assert found["table"]["median_mcc"].loc[16].item() > 0.95
+    assert found["found"] + found["not_found"] == 2
+    assert len((tmp_path / "fits.csv").read_text().splitlines()) == 3
+    assert "false alarms" in capsys.readouterr().out
