@@ -36,7 +36,11 @@ class Guide(LocalParamsModule):
 
     Attributes:
         informed_arcs: (A,) bool, arcs with rows below them. The others keep their prior, exactly.
+        joint_hyper: Sites of hyperparameters that are held jointly with the weights; what their
+            factors say is matched to that, for reports.
     """
+
+    joint_hyper: frozenset[str] = frozenset()
 
     def __init__(self, model: TreeModel, informed_nodes: Tensor | None = None) -> None:
         super().__init__()
@@ -67,10 +71,17 @@ class Guide(LocalParamsModule):
         return NoiseMoments(self.noise.mean_power(-2.0), self.noise.mean_log())
 
     def hyper_kl(self) -> Tensor:
-        """KL of all hyperparameters to their hyperpriors."""
-        factors: list[HyperFactor] = [*self.hyper.values()]  # type: ignore[list-item]
+        """KL of the hyperparameters that have factors of their own to their hyperpriors."""
+        factors = self._own_factors().values()
         total = sum((factor.kl() for factor in factors), start=torch.zeros(()))
         return total if self.noise is None else total + self.noise.kl()
+
+    def _own_factors(self) -> dict[str, HyperFactor]:
+        return {
+            name: factor  # type: ignore[misc]
+            for name, factor in self.hyper.items()
+            if name not in self.joint_hyper
+        }
 
     def node_moments(self) -> NodeMoments:
         """Means and variances of the weights at every node, differentiable."""
@@ -132,10 +143,10 @@ class Guide(LocalParamsModule):
         return draws | {name: torch.where(known, draws[name], new) for name, new in prior.items()}
 
     def sample_hyper(self, num_samples: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Draws of the hyperparameters, noise included."""
+        """Draws of the hyperparameters that have factors of their own, noise included."""
         draws = {
-            name: factor.sample(num_samples, generator)  # type: ignore[operator]
-            for name, factor in self.hyper.items()
+            name: factor.sample(num_samples, generator)
+            for name, factor in self._own_factors().items()
         }
         if self.noise is not None:
             draws["noise_scale"] = self.noise.sample(num_samples, generator)

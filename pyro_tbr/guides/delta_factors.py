@@ -8,24 +8,16 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import logsigmoid, softplus
+from torch.nn.functional import logsigmoid
 
-from pyro_tbr.guides.hyper_factors import RateFactor, ScaleFactor, quadrature
+from pyro_tbr.guides.prior_moments import HyperFactors, rate_moments, scale_moments
 from pyro_tbr.models.priors import ArcPrior, GaussianPrior, HorseshoePrior, SpikeSlabPrior
-
-
-class HyperFactors(Protocol):
-    """Factors of the hyperparameters by site name."""
-
-    def __getitem__(self, name: str, /) -> nn.Module:
-        """The factor of a site."""
-        ...
 
 
 class DeltaMoments(NamedTuple):
@@ -95,35 +87,9 @@ class DeltaFactor(nn.Module):
 class NormalDeltas(DeltaFactor):
     """Normal q, for priors that are normal given their scales."""
 
-    def _prior_scale_moments(self, hyper: HyperFactors) -> tuple[Tensor, Tensor, Tensor]:
-        """E[1/s^2], E[log s], E[s^2] of the prior's scale s, broadcastable to (A, W, Q)."""
-        prior = self._prior[0]
-        slab = hyper["slab_scale"]
-        assert isinstance(slab, ScaleFactor)
-        if isinstance(prior, GaussianPrior):
-            return slab.mean_power(-2.0), slab.mean_log(), slab.mean_power(2.0)
-        # 1/s^2 = 1/t^2 + 1/c^2 with t the product of global and local scale, c the slab's.
-        local, whole = hyper["local_scale"], hyper["global_scale"]
-        assert isinstance(local, ScaleFactor)
-        assert isinstance(whole, ScaleFactor)
-        local_loc, local_var = local.log_moments()
-        whole_loc, whole_var = whole.log_moments()
-        slab_loc, slab_var = slab.log_moments()
-        loc, var = local_loc + whole_loc, local_var + whole_var
-        inverse = torch.exp(-2 * loc + 2 * var) + slab.mean_power(-2.0)
-        # log s = log t - softplus(2 log(t/c)) / 2, and log(t/c) is normal under q.
-        points, weights = quadrature(2 * (loc - slab_loc), 2 * (var + slab_var).sqrt())
-        weights = weights.reshape(-1, 1, 1, 1)
-        log_scale = loc - 0.5 * (weights * softplus(points)).sum(0)
-        points, _ = quadrature(2 * (slab_loc - loc), 2 * (var + slab_var).sqrt())
-        # s^2 = c^2 sigmoid(-2 log(c/t)); c^2 and the sigmoid are both increasing in c, and their
-        # covariance is small beside the prior's own width, so it is left out of this one moment.
-        square = slab.mean_power(2.0) * (weights * torch.sigmoid(-points)).sum(0)
-        return inverse, log_scale, square
-
     def moments(self, hyper: HyperFactors) -> DeltaMoments:
         """See :meth:`DeltaFactor.moments`."""
-        square = self._prior_scale_moments(hyper)[2]
+        square = scale_moments(self._prior[0], hyper).square
         mean = torch.where(self.informed, self.loc, 0.0)
         var = torch.where(self.informed, (2 * self.log_scale).exp(), square)
         one = torch.ones_like(mean)
@@ -131,7 +97,7 @@ class NormalDeltas(DeltaFactor):
 
     def kl(self, hyper: HyperFactors) -> Tensor:
         """See :meth:`DeltaFactor.kl`."""
-        inverse, log_scale, _ = self._prior_scale_moments(hyper)
+        inverse, log_scale, _ = scale_moments(self._prior[0], hyper)
         square = self.loc.square() + (2 * self.log_scale).exp()
         each = 0.5 * (square * inverse - 1) - self.log_scale + log_scale
         return torch.where(self.informed, each, 0.0).sum()
@@ -174,22 +140,6 @@ class SpikeSlabDeltas(DeltaFactor):
             evidence = evidence.amax(-1, keepdim=True)
         self.logits.copy_(evidence.clamp(-3.0, 6.0))
 
-    def _rate_moments(self, hyper: HyperFactors) -> tuple[Tensor, Tensor, Tensor]:
-        """E[log rate_a], E[log(1 - rate_a)], E[rate_a] of every arc, (A, W, Q or 1)."""
-        factor = hyper["inclusion_rate"]
-        assert isinstance(factor, RateFactor)
-        rates, weights = factor.grid()
-        weights = weights.reshape(-1, 1, 1, 1)
-        prob = self._prior[0].arc_inclusion_prob(rates)
-        relative = self._prior[0].relative_length
-        log_off = relative * torch.log1p(-rates).unsqueeze(1)
-        tiny = torch.finfo(prob.dtype).tiny
-        return (
-            (weights * prob.clamp(min=tiny).log()).sum(0),
-            (weights * log_off).sum(0),
-            (weights * prob).sum(0),
-        )
-
     def _gate_probs(self, prior_prob: Tensor) -> Tensor:
         """Posterior inclusion (A, W, Q or 1); exactly the prior's where uninformed or length 0."""
         free = self.informed & (self._prior[0].relative_length > 0)
@@ -197,12 +147,11 @@ class SpikeSlabDeltas(DeltaFactor):
 
     def moments(self, hyper: HyperFactors) -> DeltaMoments:
         """See :meth:`DeltaFactor.moments`."""
-        slab = hyper["slab_scale"]
-        assert isinstance(slab, ScaleFactor)
-        prior_prob = self._rate_moments(hyper)[2]
+        slab = scale_moments(self._prior[0], hyper)
+        prior_prob = rate_moments(self._prior[0], hyper).mean
         prob = self._gate_probs(prior_prob)
         slab_mean = torch.where(self.informed, self.loc, 0.0)
-        slab_var = torch.where(self.informed, (2 * self.log_scale).exp(), slab.mean_power(2.0))
+        slab_var = torch.where(self.informed, (2 * self.log_scale).exp(), slab.square)
         mean = prob * slab_mean
         var = prob * (slab_mean.square() + slab_var) - mean.square()
         shape = self.loc.shape
@@ -212,13 +161,12 @@ class SpikeSlabDeltas(DeltaFactor):
 
     def kl(self, hyper: HyperFactors) -> Tensor:
         """See :meth:`DeltaFactor.kl`."""
-        slab = hyper["slab_scale"]
-        assert isinstance(slab, ScaleFactor)
-        log_on, log_off, _ = self._rate_moments(hyper)
+        slab = scale_moments(self._prior[0], hyper)
+        log_on, log_off, _ = rate_moments(self._prior[0], hyper)
         on, off = logsigmoid(self.logits), logsigmoid(-self.logits)
         gate = on.exp() * (on - log_on) + off.exp() * (off - log_off)
         square = self.loc.square() + (2 * self.log_scale).exp()
-        normal = 0.5 * (square * slab.mean_power(-2.0) - 1) - self.log_scale + slab.mean_log()
+        normal = 0.5 * (square * slab.inverse_square - 1) - self.log_scale + slab.log
         free = self.informed & (self._prior[0].relative_length > 0)
         gate, normal = torch.where(free, gate, 0.0), torch.where(free, on.exp() * normal, 0.0)
         return gate.sum() + normal.sum()

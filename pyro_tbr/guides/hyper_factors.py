@@ -135,6 +135,12 @@ class ScaleFactor(HyperFactor):
         return torch.exp(power * loc + 0.5 * power**2 * var)
 
     @torch.no_grad()
+    def match(self, loc: Tensor, spread: Tensor) -> None:
+        """Takes mean and standard deviation of the logarithm from a posterior held elsewhere."""
+        self.loc.copy_(loc)
+        self.log_scale.copy_(spread.log())
+
+    @torch.no_grad()
     def update(self, square: Tensor, count: Tensor) -> None:
         r"""The best log-normal q given normal draws of this scale, under a log-normal hyperprior.
 

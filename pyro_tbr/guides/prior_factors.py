@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pyro_tbr.guides.delta_factors import NormalDeltas, delta_factor
 from pyro_tbr.guides.hyper_factors import HyperFactor, RateFactor, ScaleFactor
+from pyro_tbr.guides.prior_moments import scale_moments
 from pyro_tbr.models.hyperparameters import Hyperparameter, Rate
 from pyro_tbr.models.priors import ArcPrior, HorseshoePrior, SpikeSlabPrior
 
@@ -58,7 +58,7 @@ class PriorFactors(nn.ModuleDict):
             informed: (A, 1, 1) bool; other arcs say nothing of the hyperparameters.
         """
         prior = self._prior[0]
-        self._update_scale("root_scale", root, torch.ones_like(root))
+        self.update_scale("root_scale", root, torch.ones_like(root))
         if isinstance(prior, HorseshoePrior):
             self._climb(square, informed)
             return
@@ -73,9 +73,10 @@ class PriorFactors(nn.ModuleDict):
             if rate.hyper.shape[-1] == 1:
                 on, off = on.sum(-1, keepdim=True), off.sum(-1, keepdim=True)
             rate.update(on, off, prior.relative_length)
-        self._update_scale("slab_scale", square.sum(0), count.sum(0))
+        self.update_scale("slab_scale", square.sum(0), count.sum(0))
 
-    def _update_scale(self, name: str, square: Tensor, count: Tensor) -> None:
+    def update_scale(self, name: str, square: Tensor, count: Tensor) -> None:
+        """Moves the factor of a scale given expected squares and numbers of draws, (W, Q) each."""
         factor, prior = self[name], self._prior[0]
         assert isinstance(factor, ScaleFactor)
         if factor.hyper.shape[-1] == 1:
@@ -90,9 +91,7 @@ class PriorFactors(nn.ModuleDict):
 
     @torch.enable_grad()
     def _climb(self, square: Tensor, informed: Tensor, steps: int = 30) -> None:
-        """A few Adam steps for scales that have no closed form: the horseshoe's."""
-        law = delta_factor(self._prior[0], informed)
-        assert isinstance(law, NormalDeltas)
+        """A few Adam steps for scales that have no closed form: the horseshoe's, by mean field."""
         names = ("global_scale", "local_scale", "slab_scale")
         factors = [self[name] for name in names]
         params = [p for factor in factors for p in factor.parameters()]
@@ -101,7 +100,7 @@ class PriorFactors(nn.ModuleDict):
         optimizer = torch.optim.Adam(params, lr=0.1)
         square = square.detach()
         for _ in range(steps):
-            inverse, log_scale, _ = law._prior_scale_moments(self)
+            inverse, log_scale, _ = scale_moments(self._prior[0], self)
             fit = torch.where(informed, 0.5 * square * inverse + log_scale, 0.0).sum()
             loss = fit + sum(factor.kl() for factor in factors)  # type: ignore[operator]
             optimizer.zero_grad()

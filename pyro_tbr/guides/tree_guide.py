@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-import pyro
-import pyro.distributions as dist
 import torch
 from torch import Tensor
 
 from pyro_tbr.errors import DataError
 from pyro_tbr.guides.base import Guide, NodeMoments
-from pyro_tbr.guides.delta_factors import DeltaMoments, NormalDeltas, SpikeSlabDeltas, delta_factor
+from pyro_tbr.guides.delta_factors import DeltaMoments
+from pyro_tbr.guides.horseshoe_law import HorseshoeLaw, HorseshoePosterior
 from pyro_tbr.guides.hyper_factors import ScaleFactor
+from pyro_tbr.guides.prior_factors import PriorFactors
 from pyro_tbr.guides.statistics import Statistics
-from pyro_tbr.models.priors import SpikeSlabPrior
+from pyro_tbr.guides.tree_laws import Evidence, FactorLaw, Law, TreeLaw
+from pyro_tbr.models.priors import ArcPrior, HorseshoePrior
 from pyro_tbr.models.tree_model import TreeModel
 from pyro_tbr.tree import path_sum
-from pyro_tbr.tree.sum_product import (
-    InsideMessages,
-    TreePosterior,
-    gaussian_smoothing,
-    inside_pass,
-    outside_pass,
-    sample,
-)
+from pyro_tbr.tree.sum_product import TreePosterior
 
 # A sweep that moves no leaf's weight by more than this share of its standard deviation is the last.
 _SETTLED = 0.05
 # Sweeps run with few components and are polished with all: the passes take most of a fit's time.
-_ROUGH_COMPONENTS = 4
 _POLISHING_SWEEPS = 2
 _FINAL_PASSES = 2  # sweeps of messages behind what is reported
 
@@ -37,13 +30,15 @@ class TreeGuide(Guide):
 
     The rows of a node enter as a Gaussian potential :math:`\exp(\eta u - \lambda u^2 / 2)` on the
     node's weight u, one a weight and outcome; inside and outside messages along the tree then give
-    everything else, in closed form. For normal priors (dense, horseshoe given its scales) the
-    same holds with one component a message.
+    everything else, in closed form. Dense changes are the case of one component a message; those
+    of a horseshoe are mixtures of normals of several widths, and its scales are exact jointly with
+    them, by sums in place of integrals.
 
     Args:
         model: A built model.
         informed_nodes: (V,) bool, nodes that have rows; ``None``: all.
-        num_components: Cap on the components of a message.
+        num_components: Cap on the components of a message; ``None`` is exact, and exponential in
+            the number of arcs.
 
     Attributes:
         eta: Linear terms of the potentials, (W, Q, V), zero where a node has no rows.
@@ -57,7 +52,7 @@ class TreeGuide(Guide):
         self,
         model: TreeModel,
         informed_nodes: Tensor | None = None,
-        num_components: int = 32,
+        num_components: int | None = 32,
     ) -> None:
         super().__init__(model, informed_nodes)
         prior = model.prior
@@ -67,8 +62,8 @@ class TreeGuide(Guide):
                 "guide='mean_field', or SpikeSlabPrior(shared_gates=False)"
             )
         self.num_components = num_components
-        # Moments of the prior's scales and rates; the factor's own parameters stay unused.
-        self._law = (delta_factor(prior, self.informed_arcs),)
+        self.tree_law = tree_law(prior, self.hyper)
+        self.joint_hyper = self.tree_law.joint_hyper
         shape = (prior.num_weights, prior.num_outcomes, model.tree.num_nodes)
         self.register_buffer("eta", torch.zeros(shape, dtype=torch.float64))
         self.register_buffer("lam", torch.zeros(shape, dtype=torch.float64))
@@ -76,30 +71,22 @@ class TreeGuide(Guide):
         self._current: TreePosterior | None = None
         self._start: Tensor | None = None
 
-    def law(self, weights: slice | int = slice(None)) -> dict[str, Tensor]:
-        """Arguments of the passes for some weights, (w, Q) or (w, Q, A) each, at q's centre."""
-        prior = self.model.prior
-        shape = (prior.num_weights, prior.num_outcomes)
-        root = self.hyper["root_scale"]
-        assert isinstance(root, ScaleFactor)
-        law = {
-            "root_scale": root.mean_power(-2.0).rsqrt().expand(shape),
-            "root_loc": prior.root_loc,
-        }
-        if isinstance(prior, SpikeSlabPrior):
-            slab = self.hyper["slab_scale"]
-            assert isinstance(slab, ScaleFactor)
-            factor = self._law[0]
-            assert isinstance(factor, SpikeSlabDeltas)
-            prob = factor._rate_moments(self.hyper)[2].expand(prior.delta_shape)
-            law["inclusion_prob"] = prob.permute(1, 2, 0)
-            law["slab_scale"] = slab.mean_power(-2.0).rsqrt().expand(shape)
-        else:
-            factor = self._law[0]
-            assert isinstance(factor, NormalDeltas)
-            inverse = factor._prior_scale_moments(self.hyper)[0]
-            law["delta_var"] = inverse.reciprocal().expand(prior.delta_shape).permute(1, 2, 0)
-        return {name: value.detach().double()[weights] for name, value in law.items()}
+    def law(self, weights: slice | int = slice(None)) -> Law:
+        """Arguments of the passes for some weights, (w, Q) or (w, Q, A) each, at q's centre.
+
+        Raises:
+            DataError: The prior is a horseshoe, whose scales have no centre the passes run at.
+        """
+        if not isinstance(self.tree_law, FactorLaw):
+            raise DataError(f"{self.model.prior!r} has no one law: its scales are integrated")
+        return self.tree_law.arguments(weights)
+
+    @property
+    def evidence(self) -> Evidence:
+        """What the rows say of the weights, as the passes take it."""
+        return Evidence(
+            self.model.tree, self.eta, self.lam, self.informed_arcs, self.num_components
+        )
 
     @torch.no_grad()
     def passes(
@@ -112,31 +99,8 @@ class TreeGuide(Guide):
             num_components: Cap on the components of a message; default the guide's own.
             sweeps: Of messages; the second ranks components by what the first has found.
         """
-        law = self.law(weights)
-        eta, lam = self.eta[weights], self.lam[weights]
-        if "delta_var" in law:
-            return gaussian_smoothing(self.model.tree, eta, lam, **law)
-        return outside_pass(self.model.tree, self._inside(law, eta, lam, num_components, sweeps))
-
-    def _inside(
-        self,
-        law: dict[str, Tensor],
-        eta: Tensor,
-        lam: Tensor,
-        num_components: int | None,
-        sweeps: int,
-    ) -> InsideMessages:
-        return inside_pass(
-            self.model.tree,
-            eta,
-            lam,
-            inclusion_prob=law["inclusion_prob"],
-            slab_scale=law["slab_scale"],
-            root_scale=law["root_scale"],
-            root_loc=law["root_loc"],
-            num_components=num_components or self.num_components,
-            sweeps=sweeps,
-        )
+        components = num_components or self.num_components
+        return self.tree_law.passes(self.evidence, weights, components, sweeps)
 
     @property
     def current(self) -> TreePosterior:
@@ -169,7 +133,7 @@ class TreeGuide(Guide):
     @torch.no_grad()
     def _silent_var(self) -> Tensor:
         """Variance of a change where there are no data, hyperparameters integrated, (A, W, Q)."""
-        return self._law[0].moments(self.hyper).var.double()
+        return self.tree_law.silent_var()
 
     def delta_moments(self) -> DeltaMoments:
         """See :meth:`Guide.delta_moments`."""
@@ -177,11 +141,8 @@ class TreeGuide(Guide):
         now = self.current
         mean = now.delta_mean.permute(2, 0, 1)
         second = now.delta_second.permute(2, 0, 1)
-        if now.pips is None:
-            prob = prior_prob = torch.ones_like(mean)
-        else:
-            prob = now.pips.permute(2, 0, 1)
-            prior_prob = self.law()["inclusion_prob"].permute(2, 0, 1)
+        prob = torch.ones_like(mean) if now.pips is None else now.pips.permute(2, 0, 1)
+        prior_prob = self.tree_law.prior_inclusion().to(prob)
         known = self.informed_arcs.reshape(-1, 1, 1)
         second = torch.where(known, second, self._silent_var())
         safe = prob.clamp(min=1e-300)
@@ -192,12 +153,33 @@ class TreeGuide(Guide):
         return DeltaMoments(*(part.to(dtype) for part in parts))
 
     @torch.no_grad()
+    def shrinkage(self) -> Tensor:
+        r"""Posterior mean of the share of a change that its prior takes away, (A, W, Q).
+
+        :math:`E[1 / (1 + s_a^2 / e_a^2)]` with :math:`s_a` the scale of the change and :math:`e_a`
+        its standard error by the data alone, were the weight it starts from known and no arc below
+        changed: near 1 where the change is shrunk to nothing, near 0 where it is left as it is.
+
+        Raises:
+            DataError: The prior is no horseshoe.
+
+        Source:
+            Carvalho, Polson & Scott, Biometrika 97 (2010) 465; Piironen & Vehtari, Electronic
+            Journal of Statistics 11 (2017) 5018.
+        """
+        now = self.current
+        if not isinstance(now, HorseshoePosterior):
+            raise DataError(f"shrinkage() is a horseshoe's; the prior is {self.model.prior!r}")
+        return now.shrinkage.permute(2, 0, 1)
+
+    @torch.no_grad()
     def kl(self) -> Tensor:
-        """See :meth:`Guide.kl`; hyperparameters at q's centre in the weights' part."""
+        """See :meth:`Guide.kl`."""
         now = self.current
         second = now.node_var + now.node_mean.square()
         potential = (self.eta * now.node_mean - 0.5 * self.lam * second).sum()
-        return potential - now.log_evidence.sum() + self.hyper_kl()
+        weights = potential - now.log_evidence.sum()
+        return weights + self.tree_law.gap(now, self.informed_arcs) + self.hyper_kl()
 
     @torch.no_grad()
     def start(self, root: Tensor, deltas: Tensor, *, sparse: bool = True) -> None:
@@ -205,6 +187,7 @@ class TreeGuide(Guide):
         self._start = path_sum(self.model.tree, root, deltas, event_dim=2).double()
         if sparse:
             self.hyper.start_from(root, deltas, self.informed_arcs)
+            self.tree_law.start()
         self.refresh()
 
     @torch.no_grad()
@@ -218,23 +201,36 @@ class TreeGuide(Guide):
         gram = stats.gram.expand(*stats.cross.shape, -1)
         self.eta.zero_()
         self.lam.zero_()
-        rough = min(_ROUGH_COMPONENTS, self.num_components)
+        caps = [self.tree_law.rough_components, self.num_components]
+        caps[0] = caps[0] if caps[1] is None else min(caps)  # type: ignore[type-var]
         done = 0
-        for components, limit in ((rough, sweeps), (self.num_components, _POLISHING_SWEEPS)):
+        for components, limit in zip(caps, (sweeps, _POLISHING_SWEEPS), strict=True):
             for _ in range(limit):
                 done += 1
-                moved = self._sweep(stats, gram, mean, components)
-                self._current = self.passes(num_components=components)
+                moved = self._sweep(stats, gram, mean, components, learn_hyper)
+                self._current = self._all_passes(components, 1, learn_hyper)
                 if learn_hyper:
-                    self._update_hyper()
+                    self.tree_law.learn(self._current, self.informed_arcs)
                 if learn_noise and self.noise is not None:
                     self._update_noise(stats)
                 if moved < _SETTLED:
                     break
         self.refresh()
+        if self.joint_hyper and learn_hyper:  # their weights, at the grid as it is now
+            self._current = self._all_passes(self.num_components, _FINAL_PASSES, True)
         return done
 
-    def _sweep(self, stats: Statistics, gram: Tensor, mean: Tensor, components: int) -> float:
+    def _all_passes(self, components: int | None, sweeps: int, refit: bool) -> TreePosterior:
+        return self.tree_law.passes(self.evidence, slice(None), components, sweeps, refit)
+
+    def _sweep(
+        self,
+        stats: Statistics,
+        gram: Tensor,
+        mean: Tensor,
+        components: int | None,
+        learn_hyper: bool,
+    ) -> float:
         """One latent's potentials and passes after the other; ``mean`` (E, Q, W) in place.
 
         Returns:
@@ -247,7 +243,8 @@ class TreeGuide(Guide):
             self.lam[k][:, stats.nodes] = (precision * diagonal).T.to(self.lam)
             eta = precision * (stats.cross[:, :, k] - rest)
             self.eta[k][:, stats.nodes] = eta.T.to(self.eta)
-            now = self.passes(slice(k, k + 1), components)
+            weight = slice(k, k + 1)
+            now = self.tree_law.passes(self.evidence, weight, components, 1, learn_hyper)
             new = now.node_mean[0][:, stats.nodes].T
             spread = now.node_var[0][:, stats.nodes].T.clamp(min=1e-300).sqrt()
             moved = max(moved, ((new - mean[:, :, k]).abs() / spread).max().item())
@@ -267,30 +264,13 @@ class TreeGuide(Guide):
         residual = stats.residual(now.node_mean.permute(2, 0, 1), now.node_var.permute(2, 0, 1))
         self.noise.update(residual.sum(0), stats.count.sum(0))
 
-    def _update_hyper(self) -> None:
-        """Hyperparameters given the expected statistics of the informed arcs."""
-        now, informed = self.current, self.informed_arcs.reshape(-1, 1, 1)
-        square = torch.where(informed, now.delta_second.permute(2, 0, 1), 0.0)
-        root = now.node_var[..., 0] + (now.node_mean[..., 0] - self.model.prior.root_loc).square()
-        gates = None if now.pips is None else now.pips.permute(2, 0, 1)
-        self.hyper.learn(root, square, gates, informed)
-
     @torch.no_grad()
     def draw(self, num_samples: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Joint draws of root weights, gates and deltas, hyperparameters at q's centre."""
-        law = self.law()
-        tree = self.model.tree
-        if "delta_var" in law:
-            # Rate 1 and a scale an arc: every arc changes.
-            scale = law.pop("delta_var").sqrt()
-            law |= {"inclusion_prob": torch.ones_like(scale), "slab_scale": scale}
-        inside = self._inside(law, self.eta, self.lam, None, _FINAL_PASSES)
-        root, gates, deltas = sample(tree, inside, num_samples, generator)
-        dtype = self.model.prior.root_loc.dtype
-        draws = {"root_weights": root.to(dtype), "deltas": deltas.permute(0, 3, 1, 2).to(dtype)}
-        if isinstance(self.model.prior, SpikeSlabPrior):
-            draws["gates"] = gates.permute(0, 3, 1, 2).to(dtype)
-        return draws
+        """Joint draws of root weights, gates, deltas and what is held jointly with them.
+
+        Other hyperparameters are at q's centre.
+        """
+        return self.tree_law.draw(self.evidence, num_samples, _FINAL_PASSES, generator)
 
     def sample(self, num_samples: int, generator: torch.Generator) -> dict[str, Tensor]:
         """See :meth:`Guide.sample`; arcs without rows below are drawn anew from the prior.
@@ -299,53 +279,22 @@ class TreeGuide(Guide):
         """
         hyper = self.sample_hyper(num_samples, generator)
         draws = hyper | self.draw(num_samples, generator)
+        if self.joint_hyper:  # then it is in there already
+            return draws
         return self.with_prior_changes(draws, generator)
-
-    @torch.no_grad()
-    def log_prob(self, draws: dict[str, Tensor]) -> Tensor:
-        """Log q of joint draws (S,) of root weights, gates and deltas, as the passes have it.
-
-        Relative to a point mass at zero for gates that are off, as ``SpikeSlab`` has it.
-        """
-        law, now = self.law(), self.current
-        root, deltas = draws["root_weights"].double(), draws["deltas"].double()
-        nodes = _node_weights(self.model, root, deltas)
-        log_q = (self.eta * nodes - 0.5 * self.lam * nodes.square()).sum((1, 2, 3))
-        log_q = log_q - now.log_evidence.sum()
-        log_q = log_q + dist.Normal(law["root_loc"], law["root_scale"]).log_prob(root).sum((1, 2))
-        if "delta_var" in law:
-            scale = law["delta_var"].sqrt().permute(2, 0, 1)
-            return log_q + dist.Normal(0.0, scale).log_prob(deltas).sum((1, 2, 3))
-        gates = draws["gates"].double()
-        prob = law["inclusion_prob"].permute(2, 0, 1)
-        scale = law["slab_scale"]
-        log_q = log_q + dist.Bernoulli(prob).log_prob(gates).sum((1, 2, 3))
-        return log_q + (gates * dist.Normal(0.0, scale).log_prob(deltas)).sum((1, 2, 3))
 
     def forward(self, x: Tensor, env_index: Tensor, y: Tensor | None = None) -> None:
         """Pyro sites of q: one joint draw along the tree, its log density on ``root_weights``."""
         del x, env_index, y
-        values = {name: factor() for name, factor in self.hyper.items()}
         if self.noise is not None:
             self.noise()
-        seed = int(torch.randint(2**62, ()).item())
-        generator = torch.Generator().manual_seed(seed)
-        draws = self.draw(1, generator)
-        log_q = self.log_prob(draws)[0].to(draws["root_weights"].dtype)
-        root, deltas = draws["root_weights"][0], draws["deltas"][0]
-        pyro.sample("root_weights", dist.Delta(root, log_density=log_q, event_dim=2))
-        if "gates" not in draws:
-            pyro.sample("deltas", dist.Delta(deltas, event_dim=3))
-            return
-        gates = draws["gates"][0]
-        pyro.sample("gates", dist.Delta(gates, event_dim=3))
-        # Where the gate is off the slab is free: from the prior, whose density cancels.
-        scale = values["slab_scale"].unsqueeze(-3).expand_as(deltas)
-        off = torch.where(gates > 0, deltas, torch.normal(0.0, scale.detach()))
-        density = (1 - gates) * dist.Normal(0.0, scale).log_prob(off)
-        pyro.sample("slab", dist.Delta(off, log_density=density.sum(), event_dim=3))
+        # A generator of its own, from the global one, on the CPU: draws are moved from there.
+        generator = torch.Generator().manual_seed(int(torch.randint(2**62, ()).item()))
+        self.tree_law.guide(self.evidence, self.current, _FINAL_PASSES, generator)
 
 
-def _node_weights(model: TreeModel, root: Tensor, deltas: Tensor) -> Tensor:
-    """(S, W, Q, V) from root weights (S, W, Q) and deltas (S, A, W, Q)."""
-    return path_sum(model.tree, root, deltas, event_dim=2).permute(0, 2, 3, 1)
+def tree_law(prior: ArcPrior, hyper: PriorFactors) -> TreeLaw:
+    """The law that belongs to a kind of prior."""
+    if isinstance(prior, HorseshoePrior):
+        return HorseshoeLaw(prior, hyper)
+    return FactorLaw(prior, hyper)

@@ -104,8 +104,10 @@ class Posterior:
             change, zero included, in outcome per unit of latent), lfsr (local false sign rate:
             probability that the change is not of its likelier sign; Stephens, Biostatistics 18
             (2017) 275) and log_odds (of inclusion: finite, and they differ where PIPs round to 1;
-            NaN for a prior without gates). A PIP is no p-value, and PIPs summed over arcs are an
-            expected number of changes, not the probability of one: see :meth:`path_pips`.
+            NaN for a prior without gates). For a horseshoe lower, upper and lfsr are those of draws
+            (their seed their own), for others in closed form. A PIP is no p-value, and PIPs summed
+            over arcs are an expected number of changes, not the probability of one: see
+            :meth:`path_pips`.
         """
         return tables.delta_table(
             self.tree,
@@ -115,6 +117,7 @@ class Posterior:
             self.outcome_names,
             level,
             inclusion.log_odds(self.guide),
+            drawing.delta_draws(self),
         )
 
     def path_pips(self, node: Hashable) -> pd.Series | pd.DataFrame:

@@ -52,6 +52,7 @@ def delta_table(
     outcomes: Names,
     level: float,
     log_odds: Tensor | None = None,
+    draws: Tensor | None = None,
 ) -> pd.DataFrame:
     """One row an arc, latent and outcome; see ``Posterior.deltas``.
 
@@ -63,19 +64,28 @@ def delta_table(
         outcomes: Q names.
         level: Probability of the interval.
         log_odds: Log odds of inclusion, (A, W, Q); ``None``: no such column.
+        draws: Of the changes in the model's units, (S, A, W, Q), for intervals and sign rates of
+            changes that are no mixture of a point and a normal; ``None``: they are.
     """
     m = DeltaMoments(*(part.cpu().double() for part in moments))
     slab_sd = m.slab_var.clamp(min=1e-300).sqrt()
-    below = m.inclusion * _STANDARD.cdf(-m.slab_mean / slab_sd)
-    above = m.inclusion - below
     tail = (1 - level) / 2
+    if draws is None:
+        below = m.inclusion * _STANDARD.cdf(-m.slab_mean / slab_sd)
+        above = m.inclusion - below
+        lower, upper = (
+            _spike_slab_quantile(m, slab_sd, below, probability) for probability in (tail, 1 - tail)
+        )
+    else:
+        below, above = ((draws * sign > 0).double().mean(0) for sign in (-1, 1))
+        lower, upper = torch.from_numpy(np.quantile(draws.cpu().numpy(), [tail, 1 - tail], axis=0))
     columns = {
         "pip": m.inclusion,
         "prior_pip": m.prior_inclusion,
         "mean": m.mean * scale,
         "sd": m.var.sqrt() * scale,
-        "lower": _spike_slab_quantile(m, slab_sd, below, tail) * scale,
-        "upper": _spike_slab_quantile(m, slab_sd, below, 1 - tail) * scale,
+        "lower": lower * scale,
+        "upper": upper * scale,
         "lfsr": 1 - torch.maximum(below, above),
     }
     if log_odds is not None:

@@ -1,8 +1,8 @@
 """What the rest of the tree says about a weight: densities to weigh a message's components by.
 
 They decide which components an inside message keeps, no more; so they may be rough, and carry no
-gradient. A first guess lets every arc change by its slab, which is Gaussian and errs on the wide
-side. A second one is the outside messages proper, mixtures of a few components, made from the
+gradient. A first guess lets every arc change by its widest class, which is Gaussian and errs on the
+wide side. A second one is the outside messages proper, mixtures of a few components, made from the
 inside messages that the first guess gave.
 """
 
@@ -45,13 +45,13 @@ def paired(wide: Contexts, densities: Contexts) -> list[tuple[Context, Context]]
 def gaussian_contexts(
     levels: Sequence[FoldedLevel], potential: Message, arcs: ArcLaw, root: Density
 ) -> Contexts:
-    """Contexts as if every arc changed by its slab.
+    """Contexts as if every arc changed by its widest class.
 
     Returns:
         For each level a density of the nodes' weights, given all data that are not at or below
         them, and one of their parents' weights given the same, ``(n, B, 1)`` each.
     """
-    always = ArcLaw(torch.ones_like(arcs.var), None, torch.zeros_like(arcs.var), arcs.var)
+    always = arcs.widest()
     node: list[Message] = []
     arc: list[Message] = []
     for level in reversed(levels):
@@ -100,9 +100,11 @@ def mixture_contexts(
             at_parent = take(here, level.parent[child])
             if sibling is not None:
                 at_parent = absorb(at_parent, take(arc[depth], sibling))
-            at_parent = shrink_density(at_parent, cap, take(arc[depth], child))
+            at_parent = shrink_density(at_parent, cap, take(arc[depth], child), arcs.num_classes)
             arrived = _arrive(at_parent, arcs.at(level.arc[child]))
-            steps.append((shrink_density(arrived, cap, take(node[depth], child)), at_parent))
+            met = take(node[depth], child)
+            arrived = shrink_density(arrived, cap, met, arcs.num_classes)
+            steps.append((arrived, at_parent))
         at_node, at_parent = (
             take(concatenate(blocks), level.slot) for blocks in zip(*steps, strict=True)
         )
@@ -121,11 +123,9 @@ def _families(above: FoldedLevel, size: int) -> Iterator[tuple[Tensor, Tensor | 
 
 
 def _arrive(density: Density, arcs: ArcLaw) -> Density:
-    """The density of a weight, taken through its arc."""
-    changed = Density(
-        density.log_weight + arcs.log_on, density.mean, density.var + arcs.var + _POINT
-    )
-    if arcs.log_off is None:
-        return changed
-    same = density._replace(log_weight=density.log_weight + arcs.log_off)
-    return Density(*(torch.cat(parts, -1) for parts in zip(same, changed, strict=True)))
+    """The density of a weight, taken through its arc: once for every class."""
+    log_weight, mean, var = (part.unsqueeze(-2) for part in density)
+    spread = (arcs.var + _POINT * (arcs.var > 0)).unsqueeze(-1)
+    log_weight = log_weight + arcs.log_prob.unsqueeze(-1)
+    parts = (log_weight, mean.expand_as(log_weight), var + spread)
+    return Density(*(part.flatten(-2) for part in parts))

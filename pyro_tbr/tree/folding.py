@@ -33,7 +33,7 @@ class FoldedLevel(NamedTuple):
             ones, then all smaller ones, then those of the nodes with one;
             ``(2 * num_pairs + num_singles,)``.
         pair_runs: Runs of nodes with two children, and how many arcs each child has at or below
-            its own at most: a message has a component for each pattern of gates on them, at most.
+            its own at most: a message has a component for each pattern of classes on them, at most.
             ``MANY`` where there is no use in counting.
         num_pairs: Number of nodes with two children.
         num_singles: Number of nodes with one child.

@@ -80,7 +80,7 @@ def run_inside(
     root = Density(torch.zeros_like(root_var), root_loc, root_var)
     informed = _informed(levels, has_data)
     contexts = [(Context(root, root), Context(root, root))] * len(levels)
-    if cap is not None and arcs.log_off is not None:
+    if cap is not None and arcs.num_classes > 1:
         wide = gaussian_contexts(levels, potential, arcs, root)
         contexts = paired(wide, wide)
         for _ in range(sweeps - 1):
@@ -127,7 +127,8 @@ def _rise(
         level, (at_node, at_parent) = levels[depth], contexts[depth]
         # At the root nothing more is multiplied: all pairs can stay.
         most = cap if depth else None
-        message, groups = _combine(level, potential, arc[-1] if arc else None, at_node, most)
+        below = arc[-1] if arc else None
+        message, groups = _combine(level, potential, below, arcs.num_classes, at_node, most)
         node.append(message)
         node_groups.append(groups)
         message, group = _send(level, message, arcs, at_parent, cap)
@@ -140,21 +141,20 @@ def _rise(
 def through(message: Message, arcs: ArcLaw) -> Message:
     """What a message says about the other end of its arc.
 
-    Each component is followed by its blurred self, so that what lives stays in front.
+    Each component comes once for every class, blurred by it, so that what lives stays in front.
     """
-    blurred = blur(message, arcs.var)
-    blurred = blurred._replace(log_height=blurred.log_height + arcs.log_on)
-    if arcs.log_off is None:
-        return blurred
-    same = message._replace(log_height=message.log_height + arcs.log_off)
-    both = zip(same, blurred, strict=True)
-    return Message(*(torch.stack(pair, -1).flatten(-2) for pair in both))
+    sent = blur(Message(*(part.unsqueeze(-1) for part in message)), arcs.var.unsqueeze(-2))
+    log_height = sent.log_height + arcs.log_prob.unsqueeze(-2)
+    mean = sent.mean.expand_as(log_height)
+    return Message(*(part.flatten(-2) for part in (log_height, mean, sent.precision)))
 
 
 def pair_blocks(
-    level: FoldedLevel, own: Message, below: Message
+    level: FoldedLevel, own: Message, below: Message, num_classes: int
 ) -> list[tuple[slice, tuple[int, int], Message]]:
     """Products of two children's messages and the node's own, in blocks of the level's nodes.
+
+    A message has a component for each pattern of classes on the arcs behind it, at most.
 
     Returns:
         For each block the nodes, the numbers of components taken from both children, and the
@@ -163,7 +163,7 @@ def pair_blocks(
     batch, num = below.mean.shape[1:]
     blocks = []
     for run, first_arcs, second_arcs in level.pair_runs:
-        sizes = min(num, 1 << first_arcs), min(num, 1 << second_arcs)
+        sizes = min(num, num_classes**first_arcs), min(num, num_classes**second_arcs)
         step = max(1, _BLOCK // (batch * sizes[0] * sizes[1]))
         for start in range(run.start, run.stop, step):
             block = slice(start, min(start + step, run.stop))
@@ -180,6 +180,7 @@ def _combine(
     level: FoldedLevel,
     potential: Message,
     below: Message | None,
+    num_classes: int,
     context: Context,
     cap: int | None,
 ) -> tuple[Message, tuple[Tensor | None, ...]]:
@@ -189,8 +190,8 @@ def _combine(
         return own, ()
     pairs, end = level.num_pairs, level.num_pairs + level.num_singles
     shrunk = [
-        shrink(product, cap, context.rows(block.start, block.stop))
-        for block, _, product in pair_blocks(level, own, below)
+        shrink(product, cap, context.rows(block.start, block.stop), num_classes)
+        for block, _, product in pair_blocks(level, own, below, num_classes)
     ]
     parts = [message for message, _ in shrunk]
     if level.num_singles:
@@ -207,20 +208,25 @@ def _send(
     if not level.has_arcs:
         return message, None
     law, inner = arcs.at(level.arc), level.num_pairs + level.num_singles
-    if level.has_helpers:  # nothing changes there: every second component is dead
-        sent, group = shrink(through(message, law), cap, context)
+    if level.has_helpers:  # nothing changes there: only the first class lives
+        sent, group = shrink(through(message, law), cap, context, law.num_classes)
         return (sent, group) if group is not None else highest_first(sent, sent.mean.shape[-1])
     if cap is None or inner in (0, len(level.node)):
-        return shrink(through(message, law), cap, context)
+        return shrink(through(message, law), cap, context, law.num_classes)
     # Leaves have one component: merging theirs with the padding of the others costs time.
     sent, group = shrink(
-        through(rows(message, 0, inner), law.rows(0, inner)), cap, context.rows(0, inner)
+        through(rows(message, 0, inner), law.rows(0, inner)),
+        cap,
+        context.rows(0, inner),
+        law.num_classes,
     )
     leaves = through(
         leading(rows(message, inner, len(level.node)), 1), law.rows(inner, len(level.node))
     )
     if group is not None:
-        own = torch.arange(group.shape[-1], device=group.device).clamp(max=max(cap, 2) - 1)
+        own = torch.arange(group.shape[-1], device=group.device).clamp(
+            max=max(cap, law.num_classes) - 1
+        )
         group = torch.cat([group, own.expand(len(level.node) - inner, *group.shape[1:])])
     return concatenate([sent, leaves]), group
 

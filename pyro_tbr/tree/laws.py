@@ -15,31 +15,44 @@ WORK = torch.float64
 
 @dataclass(frozen=True)
 class ArcLaw:
-    """How weights change along arcs; the last row stands for arcs of helpers: no change.
+    """How weights change along arcs: by a draw from one of J normals, its class drawn first.
+
+    Spike and slab has two classes, of which the first is no change; arcs that all change have one;
+    a scale mixture of normals has as many as it takes. The last row stands for arcs of helpers,
+    which are in the first class and do not change.
 
     Attributes:
-        rate: Probability of a change, ``(A + 1, B)``.
-        log_off: Log probability of no change, ``(A + 1, B)``; None where every arc changes.
-        log_on: Log probability of a change, ``(A + 1, B)``.
-        var: Variance of a change, ``(A + 1, B)``.
+        prob: Probability of each class, ``(A + 1, B, J)``.
+        log_prob: Its logarithm, ``DEAD`` where it is zero, ``(A + 1, B, J)``.
+        var: Variance of a change in each class, ``(A + 1, B, J)``.
+        gated: Whether the first of two classes is no change, so that the second is a gate.
     """
 
-    rate: Tensor
-    log_off: Tensor | None
-    log_on: Tensor
+    prob: Tensor
+    log_prob: Tensor
     var: Tensor
+    gated: bool = False
+
+    @property
+    def num_classes(self) -> int:
+        """J."""
+        return self.var.shape[-1]
 
     def at(self, arc: Tensor) -> "ArcLaw":
-        """Rows of some arcs, with a last dimension for components."""
-        return self._map(lambda values: values[arc].unsqueeze(-1))
+        """Rows of some arcs."""
+        return self._map(lambda values: values[arc])
 
     def rows(self, start: int, stop: int) -> "ArcLaw":
         """A run of rows."""
         return self._map(lambda values: values[start:stop])
 
+    def widest(self) -> "ArcLaw":
+        """The same as if every arc changed by its widest class."""
+        var = self.var.amax(-1, keepdim=True)
+        return ArcLaw(torch.ones_like(var), torch.zeros_like(var), var)
+
     def _map(self, change: Callable[[Tensor], Tensor]) -> "ArcLaw":
-        log_off = None if self.log_off is None else change(self.log_off)
-        return ArcLaw(change(self.rate), log_off, change(self.log_on), change(self.var))
+        return ArcLaw(change(self.prob), change(self.log_prob), change(self.var), self.gated)
 
 
 def gated_arcs(
@@ -55,14 +68,41 @@ def gated_arcs(
     if slab_scale.dim() <= len(batch):
         slab_scale = slab_scale.unsqueeze(-1)
     var = _by_arc("slab_scale", slab_scale, batch, tree, eta).square()
-    log_off, log_on = with_helper(_safe_log(1 - rate), 0.0), with_helper(_safe_log(rate), DEAD)
-    return ArcLaw(with_helper(rate, 0.0), log_off, log_on, with_helper(var, 0.0))
+    return _law([1 - rate, rate], [torch.zeros_like(var), var], gated=True)
 
 
 def changing_arcs(tree: Tree, eta: Tensor, batch: torch.Size, delta_var: Tensor | float) -> ArcLaw:
     """Arcs that all change; shapes as in ``gaussian_smoothing``."""
-    var = with_helper(_by_arc("delta_var", delta_var, batch, tree, eta), 0.0)
-    return ArcLaw(torch.ones_like(var), None, torch.zeros_like(var), var)
+    var = _by_arc("delta_var", delta_var, batch, tree, eta)
+    return _law([torch.ones_like(var)], [var])
+
+
+def mixed_arcs(
+    tree: Tree, eta: Tensor, batch: torch.Size, class_prob: Tensor, class_var: Tensor
+) -> ArcLaw:
+    """Arcs whose changes are mixtures of normals; shapes as in ``mixture_inside_pass``."""
+    if class_prob.dim() < 1 or class_var.dim() < 1 or class_prob.shape[-1] != class_var.shape[-1]:
+        raise ShapeError(
+            f"class_prob, class_var: expected as many classes in the last dimension of both, "
+            f"received {tuple(class_prob.shape)} and {tuple(class_var.shape)}"
+        )
+    prob, var = (
+        [_by_arc(name, part, batch, tree, eta) for part in value.unbind(-1)]
+        for name, value in (("class_prob", class_prob), ("class_var", class_var))
+    )
+    return _law(prob, var)
+
+
+def _law(prob: list[Tensor], var: list[Tensor], gated: bool = False) -> ArcLaw:
+    """From probabilities and variances ``(A, B)`` of each class."""
+    certain = [1.0, *[0.0] * (len(prob) - 1)]
+    probs = [with_helper(part, fill) for part, fill in zip(prob, certain, strict=True)]
+    return ArcLaw(
+        torch.stack(probs, -1),
+        torch.stack([_safe_log(part) for part in probs], -1),
+        torch.stack([with_helper(part, 0.0) for part in var], -1),
+        gated,
+    )
 
 
 def potentials(eta: Tensor, lam: Tensor) -> tuple[Message, Tensor, Tensor]:

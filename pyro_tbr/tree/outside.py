@@ -43,6 +43,7 @@ class TreePosterior:
         node_var: Posterior variance of the node weights, that unit squared, ``(*B, V)``.
         delta_mean: Posterior mean of the change along each arc, zeros included, ``(*B, A)``.
         delta_second: Posterior mean of the squared change, ``(*B, A)``.
+        class_prob: Posterior probability of each class of changes, ``(*B, A, J)``.
     """
 
     log_evidence: Tensor
@@ -51,6 +52,7 @@ class TreePosterior:
     node_var: Tensor
     delta_mean: Tensor
     delta_second: Tensor
+    class_prob: Tensor
 
 
 def outside_pass(tree: Tree, inside: InsideMessages) -> TreePosterior:
@@ -72,22 +74,24 @@ def outside_pass(tree: Tree, inside: InsideMessages) -> TreePosterior:
         at_arcs.append(change)
 
     def restored(parts: tuple[Tensor, ...], places: Tensor) -> Tensor:
-        values = torch.cat(parts).index_select(0, places).movedim(0, -1)
-        return values.reshape(*inside.batch_shape, -1).to(inside.log_evidence.dtype)
+        values = torch.cat(parts).index_select(0, places).movedim(0, 1)  # (B, V or A, ...)
+        shape = (*inside.batch_shape, *values.shape[1:])
+        return values.reshape(shape).to(inside.log_evidence.dtype)
 
     node_mean, node_var = (
         restored(parts, folded.node_order) for parts in zip(*at_nodes, strict=True)
     )
-    pips, delta_mean, delta_second = (
+    class_prob, delta_mean, delta_second = (
         restored(parts, folded.node_order[1:] - 1) for parts in zip(*at_arcs, strict=True)
     )
     return TreePosterior(
         log_evidence=inside.log_evidence,
-        pips=None if inside.arcs.log_off is None else pips,
+        pips=class_prob[..., 1] if inside.arcs.gated else None,
         node_mean=node_mean,
         node_var=node_var,
         delta_mean=delta_mean,
         delta_second=delta_second,
+        class_prob=class_prob,
     )
 
 
@@ -101,7 +105,9 @@ def _descend(inside: InsideMessages, above: FoldedLevel, depth: int, posterior: 
     own = take(inside.potential, above.node)
     left, right = [], []
     for (block, sizes, product), group in zip(
-        pair_blocks(above, own, below), inside.node_groups[depth - 1], strict=True
+        pair_blocks(above, own, below, inside.arcs.num_classes),
+        inside.node_groups[depth - 1],
+        strict=True,
     ):
         place = (block.start, block.stop)
         pairs = split(rows(posterior, *place), rows(message, *place), product, group)
@@ -120,40 +126,41 @@ def _cross(
     """Through the arcs: from the parent's weight by component of the arc to the node's own.
 
     Returns:
-        The node's weight by component of its message; probability, mean and mean square of the
-        change, ``(n, B)``.
+        The node's weight by component of its message; probabilities of the classes, ``(n, B, J)``,
+        mean and mean square of the change, ``(n, B)``.
     """
     node, arc, group = inside.node[depth], inside.arc[depth], inside.arc_groups[depth]
+    arcs = inside.arcs.at(level.arc)
     if not level.has_arcs:
         same = split(at_parent, arc, node, group)
         nothing = torch.zeros_like(same.mean[..., 0])
-        return same, (nothing, nothing, nothing)
-    arcs = inside.arcs.at(level.arc)
+        return same, (arcs.prob, nothing, nothing)
     parts = split(at_parent, arc, through(node, arcs), group)
-    if arcs.log_off is None:
-        return _changes(parts, node, arcs)
-    off, on = (Density(*(part[..., i::2] for part in parts)) for i in (0, 1))
-    changed, change = _changes(on, node, arcs)
-    both = Density(*(torch.stack(pair, -1) for pair in zip(off, changed, strict=True)))
-    # Exact at rates of 0 and 1, and without data below: there it is the prior, to the last digit.
-    pip, nothing = change[0], off.log_weight.exp().sum(-1)
-    pip = torch.where(inside.informed[depth], pip / (pip + nothing), arcs.rate.squeeze(-1))
-    return collapse(both, -1), (pip, change[1], change[2])
+    by_class = Density(*(part.unflatten(-1, (-1, arcs.num_classes)) for part in parts))
+    changed, (weight, mean, second) = _changes(by_class, node, arcs)
+    # Exact where a class is impossible, and without data below: there it is the prior, to the
+    # last digit.
+    total = weight.sum(-1, keepdim=True)
+    prob = torch.where(inside.informed[depth].unsqueeze(-1), weight / total, arcs.prob)
+    return collapse(changed, -1), (prob, mean, second)
 
 
 def _changes(
     parent: Density, node: Message, arcs: ArcLaw
 ) -> tuple[Density, tuple[Tensor, Tensor, Tensor]]:
-    """The node's weight given its parent's, where the arc changes, and moments of the change.
+    """The node's weight given its parent's, by component and class, and moments of the change.
 
-    By component: the node's weight is the parent's plus a change with prior N(0, var), seen as
-    ``node.mean`` with ``node.precision``.
+    The node's weight is the parent's plus a change with prior N(0, var), seen as ``node.mean``
+    with ``node.precision``; all ``(n, B, C, J)``. The first moment is the weight of each class.
     """
-    keeps = 1 / (1 + node.precision * arcs.var)  # share of the parent's weight in the node's
-    shift = (1 - keeps) * (node.mean - parent.mean)
-    noise = arcs.var * keeps
+    class_var = arcs.var.unsqueeze(-2)
+    precision, seen = node.precision.unsqueeze(-1), node.mean.unsqueeze(-1)
+    keeps = 1 / (1 + precision * class_var)  # share of the parent's weight in the node's
+    shift = (1 - keeps) * (seen - parent.mean)
+    noise = class_var * keeps
     weight = parent.log_weight.exp()
     second = shift.square() + (1 - keeps).square() * parent.var + noise
-    change = (weight.sum(-1), (weight * shift).sum(-1), (weight * second).sum(-1))
+    by_class = weight.sum(-2)
+    change = (by_class, (weight * shift).sum((-2, -1)), (weight * second).sum((-2, -1)))
     var = keeps.square() * parent.var + noise
     return Density(parent.log_weight, parent.mean + shift, var), change

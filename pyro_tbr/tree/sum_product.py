@@ -7,10 +7,14 @@ potential :math:`\exp(\eta u - \lambda u^2 / 2)`. Inside messages go from the le
 (Felsenstein's pruning), outside messages back; together they give log evidence, posterior
 inclusion probabilities, node marginals and draws.
 
+A change may also be drawn from a mixture of J normals, of which spike and slab is the case of two
+classes with variances 0 and :math:`\tau_a^2`, and a dense prior that of one.
+
 A message is a mixture of Gaussians. Through an arc every component becomes itself, times one minus
-the rate, plus its blurred self, times the rate; a product of messages pairs their components. With
-no cap this enumerates the gate patterns. With a cap the heaviest are kept, weighed by what the
-rest of the tree says, and every other one is merged into its nearest by moments.
+the rate, plus its blurred self, times the rate (its J blurred selves, times their probabilities); a
+product of messages pairs their components. With no cap this enumerates the patterns of gates or
+classes. With a cap the heaviest are kept, weighed by what the rest of the tree says, and every
+other one is merged into its nearest by moments.
 
 All is computed in float64 and returned in the dtype of the input: in float32 a leaf with standard
 error 0.005 loses what its siblings say. Rates of exactly 0 and 1 work, with finite gradients.
@@ -41,21 +45,25 @@ sweeps, the worst arc on average: data like the prior at rate 0.1 0.005 to 0.05 
 0.03 to 0.06. Times: ``examples/benchmark_tree.py``.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from pyro_tbr.tree.folding import fold
 from pyro_tbr.tree.inside import InsideMessages, run_inside
-from pyro_tbr.tree.laws import ArcLaw, batch_shape, changing_arcs, gated_arcs
-from pyro_tbr.tree.mixtures import Density, Message, absorb, log_overlap
+from pyro_tbr.tree.laws import ArcLaw, batch_shape, changing_arcs, gated_arcs, mixed_arcs
+from pyro_tbr.tree.mixtures import Density, Message, absorb, blur
 from pyro_tbr.tree.outside import TreePosterior, outside_pass
 from pyro_tbr.tree.tree import Tree
 
 __all__ = [
     "InsideMessages",
     "TreePosterior",
+    "gaussian_inside_pass",
     "gaussian_smoothing",
     "inside_pass",
+    "mixture_inside_pass",
     "outside_pass",
     "sample",
     "sum_product",
@@ -143,8 +151,65 @@ def gaussian_smoothing(
     Raises:
         ShapeError: Arguments do not fit the tree or each other.
     """
+    return outside_pass(
+        tree,
+        gaussian_inside_pass(
+            tree, eta, lam, delta_var=delta_var, root_scale=root_scale, root_loc=root_loc
+        ),
+    )
+
+
+def gaussian_inside_pass(
+    tree: Tree,
+    eta: Tensor,
+    lam: Tensor,
+    *,
+    delta_var: Tensor | float,
+    root_scale: Tensor | float,
+    root_loc: Tensor | float = 0.0,
+) -> InsideMessages:
+    """Messages from the leaves to the root; arguments as in :func:`gaussian_smoothing`."""
     arcs = changing_arcs(tree, eta, batch_shape(tree, eta, lam), delta_var)
-    return outside_pass(tree, run_inside(tree, eta, lam, arcs, root_loc, root_scale, None))
+    return run_inside(tree, eta, lam, arcs, root_loc, root_scale, None)
+
+
+def mixture_inside_pass(
+    tree: Tree,
+    eta: Tensor,
+    lam: Tensor,
+    *,
+    class_prob: Tensor,
+    class_var: Tensor,
+    root_scale: Tensor | float,
+    root_loc: Tensor | float = 0.0,
+    num_components: int | None = 32,
+    sweeps: int = 1,
+) -> InsideMessages:
+    r"""Messages from the leaves to the root where changes are mixtures of normals.
+
+    A change is drawn from :math:`\sum_j p_j N(0, v_j)`; spike and slab is the case of two classes,
+    one of variance 0. More classes stand for a scale mixture, such as a horseshoe given its global
+    scale: as a function of :math:`\log v` it is smooth, and with classes :math:`h` apart the error
+    of the sum falls as :math:`e^{-\pi^2 / h}` in the evidence of one change.
+
+    Args:
+        tree: The environments.
+        eta: As in :func:`sum_product`.
+        lam: As in :func:`sum_product`.
+        class_prob: Probability of each class, summing to 1, broadcastable to ``(*B, A, J)``.
+        class_var: Variance of a change in each class, broadcastable to ``(*B, A, J)``.
+        root_scale: As in :func:`sum_product`.
+        root_loc: As in :func:`sum_product`.
+        num_components: As in :func:`sum_product`; None has a component for each of the J ** A
+            patterns of classes.
+        sweeps: As in :func:`sum_product`.
+
+    Raises:
+        ShapeError: Arguments do not fit the tree or each other.
+    """
+    batch = batch_shape(tree, eta, lam)
+    arcs = mixed_arcs(tree, eta, batch, class_prob, class_var)
+    return run_inside(tree, eta, lam, arcs, root_loc, root_scale, num_components, sweeps)
 
 
 def inside_pass(
@@ -181,18 +246,20 @@ def sample(
         generator: Source of randomness; torch's global one if None.
 
     Returns:
-        The root's weight ``(S, *B)``, gates, 0 or 1, ``(S, *B, A)``, and changes, exactly 0 where
-        the gate is off, ``(S, *B, A)``. Without gradient.
+        The root's weight ``(S, *B)``; the class of every change, counted from 0, so under
+        ``inside_pass`` its gate, ``(S, *B, A)``; and the changes, exactly 0 where their variance
+        is, ``(S, *B, A)``. Without gradient.
     """
     with torch.no_grad():
         folded = fold(tree, inside.root.mean.device)
         at_root = absorb(inside.root, inside.node[0])
-        weight = _draw(at_root, num_samples, generator)  # (S, 1, B)
-        root, gates, deltas = weight[:, 0], [], []
+        at_root = Density(*(part.expand(num_samples, *part.shape) for part in at_root))
+        weight = _draw(at_root, _noise(at_root.mean, generator))  # (S, 1, B)
+        root, classes, deltas = weight[:, 0], [], []
         for level, message in zip(folded.levels[1:], inside.node[1:], strict=True):
             parent = weight.index_select(1, level.parent)
-            gate, weight = _draw_step(parent, message, inside.arcs.at(level.arc), generator)
-            gates.append(gate)
+            picked, weight = _draw_step(parent, message, inside.arcs.at(level.arc), generator)
+            classes.append(picked)
             deltas.append(weight - parent)
 
     def restored(parts: list[Tensor]) -> Tensor:
@@ -200,35 +267,44 @@ def sample(
         return values.reshape(num_samples, *inside.batch_shape, -1).to(inside.log_evidence.dtype)
 
     root = root.reshape(num_samples, *inside.batch_shape).to(inside.log_evidence.dtype)
-    return root, restored(gates), restored(deltas)
+    return root, restored(classes), restored(deltas)
 
 
 def _draw_step(
     parent: Tensor, message: Message, arcs: ArcLaw, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
-    """Gates and weights at the nodes of a level, given their parents' weights ``(S, n, B)``."""
-    zero = torch.zeros_like(parent).unsqueeze(-1)
-    start = Density(zero, parent.unsqueeze(-1), zero)
-    changed = absorb(start._replace(var=zero + arcs.var), message)
-    weight = _draw(changed, None, generator)
-    if arcs.log_off is None:
-        return torch.ones_like(weight), weight
-    log_on = changed.log_weight.logsumexp(-1) + arcs.log_on.squeeze(-1)
-    log_off = log_overlap(start, message).squeeze(-1) + arcs.log_off.squeeze(-1)
-    uniform = torch.rand(
-        parent.shape, dtype=parent.dtype, device=parent.device, generator=generator
-    )
-    gate = uniform < torch.sigmoid(log_on - log_off)
-    return gate.to(parent.dtype), torch.where(gate, weight, parent)
+    """Classes and weights at the nodes of a level, given their parents' weights ``(S, n, B)``."""
+    noise = _noise(message.mean.expand(len(parent), *message.mean.shape), generator)
+    uniform = _random(torch.rand, parent, generator)
+    start = parent.unsqueeze(-1)
+    log_class = []
+    for class_var, log_prob in zip(arcs.var.unbind(-1), arcs.log_prob.unbind(-1), strict=True):
+        seen = blur(message, class_var.unsqueeze(-1))
+        log_mass = seen.log_height - 0.5 * seen.precision * (start - seen.mean).square()
+        log_class.append(log_mass.logsumexp(-1) + log_prob)
+    # Summed from the last one down, so that a gate is on where the uniform is below its chance.
+    upto = torch.stack(log_class[::-1], -1).softmax(-1).cumsum(-1)
+    picked = arcs.num_classes - 1 - (uniform.unsqueeze(-1) >= upto[..., :-1]).sum(-1)
+    var = arcs.var.expand(len(parent), *arcs.var.shape).gather(-1, picked.unsqueeze(-1))
+    changed = absorb(Density(torch.zeros_like(start), start, var), message)
+    return picked.to(parent.dtype), _draw(changed, noise)
 
 
-def _draw(density: Density, num: int | None, generator: torch.Generator | None) -> Tensor:
-    """One draw of every mixture, or ``num`` of them along a new first dimension."""
-    log_weight, mean, var = (
-        part if num is None else part.expand(num, *part.shape) for part in density
-    )
-    noise = torch.rand(mean.shape, dtype=mean.dtype, device=mean.device, generator=generator)
-    pick = (log_weight - (-noise.log()).log()).argmax(-1, keepdim=True)  # Gumbel
-    mean, var = mean.gather(-1, pick).squeeze(-1), var.gather(-1, pick).squeeze(-1)
-    noise = torch.randn(mean.shape, dtype=mean.dtype, device=mean.device, generator=generator)
-    return mean + var.sqrt() * noise
+def _noise(like: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    """Uniform noise for every component ``(..., C)``, normal noise for every mixture ``(...)``."""
+    uniform = _random(torch.rand, like, generator)
+    return uniform, _random(torch.randn, like[..., 0], generator)
+
+
+def _random(make: Callable[..., Tensor], like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Noise made where the generator is, whatever device the numbers are on."""
+    device = like.device if generator is None else generator.device
+    return make(like.shape, dtype=like.dtype, device=device, generator=generator).to(like.device)
+
+
+def _draw(density: Density, noise: tuple[Tensor, Tensor]) -> Tensor:
+    """One draw of every mixture."""
+    uniform, normal = noise
+    pick = (density.log_weight - (-uniform.log()).log()).argmax(-1, keepdim=True)  # Gumbel
+    mean, var = (part.gather(-1, pick).squeeze(-1) for part in (density.mean, density.var))
+    return mean + var.sqrt() * normal

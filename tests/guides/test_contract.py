@@ -1,7 +1,6 @@
 """What every guide must do, over guides x priors x likelihoods."""
 
 import copy
-import math
 
 import pyro.poutine as poutine
 import pytest
@@ -57,42 +56,18 @@ def test_sites_are_the_models_latent_sites(guide, prior, likelihood, learnt):
     assert set(poutine.trace(made).get_trace(*data).nodes) >= set(of_model)
 
 
-def beyond_the_centre(guide):
-    """How much the tree guide's ELBO is too high: it takes hyperparameters in the law of the
-    weights at their centre, where the expectation of the log density over q is lower.
-
-    None where hyperparameters are fixed; otherwise the variance of a log scale for each weight
-    under it, and for a rate the Jensen gaps of log rate and log(1 - rate).
-    """
-    root = guide.hyper["root_scale"]
-    law, shape = guide.law(), (W, Q)
-    gap = (root.mean_log() - law["root_scale"].log()).expand(shape).sum()
-    factor = guide._law[0]
-    if "delta_var" in law:
-        log_scale = factor._prior_scale_moments(guide.hyper)[1]
-        return gap + (log_scale - 0.5 * law["delta_var"].permute(2, 0, 1).log()).sum()
-    pips = guide.delta_moments().inclusion
-    log_on, log_off, _ = factor._rate_moments(guide.hyper)
-    prob, slab = law["inclusion_prob"].permute(2, 0, 1), guide.hyper["slab_scale"]
-    on = prob.clamp(min=1e-300).log() - log_on + slab.mean_log() - law["slab_scale"].log()
-    off = torch.log1p(-prob) - log_off
-    return gap + (torch.where(pips > 0, pips * on, 0.0) + (1 - pips) * off).sum()
-
-
 @hyper
 @pairs
 def test_elbo_is_that_of_pyro(guide, prior, learnt):
     model, made, data, stats = make_pair(guide, prior, learnt=learnt, updated=True)
-    if (guide, prior) == ("tree", "horseshoe"):  # wide scales: particles with huge tails
-        for factor in made.hyper.values():
-            torch.nn.init.constant_(getattr(factor, "log_scale", torch.zeros(())), math.log(0.2))
-        made.refresh()
     vectorised = guide == "mean field"
     draws = particles(model, made, data, 5_000 if vectorised else 60, vectorised)
-    gap = beyond_the_centre(made).item() if guide == "tree" else 0.0
-    if not learnt and prior != "horseshoe":
-        assert abs(gap) < 1e-6
-    assert_mean(draws, made.elbo(stats).item() - gap)
+    if (guide, prior) == ("tree", "horseshoe"):
+        # Its scales are uniform within cells of a grid: a little below, for each pair of them.
+        gap, error = made.elbo(stats).item() - draws.mean(), draws.std() / len(draws) ** 0.5
+        assert -4.5 * error < gap < 0.5 * W * Q + 4.5 * error
+        return
+    assert_mean(draws, made.elbo(stats).item())
 
 
 def test_the_elbo_test_can_fail():

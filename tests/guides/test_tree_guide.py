@@ -150,6 +150,26 @@ def test_sweeps_raise_the_elbo_to_that_of_mean_field_and_beyond():
     assert guide.elbo(stats) > factorised.elbo(stats) + 1.0
 
 
+@pytest.mark.parametrize("prior", [SpikeSlabPrior, GaussianPrior])
+def test_without_a_cap(prior):
+    model, guide, _, stats = one_latent(SMALL_TREES["cherry"], prior(), num_components=None)
+    guide.update(stats, sweeps=3)
+    capped = TreeGuide(model, num_components=32).double()
+    capped.update(stats, sweeps=3)
+    assert_close(guide.elbo(stats), capped.elbo(stats), rtol=0, atol=0.01)
+
+
+def test_updates_raise_the_elbo_with_learnt_hyperparameters():
+    """Sweep by sweep; the rate's mean in the law is no coordinate's optimum, to 0.001."""
+    model, guide, _, stats = one_latent(SMALL_TREES["mixed"], SpikeSlabPrior())
+    elbos = []
+    for _ in range(8):
+        guide.update(stats, sweeps=1)
+        elbos.append(guide.elbo(stats).item())
+    assert (torch.tensor(elbos).diff() > -0.01).all(), elbos
+    assert elbos[-1] > elbos[0]
+
+
 def test_few_rows_or_one_node_are_enough():
     tree = SMALL_TREES["mixed"]
     model, guide, data, stats = one_latent(tree, SpikeSlabPrior(), num_rows=1)

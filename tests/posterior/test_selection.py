@@ -110,6 +110,18 @@ def horseshoe():
     return known_fit(BALANCED, x, y, env, prior=tbr.HorseshoePrior(expected_num_nonzero=1))
 
 
+def test_intervals_of_a_horseshoe_are_quantiles_of_its_changes(horseshoe):
+    """A change shrunk to zero has tails: mean and sd would give another interval."""
+    table = horseshoe.deltas(level=0.8)
+    draws = horseshoe.sample(20_000, seed=2)["deltas"][..., 0, 0]
+    lower, upper = np.quantile(draws, [0.1, 0.9], axis=0)
+    assert np.abs((table["lower"] - lower) / table["sd"]).max() < 0.1
+    assert np.abs((table["upper"] - upper) / table["sd"]).max() < 0.1
+    sign = np.maximum((draws > 0).mean(0), (draws < 0).mean(0))
+    assert np.abs(table["lfsr"] - (1 - sign)).max() < 0.04
+    assert table.equals(horseshoe.deltas(level=0.8))
+
+
 def test_exceedance_of_a_horseshoe_also_where_there_are_no_data(horseshoe):
     """On the silent arc the law has heavy tails: a normal of its variance would be far off."""
     table = horseshoe.exceedance(1.0).set_index("child")["exceedance"]

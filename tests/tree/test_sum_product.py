@@ -12,11 +12,12 @@ from pyro_tbr.tree import Tree
 from pyro_tbr.tree.sum_product import (
     gaussian_smoothing,
     inside_pass,
+    mixture_inside_pass,
     outside_pass,
     sample,
     sum_product,
 )
-from tests.oracles import dense_paths, enumerate_posterior
+from tests.oracles import dense_paths, enumerate_classes, enumerate_posterior
 from tests.tree.small_trees import SMALL_TREES
 
 TREES = SMALL_TREES | {
@@ -359,6 +360,96 @@ def test_gaussian_smoothing_is_exact(tree, inner):
             assert_close(getattr(result, name), exact[name], rtol=1e-9, atol=1e-9)
 
 
+def scale_mixture(error, num_classes):
+    """Classes like those of a horseshoe: narrower than the data see, up to the width of a slab."""
+    log_scale = torch.linspace(math.log(0.1 * error), math.log(2.0), num_classes).double()
+    local = log_scale - math.log(0.3 * error)
+    return (1 / local.cosh()) / (1 / local.cosh()).sum(), (2 * log_scale).exp()
+
+
+def by_classes(tree, eta, lam, prob, var, **more):
+    law = {"class_prob": prob, "class_var": var, "root_scale": 2.0, "root_loc": 0.3}
+    return mixture_inside_pass(tree, eta, lam, **law, **more)
+
+
+def enumerated_classes(tree, eta, lam, prob, var):
+    rows = [
+        enumerate_classes(dense_paths(tree), *row, prob, var, 2.0, 0.3)
+        for row in zip(eta, lam, strict=True)
+    ]
+    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+MIXED = [name for name, tree in SMALL_TREES.items() if tree.num_arcs <= 6]
+CLASS_FIELDS = ("log_evidence", "class_prob", "node_mean", "node_var", "delta_mean", "delta_second")
+
+
+@pytest.mark.parametrize("name", MIXED)
+@pytest.mark.parametrize("num_classes", [1, 3, 4])
+def test_classes_without_a_cap_are_enumeration(name, num_classes):
+    tree = SMALL_TREES[name]
+    eta, lam = draw_potentials(tree, 0.1, 0.3, 1.0, 2.0, seed=21, num=2, inner=True)
+    prob, var = scale_mixture(0.1, num_classes)
+    prob = prob.repeat(tree.num_arcs, 1) if num_classes == 1 else torch.stack(
+        [prob.roll(arc) for arc in range(tree.num_arcs)]
+    )  # each arc its own  # fmt: skip
+    result = outside_pass(tree, by_classes(tree, eta, lam, prob, var, num_components=None))
+    exact = enumerated_classes(tree, eta, lam, prob, var)
+    assert result.pips is None
+    for field in CLASS_FIELDS:
+        assert_close(getattr(result, field), exact[field], rtol=1e-9, atol=1e-7, msg=field)
+
+
+@pytest.mark.parametrize("name", MIXED)
+@pytest.mark.parametrize("error", [0.02, 0.1, 0.5])
+def test_classes_with_the_default_cap_are_close(name, error):
+    tree = SMALL_TREES[name]
+    eta, lam = draw_potentials(tree, error, 0.3, 1.0, 2.0, seed=22)
+    prob, var = scale_mixture(error, 6)
+    result = outside_pass(tree, by_classes(tree, eta, lam, prob, var, sweeps=2))
+    exact = enumerated_classes(tree, eta, lam, prob, var)
+    assert_close(result.log_evidence, exact["log_evidence"], rtol=0, atol=0.01)
+    assert_close(result.class_prob, exact["class_prob"], rtol=0, atol=0.02)
+    sd = (exact["delta_second"] - exact["delta_mean"].square()).sqrt()
+    assert ((result.delta_mean - exact["delta_mean"]) / sd).abs().max() < 0.05
+    found = (result.delta_second - result.delta_mean.square()).sqrt()
+    assert_close(found, sd, rtol=0.1, atol=0)
+
+
+@each_tree
+@pytest.mark.parametrize("num_components", [None, 32])
+def test_gates_are_the_case_of_two_classes(tree, num_components):
+    eta, lam = draw_potentials(tree, 0.1, 0.2, 1.0, 2.0, seed=23)
+    prob, var = torch.tensor([0.8, 0.2]).double(), torch.tensor([0.0, 1.0]).double()
+    result = outside_pass(
+        tree, by_classes(tree, eta, lam, prob, var, num_components=num_components)
+    )
+    law = law_of(0.2, 1.0, 2.0) | {"root_loc": 0.3, "num_components": num_components}
+    gated = sum_product(tree, eta, lam, **law)
+    assert result.pips is None
+    assert_close(result.class_prob[..., 1], gated.pips)
+    for name in FIELDS:
+        if name != "pips":
+            assert_close(getattr(result, name), getattr(gated, name))
+
+
+def test_draws_of_classes_agree_with_the_passes():
+    tree = SMALL_TREES["balanced"]
+    eta, lam = draw_potentials(tree, 0.3, 0.3, 1.0, 2.0, seed=24, num=2)
+    inside = by_classes(tree, eta, lam, *scale_mixture(0.3, 4), num_components=64, sweeps=2)
+    result, num = outside_pass(tree, inside), 8_000
+    root, classes, deltas = sample(tree, inside, num, torch.Generator().manual_seed(25))
+    picked = torch.nn.functional.one_hot(classes.long(), 4).double()
+    nodes = root.unsqueeze(-1) + deltas @ dense_paths(tree).T
+    for draws, mean in (
+        (picked, result.class_prob),
+        (deltas, result.delta_mean),
+        (deltas.square(), result.delta_second),
+        (nodes, result.node_mean),
+    ):
+        assert ((draws.mean(0) - mean).abs() < 4.5 * draws.std(0) / math.sqrt(num) + 2e-3).all()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -373,6 +464,14 @@ def test_wrong_shapes(change, message):
     arguments = {"eta": torch.zeros(2, 3), "lam": torch.zeros(2, 3)} | law_of(0.1, 1.0, 1.0)
     with pytest.raises(ShapeError, match=message):
         sum_product(SMALL_TREES["cherry"], **(arguments | change))
+
+
+def test_classes_that_do_not_fit():
+    tree, eta = SMALL_TREES["cherry"], torch.zeros(2, 3)
+    with pytest.raises(ShapeError, match=r"class_prob, class_var: .* received \(2,\) and \(3,\)"):
+        by_classes(tree, eta, eta, torch.ones(2) / 2, torch.ones(3))
+    with pytest.raises(ShapeError, match=r"class_prob: .* \(2, 2\), received \(5,\)"):
+        by_classes(tree, eta, eta, torch.ones(5, 3) / 3, torch.ones(3))
 
 
 @pytest.mark.parametrize(

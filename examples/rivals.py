@@ -1,0 +1,135 @@
+"""Every method on the same simulated data: latents found, and predictions at leaves without data.
+
+The settings are those of the paper of tree-based regularization (arXiv 2405.20482), as far as it
+tells them, on our own simulator: one change an arc, changes at random, two changes an arc (which
+its theory excludes), and changes at random from rare to dense. All methods see the same rows, the
+same number of latents and the same kind of encoder; those that choose something choose on the same
+held-out rows. L1-TBR is the paper's objective, as good as we can make it.
+
+    python examples/rivals.py --seeds 5
+    python examples/rivals.py --settings 0.05 0.1 0.2 0.3 0.4 0.6 --methods ours l1_tbr --seeds 5
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+import pyro_tbr as tbr
+from pyro_tbr.evaluation import baselines as methods
+from pyro_tbr.evaluation import linear_r2, mcc, paired_differences, summarise_runs
+
+SETTINGS = {  # besides these a number: changes at random with this probability
+    "one": {"changes": "one_per_arc"},
+    "random": {"changes": "bernoulli", "change_prob": 0.2},
+    "two": {"changes": "two_per_arc"},
+}
+METHODS = {
+    "ours": methods.SparseTree,
+    "l1_tbr": methods.L1TBR,
+    "dense_tree": methods.DenseTree,
+    "dendronet": methods.DendroNet,
+    "per_leaf": methods.LeafRegression,
+    "pooled": methods.Pooled,
+    "one_hot": methods.PooledOneHot,
+    "autoencoder": methods.AutoencoderLeafRegression,
+    "group_dro": methods.GroupDRO,
+    "irm": methods.IRM,
+}
+LEVEL = 0.9
+
+
+def simulated(setting, seed, args):
+    """Data of a setting."""
+    changes = SETTINGS.get(setting)
+    if changes is None:
+        changes = {"changes": "bernoulli", "change_prob": float(setting)}
+    return tbr.simulate(
+        **changes,
+        num_leaves=args.leaves,
+        latent_dim=args.latent_dim,
+        rows_per_leaf=args.rows_per_leaf,
+        noise_scale=args.noise,
+        shape=args.shape,
+        mixing=args.mixing,
+        num_features=args.features,
+        seed=seed,
+    )
+
+
+def one_run(data, setting, name, seed, leaves, args):
+    """Numbers of one method on one data set, a dict."""
+    x, y, env = data.without(leaves)
+    start = time.perf_counter()
+    encoder = "mlp" if args.mixing == "mlp" else "linear"
+    fitted = METHODS[name]().fit(
+        data.tree, x, y, env, latent_dim=args.latent_dim, encoder=encoder, seed=seed
+    )
+    row = {"setting": setting, "method": name, "seed": seed}
+    row["seconds"] = time.perf_counter() - start
+    if METHODS[name].has_latents:
+        z = fitted.encode(data.x)
+        row |= {"mcc": mcc(data.z, z), "r2": linear_r2(data.z, z)}
+    held_out = []
+    for leaf in leaves:
+        new_x, new_y, _ = data.rows(leaf, 100, seed=seed)
+        prediction = fitted.predict(new_x, leaf, level=LEVEL)
+        numbers = {"held_out_mse": np.mean((new_y - prediction.mean) ** 2)}
+        if METHODS[name].distribution:
+            inside = (new_y >= prediction.lower) & (new_y <= prediction.upper)
+            numbers["held_out_coverage"] = np.mean(inside)
+            numbers["held_out_log_score"] = prediction.log_score(new_y)
+        held_out.append(numbers)
+    return row | pd.DataFrame(held_out).mean().to_dict()
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--settings", nargs="*", default=list(SETTINGS))
+    parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--leaves", type=int, default=32)
+    parser.add_argument("--shape", default="balanced", choices=["balanced", "random"])
+    parser.add_argument("--latent-dim", type=int, default=5)
+    parser.add_argument("--features", type=int, default=20)
+    parser.add_argument("--rows-per-leaf", type=int, default=200)
+    parser.add_argument("--noise", type=float, default=0.1)
+    parser.add_argument("--mixing", default="linear", choices=["linear", "mlp"])
+    parser.add_argument("--held-out", type=int, default=3, help="leaves without data")
+    parser.add_argument("--csv", type=Path, help="file for the runs, one a row")
+    args = parser.parse_args(argv)
+    runs = []
+    for setting in args.settings:
+        for seed in range(args.first_seed, args.first_seed + args.seeds):
+            data = simulated(setting, seed, args)
+            rng = np.random.default_rng([seed, 2])
+            places = rng.choice(len(data.tree.leaves), args.held_out, replace=False)
+            leaves = [data.tree.leaves[place] for place in places]
+            for name in args.methods:
+                runs.append(one_run(data, setting, name, seed, leaves, args))
+            print(f"setting {setting}, seed {seed} done", flush=True)
+    runs = pd.DataFrame(runs)
+    if args.csv:
+        runs.to_csv(args.csv, index=False)
+    table = summarise_runs(runs)
+    means = table["mean"].unstack("metric")
+    errors = table["se"].unstack("metric")
+    metrics = [name for name in runs.columns if name in means]
+    print("\nMeans over seeds:\n" + means[metrics].round(3).to_string())
+    print("\nStandard errors:\n" + errors[metrics].round(3).to_string())
+    if "mcc" in means:
+        worst = runs.groupby(["setting", "method"], sort=False)["mcc"].min().dropna()
+        print("\nWorst MCC:\n" + worst.round(3).to_string())
+    found = {"means": means}
+    if "ours" in args.methods and len(args.methods) > 1:
+        names = [name for name in metrics if name.startswith("held_out")]
+        found["differences"] = paired_differences(runs, "ours", names)
+        print("\nLess ours, run by run:\n" + found["differences"].round(3).to_string())
+    return found
+
+
+if __name__ == "__main__":
+    main()
