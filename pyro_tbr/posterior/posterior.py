@@ -20,7 +20,7 @@ from pyro_tbr.posterior.credible_sets import credible_set_table
 from pyro_tbr.posterior.identification import Identification, identify
 from pyro_tbr.posterior.predictive import Prediction
 from pyro_tbr.posterior.report import FitReport, Scaling
-from pyro_tbr.posterior.selection import exceedances, selected
+from pyro_tbr.posterior.selection import exceedances, selected, shrinkages
 from pyro_tbr.posterior.summary import Summary, summarise
 from pyro_tbr.posterior.updating import updated
 from pyro_tbr.tree import Tree
@@ -181,6 +181,20 @@ class Posterior:
             error up to 0.008), threshold.
         """
         return exceedances(self, threshold)
+
+    def shrinkage(self) -> pd.DataFrame:
+        """How much of each change a horseshoe prior takes away, between 0 and 1.
+
+        Near 1 where the change is shrunk to nothing, near 0 where it is left as the data have it;
+        1 less it is what comes closest to an inclusion probability, but it is none.
+
+        Returns:
+            Columns parent, child, latent, outcome, shrinkage (posterior mean).
+
+        Raises:
+            DataError: The prior is no horseshoe, or the guide is not exact along the tree.
+        """
+        return shrinkages(self)
 
     def update(self, x: Any, y: Any, env: Any) -> Posterior:
         """The posterior after a few more rows, without training; this one stays as it is.

@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from pyro_tbr.errors import DataError
-from pyro_tbr.models import SpikeSlabPrior
+from pyro_tbr.guides import TreeGuide
+from pyro_tbr.models import HorseshoePrior, SpikeSlabPrior
 from pyro_tbr.posterior.drawing import site_draws
 from pyro_tbr.posterior.tables import long_table
 
@@ -100,6 +101,20 @@ def exceedances(posterior: Posterior, threshold: float) -> pd.DataFrame:
         above += (block.abs() > limit).sum(0)
     value = above / _NUM_DRAWS
     parts = {"exceedance": value, "threshold": torch.full_like(value, threshold)}
+    return long_table(posterior.tree, parts, posterior.latent_names, posterior.outcome_names)
+
+
+@torch.no_grad()
+def shrinkages(posterior: Posterior) -> pd.DataFrame:
+    """See ``Posterior.shrinkage``."""
+    prior, guide = posterior.model.prior, posterior.guide
+    if not isinstance(prior, HorseshoePrior):
+        raise DataError(
+            f"shrinkage() is a horseshoe's, {type(prior).__name__} has none: use pips() or deltas()"
+        )
+    if not isinstance(guide, TreeGuide):
+        raise DataError("shrinkage() needs the scales along the tree: fit with guide='tree'")
+    parts = {"shrinkage": guide.shrinkage().cpu().double()}
     return long_table(posterior.tree, parts, posterior.latent_names, posterior.outcome_names)
 
 

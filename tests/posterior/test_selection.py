@@ -132,6 +132,18 @@ def test_exceedance_of_a_horseshoe_also_where_there_are_no_data(horseshoe):
         assert table[child] == pytest.approx(share[child], abs=0.02)
 
 
+def test_shrinkage_has_the_labels_of_the_changes(horseshoe, several):
+    table, deltas = horseshoe.shrinkage(), horseshoe.deltas()
+    names = ["parent", "child", "latent", "outcome"]
+    assert list(table) == [*names, "shrinkage"]
+    assert table[names].equals(deltas[names])
+    kappa = table.set_index("child")["shrinkage"]
+    assert kappa["a"] < 0.1  # where the change is
+    assert 0.5 < kappa["b"] <= 1
+    with pytest.raises(tbr.DataError, match="horseshoe's, SpikeSlabPrior has none: use pips"):
+        several.shrinkage()
+
+
 @pytest.mark.parametrize(
     "call",
     [
