@@ -45,7 +45,7 @@ def one_fit(leaves, latents, outcomes, seed, args):
             progress=False,
             options=options,
         )
-    z = posterior.encode(data.x)
+    z, report = posterior.encode(data.x), posterior.identification()
     return {
         "leaves": leaves,
         "K": latents,
@@ -54,6 +54,8 @@ def one_fit(leaves, latents, outcomes, seed, args):
         "mcc": mcc(data.z, z),
         "r2": linear_r2(data.z, z),
         "warned": bool(caught),
+        "gap": report.gap,
+        "agreement": report.agreement,
     }
 
 

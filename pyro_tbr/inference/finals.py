@@ -17,8 +17,8 @@ from pyro_tbr.inference.identify import RotationResult, ranked
 from pyro_tbr.inference.rotation import Candidates
 from pyro_tbr.posterior.identification import latent_match
 
-_CLOSE = 25.0  # log evidence behind the best up to which a candidate goes to the finals
-_MOST = 8
+_CLOSE = 20.0  # log evidence behind the best up to which a candidate goes to the finals
+_MOST = 6
 _SAME_BASIS = 0.98  # mean correlation of latents above which two candidates count as one
 
 

@@ -36,7 +36,7 @@ _LEAST_ROWS_TO_HOLD_OUT = 40
 # Directions of the latents with less than this share of the largest variance do not exist.
 _LEAST_VARIANCE_SHARE = 1e-7
 _COMPONENTS_TO_JUDGE = 8  # of a message, where ELBOs are only compared
-_SWEEPS_TO_JUDGE = 12
+_SWEEPS_TO_JUDGE = 4
 _ENCODER_LR_SHARE = 0.2  # of the dense stage's peak rates, in the sparse stage: it is nearly there
 
 
