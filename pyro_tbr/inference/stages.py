@@ -28,7 +28,7 @@ from pyro_tbr.inference.options import FitOptions
 from pyro_tbr.inference.rotation import Candidates, expand_basis, rotation_problem
 from pyro_tbr.inference.svi import Schedule, train
 from pyro_tbr.inference.weights import fit_weights
-from pyro_tbr.models import GaussianPrior, LinearEncoder, TreeModel
+from pyro_tbr.models import GaussianPrior, HorseshoePrior, LinearEncoder, TreeModel
 from pyro_tbr.posterior import FitReport
 
 # Below this many rows nothing is held out: the choice would be noise.
@@ -160,7 +160,9 @@ class Stages:
             found = rotate_to_sparsity(
                 problem, self.options.restarts, self.options.rotation_steps, self.generator
             )
-        if rank == latent_dim and self.guide_kind == "tree":  # mean field has bad optima
+        # Mean field has bad optima, and a horseshoe's update takes as long as all the search.
+        quick = self.guide_kind == "tree" and not isinstance(self.model.prior, HorseshoePrior)
+        if rank == latent_dim and quick:
             found = decided(found, lambda one: self._elbo(stats, rows, one))
         turned = stats.transform(expand_basis(found.basis, found.offset, stats.gram.shape[-1]))
         found = arranged(tree, found, turned)
