@@ -1,6 +1,8 @@
 import warnings
+from dataclasses import replace
 
 import pytest
+import torch
 
 import pyro_tbr as tbr
 from tests.inference.problems import QUICK
@@ -40,3 +42,17 @@ def test_given_latents_need_no_identification():
         model = tbr.TreeModel(data.tree, 3, "identity")
         posterior = tbr.fit(model, data.z, data.y, data.env, progress=False)
     assert posterior.identification().determined
+
+
+def test_a_solution_that_stands_alone_is_reported():
+    posterior, _ = fit(3, num_leaves=8, num_outcomes=4, changes="half_the_arcs", seed=0)
+    assert posterior.identification().determined
+    report = posterior.report
+    generator = torch.Generator().manual_seed(0)
+    others = torch.randn(report.alternatives.shape, generator=generator, dtype=torch.float64)
+    others = torch.linalg.qr(others)[0]
+    evidence = report.evidence - 100.0 - torch.arange(len(others)).double()
+    posterior.report = replace(report, alternatives=others, alternative_evidence=evidence)
+    found = posterior.identification()
+    assert not found.determined
+    assert "of the search's solutions have these latents" in found.reasons[0]
