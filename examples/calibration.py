@@ -51,7 +51,7 @@ BINS = np.array([0, 0.05, 0.2, 0.4, 0.6, 0.8, 0.95, 1.0])
 BASELINES = {"pooled": Pooled, "per leaf": LeafRegression, "dense tree": DenseTree}
 
 
-def one_fit(setting, seed, held_out, options, compare):
+def one_fit(setting, seed, held_out, options, compare, delta_min):
     """What one simulated data set shows: PIPs and their truth, sets, selection, held-out leaves."""
     encoder, arguments = SETTINGS[setting]
     rng = np.random.default_rng([seed, 1])
@@ -61,6 +61,7 @@ def one_fit(setting, seed, held_out, options, compare):
         shape="random",
         latent_dim=4,
         noise_scale=0.3,
+        delta_min=delta_min,
         seed=seed,
     )
     places = rng.choice(len(data.tree.leaves), held_out, replace=False)
@@ -147,6 +148,7 @@ def main(argv=None):
     parser.add_argument("--settings", nargs="*", default=["half", "bernoulli"], choices=SETTINGS)
     parser.add_argument("--fits", type=int, default=25, help="of each setting")
     parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--delta-min", type=float, default=0.5, help="smallest size of a change")
     parser.add_argument("--held-out", type=int, default=2, help="leaves without data in each fit")
     parser.add_argument("--compare", action="store_true", help="other methods, held-out leaves")
     parser.add_argument("--restarts", type=int, default=64)
@@ -157,7 +159,9 @@ def main(argv=None):
     for setting in args.settings:
         fits = []
         for seed in range(args.first_seed, args.first_seed + args.fits):
-            fits.append(one_fit(setting, seed, args.held_out, options, args.compare))
+            fits.append(
+                one_fit(setting, seed, args.held_out, options, args.compare, args.delta_min)
+            )
             last = fits[-1]
             print(
                 f"{setting}, seed {seed}: MCC {last['mcc']:.4f}, {last['seconds']:.0f} s",
