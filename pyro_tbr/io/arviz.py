@@ -1,0 +1,218 @@
+"""Posteriors for ArviZ: draws, log likelihood and predictive draws with the user's labels.
+
+Install what is needed with ``pip install pyro-tbr[arviz]``.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pyro_tbr import __version__
+from pyro_tbr.data import align_env, align_features, align_outcomes
+from pyro_tbr.errors import DataError
+from pyro_tbr.posterior import Posterior
+from pyro_tbr.tree import Tree, path_sum
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+_BLOCK_ELEMENTS = 20_000_000  # weights at all nodes are made in blocks of about this size
+
+
+class _Data(NamedTuple):
+    """What is observed, and where.
+
+    Attributes:
+        design: Latents with the intercept's 1, (N, W).
+        nodes: Node of each row, (N,).
+        y: Outcomes, (N, Q), NaN where not observed.
+        rows: A label for each row, (N,).
+        outcomes: Q names.
+    """
+
+    design: Tensor
+    nodes: Tensor
+    y: Tensor
+    rows: NDArray[Any]
+    outcomes: tuple[str, ...]
+
+
+def to_datatree(
+    posterior: Posterior,
+    x: Any = None,
+    y: Any = None,
+    env: Any = None,
+    *,
+    num_draws: int = 1000,
+    seed: int = 0,
+) -> xr.DataTree:
+    """Joint draws of a posterior as ArviZ reads them; with rows of data also what loo and ppc need.
+
+    Draws are independent, so they stand as one chain and effective sample sizes are about
+    ``num_draws``. Dimensions are ``arc`` (``"parent -> child"``), ``latent``, ``outcome`` and
+    ``row`` (the index of ``x`` where it is a DataFrame). Numbers are in the user's units, but for
+    scales of the prior, which are in those of training, where outcomes have variance 1. With
+    rows, ``log_likelihood`` and ``posterior_predictive`` hold num_draws x N x Q numbers each.
+
+    A log likelihood is that of a row given weights, noise and the row's latents as the fitted
+    encoder has them: ``loo`` leaves a row out of the weights, not out of the encoder, so with a
+    learnt encoder it is too good.
+
+    Args:
+        posterior: Whose draws.
+        x: Features, (N, D), as in ``posterior.predict``; ``None``: the group ``posterior`` only.
+        y: Outcomes, as in ``fit``. Where some are missing, those observed are listed: along ``row``
+            for one outcome, along ``observation`` (``"row, outcome"``) for several.
+        env: Node labels (N,), or one for all rows.
+        num_draws: Draws.
+        seed: Of these draws.
+
+    Returns:
+        A tree with the group ``posterior``; with data also ``log_likelihood``,
+        ``posterior_predictive``, ``observed_data`` (variable ``y`` in each) and ``constant_data``
+        (``env``, as text).
+
+    Raises:
+        ImportError: ArviZ is not installed.
+        DataError: Some of ``x``, ``y``, ``env`` are missing, or nothing is observed.
+        ShapeError: Arrays do not fit together.
+        TreeError: A label is not in the tree.
+    """
+    try:
+        with warnings.catch_warnings():  # ArviZ announces its next version
+            warnings.simplefilter("ignore", FutureWarning)
+            from arviz_base import from_dict
+    except ImportError as error:
+        raise ImportError("to_datatree needs arviz-base: pip install pyro-tbr[arviz]") from error
+    if num_draws < 1:
+        raise DataError(f"num_draws={num_draws!r} must be at least 1")
+    given = {"x": x, "y": y, "env": env}
+    missing = [name for name, value in given.items() if value is None]
+    if 0 < len(missing) < 3:
+        raise DataError(f"{' and '.join(missing)} missing: give x, y and env, or none of them")
+    data = None if missing else _data(posterior, x, y, env)  # before any drawing
+    draws = posterior.sample(num_draws, seed=seed)
+    groups, dims = _posterior_group(posterior, draws)
+    coords: dict[str, Any] = {
+        "arc": _arc_labels(posterior.tree),
+        "latent": list(posterior.latent_names),
+        "outcome": list(posterior.outcome_names),
+    }
+    if data is not None:
+        more, where, labels = _data_groups(posterior, data, draws, seed)
+        groups, dims, coords = groups | more, dims | where, coords | labels
+    about = {"inference_library": "pyro_tbr", "inference_library_version": __version__}
+    return from_dict(groups, dims=dims, coords=coords, attrs={"posterior": about})
+
+
+def _posterior_group(
+    posterior: Posterior, draws: dict[str, NDArray[Any]]
+) -> tuple[dict[str, dict[str, Any]], dict[str, list[str]]]:
+    """The draws by site, one chain before them, and the dimensions of each."""
+    sizes = {
+        "arc": posterior.tree.num_arcs,
+        "latent": len(posterior.latent_names),
+        "outcome": len(posterior.outcome_names),
+    }
+    sites, dims = {}, {}
+    for name, value in draws.items():
+        named = list(sizes)[len(sizes) + 1 - value.ndim :]
+        # A dimension of one where there are several latents or outcomes is shared by them.
+        shared = [i for i, dim in enumerate(named, 1) if value.shape[i] == 1 and sizes[dim] > 1]
+        value = value.squeeze(tuple(shared))
+        sites[name] = (value.astype(np.int8) if name == "gates" else value)[None]
+        dims[name] = [dim for i, dim in enumerate(named, 1) if i not in shared]
+    return {"posterior": sites}, dims
+
+
+def _arc_labels(tree: Tree) -> list[str]:
+    """A text for each arc, all different."""
+    texts = [f"{tree.labels[parent]} -> {tree.labels[child]}" for parent, child in tree.arcs]
+    if len(set(texts)) < len(texts):  # inner nodes may share a label, not a name
+        texts = [f"{parent!r} -> {child!r}" for parent, child in tree.arcs]
+    return texts
+
+
+@torch.no_grad()
+def _data(posterior: Posterior, x: Any, y: Any, env: Any) -> _Data:
+    features, index = align_features(posterior.schema, x)
+    number, binary = len(features), posterior.model.likelihood_class.binary
+    nodes = align_env(posterior.tree, env, index, number)
+    outcomes = align_outcomes(posterior.schema, y, index, number, binary=binary)
+    if torch.isnan(outcomes).all():
+        raise DataError("y has no observed value; without data give no x, y and env")
+    design = posterior.model.design(posterior.latents(features)).cpu().double()
+    rows = np.arange(number) if index is None else _row_labels(index)
+    return _Data(design, nodes, outcomes, rows, posterior.outcome_names)
+
+
+def _row_labels(index: pd.Index) -> NDArray[Any]:
+    """Whole numbers as they are, everything else as text."""
+    if pd.api.types.is_integer_dtype(index.dtype) and not index.hasnans:
+        return index.to_numpy(dtype=np.int64)
+    return np.array([str(label) for label in index])
+
+
+def _data_groups(
+    posterior: Posterior, data: _Data, draws: dict[str, NDArray[Any]], seed: int
+) -> tuple[dict[str, dict[str, Any]], dict[str, list[str]], dict[str, Any]]:
+    """Groups of the rows, their dimensions, and labels along these."""
+    predictor = _predictor(posterior, data, draws)
+    noise = torch.from_numpy(draws["noise_scale"])[:, None] if "noise_scale" in draws else None
+    generator = torch.Generator().manual_seed(seed)
+    if noise is None:
+        likelihood: Any = torch.distributions.Bernoulli(logits=predictor, validate_args=False)
+        uniform = torch.rand(predictor.shape, generator=generator, dtype=predictor.dtype)
+        made = (uniform < torch.sigmoid(predictor)).to(predictor.dtype)
+    else:
+        likelihood = torch.distributions.Normal(predictor, noise, validate_args=False)
+        normal = torch.randn(predictor.shape, generator=generator, dtype=predictor.dtype)
+        made = predictor + noise * normal
+    log_lik = likelihood.log_prob(data.y)
+    texts = [posterior.tree.labels[posterior.tree.nodes[node]] for node in data.nodes.tolist()]
+    env, seen = np.array(texts), ~torch.isnan(data.y)
+    flat = posterior.schema.outcome_ndim == 1
+    if flat or seen.all():
+        kept = seen[:, 0] if flat else torch.ones(len(data.y), dtype=torch.bool)
+        parts = [value[..., kept, :] for value in (log_lik, made, data.y)]
+        parts = [value[..., 0] for value in parts] if flat else parts
+        dims = {"y": ["row"] if flat else ["row", "outcome"], "env": ["row"]}
+        labels = {"row": data.rows[kept.numpy()]}
+        env = env[kept.numpy()]
+    else:
+        parts = [value[..., seen] for value in (log_lik, made, data.y)]
+        rows, columns = (place.numpy() for place in seen.nonzero(as_tuple=True))
+        names = [f"{data.rows[i]}, {data.outcomes[q]}" for i, q in zip(rows, columns, strict=True)]
+        dims, labels = {"y": ["observation"], "env": ["observation"]}, {"observation": names}
+        env = env[rows]
+    by_draw, drawn, observed = (value.numpy() for value in parts)
+    groups: dict[str, dict[str, Any]] = {
+        "posterior_predictive": {"y": drawn[None]},
+        "log_likelihood": {"y": by_draw[None]},
+        "observed_data": {"y": observed},
+        "constant_data": {"env": env},
+    }
+    return groups, dims, labels
+
+
+def _predictor(posterior: Posterior, data: _Data, draws: dict[str, NDArray[Any]]) -> Tensor:
+    """Linear predictor of each draw and row in the user's units, (S, N, Q)."""
+    root, deltas = (torch.from_numpy(draws[name]) for name in ("root_weights", "deltas"))
+    nodes, place = data.nodes.unique(return_inverse=True)
+    size = max(1, _BLOCK_ELEMENTS // deltas[0].numel())
+    blocks = []
+    for part in torch.arange(len(deltas)).split(size):
+        weights = path_sum(posterior.tree, root[part], deltas[part], event_dim=2)[:, nodes]
+        by_outcome = [
+            torch.einsum("nw,snw->sn", data.design, weights[:, place, :, q])
+            for q in range(weights.shape[-1])
+        ]
+        blocks.append(torch.stack(by_outcome, dim=-1))
+    return torch.cat(blocks)

@@ -1,0 +1,327 @@
+"""Estimators with scikit-learn's face: ``clone``, pipelines, grids and cross-validation work.
+
+The environment of a row is one column of ``X``, so that splitting rows splits environments with
+them::
+
+    model = TreeRegressor(tree, latent_dim=3, env_column="species")
+    cross_val_score(model, frame, y, groups=frame["species"], cv=LeaveOneGroupOut())
+
+Install scikit-learn with ``pip install pyro-tbr[sklearn]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pyro_tbr.errors import DataError, ShapeError
+from pyro_tbr.inference import FitOptions, fit
+from pyro_tbr.models import TreeModel
+from pyro_tbr.posterior import Posterior, Prediction
+from pyro_tbr.tree import Tree
+from pyro_tbr.tree.naming import listed
+
+try:
+    from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+    from sklearn.utils.validation import check_is_fitted
+except ImportError as error:
+    raise ImportError(
+        "TreeRegressor and TreeClassifier need scikit-learn: pip install pyro-tbr[sklearn]"
+    ) from error
+
+
+class _TreeEstimator(BaseEstimator):
+    """What regressor and classifier share; abstract."""
+
+    def __init__(
+        self,
+        tree: Tree | None = None,
+        latent_dim: int = 2,
+        *,
+        env_column: Hashable = "env",
+        encoder: Any = "linear",
+        prior: Any = None,
+        intercept: bool = True,
+        guide: Any = "tree",
+        seed: int | None = 0,
+        progress: bool = False,
+        options: FitOptions | None = None,
+    ) -> None:
+        self.tree = tree
+        self.latent_dim = latent_dim
+        self.env_column = env_column
+        self.encoder = encoder
+        self.prior = prior
+        self.intercept = intercept
+        self.guide = guide
+        self.seed = seed
+        self.progress = progress
+        self.options = options
+
+    def _fit(self, X: Any, y: Any, likelihood: str) -> None:
+        if not isinstance(self.tree, Tree):
+            raise DataError(
+                f"tree must be a pyro_tbr.Tree, got {type(self.tree).__name__}: see Tree.from_*"
+            )
+        features, env = split_env(X, self.env_column)
+        model = TreeModel(
+            self.tree,
+            self.latent_dim,
+            encoder=self.encoder,
+            prior=self.prior,
+            likelihood=likelihood,
+            intercept=self.intercept,
+        )
+        self.posterior_: Posterior = fit(
+            model,
+            features,
+            _by_position(y, features),
+            env,
+            guide=self.guide,
+            seed=self.seed,
+            progress=self.progress,
+            options=self.options,
+        )
+        self.n_features_in_ = features.shape[1] + 1
+        if isinstance(X, pd.DataFrame) and all(isinstance(name, str) for name in X.columns):
+            self.feature_names_in_ = np.array(X.columns, dtype=object)
+
+    def _predict(self, X: Any) -> Prediction:
+        check_is_fitted(self, "posterior_")
+        features, env = split_env(X, self.env_column)
+        return self.posterior_.predict(features, env)
+
+    @property
+    def pip_(self) -> pd.DataFrame:
+        """Posterior inclusion probabilities, as :meth:`pyro_tbr.Posterior.pips`."""
+        check_is_fitted(self, "posterior_")
+        return self.posterior_.pips()
+
+    def transform(self, X: Any) -> Any:
+        """Latents (N, K) of rows; the environment column is ignored, but has to be there."""
+        check_is_fitted(self, "posterior_")
+        return self.posterior_.encode(split_env(X, self.env_column)[0])
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "posterior_")
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = tags.input_tags.categorical = True  # the column of labels
+        tags.non_deterministic = self.seed is None
+        tags.no_validation = True  # rows are checked by fit and predict, who know of labels
+        return tags
+
+
+class TreeRegressor(RegressorMixin, _TreeEstimator):
+    """Regression whose latents' effects change sparsely along a tree of environments.
+
+    Args:
+        tree: The environments, a :class:`pyro_tbr.Tree`.
+        latent_dim: K.
+        env_column: Name (of a DataFrame's column) or position of the column of ``X`` that holds
+            each row's environment, a node of the tree.
+        encoder: As in :class:`pyro_tbr.TreeModel`, ``"linear"`` here where not given.
+        prior: Likewise.
+        intercept: Likewise.
+        guide: As in :func:`pyro_tbr.fit`.
+        seed: Likewise.
+        progress: Likewise.
+        options: A :class:`pyro_tbr.FitOptions`.
+
+    Attributes:
+        posterior_: The :class:`pyro_tbr.Posterior` of the fit.
+        pip_: Its inclusion probabilities.
+        n_features_in_: Columns of ``X``, that of the environment included.
+        feature_names_in_: Their names, where ``X`` was a DataFrame with texts for names.
+
+    Example:
+        >>> from pyro_tbr.evaluation import simulate
+        >>> sim = simulate(num_leaves=4, latent_dim=1, num_features=1, rows_per_leaf=20)
+        >>> frame = pd.DataFrame(sim.z, columns=["z"]).assign(env=sim.env)
+        >>> model = TreeRegressor(sim.tree, latent_dim=1, encoder="identity").fit(frame, sim.y)
+        >>> bool(model.score(frame, sim.y) > 0.9), model.pip_.shape
+        (True, (6, 2))
+    """
+
+    def fit(self, X: Any, y: Any) -> TreeRegressor:
+        """Fits a posterior.
+
+        Args:
+            X: Rows, (N, D + 1): features and the column of environments; a DataFrame, or an array
+                of objects or, where labels are numbers, of numbers.
+            y: Outcomes, (N,) or (N, Q), NaN where not observed.
+
+        Returns:
+            The estimator.
+
+        Raises:
+            DataError: No such column, or values that cannot be used.
+            ShapeError: ``X`` is no table.
+            TreeError: Labels that are not in the tree.
+        """
+        self._fit(X, y, "gaussian")
+        return self
+
+    def predict(self, X: Any, return_std: bool = False) -> Any:
+        """Predictive means, and standard deviations of new outcomes (noise included).
+
+        Environments without rows in ``fit`` are held-out leaves, predicted through the tree.
+
+        Args:
+            X: Rows, as in :meth:`fit`.
+            return_std: Give the standard deviations too.
+
+        Returns:
+            Means, (N,) or (N, Q) as ``y`` was; with ``return_std`` a pair.
+        """
+        prediction = self._predict(X)
+        mean = np.asarray(prediction.mean)
+        return (mean, np.asarray(prediction.sd)) if return_std else mean
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """R squared of the means, averaged over outcomes; what is missing in ``y`` is left out.
+
+        Raises:
+            DataError: An outcome has no observed value.
+        """
+        from sklearn.metrics import r2_score
+
+        mean = self.predict(X)
+        mean, truth = mean.reshape(len(mean), -1), np.asarray(y, dtype=float).reshape(len(mean), -1)
+        seen = ~np.isnan(truth)
+        if not seen.any(0).all():
+            raise DataError("y has an outcome without observed values; there is nothing to score")
+        weight = np.ones(len(truth)) if sample_weight is None else np.asarray(sample_weight)
+        scores = [
+            r2_score(truth[rows, q], mean[rows, q], sample_weight=weight[rows])
+            for q, rows in enumerate(seen.T)
+        ]
+        return float(np.mean(scores))
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
+
+class TreeClassifier(ClassifierMixin, _TreeEstimator):
+    """Binary classification whose latents' effects change sparsely along a tree of environments.
+
+    Arguments and attributes are those of :class:`TreeRegressor`, and ``classes_``: the two classes
+    in their sorted order. Two classes of any kind: 0 and 1, texts, booleans.
+    """
+
+    def fit(self, X: Any, y: Any) -> TreeClassifier:
+        """Fits a posterior; arguments and errors as :meth:`TreeRegressor.fit`.
+
+        Args:
+            X: Rows, (N, D + 1).
+            y: Classes, (N,), two of them.
+
+        Returns:
+            The estimator.
+        """
+        labels = np.asarray(y)
+        if labels.ndim == 2 and labels.shape[1] == 1:
+            labels = labels[:, 0]
+        if labels.ndim != 1:
+            raise ShapeError(f"y has shape {labels.shape}: give one class a row, (N,)")
+        if pd.isna(labels).any():
+            raise DataError(
+                f"y has {int(pd.isna(labels).sum())} missing class(es): drop their rows"
+            )
+        classes, codes = np.unique(labels, return_inverse=True)
+        if len(classes) != 2:
+            raise DataError(
+                f"y has {len(classes)} class(es), {listed(classes.tolist())}: TreeClassifier "
+                "needs exactly two"
+            )
+        self._fit(X, codes.astype(float), "bernoulli")
+        self.classes_ = classes
+        return self
+
+    def predict_proba(self, X: Any) -> Any:
+        """Probabilities (N, 2) of the classes, in the order of ``classes_``.
+
+        Environments without rows in ``fit`` are held-out leaves, predicted through the tree.
+        """
+        second = np.asarray(self._predict(X).mean)
+        return np.stack([1 - second, second], axis=1)
+
+    def predict(self, X: Any) -> Any:
+        """The likelier class of each row, (N,)."""
+        second = self.predict_proba(X)[:, 1] > 0.5
+        return self.classes_[second.astype(int)]
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_class = False
+        return tags
+
+
+def _by_position(y: Any, features: Any) -> Any:
+    """Outcomes whose rows are those of the features by position, scikit-learn's way."""
+    both = isinstance(features, pd.DataFrame) and isinstance(y, pd.Series | pd.DataFrame)
+    return y.set_axis(features.index) if both and len(y) == len(features) else y
+
+
+def split_env(X: Any, column: Hashable) -> tuple[Any, Any]:
+    """Features and environments of rows.
+
+    Args:
+        X: A DataFrame or a table (N, D + 1).
+        column: Name or position of the column of environments; in a DataFrame a name goes first.
+
+    Raises:
+        DataError: There is no such column.
+        ShapeError: ``X`` is no table.
+    """
+    if isinstance(X, pd.DataFrame):
+        place = _named(X, column)
+        rest = [i for i in range(X.shape[1]) if i != place]
+        return X.iloc[:, rest], X.iloc[:, place]
+    table = X if hasattr(X, "ndim") and not hasattr(X, "tocsr") else _table(X)
+    if table.ndim != 2:
+        raise ShapeError(f"X has shape {tuple(table.shape)}: give a table (rows, columns)")
+    if not _is_position(column, table.shape[1]):
+        raise DataError(
+            f"env_column={column!r}, but X is no DataFrame: give the position of the column of "
+            f"environments, -{table.shape[1]} to {table.shape[1] - 1}, or a DataFrame"
+        )
+    place = int(column) % table.shape[1]  # type: ignore[call-overload]
+    env = table[:, place]
+    rest = [i for i in range(table.shape[1]) if i != place]
+    return table[:, rest], env
+
+
+def _named(frame: pd.DataFrame, column: Hashable) -> int:
+    places = [i for i, name in enumerate(frame.columns) if name == column]
+    if len(places) > 1:
+        raise DataError(f"env_column={column!r} is the name of {len(places)} columns of X: rename")
+    if places:
+        return places[0]
+    if _is_position(column, frame.shape[1]):
+        return int(column) % frame.shape[1]  # type: ignore[call-overload]
+    raise DataError(
+        f"env_column={column!r} is no column of X, whose columns are {listed(frame.columns)}"
+    )
+
+
+def _is_position(column: Hashable, number: int) -> bool:
+    whole = isinstance(column, int | np.integer) and not isinstance(column, bool)
+    return whole and -number <= int(column) < number  # type: ignore[call-overload]
+
+
+def _table(X: Any) -> Any:
+    """Lists of rows as an array of objects, so that numbers beside labels stay numbers."""
+    if hasattr(X, "tocsr"):
+        raise DataError(
+            "X is a sparse matrix, which has no column of labels: give a DataFrame "
+            "(pandas.DataFrame.sparse.from_spmatrix) with one"
+        )
+    rows = [list(row) for row in X]
+    return np.array(rows, dtype=object)

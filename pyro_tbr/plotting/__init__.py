@@ -1,0 +1,26 @@
+"""Plots of trees, posteriors and how good they are, by matplotlib.
+
+Every function draws into ``ax``, or into a figure of its own where that is None, and returns the
+axes; the figure is ``plot.figure``, so ``plot_tree(posterior).figure.savefig("tree.pdf")``. Figures
+are made without pyplot: no window opens, no backend is chosen, none is left open. To see one
+where pyplot shows figures, give ``ax=plt.subplots()[1]``. Leaves come in the order of the drawn
+tree in every plot; where there are more labels than fit, those that matter most are shown and a
+note says how many. Install matplotlib with ``pip install pyro-tbr[plot]``.
+"""
+
+from pyro_tbr.plotting.calibration import plot_coverage, plot_reliability
+from pyro_tbr.plotting.checks import plot_predictive_check
+from pyro_tbr.plotting.effects import plot_effect
+from pyro_tbr.plotting.inclusion import plot_pips, plot_tree
+from pyro_tbr.plotting.rows import plot_history, plot_latents
+
+__all__ = [
+    "plot_coverage",
+    "plot_effect",
+    "plot_history",
+    "plot_latents",
+    "plot_pips",
+    "plot_predictive_check",
+    "plot_reliability",
+    "plot_tree",
+]

@@ -1,0 +1,148 @@
+"""Whether probabilities and intervals are true."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyro_tbr.errors import DataError, ShapeError
+from pyro_tbr.evaluation import reliability
+from pyro_tbr.evaluation.checks import as_float
+from pyro_tbr.plotting import canvas
+from pyro_tbr.posterior import Prediction
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_TWO_SIGMA = 1.96
+
+
+def plot_reliability(
+    pips: Any, gates: Any, bins: int | Sequence[float] = 10, *, ax: Axes | None = None
+) -> Axes:
+    """Share of true changes against the mean PIP of a bin; true PIPs lie on the diagonal.
+
+    A bar is the 95 % interval of the share (Wilson's, for independent places), the area of a point
+    goes with the number of PIPs in its bin, which stands beside it. Works as well for predicted
+    probabilities and binary outcomes.
+
+    Args:
+        pips: Inclusion probabilities, any shape.
+        gates: Whether there is a change, same shape.
+        bins: As in :func:`pyro_tbr.evaluation.reliability`.
+        ax: Where to draw; ``None``: a new figure.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ShapeError: The shapes differ.
+        DataError: PIPs outside [0, 1], gates that are not 0 or 1, or unusable bins.
+    """
+    table = reliability(pips, gates, bins)
+    table = table[table["count"] > 0]
+    count, share = table["count"].to_numpy(float), table["true_share"].to_numpy()
+    lower, upper = _wilson(share, count)
+    ax = canvas.new_axes(ax, 4.8, 4.9)
+    ax.plot([0, 1], [0, 1], color=canvas.GREY, linewidth=1, linestyle="--", zorder=1)
+    ax.vlines(table["mean_pip"], lower, upper, color=canvas.INK, linewidth=1.2, zorder=2)
+    area = 12 + 150 * count / count.max()
+    ax.scatter(table["mean_pip"], share, s=area, color=canvas.INK, alpha=0.8, zorder=3)
+    for x, y, n, a in zip(table["mean_pip"], share, count, area, strict=True):
+        left = x > 0.85
+        ax.annotate(
+            f"{n:.0f}",
+            (x, y),
+            xytext=((-1 if left else 1) * (3 + np.sqrt(a) / 2), -4 if y < 0.95 else -8),
+            textcoords="offset points",
+            ha="right" if left else "left",
+            fontsize=7,
+            color="#444444",
+        )
+    ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
+    ax.set_xlabel("mean PIP of the bin")
+    ax.set_ylabel("share of true changes")
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
+    return ax
+
+
+def _wilson(share: NDArray[Any], count: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    z2 = _TWO_SIGMA**2 / count
+    centre = (share + z2 / 2) / (1 + z2)
+    half = _TWO_SIGMA * np.sqrt(share * (1 - share) / count + z2 / (4 * count)) / (1 + z2)
+    return centre - half, centre + half
+
+
+def plot_coverage(
+    y: Any,
+    prediction: Any,
+    *,
+    num_draws: int = 400,
+    seed: int = 0,
+    ax: Axes | None = None,
+) -> Axes:
+    """Share of outcomes inside central intervals against the probability the intervals claim.
+
+    Below the diagonal intervals are too narrow, above too wide. The band is where 95 % of true
+    predictions lie at each level if outcomes are independent; rows of one environment share the
+    errors of its weights, so a curve may leave the band without fault.
+
+    Args:
+        y: Observed outcomes, (N,) or (N, Q), continuous; NaN where not observed.
+        prediction: What ``predict`` gave for these rows in this order, or draws of outcomes,
+            (S, N) or (S, N, Q).
+        num_draws: Draws from a prediction; a level is resolved to 1 / num_draws.
+        seed: Of these draws.
+        ax: Where to draw; ``None``: a new figure.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ShapeError: Draws do not fit the outcomes.
+        DataError: Nothing is observed, or outcomes are binary.
+    """
+    draws = prediction
+    if isinstance(prediction, Prediction):
+        draws = prediction.sample(num_draws, seed=seed)
+    observed, draws = as_float(y), as_float(draws)
+    if draws.shape[1:] != observed.shape or draws.ndim < 2:
+        raise ShapeError(
+            f"prediction has draws of shape {draws.shape}, y {observed.shape}: give (S, *y.shape)"
+        )
+    seen = ~np.isnan(observed)
+    if not seen.any():
+        raise DataError("y has no observed value; there is nothing to cover")
+    values, draws = observed[seen], draws[:, seen]
+    if np.isin(draws, (0, 1)).all():
+        raise DataError(
+            "prediction is of binary outcomes, which have no intervals: use "
+            "plot_reliability(prediction.mean, y)"
+        )
+    rank = ((draws < values).sum(0) + 0.5 * (draws == values).sum(0) + 0.5) / (len(draws) + 1)
+    reached = np.abs(2 * rank - 1)  # the level whose interval ends at the outcome
+    levels = np.linspace(0, 1, 101)
+    share = np.searchsorted(np.sort(reached), levels, side="right") / len(reached)
+    half = _TWO_SIGMA * np.sqrt(levels * (1 - levels) / len(reached))
+    ax = canvas.new_axes(ax, 4.8, 4.9)
+    ax.fill_between(
+        levels,
+        np.clip(levels - half, 0, 1),
+        np.clip(levels + half, 0, 1),
+        color=canvas.MUTED,
+        linewidth=0,
+        label=f"if true (n={len(reached)})",
+    )
+    ax.plot([0, 1], [0, 1], color=canvas.GREY, linewidth=1, linestyle="--")
+    ax.plot(levels, share, color=canvas.INK, linewidth=1.6, label="observed")
+    ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    ax.set_xlabel("probability of the interval")
+    ax.set_ylabel("share of outcomes inside")
+    ax.legend(loc="upper left", frameon=False, fontsize=7)
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
+    return ax

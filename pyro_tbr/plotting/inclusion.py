@@ -1,0 +1,276 @@
+"""Inclusion probabilities: on the tree, and as a heat map of arcs by latents."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyro_tbr.plotting import canvas
+from pyro_tbr.plotting.layout import Layout, tree_layout
+from pyro_tbr.plotting.selection import arc_values, inclusion, pick_latent, pick_outcome
+from pyro_tbr.posterior import Posterior
+from pyro_tbr.tree import Tree
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_NAMED_FROM = 0.5  # inner nodes are named from this PIP on
+
+
+def plot_tree(
+    posterior: Posterior,
+    latent: str | int | None = None,
+    outcome: str | int | None = None,
+    *,
+    values: Any = None,
+    label: str = "PIP",
+    use_lengths: bool | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """The tree, every arc coloured and sized by the probability that a latent's effect changed.
+
+    Arcs without data below are dotted: their PIP is the prior's. Inner nodes are named where the
+    PIP of their arc is 1/2 or more.
+
+    Args:
+        posterior: Whose tree and PIPs.
+        latent: Name or number; ``None``: for each arc the largest PIP of the latents.
+        outcome: Name or number; ``None``: the only one, or the largest PIP of all.
+        values: Numbers from 0 to 1 to show instead of PIPs, (A,) in arc order or a Series by
+            (parent, child); for priors without inclusion probabilities.
+        label: What the colour bar says the numbers are.
+        use_lengths: Draw arcs to their lengths; ``None``: where all have one, else by level.
+        ax: Where to draw; ``None``: a new figure, its height by the number of leaves.
+
+    Returns:
+        The axes.
+
+    Raises:
+        DataError: No such latent or outcome, a prior without inclusion probabilities, or unusable
+            ``values``.
+        ShapeError: ``values`` are not one an arc.
+        TreeError: ``use_lengths`` and an arc without a length.
+    """
+    tree = posterior.tree
+    if values is None:
+        pips, of_outcome = pick_outcome(posterior, inclusion(posterior), outcome)
+        shown, of_latent = pick_latent(posterior, pips, latent)
+        label = ", ".join(part for part in (label, of_latent, of_outcome) if part)
+    else:
+        shown = arc_values(posterior, values)
+    layout = tree_layout(tree, use_lengths)
+    ax = canvas.new_axes(ax, 7.0, canvas.height_for(tree.num_leaves))
+    informed = posterior.guide.informed_arcs.cpu().numpy()
+    _draw_arcs(ax, tree, layout, shown, informed, label)
+    canvas.rank_axes(ax, tree.num_leaves)
+    ax.set_yticks([])
+    ax.spines["left"].set_visible(False)
+    if tree.has_lengths if use_lengths is None else use_lengths:
+        ax.set_xlabel("length from the root")
+    else:
+        ax.spines["bottom"].set_visible(False)
+        ax.set_xticks([])
+    _name_nodes(ax, tree, layout, shown, informed)
+    return ax
+
+
+def _draw_arcs(
+    ax: Axes,
+    tree: Tree,
+    layout: Layout,
+    shown: NDArray[np.float64],
+    informed: NDArray[np.bool_],
+    label: str,
+) -> None:
+    from matplotlib.collections import LineCollection
+    from matplotlib.lines import Line2D
+
+    parent, child = tree.arc_parent.numpy(), tree.arc_child.numpy()
+    elbows = np.stack(
+        [
+            np.stack([layout.x[parent], layout.y[parent]], -1),
+            np.stack([layout.x[parent], layout.y[child]], -1),
+            np.stack([layout.x[child], layout.y[child]], -1),
+        ],
+        axis=1,
+    )
+    thick = float(np.clip(200 / tree.num_leaves, 1.5, 4.0))
+    # The likelier lie on top, so where arcs share a stretch nothing that changed is hidden.
+    order = np.argsort(shown, kind="stable")
+    order = order[informed[order]]
+    arcs = LineCollection(
+        elbows[order],
+        cmap=canvas.probability_colours(),
+        array=shown[order],
+        linewidths=0.7 + thick * shown[order],
+        capstyle="butt",
+        joinstyle="miter",
+        zorder=2,
+    )
+    arcs.set_clim(0, 1)
+    ax.add_collection(arcs)
+    if not informed.all():
+        style: dict[str, Any] = {"colors": canvas.GREY, "linewidths": 0.8, "linestyles": ":"}
+        ax.add_collection(LineCollection(elbows[~informed], zorder=1, **style))
+        key = Line2D([], [], color=canvas.GREY, linewidth=0.8, linestyle=":")
+        _legend_below(ax, key, "no data below: PIP is the prior's")
+    bar = ax.figure.colorbar(arcs, ax=ax, shrink=min(1.0, 3.0 / _inches(ax)), aspect=18)
+    bar.set_label(label, parse_math=False)
+    bar.outline.set_visible(False)
+    span = float(np.ptp(layout.x)) or 1.0
+    ax.set_xlim(layout.x.min() - 0.01 * span, layout.x.max() + 0.01 * span)
+
+
+def _inches(ax: Axes) -> float:
+    return ax.get_window_extent().height / ax.figure.dpi
+
+
+def _legend_below(ax: Axes, handle: Any, text: str) -> None:
+    ax.legend(
+        [handle],
+        [text],
+        loc="upper left",
+        bbox_to_anchor=(0, 0),
+        frameon=False,
+        fontsize=7,
+        borderaxespad=0.2,
+    )
+
+
+def _name_nodes(
+    ax: Axes,
+    tree: Tree,
+    layout: Layout,
+    shown: NDArray[np.float64],
+    informed: NDArray[np.bool_],
+) -> None:
+    """Leaves at their tips, as many as fit; inner nodes above their arcs where these changed."""
+    from matplotlib.patheffects import withStroke
+
+    size, least = canvas.room_for_text(ax, tree.num_leaves)
+    leaves = layout.leaf_order
+    arc = leaves - 1
+    importance = np.where(informed[arc], shown[arc], 0.0) if least > 1 else None
+    places = canvas.spread_out(layout.y[leaves], importance, least)
+    boxes = canvas.TextBoxes(ax)
+    for node in leaves[places]:
+        text = canvas.short(tree.labels[tree.nodes[node]])
+        boxes.add(text, layout.x[node], layout.y[node], size, (3.0, -size / 2))
+        ax.annotate(
+            text,
+            (layout.x[node], layout.y[node]),
+            xytext=(3, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=size,
+            parse_math=False,
+            path_effects=[withStroke(linewidth=1.5, foreground="white")],
+            zorder=3,
+        )
+    canvas.note_cut(ax, len(places), len(leaves), "leaf names")
+    inner = np.setdiff1d(np.arange(1, tree.num_nodes), leaves)
+    inner = inner[(shown[inner - 1] >= _NAMED_FROM) & informed[inner - 1]]
+    size = max(size - 1, 6)
+    for node in inner[np.argsort(-shown[inner - 1], kind="stable")]:
+        text = canvas.short(tree.labels[tree.nodes[node]])
+        if not boxes.add(text, layout.x[node], layout.y[node], size, (-3.0, 2.0), right=True):
+            continue
+        ax.annotate(
+            text,
+            (layout.x[node], layout.y[node]),
+            xytext=(-3, 2),
+            textcoords="offset points",
+            ha="right",
+            va="bottom",
+            fontsize=size,
+            color=canvas.INK,
+            parse_math=False,
+            path_effects=[withStroke(linewidth=2, foreground="white")],
+            zorder=4,
+        )
+
+
+def plot_pips(
+    posterior: Posterior,
+    outcome: str | int | None = None,
+    *,
+    ax: Axes | None = None,
+) -> Axes:
+    """Heat map of inclusion probabilities, arcs by latents.
+
+    An arc is named by its child; arcs come as a walk through the drawn tree meets them, so a clade
+    is a block of rows. Rows without data below are left white: their PIP is the prior's.
+
+    Args:
+        posterior: Whose PIPs.
+        outcome: Name or number; ``None``: the only one, or the largest PIP of all.
+        ax: Where to draw; ``None``: a new figure, its height by the number of arcs.
+
+    Returns:
+        The axes.
+
+    Raises:
+        DataError: No such outcome, or a prior without inclusion probabilities.
+    """
+    tree = posterior.tree
+    pips, of_outcome = pick_outcome(posterior, inclusion(posterior), outcome)
+    rows = tree_layout(tree).order[1:] - 1
+    names = posterior.latent_names
+    width = float(np.clip(0.5 * len(names) + 3.2, 4.2, 12.0))
+    ax = canvas.new_axes(ax, width, canvas.height_for(tree.num_arcs))
+    fine = tree.num_arcs <= 130
+    image = ax.pcolormesh(
+        pips[rows],
+        cmap=canvas.probability_colours(),
+        vmin=0,
+        vmax=1,
+        edgecolors="white" if fine else "none",
+        linewidth=0.8 if fine else 0,
+    )
+    informed = posterior.guide.informed_arcs.cpu().numpy()[rows]
+    _blank(ax, np.flatnonzero(~informed), len(names), "//////" if fine else "")
+    ax.set_ylim(len(rows), 0)
+    ax.spines[:].set_visible(False)
+    labels = [tree.labels[tree.nodes[arc + 1]] for arc in rows]
+    importance = np.where(informed, pips[rows].max(1), 0.0)
+    centres = np.arange(len(rows)) + 0.5
+    _, least = canvas.room_for_text(ax, len(rows))
+    canvas.label_rows(ax, centres, labels, importance if least > 1 else None)
+    turned = max(map(len, names)) * 0.065 > 0.6 * width / len(names)  # inches
+    ax.set_xticks(
+        np.arange(len(names)) + 0.5,
+        names,
+        rotation=90 if turned else 0,
+        parse_math=False,
+        fontsize=8,
+    )
+    ax.tick_params(axis="x", length=0)
+    ax.set_ylabel("arc into")
+    bar = ax.figure.colorbar(image, ax=ax, shrink=min(1.0, 3.0 / _inches(ax)), aspect=18)
+    bar.set_label(", ".join(part for part in ("PIP", of_outcome) if part), parse_math=False)
+    bar.outline.set_visible(False)
+    return ax
+
+
+def _blank(ax: Axes, rows: NDArray[np.int64], width: int, hatch: str) -> None:
+    """White bars over rows whose numbers say nothing of the data, hatched where there is room."""
+    from matplotlib.collections import PolyCollection
+    from matplotlib.patches import Patch
+
+    if not len(rows):
+        return
+    style: dict[str, Any] = {"hatch": hatch, "edgecolor": "#b0b0b0"}
+    corners = np.array([(0, 0), (width, 0), (width, 1), (0, 1)], dtype=float)
+    bars = corners[None] + np.stack([np.zeros(len(rows)), rows], -1)[:, None, :]
+    ax.add_collection(PolyCollection(bars, facecolor="white", zorder=2, linewidth=0, **style))
+    ax.legend(
+        [Patch(facecolor="white", linewidth=0.6, **style)],
+        ["no data below"],
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        frameon=False,
+        fontsize=7,
+        borderaxespad=0.2,
+    )

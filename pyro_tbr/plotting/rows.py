@@ -1,0 +1,159 @@
+"""Training of the encoder, and the latents of rows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pyro_tbr.data import align_env
+from pyro_tbr.errors import DataError
+from pyro_tbr.plotting import canvas
+from pyro_tbr.plotting.layout import tree_layout
+from pyro_tbr.plotting.selection import latent_place
+from pyro_tbr.posterior import Posterior
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def plot_history(posterior: Posterior, *, ax: Axes | None = None) -> Axes:
+    """Loss of the encoder's training, on the rows of training and on rows held out.
+
+    Encoders that come in closed form have no such steps; then the plot says so.
+
+    Args:
+        posterior: Whose training.
+        ax: Where to draw; ``None``: a new figure.
+
+    Returns:
+        The axes.
+    """
+    ax = canvas.new_axes(ax)
+    history = posterior.history
+    ax.set_xlabel("step")
+    ax.set_ylabel("loss a row (negative ELBO, nats)")
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
+    if history.empty:
+        ax.text(
+            *(0.5, 0.5, "the encoder came in closed form: no training steps"),
+            ha="center",
+            va="center",
+            color="#666666",
+            transform=ax.transAxes,
+        )
+        ax.set_axis_off()
+        return ax
+    stages = list(dict.fromkeys(history["stage"]))
+    start = 0.0
+    for number, (stage, colour) in enumerate(zip(stages, _cycled(len(stages)), strict=True)):
+        part = history[history["stage"] == stage]
+        step = part["step"].to_numpy(float)
+        ax.plot(start + step, part["loss"], color=colour, label=f"{stage}: rows of training")
+        if part["held_out"].notna().any():
+            label = f"{stage}: held-out rows"
+            ax.plot(start + step, part["held_out"], "--", color=colour, label=label)
+        if number:
+            ax.axvline(start, color=canvas.GREY, linewidth=0.6)
+        start += step.max()
+    ax.legend(frameon=False, fontsize=8)
+    return ax
+
+
+def _cycled(number: int) -> list[str]:
+    return [canvas.CATEGORIES[i % len(canvas.CATEGORIES)] for i in range(number)]
+
+
+def plot_latents(
+    posterior: Posterior,
+    x: Any,
+    env: Any,
+    latents: tuple[str | int, str | int] = (0, 1),
+    *,
+    ax: Axes | None = None,
+) -> Axes:
+    """Two latents of rows, coloured by environment.
+
+    Up to ten environments have a colour each; more have the colours of their place in the drawn
+    tree, so close relatives look alike.
+
+    Args:
+        posterior: Whose encoder.
+        x: Features, (N, D), as in ``posterior.encode``.
+        env: Node labels (N,), or one for all rows.
+        latents: Names or numbers of the two axes.
+        ax: Where to draw; ``None``: a new figure.
+
+    Returns:
+        The axes.
+
+    Raises:
+        DataError: No such latents, or the intercept among them.
+        TreeError: A label is not in the tree.
+    """
+    if len(latents) != 2:
+        raise DataError(f"latents={latents!r} must be two names or numbers")
+    places = [latent_place(posterior, latent) for latent in latents]
+    if any(place >= posterior.model.latent_dim for place in places):
+        raise DataError(f"latents={latents!r}: the intercept is the same in every row; use z0, ...")
+    z = posterior.encode(x)
+    values = np.asarray(z)[:, places]
+    nodes = align_env(posterior.tree, env, getattr(z, "index", None), len(values)).numpy()
+    order = tree_layout(posterior.tree).order
+    place = np.empty(len(order), dtype=int)
+    place[order] = np.arange(len(order))
+    present = np.array(sorted(set(nodes.tolist()), key=lambda node: place[node]))
+    rank = np.searchsorted(place[present], place[nodes])
+    labels = [posterior.tree.labels[posterior.tree.nodes[node]] for node in present]
+    ax = canvas.new_axes(ax, 6.8, 4.8)
+    shuffled = np.random.default_rng(0).permutation(len(values))  # no environment lies on top
+    _scatter(ax, values[shuffled], rank[shuffled], labels)
+    names = posterior.latent_names
+    ax.set_xlabel(names[places[0]])
+    ax.set_ylabel(names[places[1]])
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
+    return ax
+
+
+def _scatter(ax: Axes, values: Any, rank: Any, labels: list[str]) -> None:
+    from matplotlib.colors import BoundaryNorm, ListedColormap
+    from matplotlib.lines import Line2D
+
+    few = len(labels) <= len(canvas.CATEGORIES)
+    style: dict[str, Any] = {
+        "s": float(np.clip(6000 / max(len(values), 1), 5, 16)),
+        "alpha": float(np.clip(2000 / max(len(values), 1), 0.5, 0.9)),
+        "linewidths": 0,
+        "rasterized": len(values) > 5000,
+    }
+    if few:
+        colours = ListedColormap(canvas.CATEGORIES[: len(labels)])
+        norm = BoundaryNorm(np.arange(len(labels) + 1) - 0.5, max(len(labels), 1))
+        ax.scatter(*values.T, c=rank, cmap=colours, norm=norm, **style)
+        keys = [Line2D([], [], marker="o", linestyle="", color=c) for c in colours.colors]
+        legend = ax.legend(
+            keys,
+            [f"environment {i}" for i in range(len(labels))],
+            loc="upper left",
+            bbox_to_anchor=(1.01, 1),
+            frameon=False,
+            fontsize=8,
+            borderaxespad=0,
+        )
+        for text, label in zip(legend.get_texts(), labels, strict=True):
+            text.set_parse_math(False)
+            text.set_text(canvas.short(label))
+        return
+    points = ax.scatter(*values.T, c=rank, cmap="viridis", vmin=0, vmax=len(labels) - 1, **style)
+    bar = ax.figure.colorbar(points, ax=ax, aspect=30)
+    bar.solids.set_alpha(1)
+    bar.outline.set_visible(False)
+    bar.ax.invert_yaxis()
+    size, least = canvas.room_for_text(bar.ax, len(labels))
+    shown = canvas.spread_out(np.arange(len(labels)), None, least)
+    ticks = [canvas.short(labels[i]) for i in shown]
+    bar.set_ticks(shown)
+    bar.ax.set_yticklabels(ticks, fontsize=size, parse_math=False)
+    bar.set_label(f"environment, in tree order ({len(labels)})")

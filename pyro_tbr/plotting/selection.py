@@ -1,0 +1,107 @@
+"""Which latent and which outcome of a posterior a plot shows, by the user's names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from pyro_tbr.errors import DataError, ShapeError
+from pyro_tbr.models import SpikeSlabPrior
+from pyro_tbr.posterior import Posterior
+from pyro_tbr.tree.naming import listed
+
+
+def latent_place(posterior: Posterior, latent: str | int) -> int:
+    """Place of a latent, by name or number."""
+    return _place(posterior.latent_names, latent, "latent")
+
+
+def outcome_place(posterior: Posterior, outcome: str | int | None) -> int:
+    """Place of an outcome; ``None`` stands for the only one."""
+    names = posterior.outcome_names
+    if outcome is None and len(names) > 1:
+        raise DataError(
+            f"outcome=None, but the posterior has {len(names)}: name one of {listed(names)}"
+        )
+    return 0 if outcome is None else _place(names, outcome, "outcome")
+
+
+def _place(names: tuple[str, ...], wanted: str | int, argument: str) -> int:
+    if isinstance(wanted, str) and wanted in names:
+        return names.index(wanted)
+    if isinstance(wanted, int) and not isinstance(wanted, bool) and 0 <= wanted < len(names):
+        return wanted
+    raise DataError(f"{argument}={wanted!r} is not in the posterior: use one of {listed(names)}")
+
+
+@torch.no_grad()
+def inclusion(posterior: Posterior) -> NDArray[np.float64]:
+    """PIPs (A, W, Q) of a prior that has gates.
+
+    Raises:
+        DataError: It has none, so every PIP is 1 and a plot of them would say nothing.
+    """
+    prior = posterior.model.prior
+    if not isinstance(prior, SpikeSlabPrior):
+        raise DataError(
+            f"{type(prior).__name__} has no inclusion probabilities: give values=, one number "
+            "from 0 to 1 an arc, such as those of posterior.exceedance(threshold) for one latent"
+        )
+    return posterior.guide.delta_moments().inclusion.cpu().double().numpy()
+
+
+def pick_outcome(
+    posterior: Posterior, values: NDArray[np.float64], outcome: str | int | None
+) -> tuple[NDArray[np.float64], str]:
+    """Values (A, W) of one outcome, or the largest over all, with words for it."""
+    names = posterior.outcome_names
+    if outcome is None and len(names) > 1:
+        return values.max(2), f"largest of {len(names)} outcomes"
+    place = outcome_place(posterior, outcome)
+    return values[:, :, place], names[place] if len(names) > 1 else ""
+
+
+def pick_latent(
+    posterior: Posterior, values: NDArray[np.float64], latent: str | int | None
+) -> tuple[NDArray[np.float64], str]:
+    """Values (A,) of one latent, or the largest over all, with words for it."""
+    if latent is None:
+        num = len(posterior.latent_names)
+        return values.max(1), f"largest of {num} latents" if num > 1 else posterior.latent_names[0]
+    place = latent_place(posterior, latent)
+    return values[:, place], posterior.latent_names[place]
+
+
+def arc_values(posterior: Posterior, values: Any) -> NDArray[np.float64]:
+    """A number from 0 to 1 for every arc in the tree's order, (A,), from what a user gives.
+
+    Args:
+        posterior: Whose arcs.
+        values: Array (A,), or a Series with index (parent, child), in any order.
+    """
+    tree = posterior.tree
+    if isinstance(values, pd.Series):
+        by_arc = dict(zip(values.index, values, strict=True))
+        missing = [arc for arc in tree.arcs if arc not in by_arc]
+        if missing or len(by_arc) != len(values):
+            raise DataError(
+                f"values must have each arc (parent, child) once as index; it lacks {len(missing)} "
+                f"of {tree.num_arcs}: {listed(missing)}; set_index(['parent', 'child'])"
+            )
+        values = [by_arc[arc] for arc in tree.arcs]
+    array = np.asarray(torch.as_tensor(values).cpu() if torch.is_tensor(values) else values, float)
+    if array.shape != (tree.num_arcs,):
+        raise ShapeError(
+            f"values has shape {array.shape}: give one number an arc, ({tree.num_arcs},)"
+        )
+    bad = ~((array >= 0) & (array <= 1))
+    if bad.any():
+        raise DataError(
+            f"values has {bad.sum()} number(s) outside 0 to 1, first {array[bad][0]!r} at arc "
+            f"{int(bad.argmax())}: the colours go from 0 to 1"
+        )
+    return array
