@@ -18,6 +18,7 @@ from pyro_tbr.errors import (
 from pyro_tbr.evaluation import Simulation, linear_r2, mcc, simulate
 from pyro_tbr.guides import Guide, MeanFieldGuide, TreeGuide
 from pyro_tbr.inference import FitOptions, fit
+from pyro_tbr.io.anndata import from_anndata, to_anndata
 from pyro_tbr.models import (
     BernoulliLikelihood,
     GaussianLikelihood,
@@ -56,8 +57,10 @@ __all__ = [
     "TreeGuide",
     "TreeModel",
     "fit",
+    "from_anndata",
     "linear_r2",
     "load",
     "mcc",
     "simulate",
+    "to_anndata",
 ]

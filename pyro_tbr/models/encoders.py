@@ -156,7 +156,8 @@ class PreparedEncoder(Encoder):
         loc = x.mean(0)
         scale = (x - loc).square().mean(0).sqrt()
         # A constant column has a spread of rounding errors only; dividing by it would make noise.
-        alive = scale > 1e-9 * loc.abs().clamp(min=1e-300) + 1e-150
+        # Spreads below 1e-20 are those that the alignment of x warns of as constant.
+        alive = scale > 1e-9 * loc.abs().clamp(min=1e-300) + 1e-20
         inverse = torch.where(alive, 1 / torch.where(alive, scale, 1.0), 0.0)
         standard = (x - loc) * inverse
         variance, vectors = _principal_axes(standard, self.num_components)

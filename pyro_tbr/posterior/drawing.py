@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pyro_tbr.data import align_env, align_features
+from pyro_tbr.data import align_env
 from pyro_tbr.errors import DataError
 from pyro_tbr.guides import TreeGuide
 from pyro_tbr.models import HorseshoePrior, SpikeSlabPrior
@@ -123,8 +123,8 @@ def predicted(
 ) -> Prediction:
     """See ``Posterior.predict``."""
     draws, generator = posterior.prediction_draws.get(posterior, num_draws, seed)
-    features, index = align_features(posterior.schema, x)
-    design = posterior.model.design(posterior.latents(features)).cpu()
+    latents, index = posterior.align_latents(x)
+    design = posterior.model.design(latents).cpu()
     position = torch.zeros(len(design), dtype=torch.int64)
     if env is None:
         weights = at_unknown(posterior, draws, generator)

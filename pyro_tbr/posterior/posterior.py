@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pyro_tbr.data import Schema, align_features
+from pyro_tbr.data import Schema, align_feature_blocks
 from pyro_tbr.guides import Guide, NodeMoments, Statistics
 from pyro_tbr.models import TreeModel
 from pyro_tbr.posterior import drawing, inclusion, tables
@@ -236,12 +236,17 @@ class Posterior:
         Returns:
             (N, K), a DataFrame where ``x`` is one.
         """
-        features, index = align_features(self.schema, x)
-        z = self.latents(features).cpu().numpy()
+        latents, index = self.align_latents(x)
+        z = latents.cpu().numpy()
         if index is None:
             return z
         names = [name for name in self.latent_names if name != "intercept"]
         return pd.DataFrame(z, index=index, columns=names)
+
+    def align_latents(self, x: Any) -> tuple[Tensor, pd.Index | None]:
+        """Latents (N, K) of the user's features, and their index; sparse ones block by block."""
+        blocks, index = align_feature_blocks(self.schema, x)
+        return torch.cat([self.latents(block) for block in blocks]), index
 
     def latents(self, features: Tensor) -> Tensor:
         """Latents (N, K) of aligned features (N, D), in double precision."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pyro_tbr.data import align_env, align_features, align_outcomes
+from pyro_tbr.data import align_env, align_outcomes
 from pyro_tbr.errors import DataError
 from pyro_tbr.guides import Guide, Statistics, TreeGuide
 from pyro_tbr.guides.statistics import statistics
@@ -37,18 +37,19 @@ def updated(posterior: Posterior, x: Any, y: Any, env: Any) -> Posterior:
             "fitting (it needs no rows there), then update with rows at it"
         )
     likelihood = posterior.model.likelihood
-    features, index = align_features(posterior.schema, x)
-    outcomes = align_outcomes(posterior.schema, y, index, len(features), binary=likelihood.binary)
-    env_index = align_env(posterior.tree, env, index, len(features))
+    with torch.no_grad():
+        latents, index = posterior.align_latents(x)
+        design = posterior.model.design(latents)
+    num_rows = len(latents)
+    outcomes = align_outcomes(posterior.schema, y, index, num_rows, binary=likelihood.binary)
+    env_index = align_env(posterior.tree, env, index, num_rows)
     own = posterior.copy()
-    if not len(features):
+    if not num_rows:
         return own
     model, counts = own.model, torch.bincount(env_index, minlength=own.tree.num_nodes)
     counts = own.row_counts + counts.to(own.row_counts)
     if model.num_rows is not None:
-        model.num_rows += len(features)
-    with torch.no_grad():
-        design = model.design(own.latents(features))
+        model.num_rows += num_rows
     outcomes = ((outcomes - own.scaling.loc) / own.scaling.scale).to(design)
     guide = _informed_guide(own.guide, counts)
     sweeps = int(own.report.options.get("sweeps", _SWEEPS))

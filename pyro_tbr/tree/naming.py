@@ -95,6 +95,11 @@ class NearestNode:
 
 def unknown_node(label: object, nodes: Sequence[Hashable]) -> str:
     """Says that a label is no node, with its type, and which node is nearest."""
-    nearest = NearestNode(nodes)(label)
+    return unknown_label(label, nodes, "nodes")
+
+
+def unknown_label(label: object, known: Sequence[Hashable], kind: str) -> str:
+    """Says that a label is none of those known, with its type, and which of them is nearest."""
+    nearest = NearestNode(known)(label)
     hint = "" if nearest is None else f"; nearest: {nearest!r} ({type(nearest).__name__})"
-    return f"{label!r} ({type(label).__name__}) is none of the {len(nodes)} nodes{hint}"
+    return f"{label!r} ({type(label).__name__}) is none of the {len(known)} {kind}{hint}"

@@ -5,10 +5,12 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pyro_tbr.errors import TreeError
 from pyro_tbr.tree.arrange import level_order, usable_lengths
 from pyro_tbr.tree.naming import listed, listed_texts, repeated
+from pyro_tbr.tree.newick_comments import node_comments
 from pyro_tbr.tree.newick_parser import NUMBER, Draft
 from pyro_tbr.tree.tree import Node, Tree
 
@@ -77,15 +79,30 @@ def read_newick(text_or_path: str | os.PathLike[str]) -> Tree:
     )
 
 
-def write_newick(tree: Tree) -> str:
+def write_newick(tree: Tree, comments: Any = None, *, style: str = "nhx") -> str:
     """Newick text of a tree, which :func:`read_newick` reads back as the same tree.
 
     Names are quoted where they must be, inner names that are numbers too, so that they are not
     read as support. Names are text afterwards: a node ``10`` comes back as ``"10"``.
 
+    Args:
+        tree: The tree.
+        comments: What to write beside nodes, for other programs: a DataFrame, Series or dict by
+            node or by (parent, child), such as ``posterior.pips()``. Numbers have four digits,
+            missing ones are left out, marks that Newick or the comment needs become ``_``.
+        style: ``"nhx"``: ``A:1[&&NHX:z0=0.98:z1=0]``; ``"beast"``: ``A[&z0=0.98,z1=0]:1``, which
+            FigTree and ggtree's ``read.beast`` read.
+
     Raises:
-        TreeError: Nodes that are different but written alike, such as ``10`` and ``"10"``.
+        TreeError: Nodes that are different but written alike, such as ``10`` and ``"10"``;
+            comments on nodes that are not in the tree.
+
+    Example:
+        >>> write_newick(read_newick("(A:1,B:2)r;"), {"A": {"z0": 0.98, "z1": 0.0}})
+        '(A:1.0[&&NHX:z0=0.98:z1=0],B:2.0)r;'
     """
+    beside = node_comments(tree, comments, style)
+    after_length = style == "nhx"
     alike = Counter(str(node) for node in tree.nodes)
     clash = [node for node in tree.nodes if alike[str(node)] > 1]
     if clash:
@@ -108,8 +125,9 @@ def write_newick(tree: Tree) -> str:
             continue
         after.pop()
         length = tree.lengths[node - 1] if node else None
-        pieces += [_written_name(tree, node, not below)]
-        pieces += ["" if length is None else f":{length!r}", follows]
+        written = "" if length is None else f":{length!r}"
+        parts = (written, beside[node]) if after_length else (beside[node], written)
+        pieces += [_written_name(tree, node, not below), *parts, follows]
     return "".join(pieces)
 
 

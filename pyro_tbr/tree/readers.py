@@ -126,6 +126,36 @@ def write_networkx(tree: Tree) -> nx.DiGraph:
     return graph
 
 
+def write_frame(tree: Tree) -> pd.DataFrame:
+    """A table of the arcs of a tree, in their order.
+
+    Returns:
+        Columns ``parent``, ``child`` (the user's labels), ``length`` (NaN where not known),
+        ``is_leaf`` (of the child). ``(A, 4)``. :func:`read_parents` reads it back.
+
+    Example:
+        >>> write_frame(read_parents([("a", "r", 0.5), ("b", "r", 1.5)]))
+          parent child  length  is_leaf
+        0      r     a     0.5     True
+        1      r     b     1.5     True
+    """
+    leaves = set(tree.leaves)
+    parents, children = zip(*tree.arcs, strict=True)
+    return pd.DataFrame(
+        {
+            "parent": _objects(parents),
+            "child": _objects(children),
+            "length": pd.Series(tree.lengths, dtype=np.float64),
+            "is_leaf": [child in leaves for child in children],
+        }
+    )
+
+
+def _objects(labels: Sequence[Hashable]) -> pd.Series:
+    """A column that keeps labels as they are, tuples and ints among text too."""
+    return pd.Series(np.fromiter(labels, dtype=object, count=len(labels)), dtype=object)
+
+
 def _as_rows(parents: Any) -> tuple[list[Row], int]:
     """Rows (child, parent, length or None) and the number of columns they had."""
     is_other = isinstance(parents, str | bytes | nx.Graph | Set)

@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Hashable, Iterable, Mapping
 from functools import cached_property
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from pyro_tbr.errors import TreeError
+from pyro_tbr.tree.forms import TreeForms
 from pyro_tbr.tree.naming import arc_text, listed_texts, same_kind, unknown_node
-
-if TYPE_CHECKING:
-    import networkx as nx
-    import pandas as pd
 
 Node = Hashable
 
 
-class Tree:
+class Tree(TreeForms):
     r"""A rooted tree of environments, with at least one arc.
 
-    Make one with :meth:`from_parents`, :meth:`from_networkx` or :meth:`from_newick`, which check
-    what they are given and put the nodes in order. The constructor takes nodes that are in order.
+    Make one with :meth:`from_parents`, :meth:`from_networkx`, :meth:`from_newick`,
+    :meth:`from_taxonomy` or :meth:`from_linkage`, which check what they are given and put the
+    nodes in order. The constructor takes nodes that are in order.
 
     Nodes stand in level order: the root, its children, their children, siblings in the order
     given. So nodes of one level are contiguous, siblings are contiguous, a parent comes before
@@ -97,41 +94,6 @@ class Tree:
 
     def __delattr__(self, name: str) -> NoReturn:
         raise AttributeError(f"a Tree never changes: cannot delete {name!r}")
-
-    @classmethod
-    def from_parents(
-        cls, parents: Any, *, lengths: Mapping[Any, float] | pd.Series | None = None
-    ) -> Tree:
-        """Builds the tree from each node's parent; see :func:`~pyro_tbr.tree.read_parents`."""
-        from pyro_tbr.tree.readers import read_parents
-
-        return read_parents(parents, lengths=lengths)
-
-    @classmethod
-    def from_networkx(cls, graph: nx.DiGraph) -> Tree:
-        """Builds the tree from a directed graph; see :func:`~pyro_tbr.tree.read_networkx`."""
-        from pyro_tbr.tree.readers import read_networkx
-
-        return read_networkx(graph)
-
-    @classmethod
-    def from_newick(cls, text_or_path: str | os.PathLike[str]) -> Tree:
-        """Builds the tree from Newick text or file; see :func:`~pyro_tbr.tree.read_newick`."""
-        from pyro_tbr.tree.newick import read_newick
-
-        return read_newick(text_or_path)
-
-    def to_networkx(self) -> nx.DiGraph:
-        """A graph with an arc per arc, attribute ``length`` where the arc has one."""
-        from pyro_tbr.tree.readers import write_networkx
-
-        return write_networkx(self)
-
-    def to_newick(self) -> str:
-        """Newick text that reads back as this tree; see :func:`~pyro_tbr.tree.write_newick`."""
-        from pyro_tbr.tree.newick import write_newick
-
-        return write_newick(self)
 
     @property
     def root(self) -> Node:

@@ -6,7 +6,14 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from pyro_tbr.data import Schema, align_env, align_features, align_outcomes, align_training
+from pyro_tbr.data import (
+    Schema,
+    align_env,
+    align_feature_blocks,
+    align_features,
+    align_outcomes,
+    align_training,
+)
 from pyro_tbr.errors import DataError, DataWarning, ShapeError, TreeError
 from pyro_tbr.tree import Tree
 
@@ -422,3 +429,27 @@ def test_errors_name_the_culprit(call, error, message):
     with pytest.raises(error) as caught:
         call()
     assert message in str(caught.value)
+
+
+def test_a_sparse_frame_keeps_its_names_and_stays_sparse():
+    frame = pd.DataFrame.sparse.from_spmatrix(sp.csc_matrix(X), ROWS, ["f0", "f1", "f2"])
+    _, schema = training(FRAME)
+    blocks, index = align_feature_blocks(schema, frame[["f2", "f0", "f1"]])
+    same(torch.cat(list(blocks)), X)
+    assert index.equals(ROWS)
+    frame = pd.DataFrame.sparse.from_spmatrix(
+        sp.csc_matrix(edited(X, (4, 1), np.inf)), ROWS, ["f0", "f1", "f2"]
+    )
+    with pytest.raises(DataError, match=r"1 cell.*row 4 \(index 'r4'\), column 'f1'"):
+        align_feature_blocks(schema, frame)
+
+
+def test_series_of_more_rows_are_matched_by_index():
+    y, env = pd.Series(Y, ROWS), pd.Series(ENV, ROWS)
+    rows, _ = training(FRAME.iloc[[4, 0]], y, env)
+    same(rows.y, Y[[4, 0], None])
+    assert rows.env_index.tolist() == [INDEX[4], INDEX[0]]
+    with pytest.raises(ShapeError, match="env has 6 rows, x has 2"):
+        align_env(TREE, env.to_numpy(), ROWS[:2], 2)
+    with pytest.raises(DataError, match="holds 'r0' more than once"):
+        training(FRAME.iloc[:4], y, pd.concat([env, env]))

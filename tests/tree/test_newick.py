@@ -3,6 +3,8 @@
 import pathlib
 
 import newick
+import numpy as np
+import pandas as pd
 import pytest
 
 from pyro_tbr.errors import DataWarning, TreeError
@@ -159,3 +161,42 @@ def test_agrees_with_the_newick_package_where_that_is_right(text):
     tree = Tree.from_newick(text)
     arcs = zip(tree.arcs, tree.lengths, strict=True)
     assert {child: (parent, length) for (parent, child), length in arcs} == expected
+
+
+PIPS = pd.DataFrame(
+    {("y0", "z0"): [0.98765, 0.0, np.nan], ("y0", "z1"): [1, 1e-9, np.nan]},
+    index=pd.MultiIndex.from_tuples([("r", "u"), ("r", "c"), ("u", "a")]),
+)
+
+
+def test_comments_are_written_and_read_over():
+    tree = Tree.from_newick("((a:1,b)u:2,c:3)r;")
+    nhx = tree.to_newick(comments=PIPS)
+    assert nhx == (
+        "((a:1.0,b)u:2.0[&&NHX:y0_z0=0.9877:y0_z1=1],c:3.0[&&NHX:y0_z0=0:y0_z1=1e-09])r;"
+    )
+    beast = tree.to_newick(comments=PIPS, style="beast")
+    assert "u[&y0_z0=0.9877,y0_z1=1]:2.0," in beast
+    assert Tree.from_newick(nhx) == Tree.from_newick(beast) == tree
+
+
+def test_comments_by_node_with_awkward_keys_and_values():
+    tree = Tree.from_parents({("p", "q"): "r", "q": "p", "p": "r"})
+    comments = {("p", "q"): {"a:b]": "x [y], z"}, "q": {"ok": True}, "r": {"n": 3.0, "none": None}}
+    text = tree.to_newick(comments=comments)
+    assert "[&&NHX:a_b_=x_y_z]" in text
+    assert "q[&&NHX:ok=true]" in text
+    assert text.endswith("r[&&NHX:n=3];")
+    assert "[&&NHX:pip=0.5]" in tree.to_newick(pd.Series({"q": 0.5}, name="pip"))
+    assert Tree.from_newick(text).to_newick() == tree.to_newick()
+
+
+@pytest.mark.parametrize(("comments", "style", "message"), [
+    ({"zz": 1}, "nhx", "comments: 1 keys are no node and no .parent, child. of the tree: 'zz'"),
+    ({("c", "a"): 1}, "nhx", r"1 keys .*\('c', 'a'\)"),
+    ([1, 2], "nhx", "comments: expected a table.*received list"),
+    ({"a": 1}, "nexus", "style: 'nexus' is none of 'nhx', 'beast'"),
+])  # fmt: skip
+def test_comments_that_fit_no_node(comments, style, message):
+    with pytest.raises(TreeError, match=message):
+        Tree.from_newick("((a:1,b)u:2,c:3)r;").to_newick(comments, style=style)

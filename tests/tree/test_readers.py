@@ -182,3 +182,17 @@ def test_graphs_that_are_no_tree(graph, message):
 def test_long_lists_are_cut():
     with pytest.raises(TreeError, match=r"30 nodes have no parent: .*'r9', ... \(10 of 30\)"):
         Tree.from_parents({f"a{i}": f"r{i}" for i in range(30)})
+
+
+@pytest.mark.parametrize("tree", SMALL_TREES.values(), ids=SMALL_TREES.keys())
+def test_frames_there_and_back(tree):
+    frame = tree.to_frame()
+    assert list(frame.columns) == ["parent", "child", "length", "is_leaf"]
+    assert Tree.from_parents(frame) == tree
+    assert set(frame["child"][frame["is_leaf"]]) == set(tree.leaves)
+
+
+def test_frames_keep_the_user_s_labels():
+    tree = Tree.from_parents({("a", 1): 0, ("a", "1"): 0, 10: 0, "10": 0})
+    assert tuple(tree.to_frame()["child"]) == tree.nodes[1:]
+    assert Tree.from_parents(tree.to_frame()) == tree
