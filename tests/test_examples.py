@@ -92,3 +92,18 @@ def test_how_many_environments(capsys, tmp_path):
     assert found["found"] + found["not_found"] == 2
     assert len((tmp_path / "fits.csv").read_text().splitlines()) == 3
     assert "false alarms" in capsys.readouterr().out
+
+
+def test_rivals(capsys, tmp_path):
+    found = run(
+        *("rivals", "--settings", 0.3, "--seeds", 1, "--leaves", 8, "--latent-dim", 2),
+        *("--features", 6, "--rows-per-leaf", 60, "--held-out", 2, "--csv", tmp_path / "runs.csv"),
+        *("--methods", "ours", "l1_tbr", "dense_tree", "pooled", "irm"),
+    )
+    means = found["means"].loc["0.3"]
+    assert means["r2"].loc[["ours", "l1_tbr"]].min() > 0.99
+    assert means["held_out_mse"].gt(0).all()
+    assert math.isnan(means["held_out_log_score"]["irm"])  # it has no distribution
+    assert ("0.3", "pooled", "held_out_log_score") in found["differences"].index
+    assert len((tmp_path / "runs.csv").read_text().splitlines()) == 6
+    assert "Worst MCC" in capsys.readouterr().out
