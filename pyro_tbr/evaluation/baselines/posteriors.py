@@ -18,7 +18,7 @@ from pyro_tbr.models.priors import ArcPrior
 from pyro_tbr.posterior import Posterior
 from pyro_tbr.posterior.drawing import at_nodes
 
-_NUM_DRAWS = 200
+_NUM_DRAWS = 2000
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class MOReTreeS(Baseline):
 class SparseTree(Baseline):
     """:func:`pyro_tbr.fit` itself, in the face of the baselines, so one loop compares all.
 
-    Features and outcomes are standardised before; log scores are of the mixture over 200 draws.
+    Features and outcomes are standardised before; log scores are of the mixture over 2,000 draws.
 
     Attributes:
         prior: Of the changes; ``None``: spike and slab, all learnt.
