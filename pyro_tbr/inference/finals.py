@@ -13,13 +13,12 @@ from collections.abc import Callable
 
 import torch
 
-from pyro_tbr.inference.identify import RotationResult, ranked
+from pyro_tbr.inference.identify import SAME_BASIS, RotationResult, ranked
 from pyro_tbr.inference.rotation import Candidates
 from pyro_tbr.posterior.identification import latent_match
 
 _CLOSE = 20.0  # log evidence behind the best up to which a candidate goes to the finals
 _MOST = 6
-_SAME_BASIS = 0.98  # mean correlation of latents above which two candidates count as one
 
 
 def decided(found: RotationResult, elbo: Callable[[Candidates], float]) -> RotationResult:
@@ -39,7 +38,7 @@ def decided(found: RotationResult, elbo: Callable[[Candidates], float]) -> Rotat
     double_of = torch.full(evidence.shape, -1)
     for place in torch.nonzero(evidence > found.evidence - _CLOSE)[:, 0].tolist():
         matches = [latent_match(everything.basis[place], everything.basis[i]) for i in finalists]
-        if matches and max(matches) > _SAME_BASIS:
+        if matches and max(matches) > SAME_BASIS:
             double_of[place] = matches.index(max(matches))
         elif len(finalists) < _MOST:
             double_of[place] = len(finalists)

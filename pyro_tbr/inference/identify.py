@@ -27,7 +27,7 @@ from pyro_tbr.posterior.identification import latent_match
 _NUM_REFINED = 24
 _NUM_ASSEMBLED = 6
 _NUM_DIRECTIONS = 1500  # directions proposed by contrasts, fewer where outcomes are many
-_SAME_BASIS = 0.98  # mean correlation of latents above which two assembled bases count as one
+SAME_BASIS = 0.98  # mean correlation of latents above which two bases count as one
 
 
 class RotationResult(NamedTuple):
@@ -101,7 +101,7 @@ def _assemble(
     for basis in bases[1:]:
         if len(kept) == _NUM_ASSEMBLED:
             break
-        if all(latent_match(basis.basis, other.basis) < _SAME_BASIS for other in kept):
+        if all(latent_match(basis.basis, other.basis) < SAME_BASIS for other in kept):
             kept.append(basis)
     return torch.stack([basis.rows for basis in kept])
 

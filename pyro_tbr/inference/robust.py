@@ -33,10 +33,8 @@ def inflation(design: Tensor, y: Tensor, env_index: Tensor, stats: Statistics) -
     """
     design, y = design.double(), y.double()
     num_weights = design.shape[1]
-    gram = stats.gram.expand(*stats.cross.shape, num_weights)  # (E, Q, W, W)
     rich = stats.count > _ROWS_A_WEIGHT * num_weights  # (E, Q)
-    inverse = torch.linalg.pinv(gram, hermitian=True)
-    peak = (inverse @ stats.cross.unsqueeze(-1)).squeeze(-1)
+    inverse, peak = _least_squares(stats)
     place = torch.searchsorted(stats.nodes, env_index)
     sandwich, fourth = torch.zeros_like(stats.cross), torch.zeros_like(stats.cross)
     square = torch.zeros_like(stats.square)
@@ -83,9 +81,15 @@ def flattened(stats: Statistics, ratio: Tensor) -> Statistics:
     if bool((ratio == 1).all()):
         return stats
     shrink = ratio.rsqrt()
-    gram = stats.gram.expand(*stats.cross.shape, ratio.shape[-1])
-    peak = torch.linalg.pinv(gram, hermitian=True) @ stats.cross.unsqueeze(-1)
-    flat = gram * shrink[..., :, None] * shrink[..., None, :]
-    cross = flat @ peak
-    gain = ((cross - stats.cross.unsqueeze(-1)) * peak).sum((-1, -2))
-    return stats._replace(gram=flat, cross=cross.squeeze(-1), square=stats.square + gain)
+    peak = _least_squares(stats)[1]
+    flat = stats.gram * shrink[..., :, None] * shrink[..., None, :]
+    cross = (flat @ peak.unsqueeze(-1)).squeeze(-1)
+    gain = ((cross - stats.cross) * peak).sum(-1)
+    return stats._replace(gram=flat, cross=cross, square=stats.square + gain)
+
+
+def _least_squares(stats: Statistics) -> tuple[Tensor, Tensor]:
+    """Inverse grams (E, Q, W, W) and where each leaf's likelihood peaks, (E, Q, W)."""
+    inverse = torch.linalg.pinv(stats.gram, hermitian=True)  # once where outcomes share it
+    peak = (inverse @ stats.cross.unsqueeze(-1)).squeeze(-1)
+    return inverse.expand(*peak.shape, -1), peak

@@ -18,6 +18,7 @@ from pyro_tbr import __version__
 from pyro_tbr.data import align_env, align_features, align_outcomes
 from pyro_tbr.errors import DataError
 from pyro_tbr.posterior import Posterior
+from pyro_tbr.posterior.predictive import Mixture
 from pyro_tbr.tree import Tree, path_sum
 
 if TYPE_CHECKING:
@@ -165,17 +166,10 @@ def _data_groups(
 ) -> tuple[dict[str, dict[str, Any]], dict[str, list[str]], dict[str, Any]]:
     """Groups of the rows, their dimensions, and labels along these."""
     predictor = _predictor(posterior, data, draws)
-    noise = torch.from_numpy(draws["noise_scale"])[:, None] if "noise_scale" in draws else None
-    generator = torch.Generator().manual_seed(seed)
-    if noise is None:
-        likelihood: Any = torch.distributions.Bernoulli(logits=predictor, validate_args=False)
-        uniform = torch.rand(predictor.shape, generator=generator, dtype=predictor.dtype)
-        made = (uniform < torch.sigmoid(predictor)).to(predictor.dtype)
-    else:
-        likelihood = torch.distributions.Normal(predictor, noise, validate_args=False)
-        normal = torch.randn(predictor.shape, generator=generator, dtype=predictor.dtype)
-        made = predictor + noise * normal
-    log_lik = likelihood.log_prob(data.y)
+    noise = torch.from_numpy(draws["noise_scale"]) if "noise_scale" in draws else None
+    mixture = Mixture(predictor, noise)
+    made = mixture.sample(torch.arange(len(predictor)), torch.Generator().manual_seed(seed))
+    log_lik = mixture.log_prob_by_draw(data.y)
     texts = [posterior.tree.labels[posterior.tree.nodes[node]] for node in data.nodes.tolist()]
     env, seen = np.array(texts), ~torch.isnan(data.y)
     flat = posterior.schema.outcome_ndim == 1

@@ -142,6 +142,20 @@ def note(ax: Axes, text: str) -> None:
     ax.set_title(f"{title}; {text}" if title else text, loc="right", fontsize=7, color="#666666")
 
 
+def legend_above(ax: Axes, marker_size: float) -> None:
+    """The key in a line above the axes, its markers large enough to tell apart."""
+    ax.legend(
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        ncols=3,
+        frameon=False,
+        fontsize=7,
+        borderaxespad=0.2,
+        columnspacing=1,
+        markerscale=max(1.0, 4 / marker_size),
+    )
+
+
 def rank_axes(ax: Axes, num_rows: int) -> None:
     """Rows one apart from the top down, a plain frame."""
     ax.set_ylim(num_rows - 0.4, -0.6)

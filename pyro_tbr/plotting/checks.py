@@ -111,14 +111,5 @@ def plot_predictive_check(
     canvas.label_rows(ax, height, labels)
     names = posterior.outcome_names
     ax.set_xlabel(f"{statistic} of {names[q]}", parse_math=False)
-    ax.legend(
-        loc="lower left",
-        bbox_to_anchor=(0, 1),
-        ncols=3,
-        frameon=False,
-        fontsize=7,
-        borderaxespad=0.2,
-        columnspacing=1,
-        markerscale=max(1.0, 4 / size),
-    )
+    canvas.legend_above(ax, size)
     return ax

@@ -99,14 +99,5 @@ def plot_effect(
     ax.set_xlabel(
         f"weight of {posterior.latent_names[k]}{of} ({level:.0%} interval)", parse_math=False
     )
-    ax.legend(
-        loc="lower left",
-        bbox_to_anchor=(0, 1),
-        ncols=3,
-        frameon=False,
-        fontsize=7,
-        borderaxespad=0.2,
-        columnspacing=1,
-        markerscale=max(1.0, 4 / size),
-    )
+    canvas.legend_above(ax, size)
     return ax

@@ -93,14 +93,16 @@ class Mixture:
                 break
         return value
 
+    def log_prob_by_draw(self, y: Tensor) -> Tensor:
+        """Log density of outcomes (n, Q) given each draw, or log probability, (S, n, Q)."""
+        if self.noise is None:
+            return logsigmoid((2 * y - 1) * self.predictor)
+        standard = (y - self.predictor) / self.noise
+        return -0.5 * standard.square() - self.noise.log() - 0.5 * math.log(2 * math.pi)
+
     def log_prob(self, y: Tensor) -> Tensor:
         """Log density of outcomes (n, Q), or log probability of binary ones; NaN where y is."""
-        if self.noise is None:
-            sign = 2 * y - 1
-            each = logsigmoid(sign * self.predictor)
-        else:
-            standard = (y - self.predictor) / self.noise
-            each = -0.5 * standard.square() - self.noise.log() - 0.5 * math.log(2 * math.pi)
+        each = self.log_prob_by_draw(y)
         return each.logsumexp(0) - math.log(len(each))
 
     def sample(self, pick: Tensor, generator: torch.Generator) -> Tensor:

@@ -32,14 +32,6 @@ SILENT_ARCS = torch.tensor(SILENT[1:])
 STILL = torch.tensor(TREE.lengths) == 0
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    state = torch.get_rng_state()
-    torch.manual_seed(0)
-    yield
-    torch.set_rng_state(state)
-
-
 def latent_sites(trace):
     return {name: tuple(node["value"].shape) for name, node in trace.nodes.items()
             if node["type"] == "sample" and not node["is_observed"] and name != "rows"}  # fmt: skip

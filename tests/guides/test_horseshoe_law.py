@@ -19,14 +19,6 @@ FINE = torch.linspace(-20, 20, 20_001, dtype=torch.float64)
 DENSITY = (FINE[1] - FINE[0]) / (math.pi * FINE.cosh())
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    state = torch.get_rng_state()
-    torch.manual_seed(0)
-    yield
-    torch.set_rng_state(state)
-
-
 def variances(global_scale, slab_scale):
     """Variance of a change at each of the fine local scales."""
     return 1 / ((global_scale * FINE.exp()) ** -2 + slab_scale**-2)

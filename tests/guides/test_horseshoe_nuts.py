@@ -29,14 +29,6 @@ CASES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    state = torch.get_rng_state()
-    torch.manual_seed(0)
-    yield
-    torch.set_rng_state(state)
-
-
 def fitted(name, changes, seed, global_scale, rows_per_leaf=20):
     """One latent that is the feature, known noise: the guide after its update, the rows."""
     tree, generator = SMALL_TREES[name], torch.Generator().manual_seed(seed)

@@ -18,14 +18,6 @@ FIXED = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    state = torch.get_rng_state()
-    torch.manual_seed(0)
-    yield
-    torch.set_rng_state(state)
-
-
 def one_latent(tree, prior, num_outcomes=1, seed=0, num_rows=40, **kwargs):
     """A model with one latent that is the feature, its guide, rows and statistics."""
     generator = torch.Generator().manual_seed(seed)
