@@ -19,6 +19,7 @@ from pyro_tbr.evaluation import Simulation, linear_r2, mcc, simulate
 from pyro_tbr.guides import Guide, MeanFieldGuide, TreeGuide
 from pyro_tbr.inference import FitOptions, fit
 from pyro_tbr.io.anndata import from_anndata, to_anndata
+from pyro_tbr.io.treedata import to_treedata
 from pyro_tbr.models import (
     BernoulliLikelihood,
     GaussianLikelihood,
@@ -63,4 +64,5 @@ __all__ = [
     "mcc",
     "simulate",
     "to_anndata",
+    "to_treedata",
 ]

@@ -3,27 +3,27 @@
 :func:`align_training` checks features, outcomes and environments together and returns
 :class:`Rows` (float64 tensors and node indices in one row order) and a :class:`Schema`. Whatever
 comes later is held against that schema by :func:`align_features` and :func:`align_outcomes`;
-:func:`align_env` turns labels into node indices, and :func:`align_feature_blocks` gives sparse
-features dense by blocks of rows. Rows follow the index of ``x`` where it is a
-DataFrame, columns follow their names; the rest goes by position. Input that cannot be used is
-refused before any training with a message that says what, where, how many and what to do; the
+:func:`align_env` turns labels into node indices. Sparse features may stay so
+(:class:`SparseFeatures`), to be made dense by blocks of rows. Rows follow the index of ``x`` where
+it is a DataFrame, columns follow their names; the rest goes by position. Input that cannot be used
+is refused before any training with a message that says what, where, how many and what to do; the
 user's objects are neither changed nor shared.
 """
 
 from pyro_tbr.data.alignment import (
     align_env,
-    align_feature_blocks,
     align_features,
     align_training,
 )
 from pyro_tbr.data.outcomes import align_outcomes
 from pyro_tbr.data.schema import Rows, Schema
+from pyro_tbr.data.sparse import SparseFeatures
 
 __all__ = [
     "Rows",
     "Schema",
+    "SparseFeatures",
     "align_env",
-    "align_feature_blocks",
     "align_features",
     "align_outcomes",
     "align_training",

@@ -8,7 +8,7 @@ everything else is taken by position.
 """
 
 import warnings
-from collections.abc import Hashable, Iterable, Iterator, Sized
+from collections.abc import Hashable, Iterable, Sized
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,7 @@ from pyro_tbr.tree.naming import listed
 
 
 def align_training(
-    tree: Tree, x: Any, y: Any, env: Any, *, binary: bool = False
+    tree: Tree, x: Any, y: Any, env: Any, *, binary: bool = False, keep_sparse: bool = False
 ) -> tuple[Rows, Schema]:
     """Rows to fit, and the schema that later tables are held against.
 
@@ -44,6 +44,7 @@ def align_training(
         y: Outcomes, (N,) or (N, Q); NaN, None and pd.NA are outcomes that were not observed.
         env: Each row's node, or one node for all rows.
         binary: Outcomes must be 0 or 1, and both must occur in each column.
+        keep_sparse: Leave sparse features as they are, rather than dense.
 
     Raises:
         ShapeError: Numbers of rows differ, or a table has the wrong number of dimensions.
@@ -55,8 +56,6 @@ def align_training(
         DataWarning: Columns of ``x`` that are constant.
     """
     table, feature_names, index = _features(x)
-    if isinstance(table, SparseFeatures):
-        table = table.toarray()
     if 0 in table.shape:
         raise ShapeError(f"x has shape {table.shape}: fitting needs rows and columns")
     if index is None and is_pandas(y) and is_pandas(env) and not y.index.equals(env.index):
@@ -71,13 +70,21 @@ def align_training(
     check_informative(outcomes, names, binary)
     _warn_of_constants(table, feature_names)
     env_index = align_env(tree, env, index, len(table))
-    return Rows(torch.from_numpy(table), torch.from_numpy(outcomes), env_index, index), schema
+    features = _tensor(table, keep_sparse)
+    return Rows(features, torch.from_numpy(outcomes), env_index, index), schema
 
 
-def align_features(schema: Schema, x: Any) -> tuple[Tensor, pd.Index | None]:
+def align_features(
+    schema: Schema, x: Any, *, keep_sparse: bool = False
+) -> tuple[Any, pd.Index | None]:
     """Features (N, D) in the order of training, and the user's index.
 
     Columns of a DataFrame are matched by name if training had names, so their order is free.
+
+    Args:
+        schema: What training had.
+        x: Features.
+        keep_sparse: Leave sparse features as they are (SparseFeatures), rather than a dense tensor.
 
     Raises:
         ShapeError: The number of columns differs from training.
@@ -86,26 +93,6 @@ def align_features(schema: Schema, x: Any) -> tuple[Tensor, pd.Index | None]:
     Warns:
         DataWarning: Columns that training had not; they are ignored.
     """
-    table, index = _later_features(schema, x)
-    if isinstance(table, SparseFeatures):
-        table = table.toarray()
-    return torch.from_numpy(table), index
-
-
-def align_feature_blocks(schema: Schema, x: Any) -> tuple[Iterator[Tensor], pd.Index | None]:
-    """As :func:`align_features`, in runs of rows (n, D), which a sparse ``x`` is made dense by.
-
-    What is wrong with ``x`` is said before the first run.
-    """
-    table, index = _later_features(schema, x)
-    if isinstance(table, SparseFeatures):
-        return table.blocks(), index
-    return iter([torch.from_numpy(table)]), index
-
-
-def _later_features(
-    schema: Schema, x: Any
-) -> tuple[NDArray[Any] | SparseFeatures, pd.Index | None]:
     if isinstance(x, pd.DataFrame) and schema.feature_names is not None:
         x = select_columns(x, schema.feature_names, "x")
     table, _, index = _features(x)
@@ -114,7 +101,13 @@ def _later_features(
             f"x has {table.shape[1]} columns, the model was fitted to {schema.num_features}: "
             "give the features of training, in their order"
         )
-    return table, index
+    return _tensor(table, keep_sparse), index
+
+
+def _tensor(table: NDArray[Any] | SparseFeatures, keep_sparse: bool) -> Tensor | SparseFeatures:
+    if isinstance(table, SparseFeatures):
+        return table if keep_sparse else table.dense()
+    return torch.from_numpy(table)
 
 
 def align_env(tree: Tree, env: Any, index: pd.Index | None, num_rows: int) -> Tensor:
@@ -182,9 +175,14 @@ def _features(
     return table, names, index
 
 
-def _warn_of_constants(x: NDArray[Any], names: tuple[Hashable, ...] | None) -> None:
+def _warn_of_constants(
+    x: NDArray[Any] | SparseFeatures, names: tuple[Hashable, ...] | None
+) -> None:
     """Warn of columns that are constant up to rounding, or too small for single precision."""
-    low, high = x.min(axis=0), x.max(axis=0)
+    if isinstance(x, SparseFeatures):
+        low, high = x.column_range()
+    else:
+        low, high = x.min(axis=0), x.max(axis=0)
     spread = np.maximum(1e-12 * np.maximum(np.abs(low), np.abs(high)), 1e-20)
     constant = np.flatnonzero(high - low <= spread)
     if len(constant):

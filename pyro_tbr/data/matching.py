@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from pyro_tbr.errors import DataError, DataWarning, ShapeError
-from pyro_tbr.tree.naming import listed
+from pyro_tbr.tree.naming import NearestNode, listed
 
 
 def in_order(value: Any, name: str, index: pd.Index | None) -> Any:
@@ -36,8 +36,11 @@ def select_columns(frame: pd.DataFrame, names: tuple[Hashable, ...], name: str) 
     place = {column: position for position, column in enumerate(unique_columns(frame, name))}
     missing = tuple(column for column in names if column not in place)
     if missing:
+        spare = [column for column in place if column not in set(names)]
+        near = NearestNode(spare)(missing[0])
+        hint = "add them" if near is None else f"add them (is {near!r} meant for {missing[0]!r}?)"
         raise DataError(
-            f"{name} lacks {len(missing)} column(s) of training: {listed(missing)}; add them"
+            f"{name} lacks {len(missing)} column(s) of training: {listed(missing)}; {hint}"
         )
     extra = tuple(column for column in place if column not in set(names))
     if extra:

@@ -56,10 +56,16 @@ def to_float64(
         raise DataError(
             f"{name} has {bad.sum()} cell(s) that are no numbers, first "
             f"{cell_text(array, bad, columns, index)}; such values are {listed(values)}: "
-            "give numbers (text, such as '1.5', is not converted; categories need a column each, "
-            "as pd.get_dummies makes them)"
+            f"give numbers (text, such as '1.5', is not converted; {_categories(name)})"
         )
     return numbers
+
+
+def _categories(name: str) -> str:
+    """What to do with categories among features, or outcomes."""
+    if name == "y":
+        return "two classes are 0 and 1, with likelihood='bernoulli'"
+    return "categories need a column each, as pd.get_dummies makes them"
 
 
 def _series_array(series: pd.Series) -> NDArray[Any]:

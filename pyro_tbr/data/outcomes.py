@@ -86,7 +86,7 @@ def check_binary(y: NDArray[Any], names: tuple[str, ...], index: pd.Index | None
         values = np.unique(y[~np.isnan(y)]).tolist()
         raise DataError(
             f"y must be 0 or 1 here, but {bad.sum()} value(s) are not, first "
-            f"{cell_text(y, bad, names, index)}; y holds {listed(values)}: "
+            f"{cell_text(y, bad, names, index)}; y holds {listed(values, 4)}: "
             "recode it to 0 and 1, or choose another likelihood"
         )
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 from torch import Tensor
@@ -30,13 +31,13 @@ class Rows:
     """Rows of data that fit together.
 
     Attributes:
-        x: Features, (N, D) float64, finite.
+        x: Features, (N, D) float64, finite: a tensor, or SparseFeatures where these were asked for.
         y: Outcomes, (N, Q) float64, NaN where not observed; None where none were given.
         env_index: Position in ``tree.nodes`` of each row's environment, (N,) int64.
         index: The index of ``x`` where it was a DataFrame, else None.
     """
 
-    x: Tensor
+    x: Any
     y: Tensor | None
     env_index: Tensor
     index: pd.Index | None

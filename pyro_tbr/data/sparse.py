@@ -1,7 +1,11 @@
 """Sparse features: checked as they are stored, made dense a block of rows at a time.
 
+Training too works on blocks: standardised features are never written down whole.
+
 They come from scipy, which need not be installed: whoever has such a matrix has it.
 """
+
+from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
 from typing import Any
@@ -14,7 +18,7 @@ from torch import Tensor
 
 from pyro_tbr.errors import DataError, ShapeError
 
-_BLOCK_ELEMENTS = 4_000_000  # of a dense block, 32 MB
+_BLOCK_ELEMENTS = 1_000_000  # of a dense block, 8 MB
 
 
 def is_sparse(x: Any) -> bool:
@@ -42,6 +46,10 @@ class SparseFeatures:
         names: Names of its columns, for messages.
         index: Index of its rows, likewise.
 
+    Attributes:
+        stored: The scipy matrix, by rows, float64.
+        device: Where blocks go.
+
     Raises:
         ShapeError: It has not two dimensions.
         DataError: Stored values that are not finite real numbers.
@@ -60,11 +68,13 @@ class SparseFeatures:
             )
         if np.dtype(x.dtype).kind not in "fiub":
             raise DataError(f"x has dtype {x.dtype}: give real numbers")
-        self._rows = x.astype(np.float64).tocsr()
-        self.shape: tuple[int, int] = self._rows.shape
-        bad = ~np.isfinite(self._rows.data)
+        self.stored = x.astype(np.float64).tocsr()
+        self.stored.sum_duplicates()
+        self.shape: tuple[int, int] = self.stored.shape
+        self.device = torch.device("cpu")
+        bad = ~np.isfinite(self.stored.data)
         if bad.any():
-            stored = self._rows.tocoo()  # its entries in the order of the rows
+            stored = self.stored.tocoo()  # its entries in the order of the rows
             first = int(bad.argmax())
             row, column = int(stored.row[first]), int(stored.col[first])
             at = f"row {row}" if index is None else f"row {row} (index {index[row]!r})"
@@ -77,12 +87,54 @@ class SparseFeatures:
     def __len__(self) -> int:
         return self.shape[0]
 
+    def __getitem__(self, rows: Tensor) -> SparseFeatures:
+        """These rows, sparse."""
+        return self._like(self.stored[rows.cpu().numpy()], self.device)
+
+    def to(self, device: torch.device | str) -> SparseFeatures:
+        """The same matrix, its blocks on this device."""
+        return self._like(self.stored, torch.device(device))
+
+    def _like(self, stored: Any, device: torch.device) -> SparseFeatures:
+        """Of a matrix that has been checked."""
+        new = object.__new__(SparseFeatures)
+        new.stored, new.shape, new.device = stored, stored.shape, device
+        return new
+
     def toarray(self) -> NDArray[np.float64]:
         """All of it, dense, (N, D)."""
-        return self._rows.toarray()
+        return self.stored.toarray()
 
-    def blocks(self) -> Iterator[Tensor]:
-        """Runs of rows, dense float64, at least one though it be empty."""
+    def dense(self) -> Tensor:
+        """All of it as a dense tensor, (N, D)."""
+        return torch.from_numpy(self.toarray()).to(self.device)
+
+    def column_range(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Least and largest value of each column, each (D,)."""
+        low, high = self.stored.min(axis=0), self.stored.max(axis=0)
+        return low.toarray().ravel(), high.toarray().ravel()
+
+    def column_moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of each column, each (D,)."""
+        num_rows, num_columns = self.shape
+        loc = np.asarray(self.stored.mean(axis=0)).ravel()
+        column, values = self.stored.indices, self.stored.data
+        # Squares of deviations, entry by entry: a difference of sums would lose digits.
+        square = np.bincount(column, (values - loc[column]) ** 2, minlength=num_columns)
+        empty = num_rows - np.bincount(column, minlength=num_columns)
+        scale = np.sqrt((square + empty * loc**2) / num_rows)
+        return torch.from_numpy(loc).to(self.device), torch.from_numpy(scale).to(self.device)
+
+    def __matmul__(self, matrix: Tensor) -> Tensor:
+        """Product with a dense matrix (D, R), (N, R)."""
+        return torch.from_numpy(self.stored @ matrix.cpu().numpy()).to(self.device)
+
+    def runs(self) -> Iterator[SparseFeatures]:
+        """Runs of rows, sparse, each small enough to be made dense; at least one."""
         size = max(1, _BLOCK_ELEMENTS // max(1, self.shape[1]))
         for start in range(0, max(1, len(self)), size):
-            yield torch.from_numpy(self._rows[start : start + size].toarray())
+            yield self._like(self.stored[start : start + size], self.device)
+
+    def blocks(self) -> Iterator[Tensor]:
+        """The same runs, dense float64."""
+        return (run.dense() for run in self.runs())

@@ -16,9 +16,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from pyro_tbr.data import SparseFeatures
 from pyro_tbr.guides.mean_field import MeanFieldGuide
 from pyro_tbr.guides.tree_guide import TreeGuide
 from pyro_tbr.inference.options import FitOptions
+from pyro_tbr.inference.prepared_rows import prepared
 from pyro_tbr.inference.reduced_rank import leading_directions
 from pyro_tbr.inference.svi import (
     FitTrace,
@@ -28,7 +30,7 @@ from pyro_tbr.inference.svi import (
     train,
 )
 from pyro_tbr.inference.weights import fit_weights
-from pyro_tbr.models.encoders import LinearEncoder, PreparedEncoder
+from pyro_tbr.models.encoders import Encoder, LinearEncoder, PreparedEncoder
 from pyro_tbr.models.priors import GaussianPrior
 from pyro_tbr.models.tree_model import TreeModel
 
@@ -57,12 +59,12 @@ class StandardRows:
     """Rows in the units of training, before any encoder.
 
     Attributes:
-        x: Features, (N, D), float64.
+        x: Features, (N, D), float64; sparse ones stay so, and are made dense block by block.
         y: Standardised outcomes, NaN where not observed, (N, Q), in the dtype of training.
         env_index: Node of each row, (N,).
     """
 
-    x: Tensor
+    x: Tensor | SparseFeatures
     y: Tensor
     env_index: Tensor
 
@@ -74,8 +76,9 @@ class StandardRows:
         """The rows as this model's encoder takes them."""
         observed = ~torch.isnan(self.y)
         y = torch.where(observed, self.y, 0.0)
-        prepared = model.encoder.prepare(self.x)
-        return TrainingRows(prepared, y, observed.to(y.dtype), self.env_index)
+        return TrainingRows(
+            prepared(model.encoder, self.x), y, observed.to(y.dtype), self.env_index
+        )
 
     def nodes(self, num_nodes: int) -> Tensor:
         """Nodes with rows, (V,) bool."""
@@ -104,7 +107,7 @@ class DenseFit:
     trace: FitTrace | None
 
     @torch.no_grad()
-    def latents(self, x: Tensor) -> Tensor:
+    def latents(self, x: Tensor | SparseFeatures) -> Tensor:
         """Latents of features (N, D), in double precision."""
         return self.model.encoder(x).double()
 
@@ -208,6 +211,18 @@ class DenseStage:
         guide = self._weights(model, rows)
         return DenseFit(model, guide, recipe, trace)
 
+    def resumed(self, encoder: Encoder, rows: StandardRows, recipe: Recipe) -> DenseFit:
+        """The dense fit of an encoder that is trained already, by this recipe."""
+        model = copy.deepcopy(self.model)
+        model.encoder = copy.deepcopy(encoder)
+        self._dense_prior(model, rows)
+        return DenseFit(model, self._weights(model, rows), recipe, None)
+
+    def _dense_prior(self, model: TreeModel, rows: StandardRows) -> None:
+        prior = model.build_prior(GaussianPrior(), root_loc=self.model.prior.root_loc)
+        model.prior = prior.to(dtype=self.model.prior.root_loc.dtype)
+        model.to(device=rows.y.device)
+
     def _begin(self, model: TreeModel, rows: StandardRows, recipe: Recipe) -> None:
         """A fresh encoder with standardised latents, and the dense prior."""
         encoder = model.encoder
@@ -215,13 +230,10 @@ class DenseStage:
             encoder.num_components = recipe.num_components or encoder.num_components
         encoder.fit_preparation(rows.x)
         encoder.reset(self.generator)
-        prior = model.build_prior(GaussianPrior(), root_loc=self.model.prior.root_loc)
-        model.prior = prior.to(dtype=self.model.prior.root_loc.dtype)
-        model.to(device=rows.y.device)
+        self._dense_prior(model, rows)
         if isinstance(encoder, LinearEncoder):
-            prepared = encoder.prepare(rows.x)
-            directions = leading_directions(model, prepared, rows.y, rows.env_index)
-            encoder.set_directions(directions)
+            features = prepared(encoder, rows.x)
+            encoder.set_directions(leading_directions(model, features, rows.y, rows.env_index))
         if encoder.trainable:
             with torch.no_grad():
                 z = encoder(rows.x)

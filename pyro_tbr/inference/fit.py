@@ -13,6 +13,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from pyro_tbr.errors import DataError, IdentificationWarning
 from pyro_tbr.guides import Guide
 from pyro_tbr.inference.dense_stage import StandardRows
 from pyro_tbr.inference.options import FitOptions
+from pyro_tbr.inference.resuming import check_start, go_on
 from pyro_tbr.inference.stages import Stages, make_guide
 from pyro_tbr.models import ModuleEncoder, TreeModel
 from pyro_tbr.posterior import Posterior, Scaling
@@ -36,6 +38,7 @@ def fit(
     env: Any,
     *,
     guide: str | type[Guide] = "tree",
+    start: Posterior | None = None,
     seed: int | None = 0,
     progress: bool = True,
     options: FitOptions | None = None,
@@ -44,11 +47,18 @@ def fit(
 
     Args:
         model: What is believed; left untouched, a copy is trained.
-        x: Features, (N, D): array, tensor, DataFrame or scipy sparse.
+        x: Features, (N, D): array, tensor, DataFrame or scipy sparse, which stays sparse but for
+            blocks of rows.
         y: Outcomes, (N,) or (N, Q), NaN where not observed.
         env: Node of each row, (N,): labels of leaves or inner nodes.
         guide: ``"tree"``: exact along the tree; ``"mean_field"``: fully factorised, for comparison;
             or a :class:`Guide` class.
+        start: Go on from this posterior rather than afresh, with the same rows, more, or others: of
+            the same tree, latents, likelihood, features and outcomes; the prior may differ. Its
+            latents keep their meaning, order and sign; its encoder is trained on for
+            ``options.sparse_steps`` steps, and weights go to their optimum for these rows alone.
+            ``posterior.update`` adds rows without training. It is left untouched. What the rows
+            say of which latents there are is not asked again: for that, fit afresh.
         seed: Of all randomness of the fit; ``None``: another one each time. No global random state
             is read or changed.
         progress: Show a bar.
@@ -60,18 +70,30 @@ def fit(
     Raises:
         DataError: Values that cannot be used; before any training.
         ShapeError: Arrays that do not fit together.
-        TreeError: Labels that are not in the tree.
+        TreeError: Labels that are not in the tree, or a ``start`` on another tree.
         TrainingError: The loss is not finite.
 
     Warns:
         IdentificationWarning: The latents are not determined by these environments and outcomes.
     """
     if not isinstance(model, TreeModel):
-        raise DataError(f"model must be a pyro_tbr.TreeModel, got {type(model).__name__}")
+        raise DataError(
+            f"model must be a pyro_tbr.TreeModel, got {type(model).__name__}: fit(model, x, y, env)"
+        )
     options = FitOptions() if options is None else options
-    rows, schema = align_training(model.tree, x, y, env, binary=model.likelihood_class.binary)
+    if not isinstance(options, FitOptions):
+        raise DataError(
+            f"options must be a pyro_tbr.FitOptions, got {type(options).__name__}: "
+            "FitOptions(restarts=16), say"
+        )
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, Integral)):
+        raise DataError(f"seed={seed!r} must be a whole number, or None for another one each time")
+    binary = model.likelihood_class.binary
+    rows, schema = align_training(model.tree, x, y, env, binary=binary, keep_sparse=True)
     assert rows.y is not None  # align_training asks for it
-    scaling = _scaling(rows.y, model)
+    if start is not None:
+        check_start(start, model, schema, options.dtype)
+    scaling = _scaling(rows.y, model) if start is None else start.scaling
     standard = StandardRows(
         rows.x.to(options.device),
         ((rows.y - scaling.loc) / scaling.scale).to(options.torch_dtype).to(options.device),
@@ -87,7 +109,8 @@ def fit(
         _random_state_for(built, seed),
         _threads(options.num_threads),
     ):
-        fitted = Stages(built, guide, options, generator, bar).run(standard)
+        stages = Stages(built, guide, options, generator, bar)
+        fitted = stages.run(standard) if start is None else go_on(stages, standard, start)
     counts = torch.bincount(rows.env_index, minlength=model.tree.num_nodes)
     fitted.model.num_rows = len(standard)
     report = fitted.report.with_run(seed, options)

@@ -89,6 +89,13 @@ class FitOptions:
             raise DataError(
                 f"options: validation_share={self.validation_share!r} must be above 0 and below 1"
             )
+        try:
+            torch.empty(0, device=self.device)
+        except (RuntimeError, TypeError, AssertionError) as error:
+            raise DataError(
+                f"options: device={self.device!r} is not there for this torch: use 'cpu', or "
+                "'cuda' on a machine with a GPU and a torch built for it"
+            ) from error
         if self.dtype not in DTYPES:
             raise DataError(f"options: dtype={self.dtype!r} must be one of {sorted(DTYPES)}")
 

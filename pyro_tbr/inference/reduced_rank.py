@@ -12,10 +12,14 @@ Source:
 
 from __future__ import annotations
 
+from functools import reduce
+
 import torch
 from torch import Tensor
 
+from pyro_tbr.guides.statistics import Statistics, statistics
 from pyro_tbr.guides.tree_guide import TreeGuide
+from pyro_tbr.inference.prepared_rows import PreparedRows, blocks_of
 from pyro_tbr.inference.weights import fit_weights
 from pyro_tbr.models.priors import GaussianPrior
 from pyro_tbr.models.tree_model import TreeModel
@@ -24,18 +28,22 @@ _SWEEPS = 30
 
 
 @torch.no_grad()
-def leading_directions(model: TreeModel, prepared: Tensor, y: Tensor, env_index: Tensor) -> Tensor:
+def leading_directions(
+    model: TreeModel, prepared: Tensor | PreparedRows, y: Tensor, env_index: Tensor
+) -> Tensor:
     """Directions of the prepared features that carry the leaves' weights, (R, K), orthonormal.
 
     Args:
         model: Gives tree, likelihood and K.
-        prepared: White features, (N, R).
+        prepared: White features, (N, R); of sparse ones Gaussian outcomes need cross-products only,
+            summed block by block, while binary outcomes need the rows in every round.
         y: Standardised outcomes, NaN where not observed, (N, Q).
         env_index: Node of each row, (N,).
     """
-    width, latent_dim = prepared.shape[1], model.latent_dim
+    width, latent_dim = model.encoder.width, model.latent_dim
+    like = model.encoder.output_map
     if width <= latent_dim:
-        return torch.eye(width, latent_dim, dtype=prepared.dtype, device=prepared.device)
+        return torch.eye(width, latent_dim, dtype=like.dtype, device=like.device)
     wide = TreeModel(
         model.tree,
         latent_dim=width,
@@ -47,11 +55,21 @@ def leading_directions(model: TreeModel, prepared: Tensor, y: Tensor, env_index:
     nodes = torch.zeros(model.tree.num_nodes, dtype=torch.bool)
     nodes[env_index.cpu()] = True
     guide = TreeGuide(wide.to(y.device), nodes).to(y.device)
-    stats = fit_weights(guide, wide.design(prepared), y, env_index, sweeps=_SWEEPS)
+    blocks = blocks_of(prepared)
+    if isinstance(prepared, Tensor) or wide.likelihood.binary:
+        design = wide.design(torch.cat([block for _, block in blocks]))
+        stats = fit_weights(guide, design, y, env_index, sweeps=_SWEEPS)
+    else:
+        parts = (
+            statistics(wide.design(block), y[at], env_index[at], wide.likelihood)
+            for at, block in blocks
+        )
+        stats = reduce(Statistics.__add__, parts)
+        guide.update(stats, sweeps=_SWEEPS)
     mean = guide.node_moments().mean[stats.nodes][:, :width]  # (E, R, Q)
     scaled = mean * stats.count.sqrt().to(mean)[:, None, :]
     rows = scaled.permute(0, 2, 1).reshape(-1, width).double()
     _, vectors = torch.linalg.eigh(rows.T @ rows)
     leading = vectors.flip(1)[:, :latent_dim]
     sign = leading.gather(0, leading.abs().argmax(0, keepdim=True)).sign()
-    return (leading * sign).to(prepared)
+    return (leading * sign).to(like)

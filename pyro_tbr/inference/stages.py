@@ -26,7 +26,7 @@ from pyro_tbr.inference.finals import decided
 from pyro_tbr.inference.identify import RotationResult, rotate_to_sparsity
 from pyro_tbr.inference.options import FitOptions
 from pyro_tbr.inference.rotation import Candidates, expand_basis, rotation_problem
-from pyro_tbr.inference.svi import Schedule, train
+from pyro_tbr.inference.svi import FitTrace, Schedule, train
 from pyro_tbr.inference.weights import fit_weights
 from pyro_tbr.models import GaussianPrior, HorseshoePrior, LinearEncoder, TreeModel
 from pyro_tbr.posterior import FitReport
@@ -97,11 +97,11 @@ class Stages:
         wide = widened(found, model.latent_dim)
         guide, stats = self._sparse(model, z, rows, wide.root, wide.deltas)
         if self.options.sparse_steps and is_trained(reference):
-            z = self._train_encoder(model, guide, rows, z, reference)
-            stats = self._fit_weights(guide, model.design(z), rows)
+            z, _ = self.train_encoder(model, guide, rows, z, reference)
+            stats = self.settle(guide, model.design(z), rows)
         report = FitReport(
             rank=found.basis.shape[0],
-            history=_history(reference),
+            history=trace_table(reference.trace, "dense"),
             decay=reference.recipe.decay,
             num_components=reference.recipe.num_components,
             folds=honest.folds,
@@ -204,7 +204,7 @@ class Stages:
         dense.likelihood = self.model.likelihood  # in the units of training
         dense = dense.to(device=rows.y.device, dtype=rows.y.dtype)
         guide = TreeGuide(dense, rows.nodes(tree.num_nodes)).to(rows.y.device)
-        return guide, self._fit_weights(guide, dense.design(z), rows)
+        return guide, self.settle(guide, dense.design(z), rows)
 
     def _sparse(
         self,
@@ -220,9 +220,9 @@ class Stages:
         guide = make_guide(self.guide_kind, model, rows.nodes(model.tree.num_nodes), self.options)
         guide.to(rows.y.device)
         guide.start(root.to(rows.y), deltas.to(rows.y), sparse=sparse)
-        return guide, self._fit_weights(guide, model.design(z), rows)
+        return guide, self.settle(guide, model.design(z), rows)
 
-    def _fit_weights(self, guide: Guide, design: Tensor, rows: StandardRows) -> Statistics:
+    def settle(self, guide: Guide, design: Tensor, rows: StandardRows) -> Statistics:
         """The guide at its optimum for a design (N, W), and the rows' statistics."""
         return fit_weights(
             guide,
@@ -233,13 +233,13 @@ class Stages:
             sandwich=self.options.sandwich and self.model.encoder.trainable,
         )
 
-    def _train_encoder(
+    def train_encoder(
         self, model: TreeModel, guide: Guide, rows: StandardRows, z: Tensor, reference: DenseFit
-    ) -> Tensor:
+    ) -> tuple[Tensor, FitTrace]:
         """SVI of the encoder under the sparse prior; a guide with parameters of its own moves too.
 
         Returns:
-            The honest latents (N, K), moved as the encoder's own latents moved.
+            The honest latents (N, K), moved as the encoder's own latents moved; what was done.
         """
         with torch.no_grad():
             before = model.encoder(rows.x).double()
@@ -251,13 +251,14 @@ class Stages:
             guide_lr=_ENCODER_LR_SHARE * self.options.guide_lr,
             encoder_decay=reference.recipe.decay,
         )
-        train(model, guide, rows.prepared(model), schedule, self.generator, progress=self.bar)
+        data = rows.prepared(model)
+        trace = train(model, guide, data, schedule, self.generator, progress=self.bar)
         with torch.no_grad():
             after = model.encoder(rows.x)
             spread = after.std(0)
             spread = torch.where(spread > 0, spread, 1.0)
             model.encoder.set_output(after.mean(0), torch.diag(1 / spread))
-            return align(before, model.encoder(rows.x).double(), z)
+            return align(before, model.encoder(rows.x).double(), z), trace
 
 
 def make_guide(
@@ -273,11 +274,10 @@ def make_guide(
     raise DataError(f"guide={kind!r} is not known: use 'tree', 'mean_field' or a Guide class")
 
 
-def _history(fit: DenseFit) -> pd.DataFrame:
-    """Steps of the reference encoder's training."""
+def trace_table(trace: FitTrace | None, stage: str) -> pd.DataFrame:
+    """Steps of an encoder's training, as in ``Posterior.history``."""
     columns = ["stage", "step", "loss", "held_out"]
-    trace = fit.trace
     if trace is None:
         return pd.DataFrame(columns=columns)
     rows = zip(trace.steps, trace.loss, trace.held_out, strict=True)
-    return pd.DataFrame([("dense", *row) for row in rows], columns=columns)
+    return pd.DataFrame([(stage, *row) for row in rows], columns=columns)

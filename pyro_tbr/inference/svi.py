@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from pyro_tbr.errors import TrainingError
 from pyro_tbr.guides.base import Guide, NodeMoments
+from pyro_tbr.inference.prepared_rows import PreparedRows, blocks_of
 from pyro_tbr.models.likelihoods import NoiseMoments
 from pyro_tbr.models.tree_model import TreeModel
 
@@ -27,13 +28,13 @@ class TrainingRows:
     """Rows as training sees them, on the device and in the dtype of training.
 
     Attributes:
-        prepared: Features after ``encoder.prepare``, (N, R).
+        prepared: Features after ``encoder.prepare``, (N, R), or made so when they are selected.
         y: Standardised outcomes, 0 where not observed, (N, Q).
         observed: 1 where observed, else 0, (N, Q).
         env_index: Node of each row, (N,).
     """
 
-    prepared: Tensor
+    prepared: Tensor | PreparedRows
     y: Tensor
     observed: Tensor
     env_index: Tensor
@@ -68,10 +69,13 @@ def expected_log_lik(
     noise: NoiseMoments | None,
 ) -> Tensor:
     """E[log likelihood] of each row under q, summed over observed outcomes, (N,)."""
-    design = model.design(model.encoder.encode(rows.prepared))
-    mean, var = predictor_moments(design, rows.env_index, moments)
-    each = model.likelihood.expected_log_prob(rows.y, mean, var, noise)
-    return (each * rows.observed).sum(-1)
+    parts = []
+    for at, block in blocks_of(rows.prepared):
+        design = model.design(model.encoder.encode(block))
+        mean, var = predictor_moments(design, rows.env_index[at], moments)
+        each = model.likelihood.expected_log_prob(rows.y[at], mean, var, noise)
+        parts.append((each * rows.observed[at]).sum(-1))
+    return torch.cat(parts)
 
 
 def minibatch_elbo(model: TreeModel, guide: Guide, rows: TrainingRows, num_rows: int) -> Tensor:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pyro_tbr.data.sparse import sparse_of_frame
 from pyro_tbr.errors import DataError
 from pyro_tbr.posterior import Posterior
 from pyro_tbr.tree.naming import unknown_label
@@ -165,7 +166,8 @@ def _table(values: Any, index: pd.Index, columns: pd.Index) -> pd.DataFrame:
 
 def _unnamed(x: pd.DataFrame) -> Any:
     """By position, for a fit to an array."""
-    return x.to_numpy()
+    stored = sparse_of_frame(x)
+    return x.to_numpy() if stored is None else stored
 
 
 def _key(key: str, known: Any, argument: str, kind: str) -> str:

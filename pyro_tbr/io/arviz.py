@@ -15,16 +15,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pyro_tbr import __version__
-from pyro_tbr.data import align_env, align_features, align_outcomes
+from pyro_tbr.data import align_env, align_outcomes
 from pyro_tbr.errors import DataError
 from pyro_tbr.posterior import Posterior
-from pyro_tbr.posterior.predictive import Mixture
-from pyro_tbr.tree import Tree, path_sum
+from pyro_tbr.posterior.drawing import at_nodes
+from pyro_tbr.posterior.predictive import Mixture, linear_predictor
+from pyro_tbr.tree import Tree
 
 if TYPE_CHECKING:
     import xarray as xr
-
-_BLOCK_ELEMENTS = 20_000_000  # weights at all nodes are made in blocks of about this size
 
 
 class _Data(NamedTuple):
@@ -143,13 +142,13 @@ def _arc_labels(tree: Tree) -> list[str]:
 
 @torch.no_grad()
 def _data(posterior: Posterior, x: Any, y: Any, env: Any) -> _Data:
-    features, index = align_features(posterior.schema, x)
-    number, binary = len(features), posterior.model.likelihood_class.binary
+    latents, index = posterior.align_latents(x)
+    number, binary = len(latents), posterior.model.likelihood_class.binary
     nodes = align_env(posterior.tree, env, index, number)
     outcomes = align_outcomes(posterior.schema, y, index, number, binary=binary)
     if torch.isnan(outcomes).all():
         raise DataError("y has no observed value; without data give no x, y and env")
-    design = posterior.model.design(posterior.latents(features)).cpu().double()
+    design = posterior.model.design(latents).cpu().double()
     rows = np.arange(number) if index is None else _row_labels(index)
     return _Data(design, nodes, outcomes, rows, posterior.outcome_names)
 
@@ -165,9 +164,11 @@ def _data_groups(
     posterior: Posterior, data: _Data, draws: dict[str, NDArray[Any]], seed: int
 ) -> tuple[dict[str, dict[str, Any]], dict[str, list[str]], dict[str, Any]]:
     """Groups of the rows, their dimensions, and labels along these."""
-    predictor = _predictor(posterior, data, draws)
-    noise = torch.from_numpy(draws["noise_scale"]) if "noise_scale" in draws else None
-    mixture = Mixture(predictor, noise)
+    tensors = {name: torch.from_numpy(value) for name, value in draws.items()}
+    nodes, position = data.nodes.unique(return_inverse=True)
+    weights = at_nodes(posterior.tree, nodes, tensors)
+    predictor = linear_predictor(data.design, weights, position)
+    mixture = Mixture(predictor, tensors.get("noise_scale"))
     made = mixture.sample(torch.arange(len(predictor)), torch.Generator().manual_seed(seed))
     log_lik = mixture.log_prob_by_draw(data.y)
     texts = [posterior.tree.labels[posterior.tree.nodes[node]] for node in data.nodes.tolist()]
@@ -194,19 +195,3 @@ def _data_groups(
         "constant_data": {"env": env},
     }
     return groups, dims, labels
-
-
-def _predictor(posterior: Posterior, data: _Data, draws: dict[str, NDArray[Any]]) -> Tensor:
-    """Linear predictor of each draw and row in the user's units, (S, N, Q)."""
-    root, deltas = (torch.from_numpy(draws[name]) for name in ("root_weights", "deltas"))
-    nodes, place = data.nodes.unique(return_inverse=True)
-    size = max(1, _BLOCK_ELEMENTS // deltas[0].numel())
-    blocks = []
-    for part in torch.arange(len(deltas)).split(size):
-        weights = path_sum(posterior.tree, root[part], deltas[part], event_dim=2)[:, nodes]
-        by_outcome = [
-            torch.einsum("nw,snw->sn", data.design, weights[:, place, :, q])
-            for q in range(weights.shape[-1])
-        ]
-        blocks.append(torch.stack(by_outcome, dim=-1))
-    return torch.cat(blocks)

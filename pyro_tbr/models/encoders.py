@@ -15,12 +15,10 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+from pyro_tbr.data import SparseFeatures
 from pyro_tbr.errors import ShapeError
 from pyro_tbr.models.local_params import LocalParamsModule
-
-# Directions of the features whose variance is below this share of the largest are dropped: they are
-# rounding, and whitening would blow them up.
-MIN_VARIANCE_SHARE = 1e-8
+from pyro_tbr.models.principal_axes import column_moments, principal_axes
 
 
 def _linear(
@@ -59,11 +57,17 @@ class Encoder(LocalParamsModule):
         self.register_buffer("output_shift", torch.zeros(latent_dim))
         self.register_buffer("output_map", torch.eye(latent_dim))
 
-    def prepare(self, x: Tensor) -> Tensor:
+    @property
+    def width(self) -> int:
+        """Number of prepared features R."""
+        return self.num_features
+
+    def prepare(self, x: Tensor | SparseFeatures) -> Tensor:
         """Features as the body sees them, (N, R), in the encoder's dtype."""
+        x = x.dense() if isinstance(x, SparseFeatures) else x
         return x.to(self.output_map.dtype)
 
-    def fit_preparation(self, x: Tensor) -> None:
+    def fit_preparation(self, x: Tensor | SparseFeatures) -> None:
         """Sets the statistics of ``prepare`` from training rows (N, D); drops what it learnt."""
 
     def reset(self, generator: torch.Generator) -> None:
@@ -77,12 +81,14 @@ class Encoder(LocalParamsModule):
         """Latents from prepared features: body, then the output map."""
         return self.body(prepared) @ self.output_map - self.output_shift
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Latents (N, K) from features (N, D)."""
+    def forward(self, x: Tensor | SparseFeatures) -> Tensor:
+        """Latents (N, K) from features (N, D); sparse ones block by block."""
         if x.shape[-1] != self.num_features:
             raise ShapeError(
                 f"x has {x.shape[-1]} columns, the encoder was built for {self.num_features}"
             )
+        if isinstance(x, SparseFeatures):
+            return torch.cat([self.encode(self.prepare(run)) for run in x.runs()])
         return self.encode(self.prepare(x))
 
     @torch.no_grad()
@@ -134,53 +140,43 @@ class PreparedEncoder(Encoder):
     def __init__(self, num_features: int, latent_dim: int, num_components: int | None) -> None:
         super().__init__(num_features, latent_dim)
         self.num_components = num_components
-        width = min(num_features, num_components or num_features)
         self.register_buffer("feature_loc", torch.zeros(num_features, dtype=torch.float64))
-        self.register_buffer("projection", torch.eye(num_features, width, dtype=torch.float64))
+        # Empty until there are rows; a unit matrix of 20,000 features would be 3 GB.
+        self.register_buffer("projection", torch.zeros(num_features, 0, dtype=torch.float64))
+        width = min(num_features, num_components or num_features)
         self.register_buffer("component_share", torch.ones(width))
 
     @property
     def width(self) -> int:
         """Number of prepared features R."""
-        return self.projection.shape[1]
+        return len(self.component_share)
 
-    def prepare(self, x: Tensor) -> Tensor:
-        """Whitened leading principal components of the standardised features, (N, R)."""
-        centred = x.to(self.projection.dtype) - self.feature_loc
-        return (centred @ self.projection).to(self.output_map.dtype)
+    def prepare(self, x: Tensor | SparseFeatures) -> Tensor:
+        """Whitened leading principal components of the standardised features, (N, R).
+
+        Before :meth:`fit_preparation`, the first R features as they are.
+        """
+        projection = self.projection
+        if not projection.shape[1]:
+            return super().prepare(x)[..., : self.width]
+        if isinstance(x, SparseFeatures):  # the stored entries alone, then the shift of all rows
+            prepared = x @ projection - self.feature_loc @ projection
+        else:
+            prepared = (x.to(projection.dtype) - self.feature_loc) @ projection
+        return prepared.to(self.output_map.dtype)
 
     @torch.no_grad()
-    def fit_preparation(self, x: Tensor) -> None:
+    def fit_preparation(self, x: Tensor | SparseFeatures) -> None:
         """Standardises columns (constant ones get no influence) and whitens them."""
-        x = x.double()
-        loc = x.mean(0)
-        scale = (x - loc).square().mean(0).sqrt()
+        loc, scale = column_moments(x)
         # A constant column has a spread of rounding errors only; dividing by it would make noise.
         # Spreads below 1e-20 are those that the alignment of x warns of as constant.
         alive = scale > 1e-9 * loc.abs().clamp(min=1e-300) + 1e-20
         inverse = torch.where(alive, 1 / torch.where(alive, scale, 1.0), 0.0)
-        standard = (x - loc) * inverse
-        variance, vectors = _principal_axes(standard, self.num_components)
+        variance, vectors = principal_axes(x, loc, inverse, self.num_components)
         self.feature_loc = loc
         self.projection = inverse[:, None] * vectors / variance.sqrt()
         self.component_share = (variance / variance[0]).to(self.output_map.dtype)
-
-
-def _principal_axes(standard: Tensor, num_components: int | None) -> tuple[Tensor, Tensor]:
-    """Variances (R,), largest first, and axes (D, R) of centred columns (N, D)."""
-    num_rows, num_features = standard.shape
-    if num_features <= num_rows:
-        variance, vectors = torch.linalg.eigh(standard.T @ standard / num_rows)
-    else:  # the dual problem, N x N
-        variance, left = torch.linalg.eigh(standard @ standard.T / num_rows)
-        scale = (variance.clamp(min=0) * num_rows).sqrt().clamp(min=1e-150)
-        vectors = standard.T @ left / scale
-    variance, vectors = variance.flip(0), vectors.flip(1)
-    keep = int((variance > MIN_VARIANCE_SHARE * variance[0].clamp(min=1e-150)).sum())
-    keep = max(1, min(keep, num_components or keep))
-    # A fixed sign: the same rows give the same encoder on every machine.
-    sign = vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()
-    return variance[:keep].clamp(min=1e-150), (vectors * sign)[:, :keep]
 
 
 class LinearEncoder(PreparedEncoder):

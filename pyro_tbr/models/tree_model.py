@@ -14,6 +14,7 @@ from pyro_tbr.models.likelihoods import LIKELIHOODS, Likelihood
 from pyro_tbr.models.local_params import LocalParamsModule
 from pyro_tbr.models.priors import ArcPrior, SpikeSlabPrior
 from pyro_tbr.tree import Tree, path_sum
+from pyro_tbr.tree.naming import listed
 
 
 class TreeModel(LocalParamsModule):
@@ -60,15 +61,19 @@ class TreeModel(LocalParamsModule):
         super().__init__()
         if not isinstance(tree, Tree):
             raise DataError(
-                f"tree must be a pyro_tbr.Tree, got {type(tree).__name__}: see Tree.from_*"
+                f"tree must be a pyro_tbr.Tree, got {type(tree).__name__}: make one by "
+                "Tree.from_parents, from_networkx, from_newick, from_taxonomy or from_linkage"
             )
         if not isinstance(latent_dim, int) or latent_dim < 1:
             raise DataError(f"latent_dim={latent_dim!r} must be a whole number, 1 or more")
         self.tree, self.latent_dim, self.intercept = tree, latent_dim, bool(intercept)
-        _check_known(encoder, ENCODERS, nn.Module, "encoder")
-        _check_known(likelihood, LIKELIHOODS, Likelihood, "likelihood")
+        module = "a torch module from (N, D) to (N, latent_dim)"
+        _check_known(encoder, ENCODERS, nn.Module, "encoder", module)
+        likelihoods = "a likelihood such as GaussianLikelihood(scale=0.3)"
+        _check_known(likelihood, LIKELIHOODS, Likelihood, "likelihood", likelihoods)
         prior = SpikeSlabPrior() if prior is None else prior
-        _check_known(prior, {}, ArcPrior, "prior")
+        priors = "a prior: SpikeSlabPrior(), HorseshoePrior() or GaussianPrior()"
+        _check_known(prior, {}, ArcPrior, "prior", priors)
         # In a tuple: descriptions are no part of what is trained, moved or saved.
         self._specs = (encoder, prior, likelihood)
         self.num_rows: int | None = None
@@ -208,10 +213,11 @@ class TreeModel(LocalParamsModule):
             )
 
 
-def _check_known(value: object, names: dict, kind: type, argument: str) -> None:
-    """Refuses what is neither one of the names nor of the kind, and says which are known."""
+def _check_known(value: object, names: dict, kind: type, argument: str, what: str) -> None:
+    """Refuses what is neither one of the names nor of the kind, and says what would be."""
     if isinstance(value, kind) or (isinstance(value, str) and value in names):
         return
-    raise DataError(
-        f"{argument}={value!r} is not known: use one of {sorted(names)} or a {kind.__name__}"
-    )
+    if isinstance(value, type) and issubclass(value, kind):
+        raise DataError(f"{argument}={value.__name__} is a class: call it, {value.__name__}()")
+    known = f"one of {listed(sorted(names))}, or " if names else ""
+    raise DataError(f"{argument}={value!r} is not known: give {known}{what}")

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import torch
 from torch import Tensor
 
 from pyro_tbr.data import align_env
-from pyro_tbr.errors import DataError
-from pyro_tbr.guides import TreeGuide
+from pyro_tbr.errors import DataError, TreeError
+from pyro_tbr.guides import NodeMoments, TreeGuide
 from pyro_tbr.models import HorseshoePrior, SpikeSlabPrior
 from pyro_tbr.posterior.predictive import Form, NewLeaf, Prediction
 from pyro_tbr.tree import Tree, path_sum
@@ -27,6 +29,12 @@ _JOINT_ELEMENTS = 5_000_000  # where every call makes messages anew
 _DELTA_DRAWS, _DELTA_SEED = 4000, 173_205  # behind intervals
 
 
+def check_number(number: int, argument: str) -> None:
+    """Refuses what is no number of draws."""
+    if not isinstance(number, Integral) or number < 1:
+        raise DataError(f"{argument}={number!r} must be a whole number, 1 or more")
+
+
 def user_draws(
     posterior: Posterior, num_draws: int, generator: torch.Generator
 ) -> dict[str, Tensor]:
@@ -39,6 +47,16 @@ def user_draws(
     if posterior.model.intercept:
         draws["root_weights"][:, -1] += posterior.scaling.loc
     return draws
+
+
+def user_moments(posterior: Posterior) -> NodeMoments:
+    """Of the weights at every node in the user's units, (V, W, Q)."""
+    moments = posterior.guide.node_moments()
+    scale = posterior.scaling.scale.to(moments.mean.device)
+    mean = moments.mean.double() * scale
+    if posterior.model.intercept:
+        mean[:, -1] += posterior.scaling.loc.to(mean.device)
+    return NodeMoments(mean, moments.var.double() * scale.square())
 
 
 class PredictionDraws:
@@ -122,6 +140,7 @@ def predicted(
     seed: int,
 ) -> Prediction:
     """See ``Posterior.predict``."""
+    check_number(num_draws, "num_draws")
     draws, generator = posterior.prediction_draws.get(posterior, num_draws, seed)
     latents, index = posterior.align_latents(x)
     design = posterior.model.design(latents).cpu()
@@ -131,12 +150,24 @@ def predicted(
     elif isinstance(env, NewLeaf):
         weights = at_new_leaf(posterior, env, draws, generator)
     else:
-        nodes = align_env(posterior.tree, env, index, len(design))
+        nodes = _nodes(posterior.tree, env, index, len(design))
         nodes, position = nodes.unique(return_inverse=True)
         weights = at_nodes(posterior.tree, nodes, draws)
     form = Form(posterior.schema.outcome_ndim == 1, index, posterior.outcome_names)
     noise = draws.get("noise_scale")
     return Prediction(design, weights, position, noise, level, form, posterior.schema)
+
+
+def _nodes(tree: Tree, env: Any, index: pd.Index | None, num_rows: int) -> Tensor:
+    """Nodes of the rows (N,); where one label is not in the tree, how to predict there too."""
+    try:
+        return align_env(tree, env, index, num_rows)
+    except TreeError as error:
+        if not isinstance(env, str):
+            raise
+        raise TreeError(
+            f"{error}; for a leaf that the tree has not: NewLeaf({env!r}, parent=...)"
+        ) from error
 
 
 def at_nodes(tree: Tree, nodes: Tensor, draws: dict[str, Tensor]) -> Tensor:

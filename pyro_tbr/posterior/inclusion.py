@@ -1,4 +1,4 @@
-"""Inclusion of changes beyond the marginal PIPs: log odds, and of whole paths."""
+"""The changes: their table, log odds of inclusion, and inclusion of whole paths."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from torch import Tensor
 from pyro_tbr.guides import Guide, MeanFieldGuide, TreeGuide
 from pyro_tbr.guides.delta_factors import SpikeSlabDeltas
 from pyro_tbr.models import SpikeSlabPrior
-from pyro_tbr.posterior.drawing import site_draws, tree_messages
+from pyro_tbr.posterior.drawing import delta_draws, site_draws, tree_messages
 from pyro_tbr.posterior.selection import require_gates
+from pyro_tbr.posterior.tables import delta_table
 from pyro_tbr.tree import Tree
 
 if TYPE_CHECKING:
@@ -47,6 +48,21 @@ def log_odds(guide: Guide) -> Tensor:
     if not isinstance(guide, TreeGuide):
         return _logit(moments.inclusion)
     return _tree_log_odds(guide)
+
+
+@torch.no_grad()
+def deltas(posterior: Posterior, level: float) -> pd.DataFrame:
+    """See ``Posterior.deltas``."""
+    return delta_table(
+        posterior.tree,
+        posterior.guide.delta_moments(),
+        posterior.scaling.scale,
+        posterior.latent_names,
+        posterior.outcome_names,
+        level,
+        log_odds(posterior.guide),
+        delta_draws(posterior),
+    )
 
 
 def _tree_log_odds(guide: TreeGuide) -> Tensor:

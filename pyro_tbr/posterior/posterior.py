@@ -12,8 +12,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pyro_tbr.data import Schema, align_feature_blocks
-from pyro_tbr.guides import Guide, NodeMoments, Statistics
+from pyro_tbr.data import Schema, SparseFeatures, align_features
+from pyro_tbr.guides import Guide, Statistics
 from pyro_tbr.models import TreeModel
 from pyro_tbr.posterior import drawing, inclusion, tables
 from pyro_tbr.posterior.credible_sets import credible_set_table
@@ -54,12 +54,9 @@ class Posterior:
         # Asking changes nothing: no dropout, no batch statistics in a user's own encoder.
         self.model, self.guide, self.stats = model.eval(), guide, stats
         self.prediction_draws = drawing.PredictionDraws()
-        self.schema, self.scaling, self.row_counts, self.report = (
-            schema,
-            scaling,
-            row_counts,
-            report,
-        )
+        self.delta_tables: dict[float, pd.DataFrame] = {}  # by level, once asked for
+        self.schema, self.scaling, self.row_counts = schema, scaling, row_counts
+        self.report = report
 
     @property
     def tree(self) -> Tree:
@@ -109,16 +106,9 @@ class Posterior:
             over arcs are an expected number of changes, not the probability of one: see
             :meth:`path_pips`.
         """
-        return tables.delta_table(
-            self.tree,
-            self.guide.delta_moments(),
-            self.scaling.scale,
-            self.latent_names,
-            self.outcome_names,
-            level,
-            inclusion.log_odds(self.guide),
-            drawing.delta_draws(self),
-        )
+        if level not in self.delta_tables:  # a horseshoe's takes seconds
+            self.delta_tables[level] = inclusion.deltas(self, level)
+        return self.delta_tables[level].copy()
 
     def path_pips(self, node: Hashable) -> pd.Series | pd.DataFrame:
         """Probability that some arc on the way from the root to a node changed.
@@ -214,17 +204,8 @@ class Posterior:
     @torch.no_grad()
     def node_weights(self) -> pd.DataFrame:
         """Weights at every node: node, latent, outcome, mean, sd, in outcome per unit of latent."""
-        moments = self._node_moments()
+        moments = drawing.user_moments(self)
         return tables.node_table(self.tree, moments, self.latent_names, self.outcome_names)
-
-    def _node_moments(self) -> NodeMoments:
-        """In the user's units, (V, W, Q)."""
-        moments = self.guide.node_moments()
-        scale = self.scaling.scale.to(moments.mean.device)
-        mean = moments.mean.double() * scale
-        if self.model.intercept:
-            mean[:, -1] += self.scaling.loc.to(mean.device)
-        return NodeMoments(mean, moments.var.double() * scale.square())
 
     @torch.no_grad()
     def encode(self, x: Any) -> Any:
@@ -238,17 +219,15 @@ class Posterior:
         """
         latents, index = self.align_latents(x)
         z = latents.cpu().numpy()
-        if index is None:
-            return z
-        names = [name for name in self.latent_names if name != "intercept"]
-        return pd.DataFrame(z, index=index, columns=names)
+        columns = self.latent_names[: z.shape[1]]
+        return z if index is None else pd.DataFrame(z, index=index, columns=columns)
 
     def align_latents(self, x: Any) -> tuple[Tensor, pd.Index | None]:
-        """Latents (N, K) of the user's features, and their index; sparse ones block by block."""
-        blocks, index = align_feature_blocks(self.schema, x)
-        return torch.cat([self.latents(block) for block in blocks]), index
+        """Latents (N, K) of the user's features, and their index."""
+        features, index = align_features(self.schema, x, keep_sparse=True)
+        return self.latents(features), index
 
-    def latents(self, features: Tensor) -> Tensor:
+    def latents(self, features: Tensor | SparseFeatures) -> Tensor:
         """Latents (N, K) of aligned features (N, D), in double precision."""
         device = self.model.prior.root_loc.device
         return self.model.encoder(features.to(device)).double()
@@ -290,8 +269,8 @@ class Posterior:
             spike and slab, ``gates`` (n, A, W, Q), ``noise_scale`` (n, Q), in the user's units;
             scales of the prior in the units of training, where outcomes have variance 1.
         """
-        generator = torch.Generator().manual_seed(seed)
-        draws = drawing.user_draws(self, n, generator)
+        drawing.check_number(n, "n")
+        draws = drawing.user_draws(self, n, torch.Generator().manual_seed(seed))
         return {name: value.numpy() for name, value in draws.items()}
 
     def identification(self) -> Identification:

@@ -35,6 +35,22 @@ class NewLeaf:
     length: float | None = None
 
 
+def linear_predictor(design: Tensor, weights: Tensor, position: Tensor) -> Tensor:
+    """Of each draw and row, (S, N, Q); by runs of rows, as a table of their weights is large.
+
+    Args:
+        design: Latents and intercept, (N, W).
+        weights: Draws of the weights at some nodes, (S, n, W, Q).
+        position: Which of these nodes each row is at, (N,).
+    """
+    size = max(1, _CHUNK_ELEMENTS // weights[:, 0].numel())
+    parts = [
+        torch.einsum("nw,snwq->snq", design[rows], weights[:, position[rows]])
+        for rows in torch.arange(len(design)).split(size)
+    ]
+    return torch.cat(parts, dim=1)
+
+
 class Mixture:
     """Normal (or Bernoulli) outcomes given draws of predictor and noise; vectorised over rows.
 
@@ -169,8 +185,7 @@ class Prediction:
         return list(torch.arange(len(self._design)).split(size)) or [torch.arange(0)]
 
     def _mixture(self, rows: Tensor) -> Mixture:
-        weights = self._weights[:, self._position[rows]]  # (S, n, W, Q)
-        predictor = torch.einsum("nw,snwq->snq", self._design[rows], weights)
+        predictor = linear_predictor(self._design[rows], self._weights, self._position[rows])
         return Mixture(predictor, self._noise)
 
     def sample(self, n: int = 1, seed: int = 0) -> np.ndarray:

@@ -65,13 +65,18 @@ def _informed_guide(guide: Guide, row_counts: Tensor) -> Guide:
     if isinstance(guide, TreeGuide):
         assert isinstance(new, TreeGuide)
         new.num_components = guide.num_components
+    carry_over(guide, new)
+    return new
+
+
+def carry_over(guide: Guide, new: Guide) -> None:
+    """Puts ``new`` into the state of another guide of its class, but for where rows are."""
     known = {name for name in new.state_dict() if name.split(".")[-1] in _INFORMED}
     state = {
-        name: new.state_dict()[name] if name in known else value
+        name: new.state_dict()[name] if name in known else value.clone()
         for name, value in guide.state_dict().items()
     }
     new.load_state_dict(state, assign=True)  # dtypes included
-    return new
 
 
 def _update_guide(

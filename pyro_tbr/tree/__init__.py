@@ -15,7 +15,13 @@ from pyro_tbr.tree.labels import match_labels
 from pyro_tbr.tree.linkage import read_linkage
 from pyro_tbr.tree.newick import read_newick, write_newick
 from pyro_tbr.tree.path_sum import descendant_sum, path_sum
-from pyro_tbr.tree.readers import read_networkx, read_parents, write_frame, write_networkx
+from pyro_tbr.tree.readers import (
+    read_networkx,
+    read_parents,
+    read_treedata,
+    write_frame,
+    write_networkx,
+)
 from pyro_tbr.tree.taxonomy import read_taxonomy
 from pyro_tbr.tree.tree import Tree
 
@@ -28,6 +34,7 @@ __all__ = [
     "read_networkx",
     "read_newick",
     "read_parents",
+    "read_treedata",
     "read_taxonomy",
     "write_frame",
     "write_networkx",

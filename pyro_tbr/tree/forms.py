@@ -66,6 +66,18 @@ class TreeForms:
 
         return read_linkage(Z, labels)
 
+    @classmethod
+    def from_treedata(cls, tdata: Any, key: str | None = None) -> Tree:
+        """Builds the tree from a TreeData object; see :func:`~pyro_tbr.tree.read_treedata`.
+
+        Args:
+            tdata: The object.
+            key: Which tree of ``obst``; None: the only one.
+        """
+        from pyro_tbr.tree.readers import read_treedata
+
+        return read_treedata(tdata, key)
+
     def to_networkx(self) -> nx.DiGraph:
         """A graph with an arc per arc, attribute ``length`` where the arc has one."""
         from pyro_tbr.tree.readers import write_networkx

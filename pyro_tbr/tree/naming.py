@@ -9,6 +9,8 @@ from typing import Any
 
 import pandas as pd
 
+from pyro_tbr.errors import TreeError
+
 MAX_SHOWN = 10
 _MAX_COMPARED = 3000  # difflib takes some 10 us a pair: more would make an error take seconds
 
@@ -35,6 +37,22 @@ def arc_text(parent: object, child: object) -> str:
 def repeated(items: Iterable[Hashable]) -> dict[Hashable, int]:
     """Items that occur more than once, in order of first appearance, with their counts."""
     return {item: count for item, count in Counter(items).items() if count > 1}
+
+
+def written_names(nodes: Sequence[Hashable]) -> list[str]:
+    """Nodes as text.
+
+    Raises:
+        TreeError: Different nodes would be written alike, such as ``10`` and ``"10"``.
+    """
+    texts = [str(node) for node in nodes]
+    double = repeated(texts)
+    if double:
+        clash = [node for node in nodes if str(node) in double]
+        raise TreeError(
+            f"tree: {len(clash)} nodes would be written alike: {listed(clash)}; rename them"
+        )
+    return texts
 
 
 def is_missing(label: Any) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pyro_tbr.errors import TreeError
 from pyro_tbr.tree.arrange import level_order, usable_lengths
-from pyro_tbr.tree.naming import listed, listed_texts, repeated
+from pyro_tbr.tree.naming import listed_texts, repeated, written_names
 from pyro_tbr.tree.newick_comments import node_comments
 from pyro_tbr.tree.newick_parser import NUMBER, Draft
 from pyro_tbr.tree.tree import Node, Tree
@@ -103,12 +103,7 @@ def write_newick(tree: Tree, comments: Any = None, *, style: str = "nhx") -> str
     """
     beside = node_comments(tree, comments, style)
     after_length = style == "nhx"
-    alike = Counter(str(node) for node in tree.nodes)
-    clash = [node for node in tree.nodes if alike[str(node)] > 1]
-    if clash:
-        raise TreeError(
-            f"tree: {len(clash)} nodes would be written alike: {listed(clash)}; rename them"
-        )
+    written_names(tree.nodes)
     pieces: list[str] = []
     after: list[tuple[int, str]] = [(0, ";")]  # nodes still to write, and what follows each
     first = {0: False}  # whether a node's children are written already

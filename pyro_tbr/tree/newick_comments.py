@@ -79,17 +79,11 @@ def _entries(comments: Any) -> list[tuple[Hashable, Mapping[Any, Any]]]:
 
 def _place(tree: Tree, key: Hashable) -> int | None:
     """Of a node, or of the child of an arc; a node that is itself a pair goes first."""
-    try:
-        return tree.index(key)
-    except TreeError:
-        pass
-    if isinstance(key, tuple) and len(key) == 2:
-        try:
-            place = tree.index(key[1])
-        except TreeError:
-            return None
+    place = tree.find(key)  # index() would look for the nearest node each time
+    if place is None and isinstance(key, tuple) and len(key) == 2:
+        place = tree.find(key[1])
         return place if place and tree.arcs[place - 1] == key else None
-    return None
+    return place
 
 
 def _word(key: Any) -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from pyro_tbr.errors import TreeError
 from pyro_tbr.tree.arrange import arrange
-from pyro_tbr.tree.naming import is_missing, listed
+from pyro_tbr.tree.naming import is_missing, listed, unknown_label
 from pyro_tbr.tree.tree import Tree
 
 Row = tuple[Any, Any, Any]  # child, parent, length
@@ -115,6 +115,30 @@ def read_networkx(graph: nx.DiGraph) -> Tree:
         nodes=graph.nodes,
         turn_round="turn them round with graph.reverse()",
     )
+
+
+def read_treedata(tdata: Any, key: str | None = None) -> Tree:
+    """A tree out of a TreeData object, whose trees are directed networkx graphs.
+
+    Args:
+        tdata: The object, or any with a mapping ``obst`` of graphs.
+        key: Which of its trees; None: the only one.
+
+    Returns:
+        The tree; arc lengths as :func:`read_networkx` finds them.
+
+    Raises:
+        TreeError: No such object or key, or not one rooted tree.
+    """
+    trees = getattr(tdata, "obst", None)
+    if trees is None:
+        raise TreeError(f"tdata: expected a TreeData object, received {type(tdata).__name__}")
+    known = list(trees.keys())
+    if key is None and len(known) != 1:
+        raise TreeError(f"tdata.obst has {len(known)} trees: {listed(known)}; name one by key=")
+    if key is not None and key not in known:
+        raise TreeError(f"key: {unknown_label(key, known, 'trees of tdata.obst')}")
+    return read_networkx(trees[known[0] if key is None else key])
 
 
 def write_networkx(tree: Tree) -> nx.DiGraph:

@@ -192,14 +192,18 @@ class Tree(TreeForms):
         Raises:
             TreeError: No such node; the message names the nearest one.
         """
+        place = self.find(node)
+        if place is None:
+            raise TreeError(f"node: {unknown_node(node, self.nodes)}")
+        return place
+
+    def find(self, node: Node) -> int | None:
+        """Place of a node among ``nodes``; None where there is no such node."""
         try:
-            found = self._index[node]
+            place = self._index[node]
         except (KeyError, TypeError):  # TypeError: not hashable
-            pass
-        else:
-            if same_kind(node, self.nodes[found]):
-                return found
-        raise TreeError(f"node: {unknown_node(node, self.nodes)}")
+            return None
+        return place if same_kind(node, self.nodes[place]) else None
 
     def path(self, node: Node) -> list[int]:
         """Arcs (indices) from the root to a node, the one at the root first."""

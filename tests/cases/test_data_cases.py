@@ -13,7 +13,7 @@ import pytest
 import scipy.sparse as sp
 
 import pyro_tbr as tbr
-from pyro_tbr.data import Schema, align_feature_blocks
+from pyro_tbr.data import Schema, align_features
 from pyro_tbr.errors import DataError, DataWarning, ShapeError, TreeError
 from tests.cases.toy import identity_fit, linear_fit, same_fit, star, toy
 
@@ -176,21 +176,18 @@ def test_o16_sparse_features():
         dense.predict(np.asarray(sp.csr_matrix(x)), ENV)
 
 
-def test_o16_wide_sparse_features_are_dense_block_by_block():
-    """A matrix that would be 800 MB is never made dense at a time."""
+def test_o16_wide_sparse_features_stay_sparse():
+    """A matrix that would be 800 MB is never made dense at a time; fits: ``test_prepared_rows``."""
     rng = np.random.default_rng(0)
     rows, columns = rng.integers(0, 5000, 100_000), rng.integers(0, 20_000, 100_000)
     wide = sp.csc_matrix((np.ones(100_000), (rows, columns)), shape=(5000, 20_000))
-    schema = Schema(None, 20_000, ("y0",), 1)
     tracemalloc.start()
-    blocks, _ = align_feature_blocks(schema, wide)
-    total, num_rows = 0.0, 0
-    for block in blocks:
-        total, num_rows = total + block.sum().item(), num_rows + len(block)
+    features, _ = align_features(Schema(None, 20_000, ("y0",), 1), wide, keep_sparse=True)
+    total = sum(block.sum().item() for block in features.blocks())
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert (total, num_rows) == (100_000, 5000)
-    assert peak < 150e6  # two blocks of 32 MB and the matrix itself
+    assert total == 100_000
+    assert peak < 60e6  # two blocks of 8 MB and the matrix itself
 
 
 XS = [X.astype(t) for t in ("float32", "float16", "int64", ">f8")] + [X > 0, np.asfortranarray(X)]

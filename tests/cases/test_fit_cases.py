@@ -185,6 +185,20 @@ def test_o27_fitting_twice():
     pd.testing.assert_frame_equal(first.pips(), before)
 
 
+def test_o27_going_on():
+    """``start=`` is the named way: few rounds and more are as good as all of them at once."""
+    fits = [identity_fit(TREE, X, Y, ENV, dtype="float64", sweeps=sweeps) for sweeps in (2, 60)]
+    model = tbr.TreeModel(TREE, 2, encoder="identity")
+    options = tbr.FitOptions(mixture_components=8, dtype="float64")
+    again = tbr.fit(model, X, Y, ENV, start=fits[0], progress=False, options=options)
+    np.testing.assert_allclose(again.pips(), fits[1].pips(), atol=1e-3)
+    learnt = linear_fit(TREE, X, Y, ENV)
+    model = tbr.TreeModel(TREE, 2, encoder="linear")
+    with pytest.raises(DataError, match="NaN"):
+        tbr.fit(model, X * np.nan, Y, ENV, start=learnt, progress=False, options=QUICK)
+    assert np.isfinite(learnt.predict(X, ENV).mean).all()
+
+
 def test_o28_everything_moves_with_the_model():
     """No single-precision tensor is left after ``double``; answers stay."""
     posterior = linear_fit(TREE, X, Y, ENV)

@@ -4,11 +4,13 @@ import copy
 
 import pyro
 import pytest
+import scipy.sparse as sp
 import torch
 from pyro.nn import PyroModule, PyroSample
 from torch import nn
 from torch.testing import assert_close
 
+from pyro_tbr.data import SparseFeatures
 from pyro_tbr.errors import ShapeError
 from pyro_tbr.models import IdentityEncoder, LinearEncoder, MLPEncoder, ModuleEncoder
 
@@ -238,3 +240,31 @@ def test_a_pyro_module_as_encoder_keeps_its_parameters_to_itself():
     trace = pyro.poutine.trace(encoder).get_trace(x)
     assert trace.nodes["module.weight"]["value"].shape == (D, K)
     assert not list(pyro.get_param_store().keys())
+
+
+@pytest.mark.parametrize(
+    ("shape", "num_components"),
+    [((60, 8), None), ((60, 8), 3), ((30, 50), None), ((90, 40), 4), ((40, 90), 4)],
+    ids=["narrow", "some of few", "wide", "few of many", "few of many, wide"],
+)
+def test_sparse_features_are_prepared_as_dense_ones(shape, num_components):
+    """By sums over blocks, by the dual problem, or by Lanczos steps: the same encoder."""
+    x = features(*shape)
+    x = torch.where(x.abs() < 4, 0.0, x)
+    x[:, 2] = 7.0  # constant: no influence
+    dense, sparse = (LinearEncoder(shape[1], K, num_components).double() for _ in range(2))
+    dense.fit_preparation(x)
+    stored = SparseFeatures(sp.csc_matrix(x.numpy()))
+    sparse.fit_preparation(stored)
+    assert dense.width == sparse.width
+    assert_close(sparse.component_share, dense.component_share, rtol=1e-8, atol=1e-10)
+    assert_close(sparse.prepare(x), dense.prepare(x), rtol=0, atol=1e-6)
+    sparse.reset(torch.Generator().manual_seed(1))
+    sparse.double()
+    assert_close(sparse(stored), sparse(x), rtol=0, atol=1e-12)
+
+
+@prepared_encoders
+def test_without_preparation_features_are_as_they_are(make):
+    encoder = make().double()
+    assert_close(encoder.prepare(features()), features()[:, : encoder.width])

@@ -11,6 +11,7 @@ import torch
 
 import pyro_tbr as tbr
 from pyro_tbr.evaluation import pip_auroc
+from pyro_tbr.posterior import inclusion
 from tests.posterior.small_fits import FAST, NOISE_SCALE
 
 WEIGHTS = ["z0", "z1", "intercept"]
@@ -316,3 +317,23 @@ def test_summary_of_binary_outcomes_has_no_noise(binary):
     assert summary.noise_scale.empty
     assert "binary outcomes" in str(summary)
     assert "noise_scale" not in binary.sample(3)
+
+
+def test_the_table_of_changes_is_made_once_a_level(linear, monkeypatch):
+    """A horseshoe's comes from draws that take seconds; what a user does to one changes nothing."""
+    posterior, levels = linear.copy(), []
+    made = inclusion.deltas
+    monkeypatch.setattr(
+        inclusion, "deltas", lambda own, level: levels.append(level) or made(own, level)
+    )
+    posterior.delta_tables.clear()
+    first = posterior.deltas()
+    expected = first.copy()
+    first["pip"] = -1.0
+    pd.testing.assert_frame_equal(posterior.deltas(), expected)
+    assert (posterior.deltas(level=0.5)["upper"] <= expected["upper"]).all()
+    posterior.summary()
+    assert levels == [0.9, 0.5]
+    updated = posterior.update(np.zeros((1, 4)), [0.0], "leaf0")
+    assert updated.deltas() is not None
+    assert levels == [0.9, 0.5, 0.9]

@@ -17,6 +17,7 @@ from pyro_tbr.models import GaussianPrior, SpikeSlabPrior, TreeModel
 from pyro_tbr.models.priors import ArcPrior
 from pyro_tbr.posterior import Posterior
 from pyro_tbr.posterior.drawing import at_nodes
+from pyro_tbr.posterior.predictive import linear_predictor
 
 _NUM_DRAWS = 2000
 
@@ -124,10 +125,7 @@ class PosteriorRule(Rule):
         """A normal for each draw."""
         design = self._latents(x)
         design = torch.cat([design, torch.ones(len(design), 1, dtype=design.dtype)], dim=1)
-        mean = torch.zeros(len(self.noise), len(design), self.noise.shape[1], dtype=torch.float64)
-        for node in env_index.unique():
-            rows = env_index == node
-            mean[:, rows] = torch.einsum("nw,swq->snq", design[rows], self.node_weights[:, node])
+        mean = linear_predictor(design, self.node_weights, env_index)
         return mean, self.noise[:, None].expand_as(mean)
 
     def latents(self, x: Tensor) -> Tensor | None:

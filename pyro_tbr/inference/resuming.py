@@ -1,0 +1,125 @@
+"""Going on from an earlier posterior: ``fit(..., start=posterior)``.
+
+Dense stage and rotation are skipped. The encoder is taken over, so latents keep their meaning,
+order and sign, and is trained on under the sparse prior (``options.sparse_steps``); weights and
+hyperparameters go on from where they stood to the optimum for the rows given. Where the earlier fit
+needed a cross-fit, so does this one: the folds' encoders are trained afresh by its recipe.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import pandas as pd
+
+from pyro_tbr.data import Schema
+from pyro_tbr.errors import DataError, TreeError
+from pyro_tbr.inference.cross_fit import honest_latents, is_trained
+from pyro_tbr.inference.dense_stage import DenseStage, Recipe, StandardRows
+from pyro_tbr.inference.stages import Fitted, Stages, make_guide, trace_table
+from pyro_tbr.models import TreeModel
+from pyro_tbr.posterior import Posterior
+from pyro_tbr.posterior.updating import carry_over
+from pyro_tbr.tree.naming import listed
+
+
+def check_start(start: Posterior, model: TreeModel, schema: Schema, dtype: str) -> None:
+    """Refuses a start whose latents or weights have no place in this fit; says all that differs.
+
+    Raises:
+        DataError: No posterior, or other latents, likelihood, encoder, features or outcomes.
+        TreeError: Another tree.
+    """
+    if not isinstance(start, Posterior):
+        raise DataError(f"start must be a pyro_tbr.Posterior, got {type(start).__name__}")
+    theirs = start.model
+    if start.tree != model.tree:
+        own = set(model.tree.nodes)
+        other = tuple(node for node in start.tree.nodes if node not in own)
+        other += tuple(node for node in model.tree.nodes if node not in set(start.tree.nodes))
+        where = f"nodes of one of them only: {listed(other)}" if other else "arcs or lengths differ"
+        raise TreeError(
+            f"start was fitted to {start.tree!r}, the model has {model.tree!r} ({where}): give "
+            "the same tree, or leave start out"
+        )
+    pairs = {
+        "options.dtype": (start.report.options.get("dtype", dtype), dtype),
+        "latent_dim": (theirs.latent_dim, model.latent_dim),
+        "intercept": (theirs.intercept, model.intercept),
+        "likelihood": (theirs.likelihood_class.__name__, model.likelihood_class.__name__),
+        "encoder": (_kind(theirs), _kind(model)),
+        "number of features": (start.schema.num_features, schema.num_features),
+        "features": (start.schema.feature_names, schema.feature_names),
+        "outcomes": (start.schema.outcome_names, schema.outcome_names),
+    }
+    for name, (before, now) in pairs.items():
+        if before != now:
+            raise DataError(
+                f"start has another {name} than this fit: {_shown(before, now)}, here "
+                f"{_shown(now, before)}; make them the same, or leave start out"
+            )
+
+
+def _kind(model: TreeModel) -> str:
+    spec = model.encoder_spec
+    return spec if isinstance(spec, str) else type(spec).__name__
+
+
+def _shown(value: object, other: object) -> str:
+    """A value; of names only those that the other has not, if there are any."""
+    if not isinstance(value, tuple):
+        return "without names" if value is None else repr(value)
+    own = [name for name in value if not isinstance(other, tuple) or name not in other]
+    return listed(tuple(own) or value)
+
+
+def go_on(stages: Stages, rows: StandardRows, start: Posterior) -> Fitted:
+    """The stages after the rotation, from where another fit ended.
+
+    Args:
+        stages: Of this fit, its model built for the same units as the start's.
+        rows: The rows, in those units.
+        start: The other fit; left untouched.
+    """
+    options, report = stages.options, start.report
+    stage = DenseStage(stages.model, options, stages.generator, stages.bar)
+    model = copy.deepcopy(stages.model)
+    model.encoder = copy.deepcopy(start.model.encoder).to(rows.y.device)
+    recipe = stage.recipes(len(rows))[0]
+    recipe = Recipe(report.decay, report.num_components, recipe.steps, recipe.lr)
+    reference = stage.resumed(model.encoder, rows, recipe)
+    trained = is_trained(reference)
+    stages.bar.set_description("honest latents")
+    folds = report.folds if options.cross_fit is None else options.cross_fit
+    honest = honest_latents(
+        stage, reference, rows, folds=folds if trained else 0, measured=(report.optimism, 0.0)
+    )
+    stages.bar.set_description("sparse stage")
+    guide = make_guide(stages.guide_kind, model, rows.nodes(model.tree.num_nodes), options)
+    if type(guide) is type(start.guide) and _same_prior(model, start.model):
+        carry_over(start.guide, guide)
+    else:  # another prior or guide: from the means alone
+        root, deltas = start.guide.node_moments().mean[0], start.guide.delta_moments().mean
+        guide.start(root.detach().to(rows.y), deltas.detach().to(rows.y))
+    guide.to(rows.y.device)
+    z = honest.z
+    stats = stages.settle(guide, model.design(z), rows)
+    history = report.history
+    if options.sparse_steps and trained:
+        z, trace = stages.train_encoder(model, guide, rows, z, reference)
+        stats = stages.settle(guide, model.design(z), rows)
+        history = _longer(history, trace_table(trace, "sparse"))
+    return Fitted(model, guide, stats, replace(report, history=history, folds=honest.folds))
+
+
+def _same_prior(model: TreeModel, other: TreeModel) -> bool:
+    mine, theirs = model.prior_spec, other.prior_spec
+    return type(mine) is type(theirs) and mine.description == theirs.description
+
+
+def _longer(before: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
+    """A history that goes on: steps of a stage count on from those before."""
+    last = before.loc[before["stage"] == "sparse", "step"]
+    new = new.assign(step=new["step"] + (int(last.iloc[-1]) if len(last) else 0))
+    return new if before.empty else pd.concat([before, new], ignore_index=True)
