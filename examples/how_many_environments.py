@@ -3,36 +3,55 @@
 Simulates trees of several sizes with several numbers of latents and outcomes, fits each, and prints
 how often the latents were found (MCC above 0.95), how often the fit warned that they are not
 determined, and from both the rate of false alarms (warned, though found) and of misses (not warned,
-though not found).
+though not found). Beside it what sparsity could do at best, for up to 3 latents: the share of draws
+in which the true latents are the one basis with the fewest changes, by exact parsimony, without
+noise. More leaves than ``--oracle-leaves`` with 3 latents are left out there: the candidates grow
+with the fourth power of the leaves.
 
     python examples/how_many_environments.py --seeds 5
+    python examples/how_many_environments.py --seeds 0 --draws 200 --latents 2 3 --leaves 4 8 16
 """
 
 import argparse
 import itertools
 import warnings
 
+import numpy as np
 import pandas as pd
 
 import pyro_tbr as tbr
-from pyro_tbr.evaluation import linear_r2, mcc
+from pyro_tbr.evaluation import latents_are_sparsest, linear_r2, mcc
 
 FOUND = 0.95  # MCC above which the latents count as found
 
 
-def one_fit(leaves, latents, outcomes, seed, args):
-    """MCC, linear R2 and whether the fit warned."""
-    data = tbr.simulate(
+def simulated(leaves, latents, outcomes, seed, args, rows_per_leaf):
+    """A data set; the tree and its weights do not depend on the rows."""
+    return tbr.simulate(
         num_leaves=leaves,
         shape="random",
         latent_dim=latents,
         num_outcomes=outcomes,
-        rows_per_leaf=args.rows_per_leaf,
+        rows_per_leaf=rows_per_leaf,
         noise_scale=args.noise,
         changes="bernoulli",
         change_prob=args.change_prob,
         seed=seed,
     )
+
+
+def determined(leaves, latents, outcomes, seed, args):
+    """Whether sparsity determines the latents, without noise; NaN where that is not known."""
+    if latents > 3 or (latents == 3 and leaves > args.oracle_leaves):
+        return np.nan
+    data = simulated(leaves, latents, outcomes, seed, args, 1)
+    weights = data.node_weights[data.tree.leaf_index.numpy()]
+    return float(latents_are_sparsest(data.tree, weights))
+
+
+def one_fit(leaves, latents, outcomes, seed, args):
+    """MCC, linear R2 and whether the fit warned."""
+    data = simulated(leaves, latents, outcomes, seed, args, args.rows_per_leaf)
     options = tbr.FitOptions(restarts=args.restarts, rotation_steps=args.rotation_steps)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", tbr.IdentificationWarning)
@@ -56,6 +75,7 @@ def one_fit(leaves, latents, outcomes, seed, args):
         "warned": bool(caught),
         "gap": report.gap,
         "agreement": report.agreement,
+        "determined": determined(leaves, latents, outcomes, seed, args),
     }
 
 
@@ -70,6 +90,20 @@ def rates(fits):
     }
 
 
+def oracle(args):
+    """Share of draws whose latents sparsity determines, with standard errors."""
+    rows = []
+    for leaves, latents, outcomes in itertools.product(args.leaves, args.latents, args.outcomes):
+        seeds = range(args.first_seed, args.first_seed + args.draws)
+        found = np.array([determined(leaves, latents, outcomes, seed, args) for seed in seeds])
+        share = found.mean()
+        error = (share * (1 - share) / len(found)) ** 0.5
+        rows.append(
+            {"leaves": leaves, "K": latents, "Q": outcomes, "determined": share, "se": error}
+        )
+    return pd.DataFrame(rows).set_index(["leaves", "K", "Q"])
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--leaves", type=int, nargs="*", default=[8, 16, 32])
@@ -82,8 +116,18 @@ def main(argv=None):
     parser.add_argument("--change-prob", type=float, default=0.2)
     parser.add_argument("--restarts", type=int, default=64)
     parser.add_argument("--rotation-steps", type=int, default=1500)
+    parser.add_argument("--draws", type=int, default=100, help="draws for the exact shares")
+    parser.add_argument("--oracle-leaves", type=int, default=16, help="most leaves with 3 latents")
     parser.add_argument("--csv", help="file for the fits, one a row")
+    parser.add_argument("--oracle-csv", help="file for the exact shares")
     args = parser.parse_args(argv)
+    exact = oracle(args)
+    if args.oracle_csv:
+        exact.to_csv(args.oracle_csv)
+    print("Share of draws in which the latents are the one sparsest basis, without noise:\n")
+    print(exact.round(3).to_string(na_rep="-") + "\n", flush=True)
+    if not args.seeds:
+        return {"oracle": exact}
     rows = []
     for leaves, latents, outcomes in itertools.product(args.leaves, args.latents, args.outcomes):
         for seed in range(args.first_seed, args.first_seed + args.seeds):
@@ -99,16 +143,19 @@ def main(argv=None):
         fits.to_csv(args.csv, index=False)
     table = fits.assign(found=fits["mcc"] > FOUND).groupby(["leaves", "K", "Q"])
     table = table.agg(
-        median_mcc=("mcc", "median"), found=("found", "mean"), warned=("warned", "mean")
+        median_mcc=("mcc", "median"),
+        found=("found", "mean"),
+        warned=("warned", "mean"),
+        determined=("determined", "mean"),
     )
-    print("\n" + table.round(3).to_string())
+    print("\n" + table.round(3).to_string(na_rep="-"))
     found = rates(fits)
     print(
         f"\nLatents found in {found['found']} fits, of which {found['false_alarms']:.2f} warned "
         f"(false alarms); not found in {found['not_found']}, of which {found['misses']:.2f} did "
         "not warn (misses)."
     )
-    return {"table": table, **found}
+    return {"table": table, "oracle": exact, **found}
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ DATA = EXAMPLES.parents[1] / "shared" / "data"
 
 def run(name, *arguments):
     """Numbers that ``main`` of an example returns."""
+    if str(EXAMPLES) not in sys.path:  # as `python examples/name.py` has it
+        sys.path.append(str(EXAMPLES))
     spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -87,7 +90,11 @@ def test_how_many_environments(capsys, tmp_path):
     found = run(
         *("how_many_environments", "--leaves", 4, 16, "--latents", 2, "--outcomes", 3),
         *("--seeds", 1, "--restarts", 8, "--rotation-steps", 300, "--csv", tmp_path / "fits.csv"),
+        *("--draws", 10, "--oracle-csv", tmp_path / "exact.csv"),
     )
+    exact = found["oracle"]["determined"]
+    assert exact[16, 2, 3] > exact[4, 2, 3]
+    assert exact[16, 2, 3] > 0.8
     assert found["table"]["median_mcc"].loc[16].item() > 0.95
     assert found["found"] + found["not_found"] == 2
     assert len((tmp_path / "fits.csv").read_text().splitlines()) == 3
@@ -99,6 +106,7 @@ def test_rivals(capsys, tmp_path):
         *("rivals", "--settings", 0.3, "--seeds", 1, "--leaves", 8, "--latent-dim", 2),
         *("--features", 6, "--rows-per-leaf", 60, "--held-out", 2, "--csv", tmp_path / "runs.csv"),
         *("--methods", "ours", "l1_tbr", "dense_tree", "pooled", "irm"),
+        *("--figure", tmp_path / "methods.png"),
     )
     means = found["means"].loc["0.3"]
     assert means["r2"].loc[["ours", "l1_tbr"]].min() > 0.99
@@ -107,3 +115,101 @@ def test_rivals(capsys, tmp_path):
     assert ("0.3", "pooled", "held_out_log_score") in found["differences"].index
     assert len((tmp_path / "runs.csv").read_text().splitlines()) == 6
     assert "Worst MCC" in capsys.readouterr().out
+    assert (tmp_path / "methods.png").stat().st_size > 10_000
+    again = run("rivals", "--settings", "--read", tmp_path / "runs.csv")
+    assert again["means"].round(9).equals(found["means"].round(9))
+
+
+def test_wrong_trees(capsys, tmp_path):
+    found = run(
+        *("wrong_trees", "--seeds", 1, "--leaves", 10, "--latent-dim", 2, "--rows-per-leaf", 40),
+        *("--trees", "right", "star", "--restarts", 4, "--rotation-steps", 300, "--held-out", 1),
+        *("--csv", tmp_path / "runs.csv", "--figure", tmp_path / "trees.png"),
+    )
+    means = found["means"]
+    assert means["mcc"]["right"] > 0.95
+    assert means["mcc"]["star"] < means["mcc"]["right"]
+    assert means["elbo"]["right"] > means["elbo"]["star"]
+    assert math.isnan(means["mcc"]["pooled"])
+    assert means.loc["right", "auroc"] > 0.9
+    assert {"right", "star"} <= set(found["reliability"].index.get_level_values("tree"))
+    assert len((tmp_path / "runs.csv").read_text().splitlines()) == 4
+    assert (tmp_path / "trees.png").stat().st_size > 10_000
+    assert "How often a change was true" in capsys.readouterr().out
+
+
+def test_simulation_based_calibration(capsys, tmp_path):
+    found = run(
+        *("simulation_based_calibration", "--fits", 1, "--leaves", 6, "--restarts", 2),
+        *("--rotation-steps", 100),
+        *("--csv", tmp_path / "ranks.csv", "--figure", tmp_path / "ranks.png"),
+    )
+    table = found["table"]
+    assert (table["fits, all"] == 1).all()
+    assert table["mean rank, all"].between(0, 1).all()
+    quantities = set(table.index.get_level_values("quantity"))
+    assert {"root weight", "left-out leaf", "change", "inclusion rate"} <= quantities
+    assert found["reliability"]["identity"]["count"].sum() > 5
+    assert (tmp_path / "ranks.png").stat().st_size > 10_000
+    assert "uniformity" in capsys.readouterr().out
+
+
+def test_real_outcomes_of_neurons(tmp_path):
+    found = run(
+        *("real_outcomes", "neurons", "--data", data("neurons_m1")),
+        *("--protocols", "groups", "cells10", "subclass", "--max-folds", 1, "--max-outcomes", 2),
+        *("--methods", "one_hot", "pooled", "per_leaf", "--csv", tmp_path / "rows.csv"),
+    )
+    r2 = found["summary"]["R2"]
+    assert r2.between(0.1, 0.6).all()
+    assert r2["groups", "one_hot"] > r2["groups", "pooled"]  # leaves carry most of the variance
+    assert found["summary"]["coverage"].between(0.8, 0.97).all()
+
+
+def test_changes_selected_on_neurons(capsys, tmp_path):
+    found = run(
+        *("real_outcomes", "neurons", "--data", data("neurons_m1"), "--protocols", "groups"),
+        *("--max-folds", 1, "--max-outcomes", 1, "--methods", "ours", "pooled"),
+        *("--latent-dim", 1, "--components", 1, "--restarts", 1),
+        *("--csv", tmp_path / "rows.csv", "--figure", tmp_path / "leaves.png"),
+    )
+    assert found["summary"]["R2"]["groups", "ours"] > 0.2
+    assert found["differences"].loc[("groups", "pooled", "mse"), "n"] >= 20  # leaves with test rows
+    assert (found["selected"]["share of fits"] == 1).all()  # there is one fit
+    assert set(found["selected"]["kind"]) <= {"intercept", "slope"}
+    assert "Selected at FDR 0.05" in capsys.readouterr().out
+    assert (tmp_path / "leaves.png").stat().st_size > 10_000
+
+
+def test_real_outcomes_of_birds():
+    found = run(
+        *("real_outcomes", "birds", "--data", data("birds_niche"), "--protocols", "groups"),
+        *("--max-folds", 1, "--max-outcomes", 1, "--methods", "one_hot", "pooled"),
+    )
+    r2 = found["summary"]["R2"]["groups"]
+    assert r2["one_hot"] > r2["pooled"] + 0.1  # the data's README: 0.747 and 0.508
+
+
+def test_real_outcomes_of_bacteria():
+    found = run(
+        *("real_outcomes", "erythromycin", "--data", data("erythromycin_firmicutes")),
+        *("--methods", "pooled", "--max-folds", 1),
+    )
+    auroc = found["runs"].set_index(["genus", "method"])["AUROC"]
+    assert auroc.xs("pooled", level="method").iloc[0] > 0.9  # the data's README: at least 0.98
+    assert auroc.xs("mean", level="method").iloc[0] == 0.5
+
+
+def test_gene_expression(capsys, tmp_path):
+    pytest.importorskip("scanpy", reason="scanpy brings the data: install pyro-tbr[examples]")
+    found = run(
+        *("gene_expression", "--outcomes", 4, "--seeds", 1, "--modules", 2, "--components", 10),
+        *("--restarts", 4, "--methods", "oracle", "ours", "pooled", "--noise", 0.1),
+        *("--max-steps", 1, "--sparse-steps", 0),
+        *("--csv", tmp_path / "runs.csv", "--figure", tmp_path / "runs.png"),
+    )
+    means = found["means"].loc["4 outcomes"]
+    assert means["mcc"]["oracle"] == pytest.approx(1)
+    assert means["mcc"]["ours"] > 0.6
+    assert means["held_out_log_score"].gt(-5).all()
+    assert "components hold" in capsys.readouterr().out

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pyro_tbr.errors import ShapeError
+from pyro_tbr.errors import DataError, ShapeError
 
 Array = NDArray[Any]
 
@@ -34,3 +34,21 @@ def check_same_shape(name: str, value: Array, other: str, reference: Array) -> N
         raise ShapeError(
             f"{name} has shape {value.shape}, {other} {reference.shape}: they must be the same"
         )
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raises a DataError where a value is none of the choices."""
+    if value not in choices:
+        raise DataError(f"{name} is {value!r}; give one of {', '.join(map(repr, choices))}")
+
+
+def check_range(name: str, value: float, low: float, high: float) -> None:
+    """Raises a DataError where a number is out of its range, ends included."""
+    if not low <= value <= high:
+        raise DataError(f"{name} is {value!r}; give a number from {low:g} to {high:g}")
+
+
+def check_count(name: str, value: int, least: int, what: str) -> None:
+    """Raises a ShapeError where a count is too small for what needs it."""
+    if value < least:
+        raise ShapeError(f"{name} is {value!r}, but {what} needs at least {least}; raise it")

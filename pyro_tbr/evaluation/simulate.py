@@ -1,147 +1,19 @@
-"""Data with their truth: trees, sparse changes along arcs, latents, features and outcomes."""
+"""Draws data with their truth: trees, sparse changes along arcs, latents, features and outcomes."""
 
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from pyro_tbr.errors import DataError, ShapeError, TreeError
+from pyro_tbr.errors import DataError, ShapeError
+from pyro_tbr.evaluation.checks import Array, check_choice, check_count, check_range
+from pyro_tbr.evaluation.simulation import LinearMixing, MLPMixing, Simulation
 from pyro_tbr.tree import Tree, path_sum
 
-Array = NDArray[Any]
 _CHANGES = ("one_per_arc", "bernoulli", "two_per_arc", "half_the_arcs")
 _HIDDEN = 64  # hidden units of the MLP mixing
-
-
-@dataclass(frozen=True)
-class LinearMixing:
-    """Features are ``z @ matrix``; matrix (K, D) of standard normal entries."""
-
-    matrix: Array
-
-    def __call__(self, z: Array) -> Array:
-        """Features (N, D) of latents (N, K)."""
-        return z @ self.matrix
-
-
-@dataclass(frozen=True)
-class MLPMixing:
-    """Features are ``tanh(z @ inner + bias) @ outer``, scaled to variances of about 1.
-
-    ``inner`` (K, H) has entries of variance 1/K, ``bias`` (H,) of 1/4 and ``outer`` (H, D) of 2/H.
-    With D >= 2K generic maps of this kind are injective, so the latents can be learnt from x.
-    """
-
-    inner: Array
-    bias: Array
-    outer: Array
-
-    def __call__(self, z: Array) -> Array:
-        """Features (N, D) of latents (N, K)."""
-        return np.tanh(z @ self.inner + self.bias) @ self.outer
-
-
-@dataclass(frozen=True)
-class Simulation:
-    """What :func:`simulate` drew, with the truth behind it.
-
-    Attributes:
-        x: Features, (N, D) float64; rows come leaf by leaf, in ``tree.leaves`` order.
-        y: Outcomes, (N,) where Q is 1, else (N, Q); float64, NaN where missing.
-        env: Leaf of each row, (N,) object array of the tree's own labels.
-        tree: The environments.
-        z: True latents, (N, K); each standard normal.
-        deltas: Changes along the arcs, outcome (logit if Bernoulli) per unit of latent, (A, K, Q).
-        gates: Where ``deltas`` are not zero, (A, K, Q) bool.
-        root_weights: Weights at the root, (K, Q).
-        node_weights: Weights of every node in ``tree.nodes`` order, (V, K, Q).
-        node_intercepts: Intercepts of every node, (V, Q).
-        intercept_deltas: Changes of the intercept along the arcs, (A, Q).
-        mixing: The map from latents to features, callable.
-        latent_factor: Lower Cholesky factor (K, K) of the latents' correlation.
-        noise_scale: Standard deviation of y about its mean (Gaussian only).
-        latent_noise: Standard deviation of what y, but not x, sees added to each latent.
-        likelihood: ``"gaussian"`` or ``"bernoulli"``.
-        seed: The seed it was drawn with.
-    """
-
-    x: Array
-    y: Array
-    env: Array
-    tree: Tree
-    z: Array
-    deltas: Array
-    gates: Array
-    root_weights: Array
-    node_weights: Array
-    node_intercepts: Array
-    intercept_deltas: Array
-    mixing: Callable[[Array], Array]
-    latent_factor: Array
-    noise_scale: float
-    latent_noise: float
-    likelihood: str
-    seed: int
-
-    def rows(self, node: Hashable, n: int, seed: int = 0) -> tuple[Array, Array, Array]:
-        """Fresh rows at a node: same mixing and weights, nothing missing.
-
-        Args:
-            node: Any node of the tree, a leaf that was held out or an inner node included.
-            n: How many rows.
-            seed: Another seed, other rows; no seed repeats rows of the simulation itself.
-
-        Returns:
-            x (n, D), y shaped as the simulation's, z (n, K).
-
-        Raises:
-            TreeError: ``node`` is not in the tree.
-            DataError: ``n`` or ``seed`` is negative.
-        """
-        _check_range("n", n, 0, np.inf)
-        _check_range("seed", seed, 0, np.inf)
-        index = self.tree.index(node)
-        generator = np.random.default_rng([self.seed, index + 1, seed])
-        z = generator.standard_normal((n, len(self.latent_factor))) @ self.latent_factor.T
-        y = self._outcomes(z, np.full(n, index), generator)
-        return self.mixing(z), y if self.y.ndim == 2 else y[:, 0], z
-
-    def without(self, leaves: Hashable | Iterable[Hashable]) -> tuple[Array, Array, Array]:
-        """Rows ``(x, y, env)`` of all but some leaves, which are thereby held out.
-
-        Args:
-            leaves: One leaf label or several.
-
-        Raises:
-            TreeError: A label is not a leaf of the tree.
-        """
-        known = set(self.tree.leaves)
-        if isinstance(leaves, Iterable) and not isinstance(leaves, str):
-            one = isinstance(leaves, Hashable) and leaves in known  # a label that is a tuple
-            labels = [leaves] if one else list(leaves)
-        else:
-            labels = [leaves]
-        unknown = [label for label in labels if label not in known]
-        if unknown:
-            raise TreeError(
-                f"leaves holds {len(unknown)} label(s) that are no leaves of the tree, first "
-                f"{unknown[0]!r}; give labels out of tree.leaves"
-            )
-        keep = np.array([label not in labels for label in self.env], dtype=bool)
-        return self.x[keep], self.y[keep], self.env[keep]
-
-    def _outcomes(self, z: Array, index: Array, generator: np.random.Generator) -> Array:
-        """Outcomes (N, Q) of latents (N, K) at the nodes of ``index`` (N,)."""
-        seen = z + self.latent_noise * generator.standard_normal(z.shape)
-        mean = np.einsum("nk,nkq->nq", seen, self.node_weights[index])
-        mean = mean + self.node_intercepts[index]
-        if self.likelihood == "bernoulli":
-            return (generator.random(mean.shape) < 1 / (1 + np.exp(-mean))).astype(np.float64)
-        return mean + self.noise_scale * generator.standard_normal(mean.shape)
 
 
 def simulate(
@@ -214,17 +86,17 @@ def simulate(
     Source:
         The 1-sparse and the stochastic simulation of arXiv 2405.20482, with counts of our own.
     """
-    _check_choice("shape", shape, ("balanced", "random"))
-    _check_choice("changes", changes, _CHANGES)
-    _check_choice("mixing", mixing, ("linear", "mlp"))
-    _check_choice("likelihood", likelihood, ("gaussian", "bernoulli"))
-    _check_range("seed", seed, 0, np.inf)
+    check_choice("shape", shape, ("balanced", "random"))
+    check_choice("changes", changes, _CHANGES)
+    check_choice("mixing", mixing, ("linear", "mlp"))
+    check_choice("likelihood", likelihood, ("gaussian", "bernoulli"))
+    check_range("seed", seed, 0, np.inf)
     for name, share in [
         ("change_prob", change_prob),
         ("missing", missing),
         ("intercept_changes", intercept_changes),
     ]:
-        _check_range(name, share, 0, 1)
+        check_range(name, share, 0, 1)
     for name, scale in [
         ("noise_scale", noise_scale),
         ("latent_noise", latent_noise),
@@ -232,17 +104,17 @@ def simulate(
         ("delta_scale", delta_scale),
         ("intercept_scale", intercept_scale),
     ]:
-        _check_range(name, scale, 0, np.inf)
-    _check_count("latent_dim", latent_dim, 2 if changes == "two_per_arc" else 1, changes)
-    _check_count("num_features", num_features, latent_dim * (1 + (mixing == "mlp")), mixing)
-    _check_count("num_outcomes", num_outcomes, 1, "one outcome")
+        check_range(name, scale, 0, np.inf)
+    check_count("latent_dim", latent_dim, 2 if changes == "two_per_arc" else 1, changes)
+    check_count("num_features", num_features, latent_dim * (1 + (mixing == "mlp")), mixing)
+    check_count("num_outcomes", num_outcomes, 1, "one outcome")
     lowest = -1 / (latent_dim - 1) if latent_dim > 1 else -1  # below it, no such correlations
-    _check_range("latent_correlation", latent_correlation, lowest + 1e-6, 1 - 1e-6)
+    check_range("latent_correlation", latent_correlation, lowest + 1e-6, 1 - 1e-6)
 
     streams = np.random.SeedSequence(seed).spawn(5)
     for_tree, for_weights, for_mixing, for_rows, for_missing = map(np.random.default_rng, streams)
     if tree is None:
-        _check_count("num_leaves", num_leaves, 2, "a tree")
+        check_count("num_leaves", num_leaves, 2, "a tree")
         tree = _draw_tree(num_leaves, shape, for_tree)
     counts = _row_counts(rows_per_leaf, tree)
 
@@ -355,18 +227,3 @@ def _row_counts(rows_per_leaf: int | Sequence[int], tree: Tree) -> Array:
     if not np.issubdtype(counts.dtype, np.integer) or (counts < 0).any():
         raise DataError(f"rows_per_leaf must be counts of rows, got {rows_per_leaf!r}")
     return np.broadcast_to(counts, (tree.num_leaves,))
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise DataError(f"{name} is {value!r}; give one of {', '.join(map(repr, choices))}")
-
-
-def _check_range(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise DataError(f"{name} is {value!r}; give a number from {low:g} to {high:g}")
-
-
-def _check_count(name: str, value: int, least: int, what: str) -> None:
-    if value < least:
-        raise ShapeError(f"{name} is {value!r}, but {what} needs at least {least}; raise it")

@@ -16,7 +16,7 @@ import torch
 from pyro_tbr.errors import DataError, ShapeError
 from pyro_tbr.evaluation.checks import Array, as_float
 from pyro_tbr.evaluation.latents import LatentMatch, match_latents
-from pyro_tbr.evaluation.simulate import Simulation
+from pyro_tbr.evaluation.simulation import Simulation
 from pyro_tbr.posterior import Posterior
 from pyro_tbr.posterior.tables import long_table
 

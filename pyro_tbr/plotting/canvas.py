@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap
+    from matplotlib.figure import Figure
 
 GREY, MUTED, INK, ALARM = "#9a9a9a", "#d4d4d4", "#1e5093", "#c8501e"
 # Ten steps of equal length in CIELAB from light grey to indigo: as far apart as they look.
@@ -37,9 +38,12 @@ def require_matplotlib() -> None:
 
 def new_axes(ax: Axes | None, width: float = 6.4, height: float = 4.8) -> Axes:
     """The axes given, or those of a new figure that pyplot does not know of; sizes in inches."""
+    return new_figure(width, height).add_subplot() if ax is None else ax
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure that pyplot does not know of; sizes in inches."""
     require_matplotlib()
-    if ax is not None:
-        return ax
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure, SubplotParams
 
@@ -47,7 +51,7 @@ def new_axes(ax: Axes | None, width: float = 6.4, height: float = 4.8) -> Axes:
     about = SubplotParams(left=0.15, right=0.85, bottom=0.5 / height, top=1 - 0.3 / height)
     figure = Figure(figsize=(width, height), layout="constrained", subplotpars=about)
     FigureCanvasAgg(figure)
-    return figure.add_subplot()
+    return figure
 
 
 def height_for(num_rows: int) -> float:

@@ -1,0 +1,137 @@
+"""A simulation: data with the truth behind them, and more rows of the same kind."""
+
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from pyro_tbr.errors import TreeError
+from pyro_tbr.evaluation.checks import Array, check_range
+from pyro_tbr.tree import Tree
+
+
+@dataclass(frozen=True)
+class LinearMixing:
+    """Features are ``z @ matrix``; matrix (K, D) of standard normal entries."""
+
+    matrix: Array
+
+    def __call__(self, z: Array) -> Array:
+        """Features (N, D) of latents (N, K)."""
+        return z @ self.matrix
+
+
+@dataclass(frozen=True)
+class MLPMixing:
+    """Features are ``tanh(z @ inner + bias) @ outer``, scaled to variances of about 1.
+
+    ``inner`` (K, H) has entries of variance 1/K, ``bias`` (H,) of 1/4 and ``outer`` (H, D) of 2/H.
+    With D >= 2K generic maps of this kind are injective, so the latents can be learnt from x.
+    """
+
+    inner: Array
+    bias: Array
+    outer: Array
+
+    def __call__(self, z: Array) -> Array:
+        """Features (N, D) of latents (N, K)."""
+        return np.tanh(z @ self.inner + self.bias) @ self.outer
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """What :func:`simulate` drew, with the truth behind it.
+
+    Attributes:
+        x: Features, (N, D) float64; rows come leaf by leaf, in ``tree.leaves`` order.
+        y: Outcomes, (N,) where Q is 1, else (N, Q); float64, NaN where missing.
+        env: Leaf of each row, (N,) object array of the tree's own labels.
+        tree: The environments.
+        z: True latents, (N, K); each standard normal.
+        deltas: Changes along the arcs, outcome (logit if Bernoulli) per unit of latent, (A, K, Q).
+        gates: Where ``deltas`` are not zero, (A, K, Q) bool.
+        root_weights: Weights at the root, (K, Q).
+        node_weights: Weights of every node in ``tree.nodes`` order, (V, K, Q).
+        node_intercepts: Intercepts of every node, (V, Q).
+        intercept_deltas: Changes of the intercept along the arcs, (A, Q).
+        mixing: The map from latents to features, callable.
+        latent_factor: Lower Cholesky factor (K, K) of the latents' correlation.
+        noise_scale: Standard deviation of y about its mean (Gaussian only).
+        latent_noise: Standard deviation of what y, but not x, sees added to each latent.
+        likelihood: ``"gaussian"`` or ``"bernoulli"``.
+        seed: The seed it was drawn with.
+    """
+
+    x: Array
+    y: Array
+    env: Array
+    tree: Tree
+    z: Array
+    deltas: Array
+    gates: Array
+    root_weights: Array
+    node_weights: Array
+    node_intercepts: Array
+    intercept_deltas: Array
+    mixing: Callable[[Array], Array]
+    latent_factor: Array
+    noise_scale: float
+    latent_noise: float
+    likelihood: str
+    seed: int
+
+    def rows(self, node: Hashable, n: int, seed: int = 0) -> tuple[Array, Array, Array]:
+        """Fresh rows at a node: same mixing and weights, nothing missing.
+
+        Args:
+            node: Any node of the tree, a leaf that was held out or an inner node included.
+            n: How many rows.
+            seed: Another seed, other rows; no seed repeats rows of the simulation itself.
+
+        Returns:
+            x (n, D), y shaped as the simulation's, z (n, K).
+
+        Raises:
+            TreeError: ``node`` is not in the tree.
+            DataError: ``n`` or ``seed`` is negative.
+        """
+        check_range("n", n, 0, np.inf)
+        check_range("seed", seed, 0, np.inf)
+        index = self.tree.index(node)
+        generator = np.random.default_rng([self.seed, index + 1, seed])
+        z = generator.standard_normal((n, len(self.latent_factor))) @ self.latent_factor.T
+        y = self._outcomes(z, np.full(n, index), generator)
+        return self.mixing(z), y if self.y.ndim == 2 else y[:, 0], z
+
+    def without(self, leaves: Hashable | Iterable[Hashable]) -> tuple[Array, Array, Array]:
+        """Rows ``(x, y, env)`` of all but some leaves, which are thereby held out.
+
+        Args:
+            leaves: One leaf label or several.
+
+        Raises:
+            TreeError: A label is not a leaf of the tree.
+        """
+        known = set(self.tree.leaves)
+        if isinstance(leaves, Iterable) and not isinstance(leaves, str):
+            one = isinstance(leaves, Hashable) and leaves in known  # a label that is a tuple
+            labels = [leaves] if one else list(leaves)
+        else:
+            labels = [leaves]
+        unknown = [label for label in labels if label not in known]
+        if unknown:
+            raise TreeError(
+                f"leaves holds {len(unknown)} label(s) that are no leaves of the tree, first "
+                f"{unknown[0]!r}; give labels out of tree.leaves"
+            )
+        keep = np.array([label not in labels for label in self.env], dtype=bool)
+        return self.x[keep], self.y[keep], self.env[keep]
+
+    def _outcomes(self, z: Array, index: Array, generator: np.random.Generator) -> Array:
+        """Outcomes (N, Q) of latents (N, K) at the nodes of ``index`` (N,)."""
+        seen = z + self.latent_noise * generator.standard_normal(z.shape)
+        mean = np.einsum("nk,nkq->nq", seen, self.node_weights[index])
+        mean = mean + self.node_intercepts[index]
+        if self.likelihood == "bernoulli":
+            return (generator.random(mean.shape) < 1 / (1 + np.exp(-mean))).astype(np.float64)
+        return mean + self.noise_scale * generator.standard_normal(mean.shape)
