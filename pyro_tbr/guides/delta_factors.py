@@ -16,8 +16,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from pyro_tbr.guides.prior_moments import HyperFactors, rate_moments, scale_moments
-from pyro_tbr.models.priors import ArcPrior, GaussianPrior, HorseshoePrior, SpikeSlabPrior
+from pyro_tbr.guides.hyper_factors import quadrature
+from pyro_tbr.guides.prior_moments import (
+    HyperFactors,
+    moments_of_slab,
+    rate_moments,
+    scale_moments,
+)
+from pyro_tbr.models.even_mixture import EvenMixture
+from pyro_tbr.models.priors import (
+    ArcPrior,
+    GaussianPrior,
+    HorseshoePrior,
+    SpikeSlabPrior,
+    slab_halves,
+)
 
 
 class DeltaMoments(NamedTuple):
@@ -161,39 +174,44 @@ class SpikeSlabDeltas(DeltaFactor):
 
     def kl(self, hyper: HyperFactors) -> Tensor:
         """See :meth:`DeltaFactor.kl`."""
-        slab = scale_moments(self._prior[0], hyper)
+        slab = moments_of_slab(self._prior[0], hyper)
         log_on, log_off, _ = rate_moments(self._prior[0], hyper)
         on, off = logsigmoid(self.logits), logsigmoid(-self.logits)
         gate = on.exp() * (on - log_on) + off.exp() * (off - log_off)
         square = self.loc.square() + (2 * self.log_scale).exp()
-        normal = 0.5 * (square * slab.inverse_square - 1) - self.log_scale + slab.log
+        # One normal q for both halves of the slab: log p has log cosh(precision loc delta) in it.
+        points, weights = quadrature(self.loc, self.log_scale.exp())
+        pull = (slab.precision * slab.loc * points).abs()
+        log_cosh = pull + torch.log1p(torch.exp(-2 * pull)) - math.log(2)
+        both = (weights.reshape(-1, 1, 1, 1) * log_cosh).sum(0)
+        normal = 0.5 * ((square + slab.loc.square()) * slab.precision - 1) - both
+        normal = normal - self.log_scale - 0.5 * slab.precision.log() - slab.excess
         free = self.informed & (self._prior[0].relative_length > 0)
         gate, normal = torch.where(free, gate, 0.0), torch.where(free, on.exp() * normal, 0.0)
         return gate.sum() + normal.sum()
 
-    def _given(self, values: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Gate probability, slab location and scale given the hyperparameters' values."""
-        prior_prob = self._prior[0].arc_inclusion_prob(values["inclusion_rate"])
-        slab_scale = values["slab_scale"].unsqueeze(-3)
-        scale = torch.where(self.informed, self.log_scale.exp(), slab_scale)
-        return self._gate_probs(prior_prob), torch.where(self.informed, self.loc, 0.0), scale
-
     def forward(self, values: dict[str, Tensor]) -> None:
         """Sites ``gates`` and ``slab``; ``deltas`` follows from them in the model."""
-        prob, loc, scale = self._given(values)
+        prior = self._prior[0]
+        prob = self._gate_probs(prior.arc_inclusion_prob(values["inclusion_rate"]))
         gates = pyro.sample("gates", dist.Bernoulli(prob).to_event(3))
-        prior_scale = values["slab_scale"].unsqueeze(-3)
-        scale = torch.where(gates > 0, scale, prior_scale)
-        pyro.sample("slab", dist.Normal(gates * loc, scale).to_event(3))
+        separation = values["slab_separation"].unsqueeze(-3) if prior.halves else None
+        away, each = slab_halves(values["slab_scale"].unsqueeze(-3), separation)
+        own = self.informed & (gates > 0)
+        first, second = (torch.where(own, self.loc, loc) for loc in (away, -away))
+        scale = torch.where(own, self.log_scale.exp(), each)
+        pyro.sample("slab", EvenMixture(first, second, scale).to_event(3))
 
     def sample(self, values: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """See :meth:`DeltaFactor.sample`."""
-        prob, loc, scale = self._given(values)
+        prior = self._prior[0]
+        prob = self._gate_probs(prior.arc_inclusion_prob(values["inclusion_rate"]))
         num_samples = values["slab_scale"].shape[0]
         shape = (num_samples, *self._prior[0].gate_shape)
         uniform = torch.rand(shape, generator=generator, dtype=prob.dtype).to(prob.device)
         gates = (uniform < prob).to(prob.dtype)
-        slab = loc + scale * self._noise(num_samples, generator)
+        own = self.loc + self.log_scale.exp() * self._noise(num_samples, generator)
+        slab = torch.where(self.informed, own, prior.draw_slab(values, len(own[0]), generator))
         return {"gates": gates.expand(slab.shape), "deltas": gates * slab}
 
 

@@ -141,15 +141,18 @@ class ScaleFactor(HyperFactor):
         self.log_scale.copy_(spread.log())
 
     @torch.no_grad()
-    def update(self, square: Tensor, count: Tensor) -> None:
+    def update(self, square: Tensor, count: Tensor, size: Tensor | float = 0.0) -> None:
         r"""The best log-normal q given normal draws of this scale, under a log-normal hyperprior.
 
         With :math:`l, v` the mean and variance of the logarithm it climbs
-        :math:`-\tfrac12 S e^{-2l+2v} - n l - \frac{(l-\mu)^2 + v}{2 s^2} + \tfrac12 \log v`.
+        :math:`-\tfrac12 S e^{-2l+2v} + C e^{-l+v/2} - n l - \frac{(l-\mu)^2 + v}{2 s^2}
+        + \tfrac12 \log v`.
 
         Args:
             square: S, sum of expected squares of the draws, the hyperparameter's shape.
             count: n, expected number of draws, likewise.
+            size: C, likewise: of draws around a mean that is a multiple of the scale, the sum of
+                expected products with that mean over the scale; 0 for draws around 0.
         """
         if self.hyper.fixed is not None:
             return
@@ -157,13 +160,18 @@ class ScaleFactor(HyperFactor):
         assert isinstance(hyper, PositiveScale)  # others have no closed form and never come here
         prior_loc, precision = hyper.prior_loc.double(), hyper.prior_scale.double() ** -2
         square, count = square.double().clamp(min=1e-300), count.double()
+        size = torch.as_tensor(size).to(square).clamp(min=0)
         loc, var = self.loc.double(), (2 * self.log_scale).exp().double()
         for _ in range(50):
             pull = square * torch.exp((-2 * loc + 2 * var).clamp(max=80))
-            slope = pull - count - precision * (loc - prior_loc)
-            loc = loc + (slope / (2 * pull + precision)).clamp(-1.0, 1.0)
+            push = size * torch.exp((-loc + 0.5 * var).clamp(max=40))
+            slope = pull - push - count - precision * (loc - prior_loc)
+            # Near the optimum pull - push is n: the curvature is positive there, not everywhere.
+            bend = torch.maximum(2 * pull - push, pull) + precision
+            loc = loc + (slope / bend).clamp(-1.0, 1.0)
             pull = square * torch.exp((-2 * loc + 2 * var).clamp(max=80))
-            var = 0.5 * var + 0.5 / (2 * pull + precision)
+            push = size * torch.exp((-loc + 0.5 * var).clamp(max=40))
+            var = 0.5 * var + 0.5 / (torch.maximum(2 * pull - push, pull) + precision)
         self.loc.copy_(loc)
         self.log_scale.copy_(0.5 * var.log())
 

@@ -6,20 +6,23 @@ import torch
 from torch import Tensor, nn
 
 from pyro_tbr.guides.hyper_factors import HyperFactor, RateFactor, ScaleFactor
-from pyro_tbr.guides.prior_moments import scale_moments
-from pyro_tbr.models.hyperparameters import Hyperparameter, Rate
+from pyro_tbr.guides.prior_moments import scale_factor, scale_moments, separation_factor
+from pyro_tbr.guides.slab_factors import SeparationFactor
+from pyro_tbr.models.hyperparameters import Hyperparameter, Rate, Separation
 from pyro_tbr.models.priors import ArcPrior, HorseshoePrior, SpikeSlabPrior
 
 # A start counts as a change where it is above this share of the latent's root mean square change.
 _START_SHARE = 0.1
 _LEAST_START = 0.3  # least slab scale to start from, over the hyperprior's median
+_ALTERNATIONS = 3  # of the slab's scale and separation, each given the other
 
 
 def hyper_factor(hyper: Hyperparameter) -> HyperFactor:
     """The factor of a hyperparameter, started at the middle of its hyperprior."""
     if isinstance(hyper, Rate):
         return RateFactor(hyper, 0.2)
-    factor = ScaleFactor(hyper, 1.0)
+    kind = SeparationFactor if isinstance(hyper, Separation) else ScaleFactor
+    factor = kind(hyper, 1.0)
     if hyper.fixed is None:
         factor.initialise(hyper.middle(), 0.2)
     return factor
@@ -46,9 +49,16 @@ class PriorFactors(nn.ModuleDict):
             typical = square.mean((0, 2), keepdim=True).clamp(min=least**2)
             gates = (square > _START_SHARE**2 * typical).double()
             square = gates * square.clamp(min=least**2)
-        self.learn((root - prior.root_loc).square(), square, gates, mask)
+        self.learn((root - prior.root_loc).square(), square, gates, mask, square.sqrt())
 
-    def learn(self, root: Tensor, square: Tensor, gates: Tensor | None, informed: Tensor) -> None:
+    def learn(
+        self,
+        root: Tensor,
+        square: Tensor,
+        gates: Tensor | None,
+        informed: Tensor,
+        size: Tensor | None = None,
+    ) -> None:
         """Moves every factor to its optimum.
 
         Args:
@@ -56,6 +66,8 @@ class PriorFactors(nn.ModuleDict):
             square: Expected squares of the deltas, 0 on arcs without data, (A, W, Q).
             gates: Expected gates (A, W, Q), or ``None`` where the prior has none.
             informed: (A, 1, 1) bool; other arcs say nothing of the hyperparameters.
+            size: Expected deltas times the sign of their half of the slab, 0 on arcs without data,
+                (A, W, Q); not needed where the slab has no halves.
         """
         prior = self._prior[0]
         self.update_scale("root_scale", root, torch.ones_like(root))
@@ -73,21 +85,39 @@ class PriorFactors(nn.ModuleDict):
             if rate.hyper.shape[-1] == 1:
                 on, off = on.sum(-1, keepdim=True), off.sum(-1, keepdim=True)
             rate.update(on, off, prior.relative_length)
-        self.update_scale("slab_scale", square.sum(0), count.sum(0))
+        square, count = square.sum(0), count.sum(0)
+        separation = separation_factor(prior, self)
+        if separation is None:
+            self.update_scale("slab_scale", square, count)
+            return
+        assert size is not None
+        size = size.sum(0)
+        for _ in range(_ALTERNATIONS):
+            one_plus, cross, _ = separation.moments()
+            self.update_scale("slab_scale", one_plus * square, count, cross * size)
+            scale = scale_factor(self, "slab_scale")
+            separation.learn(
+                (square * scale.mean_power(-2.0)).sum(),
+                (size * scale.mean_power(-1.0)).sum(),
+                count.sum(),
+            )
 
-    def update_scale(self, name: str, square: Tensor, count: Tensor) -> None:
-        """Moves the factor of a scale given expected squares and numbers of draws, (W, Q) each."""
+    def update_scale(
+        self, name: str, square: Tensor, count: Tensor, size: Tensor | float = 0.0
+    ) -> None:
+        """Moves the factor of a scale; as for ``ScaleFactor.update``, (W, Q) each."""
         factor, prior = self[name], self._prior[0]
         assert isinstance(factor, ScaleFactor)
+        size = torch.as_tensor(size).expand_as(square)
         if factor.hyper.shape[-1] == 1:
-            square, count = square.sum(-1, keepdim=True), count.sum(-1, keepdim=True)
+            square, count, size = (p.sum(-1, keepdim=True) for p in (square, count, size))
         if getattr(prior, "pooled", False):
             first = prior.num_latents
-            square, count = (
+            square, count, size = (
                 torch.cat([part[:first].sum(0).expand(first, -1), part[first:]])
-                for part in (square, count)
+                for part in (square, count, size)
             )
-        factor.update(square, count)
+        factor.update(square, count, size)
 
     @torch.enable_grad()
     def _climb(self, square: Tensor, informed: Tensor, steps: int = 30) -> None:

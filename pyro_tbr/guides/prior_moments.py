@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from pyro_tbr.guides.hyper_factors import RateFactor, ScaleFactor, quadrature
+from pyro_tbr.guides.slab_factors import SeparationFactor, SlabMoments, slab_moments
 from pyro_tbr.models.priors import ArcPrior, HorseshoePrior, SpikeSlabPrior
 
 
@@ -75,6 +76,20 @@ def scale_moments(prior: ArcPrior, hyper: HyperFactors) -> ScaleMoments:
     # covariance is small beside the prior's own width, so it is left out of this one moment.
     square = slab.mean_power(2.0) * (weights * torch.sigmoid(-points)).sum(0)
     return ScaleMoments(inverse, log_scale, square)
+
+
+def separation_factor(prior: ArcPrior, hyper: HyperFactors) -> SeparationFactor | None:
+    """The factor of the separation of the slab's halves, where it has any."""
+    if not getattr(prior, "halves", False):
+        return None
+    factor = hyper["slab_separation"]
+    assert isinstance(factor, SeparationFactor)
+    return factor
+
+
+def moments_of_slab(prior: SpikeSlabPrior, hyper: HyperFactors) -> SlabMoments:
+    """Of the slab of a spike-and-slab prior."""
+    return slab_moments(scale_factor(hyper, "slab_scale"), separation_factor(prior, hyper))
 
 
 def rate_moments(prior: SpikeSlabPrior, hyper: HyperFactors) -> RateMoments:

@@ -224,13 +224,16 @@ class Stages:
 
     def settle(self, guide: Guide, design: Tensor, rows: StandardRows) -> Statistics:
         """The guide at its optimum for a design (N, W), and the rows' statistics."""
+        sandwich = self.options.sandwich
+        if sandwich is None:
+            sandwich = not isinstance(self.model.encoder, LinearEncoder)
         return fit_weights(
             guide,
             design,
             rows.y,
             rows.env_index,
             sweeps=self.options.sweeps,
-            sandwich=self.options.sandwich and self.model.encoder.trainable,
+            sandwich=sandwich and self.model.encoder.trainable,
         )
 
     def train_encoder(

@@ -33,7 +33,12 @@ def as_fixed(
     """
     if value is None:
         return None
-    tensor = torch.as_tensor(value, dtype=torch.get_default_dtype())
+    try:
+        tensor = torch.as_tensor(value, dtype=torch.get_default_dtype())
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"{argument}={value!r} is no number: give a positive one, or None to learn it"
+        ) from error
     bad = tensor[~(torch.isfinite(tensor) & (tensor > 0) & (tensor < below))]
     if bad.numel():
         upper = "" if below == math.inf else f" and below {below:g}"
@@ -127,6 +132,10 @@ class PositiveScale(Hyperparameter):
     def middle(self) -> Tensor:
         """The median."""
         return self.prior_loc.exp()
+
+
+class Separation(PositiveScale):
+    """How far the halves of a slab lie from zero, in standard deviations of each: log-normal."""
 
 
 class Rate(Hyperparameter):

@@ -127,5 +127,5 @@ def _arrive(density: Density, arcs: ArcLaw) -> Density:
     log_weight, mean, var = (part.unsqueeze(-2) for part in density)
     spread = (arcs.var + _POINT * (arcs.var > 0)).unsqueeze(-1)
     log_weight = log_weight + arcs.log_prob.unsqueeze(-1)
-    parts = (log_weight, mean.expand_as(log_weight), var + spread)
+    parts = (log_weight, mean + arcs.mean.unsqueeze(-1), var + spread)
     return Density(*(part.flatten(-2) for part in parts))

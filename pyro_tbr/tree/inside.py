@@ -141,11 +141,12 @@ def _rise(
 def through(message: Message, arcs: ArcLaw) -> Message:
     """What a message says about the other end of its arc.
 
-    Each component comes once for every class, blurred by it, so that what lives stays in front.
+    Each component comes once for every class, moved and blurred by it, so that what lives stays in
+    front.
     """
     sent = blur(Message(*(part.unsqueeze(-1) for part in message)), arcs.var.unsqueeze(-2))
     log_height = sent.log_height + arcs.log_prob.unsqueeze(-2)
-    mean = sent.mean.expand_as(log_height)
+    mean = (sent.mean - arcs.mean.unsqueeze(-2)).expand_as(log_height)
     return Message(*(part.flatten(-2) for part in (log_height, mean, sent.precision)))
 
 

@@ -17,19 +17,21 @@ WORK = torch.float64
 class ArcLaw:
     """How weights change along arcs: by a draw from one of J normals, its class drawn first.
 
-    Spike and slab has two classes, of which the first is no change; arcs that all change have one;
-    a scale mixture of normals has as many as it takes. The last row stands for arcs of helpers,
-    which are in the first class and do not change.
+    Spike and slab has two classes, of which the first is no change, or three where the slab has two
+    halves; arcs that all change have one; a scale mixture of normals has as many as it takes. The
+    last row stands for arcs of helpers, which are in the first class and do not change.
 
     Attributes:
         prob: Probability of each class, ``(A + 1, B, J)``.
         log_prob: Its logarithm, ``DEAD`` where it is zero, ``(A + 1, B, J)``.
-        var: Variance of a change in each class, ``(A + 1, B, J)``.
-        gated: Whether the first of two classes is no change, so that the second is a gate.
+        mean: Mean of a change in each class, ``(A + 1, B, J)``.
+        var: Its variance, likewise.
+        gated: Whether the first class is no change, so that the others are an open gate.
     """
 
     prob: Tensor
     log_prob: Tensor
+    mean: Tensor
     var: Tensor
     gated: bool = False
 
@@ -47,12 +49,15 @@ class ArcLaw:
         return self._map(lambda values: values[start:stop])
 
     def widest(self) -> "ArcLaw":
-        """The same as if every arc changed by its widest class."""
-        var = self.var.amax(-1, keepdim=True)
-        return ArcLaw(torch.ones_like(var), torch.zeros_like(var), var)
+        """The same as if every arc changed by its widest class, around zero."""
+        var = (self.var + self.mean.square()).amax(-1, keepdim=True)
+        zero = torch.zeros_like(var)
+        return ArcLaw(torch.ones_like(var), zero, zero, var)
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> "ArcLaw":
-        return ArcLaw(change(self.prob), change(self.log_prob), change(self.var), self.gated)
+        parts = (self.prob, self.log_prob, self.mean, self.var)
+        prob, log_prob, mean, var = (change(part) for part in parts)
+        return ArcLaw(prob, log_prob, mean, var, self.gated)
 
 
 def gated_arcs(
@@ -61,14 +66,16 @@ def gated_arcs(
     batch: torch.Size,
     inclusion_prob: Tensor | float,
     slab_scale: Tensor | float,
+    slab_loc: Tensor | float | None = None,
 ) -> ArcLaw:
     """Arcs that change with some probability; shapes as in ``sum_product``."""
     rate = _by_arc("inclusion_prob", inclusion_prob, batch, tree, eta)
-    slab_scale = torch.as_tensor(slab_scale, dtype=WORK)
-    if slab_scale.dim() <= len(batch):
-        slab_scale = slab_scale.unsqueeze(-1)
-    var = _by_arc("slab_scale", slab_scale, batch, tree, eta).square()
-    return _law([1 - rate, rate], [torch.zeros_like(var), var], gated=True)
+    var = _by_slab("slab_scale", slab_scale, batch, tree, eta).square()
+    zero = torch.zeros_like(var)
+    if slab_loc is None:
+        return _law([1 - rate, rate], [zero, var], gated=True)
+    loc = _by_slab("slab_loc", slab_loc, batch, tree, eta)
+    return _law([1 - rate, rate / 2, rate / 2], [zero, var, var], [zero, loc, -loc], gated=True)
 
 
 def changing_arcs(tree: Tree, eta: Tensor, batch: torch.Size, delta_var: Tensor | float) -> ArcLaw:
@@ -93,13 +100,20 @@ def mixed_arcs(
     return _law(prob, var)
 
 
-def _law(prob: list[Tensor], var: list[Tensor], gated: bool = False) -> ArcLaw:
-    """From probabilities and variances ``(A, B)`` of each class."""
+def _law(
+    prob: list[Tensor],
+    var: list[Tensor],
+    mean: list[Tensor] | None = None,
+    gated: bool = False,
+) -> ArcLaw:
+    """From probabilities, variances and means ``(A, B)`` of each class; means of 0 if absent."""
+    mean = [torch.zeros_like(part) for part in var] if mean is None else mean
     certain = [1.0, *[0.0] * (len(prob) - 1)]
     probs = [with_helper(part, fill) for part, fill in zip(prob, certain, strict=True)]
     return ArcLaw(
         torch.stack(probs, -1),
         torch.stack([_safe_log(part) for part in probs], -1),
+        torch.stack([with_helper(part, 0.0) for part in mean], -1),
         torch.stack([with_helper(part, 0.0) for part in var], -1),
         gated,
     )
@@ -136,6 +150,16 @@ def by_batch(name: str, value: Tensor | float, batch: torch.Size, eta: Tensor) -
         raise ShapeError(
             f"{name}: expected a number or (*B) = {tuple(batch)}, received {tuple(value.shape)}"
         ) from error
+
+
+def _by_slab(
+    name: str, value: Tensor | float, batch: torch.Size, tree: Tree, eta: Tensor
+) -> Tensor:
+    """The same from one number per element of the batch, or one per arc too."""
+    value = torch.as_tensor(value, dtype=WORK)
+    if value.dim() <= len(batch):
+        value = value.unsqueeze(-1)
+    return _by_arc(name, value, batch, tree, eta)
 
 
 def _by_arc(name: str, value: Tensor | float, batch: torch.Size, tree: Tree, eta: Tensor) -> Tensor:

@@ -44,6 +44,8 @@ class TreePosterior:
         delta_mean: Posterior mean of the change along each arc, zeros included, ``(*B, A)``.
         delta_second: Posterior mean of the squared change, ``(*B, A)``.
         class_prob: Posterior probability of each class of changes, ``(*B, A, J)``.
+        class_mean: Posterior mean of the change times the indicator of its class, likewise; sums
+            to ``delta_mean``.
     """
 
     log_evidence: Tensor
@@ -53,6 +55,7 @@ class TreePosterior:
     delta_mean: Tensor
     delta_second: Tensor
     class_prob: Tensor
+    class_mean: Tensor
 
 
 def outside_pass(tree: Tree, inside: InsideMessages) -> TreePosterior:
@@ -81,17 +84,18 @@ def outside_pass(tree: Tree, inside: InsideMessages) -> TreePosterior:
     node_mean, node_var = (
         restored(parts, folded.node_order) for parts in zip(*at_nodes, strict=True)
     )
-    class_prob, delta_mean, delta_second = (
+    class_prob, class_mean, delta_second = (
         restored(parts, folded.node_order[1:] - 1) for parts in zip(*at_arcs, strict=True)
     )
     return TreePosterior(
         log_evidence=inside.log_evidence,
-        pips=class_prob[..., 1] if inside.arcs.gated else None,
+        pips=class_prob[..., 1:].sum(-1) if inside.arcs.gated else None,
         node_mean=node_mean,
         node_var=node_var,
-        delta_mean=delta_mean,
+        delta_mean=class_mean.sum(-1),
         delta_second=delta_second,
         class_prob=class_prob,
+        class_mean=class_mean,
     )
 
 
@@ -126,15 +130,15 @@ def _cross(
     """Through the arcs: from the parent's weight by component of the arc to the node's own.
 
     Returns:
-        The node's weight by component of its message; probabilities of the classes, ``(n, B, J)``,
-        mean and mean square of the change, ``(n, B)``.
+        The node's weight by component of its message; probabilities of the classes and means of the
+        change in each, ``(n, B, J)``, mean square of the change, ``(n, B)``.
     """
     node, arc, group = inside.node[depth], inside.arc[depth], inside.arc_groups[depth]
     arcs = inside.arcs.at(level.arc)
     if not level.has_arcs:
         same = split(at_parent, arc, node, group)
         nothing = torch.zeros_like(same.mean[..., 0])
-        return same, (arcs.prob, nothing, nothing)
+        return same, (arcs.prob, torch.zeros_like(arcs.prob), nothing)
     parts = split(at_parent, arc, through(node, arcs), group)
     by_class = Density(*(part.unflatten(-1, (-1, arcs.num_classes)) for part in parts))
     changed, (weight, mean, second) = _changes(by_class, node, arcs)
@@ -150,17 +154,18 @@ def _changes(
 ) -> tuple[Density, tuple[Tensor, Tensor, Tensor]]:
     """The node's weight given its parent's, by component and class, and moments of the change.
 
-    The node's weight is the parent's plus a change with prior N(0, var), seen as ``node.mean``
-    with ``node.precision``; all ``(n, B, C, J)``. The first moment is the weight of each class.
+    The node's weight is the parent's plus a change with prior N(mean, var), seen as ``node.mean``
+    with ``node.precision``; all ``(n, B, C, J)``. Moments are the weight and mean of each class,
+    and the mean square over all.
     """
-    class_var = arcs.var.unsqueeze(-2)
+    class_mean, class_var = arcs.mean.unsqueeze(-2), arcs.var.unsqueeze(-2)
     precision, seen = node.precision.unsqueeze(-1), node.mean.unsqueeze(-1)
     keeps = 1 / (1 + precision * class_var)  # share of the parent's weight in the node's
-    shift = (1 - keeps) * (seen - parent.mean)
+    shift = class_mean + (1 - keeps) * (seen - parent.mean - class_mean)
     noise = class_var * keeps
     weight = parent.log_weight.exp()
     second = shift.square() + (1 - keeps).square() * parent.var + noise
     by_class = weight.sum(-2)
-    change = (by_class, (weight * shift).sum((-2, -1)), (weight * second).sum((-2, -1)))
+    change = (by_class, (weight * shift).sum(-2), (weight * second).sum((-2, -1)))
     var = keeps.square() * parent.var + noise
     return Density(parent.log_weight, parent.mean + shift, var), change

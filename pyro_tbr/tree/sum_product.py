@@ -8,7 +8,8 @@ potential :math:`\exp(\eta u - \lambda u^2 / 2)`. Inside messages go from the le
 inclusion probabilities, node marginals and draws.
 
 A change may also be drawn from a mixture of J normals, of which spike and slab is the case of two
-classes with variances 0 and :math:`\tau_a^2`, and a dense prior that of one.
+classes with variances 0 and :math:`\tau_a^2`, and a dense prior that of one. A slab in two halves
+around :math:`\pm m` has three; it says that small changes are rare.
 
 A message is a mixture of Gaussians. Through an arc every component becomes itself, times one minus
 the rate, plus its blurred self, times the rate (its J blurred selves, times their probabilities); a
@@ -77,6 +78,7 @@ def sum_product(
     *,
     inclusion_prob: Tensor | float,
     slab_scale: Tensor | float,
+    slab_loc: Tensor | float | None = None,
     root_scale: Tensor | float,
     root_loc: Tensor | float = 0.0,
     num_components: int | None = 32,
@@ -92,6 +94,9 @@ def sum_product(
         inclusion_prob: Prior probability of a change, in [0, 1], broadcastable to ``(*B, A)``.
         slab_scale: Standard deviation of a change, broadcastable to ``(*B,)``; with one dimension
             more than the batch, to ``(*B, A)``.
+        slab_loc: Distance m from zero of the two halves of the slab, a change being drawn from
+            N(m, slab_scale^2) or N(-m, slab_scale^2); shapes as for ``slab_scale``. None for a slab
+            of one piece around zero.
         root_scale: Prior standard deviation of the root's weight, broadcastable to ``(*B,)``.
         root_loc: Prior mean of the root's weight, broadcastable to ``(*B,)``.
         num_components: Cap on the components of a message; None is exact, and exponential in the
@@ -117,6 +122,7 @@ def sum_product(
         lam,
         inclusion_prob=inclusion_prob,
         slab_scale=slab_scale,
+        slab_loc=slab_loc,
         root_scale=root_scale,
         root_loc=root_loc,
         num_components=num_components,
@@ -219,6 +225,7 @@ def inside_pass(
     *,
     inclusion_prob: Tensor | float,
     slab_scale: Tensor | float,
+    slab_loc: Tensor | float | None = None,
     root_scale: Tensor | float,
     root_loc: Tensor | float = 0.0,
     num_components: int | None = 32,
@@ -230,7 +237,7 @@ def inside_pass(
     ``eta`` and ``lam`` are zero: no data, nothing to learn.
     """
     batch = batch_shape(tree, eta, lam)
-    arcs = gated_arcs(tree, eta, batch, inclusion_prob, slab_scale)
+    arcs = gated_arcs(tree, eta, batch, inclusion_prob, slab_scale, slab_loc)
     return run_inside(tree, eta, lam, arcs, root_loc, root_scale, num_components, sweeps)
 
 
@@ -246,9 +253,9 @@ def sample(
         generator: Source of randomness; torch's global one if None.
 
     Returns:
-        The root's weight ``(S, *B)``; the class of every change, counted from 0, so under
-        ``inside_pass`` its gate, ``(S, *B, A)``; and the changes, exactly 0 where their variance
-        is, ``(S, *B, A)``. Without gradient.
+        The root's weight ``(S, *B)``; the class of every change, counted from 0, or its gate under
+        ``inside_pass``, ``(S, *B, A)``; and the changes, exactly 0 where the gate is closed,
+        ``(S, *B, A)``. Without gradient.
     """
     with torch.no_grad():
         folded = fold(tree, inside.root.mean.device)
@@ -267,7 +274,8 @@ def sample(
         return values.reshape(num_samples, *inside.batch_shape, -1).to(inside.log_evidence.dtype)
 
     root = root.reshape(num_samples, *inside.batch_shape).to(inside.log_evidence.dtype)
-    return root, restored(classes), restored(deltas)
+    picks = restored(classes)
+    return root, picks.clamp(max=1) if inside.arcs.gated else picks, restored(deltas)
 
 
 def _draw_step(
@@ -278,15 +286,21 @@ def _draw_step(
     uniform = _random(torch.rand, parent, generator)
     start = parent.unsqueeze(-1)
     log_class = []
-    for class_var, log_prob in zip(arcs.var.unbind(-1), arcs.log_prob.unbind(-1), strict=True):
-        seen = blur(message, class_var.unsqueeze(-1))
-        log_mass = seen.log_height - 0.5 * seen.precision * (start - seen.mean).square()
+    for mean, var, log_prob in zip(
+        *(part.unbind(-1) for part in (arcs.mean, arcs.var, arcs.log_prob)), strict=True
+    ):
+        seen = blur(message, var.unsqueeze(-1))
+        gap = start + mean.unsqueeze(-1) - seen.mean
+        log_mass = seen.log_height - 0.5 * seen.precision * gap.square()
         log_class.append(log_mass.logsumexp(-1) + log_prob)
     # Summed from the last one down, so that a gate is on where the uniform is below its chance.
     upto = torch.stack(log_class[::-1], -1).softmax(-1).cumsum(-1)
     picked = arcs.num_classes - 1 - (uniform.unsqueeze(-1) >= upto[..., :-1]).sum(-1)
-    var = arcs.var.expand(len(parent), *arcs.var.shape).gather(-1, picked.unsqueeze(-1))
-    changed = absorb(Density(torch.zeros_like(start), start, var), message)
+    mean, var = (
+        part.expand(len(parent), *part.shape).gather(-1, picked.unsqueeze(-1))
+        for part in (arcs.mean, arcs.var)
+    )
+    changed = absorb(Density(torch.zeros_like(start), start + mean, var), message)
     return picked.to(parent.dtype), _draw(changed, noise)
 
 

@@ -53,6 +53,8 @@ def expected_sites(prior):
     if isinstance(prior, SpikeSlabPrior):
         gates = (A, W, 1 if prior.shared_gates else Q)
         sites |= {"inclusion_rate": scale, "gates": gates, "slab": (A, W, Q)}
+        if prior.halves:
+            sites["slab_separation"] = (1, 1)
     if isinstance(prior, HorseshoePrior):
         sites |= {"global_scale": (W, Q), "local_scale": (A, W, Q), "slab_scale": (W, Q)}
     return sites | {"deltas": (A, W, Q)}
