@@ -23,10 +23,11 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from run_tables import show
 
 import pyro_tbr as tbr
 from pyro_tbr.evaluation import baselines as methods
-from pyro_tbr.evaluation import linear_r2, mcc, paired_differences, simulate, summarise_runs
+from pyro_tbr.evaluation import linear_r2, mcc, simulate
 
 HIERARCHY = {  # child: parent; the leaves are the data set's ``bulk_labels``
     "CD34+": "blood",
@@ -216,16 +217,8 @@ def main(argv: list[str] | None = None) -> dict:
         runs.to_csv(args.csv, index=False)
     if args.figure:
         figure(runs, args.figure)
-    table = summarise_runs(runs)
-    names = [name for name in runs if name in table.index.get_level_values("metric")]
-    for what in ("mean", "se"):
-        print(f"\n{what} over seeds:\n" + table[what].unstack("metric")[names].round(3).to_string())
-    found = {"runs": runs, "means": table["mean"].unstack("metric"), "components_r2": best}
-    if "ours" in args.methods and len(args.methods) > 1:
-        held_out = [name for name in names if name.startswith("held_out")]
-        found["differences"] = paired_differences(runs, "ours", held_out)
-        print("\nLess ours, run by run:\n" + found["differences"].round(3).to_string())
-    return found
+    held_out = [name for name in runs if name.startswith("held_out")]
+    return show(runs, "ours", held_out) | {"runs": runs, "components_r2": best}
 
 
 if __name__ == "__main__":

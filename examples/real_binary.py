@@ -77,12 +77,9 @@ METHODS: dict[str, Method] = {
 
 def _with_path(x: pd.DataFrame, env: pd.Series, tree: tbr.Tree) -> pd.DataFrame:
     """Features beside an indicator of each node on the way to the species."""
-    parent = dict(zip(tree.to_frame()["child"], tree.to_frame()["parent"], strict=True))
     on_path = np.zeros((len(x), tree.num_nodes))
     for row, node in enumerate(env):
-        while node in parent:
-            on_path[row, tree.index(node)] = 1
-            node = parent[node]
+        on_path[row, tree.arc_child[tree.path(node)]] = 1
     columns = [f"node {name}" for name in tree.nodes]
     return pd.concat([x, pd.DataFrame(on_path, x.index, columns)], axis=1)
 

@@ -21,9 +21,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from run_tables import show
 
 import pyro_tbr as tbr
-from pyro_tbr.evaluation import LinearMixing, linear_r2, mcc, paired_differences, summarise_runs
+from pyro_tbr.evaluation import LinearMixing, linear_r2, mcc
 from pyro_tbr.evaluation import baselines as methods
 from pyro_tbr.plotting import plot_methods
 
@@ -140,22 +141,12 @@ def main(argv=None):
                 pd.DataFrame(new).to_csv(args.csv, index=False)
             print(f"setting {setting}, seed {seed} done", flush=True)
     runs = pd.DataFrame(runs + new).astype({"setting": str})
-    table = summarise_runs(runs)
-    means = table["mean"].unstack("metric")
-    errors = table["se"].unstack("metric")
-    metrics = [name for name in runs.columns if name in means]
-    print("\nMeans over seeds:\n" + means[metrics].round(3).to_string())
-    print("\nStandard errors:\n" + errors[metrics].round(3).to_string())
-    if "mcc" in means:
+    found = show(runs, "ours", [name for name in runs.columns if name.startswith("held_out")])
+    if "mcc" in found["means"]:
         worst = runs.groupby(["setting", "method"], sort=False)["mcc"].min().dropna()
         print("\nWorst MCC:\n" + worst.round(3).to_string())
     if args.figure:
-        figure(table, args.figure)
-    found = {"means": means}
-    if "ours" in set(runs["method"]) and runs["method"].nunique() > 1:
-        names = [name for name in metrics if name.startswith("held_out")]
-        found["differences"] = paired_differences(runs, "ours", names)
-        print("\nLess ours, run by run:\n" + found["differences"].round(3).to_string())
+        figure(found["summary"], args.figure)
     return found
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from run_tables import show
 
 import pyro_tbr as tbr
 from pyro_tbr.evaluation import (
@@ -25,13 +26,11 @@ from pyro_tbr.evaluation import (
     linear_r2,
     match_latents,
     mcc,
-    paired_differences,
     pip_auroc,
     reliability,
     shared_changes,
     star,
     subtrees_moved,
-    summarise_runs,
 )
 from pyro_tbr.evaluation.baselines import Pooled
 from pyro_tbr.plotting import plot_methods
@@ -183,23 +182,12 @@ def main(argv=None):
             pd.concat(pips).to_csv(args.csv.with_suffix(".pips.csv"), index=False)
         print(f"seed {seed} done", flush=True)
     runs, pips = pd.DataFrame(runs), pd.concat(pips)
-    table = summarise_runs(runs)
-    means = table["mean"].unstack("metric").droplevel("setting")
-    metrics = [name for name in runs.columns if name in means]
-    print("\nMeans over seeds:\n" + means[metrics].round(3).to_string())
-    errors = table["se"].unstack("metric").droplevel("setting")
-    print("\nStandard errors:\n" + errors[metrics].round(3).to_string())
+    found = show(runs, "right", ["mcc", "held_out_log_score", "held_out_mse", "elbo"])
     bins = by_pip(pips)
     print("\nHow often a change was true, by its PIP:\n" + bins.round(3).to_string())
     if args.figure:
-        figure(table, args.figure)
-    found = {"means": means, "reliability": bins}
-    if "right" in args.trees and len(args.trees) > 1:
-        names = ["mcc", "held_out_log_score", "held_out_mse", "elbo"]
-        found["differences"] = paired_differences(runs, "right", names)
-        print("\nLess the right tree's, seed by seed:")
-        print(found["differences"].droplevel("setting").round(3).to_string())
-    return found
+        figure(found["summary"], args.figure)
+    return found | {"means": found["means"].droplevel("setting"), "reliability": bins}
 
 
 if __name__ == "__main__":

@@ -118,8 +118,6 @@ def leaves_clustered(tree: Tree, profiles: Any, *, known: Any = None, method: st
     linkage = require("scipy.cluster.hierarchy").linkage(profiles[has], method=method)
     leaves = [leaf for leaf, one in zip(tree.leaves, has, strict=True) if one]
     found = Tree.from_linkage(linkage, leaves)
-    if has.all():
-        return Tree.from_parents({child: parent for parent, child in found.arcs})
     parents: Parents = {child: parent for parent, child in found.arcs}
     parents |= {leaf: found.root for leaf, one in zip(tree.leaves, has, strict=True) if not one}
     return Tree.from_parents(parents)

@@ -207,7 +207,7 @@ class SpikeSlabDeltas(DeltaFactor):
         prior = self._prior[0]
         prob = self._gate_probs(prior.arc_inclusion_prob(values["inclusion_rate"]))
         num_samples = values["slab_scale"].shape[0]
-        shape = (num_samples, *self._prior[0].gate_shape)
+        shape = (num_samples, *prior.gate_shape)
         uniform = torch.rand(shape, generator=generator, dtype=prob.dtype).to(prob.device)
         gates = (uniform < prob).to(prob.dtype)
         own = self.loc + self.log_scale.exp() * self._noise(num_samples, generator)

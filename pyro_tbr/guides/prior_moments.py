@@ -80,7 +80,7 @@ def scale_moments(prior: ArcPrior, hyper: HyperFactors) -> ScaleMoments:
 
 def separation_factor(prior: ArcPrior, hyper: HyperFactors) -> SeparationFactor | None:
     """The factor of the separation of the slab's halves, where it has any."""
-    if not getattr(prior, "halves", False):
+    if not prior.halves:
         return None
     factor = hyper["slab_separation"]
     assert isinstance(factor, SeparationFactor)

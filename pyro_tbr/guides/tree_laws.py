@@ -195,7 +195,7 @@ class FactorLaw(TreeLaw):
         square = torch.where(informed, now.delta_second.permute(2, 0, 1), 0.0)
         gates = None if now.pips is None else now.pips.permute(2, 0, 1)
         size = None
-        if getattr(self.prior, "halves", False):
+        if self.prior.halves:
             up, down = now.class_mean.unbind(-1)[1:]
             size = torch.where(informed, (up - down).permute(2, 0, 1), 0.0)
         self.hyper.learn(root_square(now, self.prior), square, gates, informed, size)

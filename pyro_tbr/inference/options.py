@@ -33,8 +33,8 @@ class FitOptions:
             ``None``: as many as needed, none where the encoder's optimism is not measurable.
         sandwich: Take the errors of each environment's weights from its rows' own residuals where
             these are surely larger or smaller than the common noise says (learnt encoders, Gaussian
-            outcomes); ``None``: where the encoder is not linear. A linear one misses little, and
-            with some tens of rows an environment the ratios are noise.
+            outcomes); ``None``: where the encoder is not linear. With a linear one inclusion
+            probabilities are as well calibrated without, and predictions on 1190 neurons better.
         sweeps: At most this many sweeps of the weights' posterior.
         mixture_components: Cap on the components of a message along the tree.
         num_threads: Threads of torch while fitting, put back after; the tensors are small, and more

@@ -46,15 +46,11 @@ sweeps, the worst arc on average: data like the prior at rate 0.1 0.005 to 0.05 
 0.03 to 0.06. Times: ``examples/benchmark_tree.py``.
 """
 
-from collections.abc import Callable
-
-import torch
 from torch import Tensor
 
-from pyro_tbr.tree.folding import fold
+from pyro_tbr.tree.draws import sample
 from pyro_tbr.tree.inside import InsideMessages, run_inside
-from pyro_tbr.tree.laws import ArcLaw, batch_shape, changing_arcs, gated_arcs, mixed_arcs
-from pyro_tbr.tree.mixtures import Density, Message, absorb, blur
+from pyro_tbr.tree.laws import batch_shape, changing_arcs, gated_arcs, mixed_arcs
 from pyro_tbr.tree.outside import TreePosterior, outside_pass
 from pyro_tbr.tree.tree import Tree
 
@@ -109,6 +105,7 @@ def sum_product(
         ShapeError: Arguments do not fit the tree or each other.
 
     Example:
+        >>> import torch
         >>> tree = Tree.from_parents({"u": "r", "v": "u", "a": "v", "b": "r"})
         >>> weight, error = torch.tensor([0.0, 0.0, 0.0, 0.0, 2.0]), 0.05
         >>> lam = torch.tensor([0.0, 0.0, 1.0, 0.0, 1.0]) / error**2  # data at "b" and "a" only
@@ -239,86 +236,3 @@ def inside_pass(
     batch = batch_shape(tree, eta, lam)
     arcs = gated_arcs(tree, eta, batch, inclusion_prob, slab_scale, slab_loc)
     return run_inside(tree, eta, lam, arcs, root_loc, root_scale, num_components, sweeps)
-
-
-def sample(
-    tree: Tree, inside: InsideMessages, num_samples: int, generator: torch.Generator | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Joint draws from the posterior: the root, then every arc given the weight it starts from.
-
-    Args:
-        tree: The environments.
-        inside: Messages of the inside pass; with a cap the draws are exact given the messages.
-        num_samples: ``S``.
-        generator: Source of randomness; torch's global one if None.
-
-    Returns:
-        The root's weight ``(S, *B)``; the class of every change, counted from 0, or its gate under
-        ``inside_pass``, ``(S, *B, A)``; and the changes, exactly 0 where the gate is closed,
-        ``(S, *B, A)``. Without gradient.
-    """
-    with torch.no_grad():
-        folded = fold(tree, inside.root.mean.device)
-        at_root = absorb(inside.root, inside.node[0])
-        at_root = Density(*(part.expand(num_samples, *part.shape) for part in at_root))
-        weight = _draw(at_root, _noise(at_root.mean, generator))  # (S, 1, B)
-        root, classes, deltas = weight[:, 0], [], []
-        for level, message in zip(folded.levels[1:], inside.node[1:], strict=True):
-            parent = weight.index_select(1, level.parent)
-            picked, weight = _draw_step(parent, message, inside.arcs.at(level.arc), generator)
-            classes.append(picked)
-            deltas.append(weight - parent)
-
-    def restored(parts: list[Tensor]) -> Tensor:
-        values = torch.cat(parts, 1).index_select(1, folded.node_order[1:] - 1).movedim(1, -1)
-        return values.reshape(num_samples, *inside.batch_shape, -1).to(inside.log_evidence.dtype)
-
-    root = root.reshape(num_samples, *inside.batch_shape).to(inside.log_evidence.dtype)
-    picks = restored(classes)
-    return root, picks.clamp(max=1) if inside.arcs.gated else picks, restored(deltas)
-
-
-def _draw_step(
-    parent: Tensor, message: Message, arcs: ArcLaw, generator: torch.Generator | None
-) -> tuple[Tensor, Tensor]:
-    """Classes and weights at the nodes of a level, given their parents' weights ``(S, n, B)``."""
-    noise = _noise(message.mean.expand(len(parent), *message.mean.shape), generator)
-    uniform = _random(torch.rand, parent, generator)
-    start = parent.unsqueeze(-1)
-    log_class = []
-    for mean, var, log_prob in zip(
-        *(part.unbind(-1) for part in (arcs.mean, arcs.var, arcs.log_prob)), strict=True
-    ):
-        seen = blur(message, var.unsqueeze(-1))
-        gap = start + mean.unsqueeze(-1) - seen.mean
-        log_mass = seen.log_height - 0.5 * seen.precision * gap.square()
-        log_class.append(log_mass.logsumexp(-1) + log_prob)
-    # Summed from the last one down, so that a gate is on where the uniform is below its chance.
-    upto = torch.stack(log_class[::-1], -1).softmax(-1).cumsum(-1)
-    picked = arcs.num_classes - 1 - (uniform.unsqueeze(-1) >= upto[..., :-1]).sum(-1)
-    mean, var = (
-        part.expand(len(parent), *part.shape).gather(-1, picked.unsqueeze(-1))
-        for part in (arcs.mean, arcs.var)
-    )
-    changed = absorb(Density(torch.zeros_like(start), start + mean, var), message)
-    return picked.to(parent.dtype), _draw(changed, noise)
-
-
-def _noise(like: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-    """Uniform noise for every component ``(..., C)``, normal noise for every mixture ``(...)``."""
-    uniform = _random(torch.rand, like, generator)
-    return uniform, _random(torch.randn, like[..., 0], generator)
-
-
-def _random(make: Callable[..., Tensor], like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Noise made where the generator is, whatever device the numbers are on."""
-    device = like.device if generator is None else generator.device
-    return make(like.shape, dtype=like.dtype, device=device, generator=generator).to(like.device)
-
-
-def _draw(density: Density, noise: tuple[Tensor, Tensor]) -> Tensor:
-    """One draw of every mixture."""
-    uniform, normal = noise
-    pick = (density.log_weight - (-uniform.log()).log()).argmax(-1, keepdim=True)  # Gumbel
-    mean, var = (part.gather(-1, pick).squeeze(-1) for part in (density.mean, density.var))
-    return mean + var.sqrt() * normal

@@ -27,6 +27,8 @@ class ArcPrior(LocalParamsModule):
     ``W`` counts the weights of one outcome: the latents, then the intercept if there is one.
     """
 
+    halves = False  # whether changes that are not zero come from a slab in two halves
+
     def __init__(self, **description: Any) -> None:
         super().__init__()
         self.description = description
