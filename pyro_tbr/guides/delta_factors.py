@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
+from pyro_tbr.errors import DataError
 from pyro_tbr.guides.hyper_factors import quadrature
 from pyro_tbr.guides.prior_moments import (
     HyperFactors,
@@ -142,6 +143,11 @@ class SpikeSlabDeltas(DeltaFactor):
 
     def __init__(self, prior: SpikeSlabPrior, informed: Tensor) -> None:
         super().__init__(prior, informed)
+        if prior.wide_spike:
+            raise DataError(
+                "spike_scale: the mean-field guide has no changes where gates are off; use "
+                'guide="tree", or spike_scale=0'
+            )
         self.logits = nn.Parameter(torch.full(prior.gate_shape, -1.5))
 
     @torch.no_grad()

@@ -41,15 +41,16 @@ class PriorFactors(nn.ModuleDict):
         prior = self._prior[0]
         mask = informed.reshape(-1, 1, 1)
         square = torch.where(mask, deltas.square(), 0.0).double()
-        gates = None
+        gates = spike = None
         if isinstance(prior, SpikeSlabPrior):
             # Slabs start wide: from a slab as narrow as the estimates' errors the updates do not
             # find back, since every change is then as likely as none.
             least = _LEAST_START * prior.slab_scale.prior_loc.exp().amax().double()
             typical = square.mean((0, 2), keepdim=True).clamp(min=least**2)
             gates = (square > _START_SHARE**2 * typical).double()
+            spike = (1 - gates) * square
             square = gates * square.clamp(min=least**2)
-        self.learn((root - prior.root_loc).square(), square, gates, mask, square.sqrt())
+        self.learn((root - prior.root_loc).square(), square, gates, mask, square.sqrt(), spike)
 
     def learn(
         self,
@@ -58,16 +59,20 @@ class PriorFactors(nn.ModuleDict):
         gates: Tensor | None,
         informed: Tensor,
         size: Tensor | None = None,
+        spike: Tensor | None = None,
     ) -> None:
         """Moves every factor to its optimum.
 
         Args:
             root: Expected squared deviation of the root weights from their prior mean, (W, Q).
-            square: Expected squares of the deltas, 0 on arcs without data, (A, W, Q).
+            square: Expected squares of the deltas, those with an open gate where there are gates,
+                0 on arcs without data, (A, W, Q).
             gates: Expected gates (A, W, Q), or ``None`` where the prior has none.
             informed: (A, 1, 1) bool; other arcs say nothing of the hyperparameters.
             size: Expected deltas times the sign of their half of the slab, 0 on arcs without data,
                 (A, W, Q); not needed where the slab has no halves.
+            spike: Expected squares of the deltas with a closed gate, likewise; not needed where the
+                spike has no width.
         """
         prior = self._prior[0]
         self.update_scale("root_scale", root, torch.ones_like(root))
@@ -85,6 +90,9 @@ class PriorFactors(nn.ModuleDict):
             if rate.hyper.shape[-1] == 1:
                 on, off = on.sum(-1, keepdim=True), off.sum(-1, keepdim=True)
             rate.update(on, off, prior.relative_length)
+            if prior.wide_spike and spike is not None:
+                off = torch.where(informed, 1 - gates, 0.0).expand_as(square)
+                self.update_scale("spike_scale", spike.sum(0), off.sum(0))
         square, count = square.sum(0), count.sum(0)
         separation = separation_factor(prior, self)
         if separation is None:

@@ -8,11 +8,12 @@ from torch import Tensor
 from pyro_tbr.errors import DataError
 from pyro_tbr.guides.base import Guide, NodeMoments
 from pyro_tbr.guides.delta_factors import DeltaMoments
+from pyro_tbr.guides.factor_law import FactorLaw
 from pyro_tbr.guides.horseshoe_law import HorseshoeLaw, HorseshoePosterior
 from pyro_tbr.guides.hyper_factors import ScaleFactor
 from pyro_tbr.guides.prior_factors import PriorFactors
 from pyro_tbr.guides.statistics import Statistics
-from pyro_tbr.guides.tree_laws import Evidence, FactorLaw, Law, TreeLaw
+from pyro_tbr.guides.tree_laws import Evidence, Law, TreeLaw
 from pyro_tbr.models.priors import ArcPrior, HorseshoePrior
 from pyro_tbr.models.tree_model import TreeModel
 from pyro_tbr.tree import path_sum
@@ -144,10 +145,17 @@ class TreeGuide(Guide):
         prob = torch.ones_like(mean) if now.pips is None else now.pips.permute(2, 0, 1)
         prior_prob = self.tree_law.prior_inclusion().to(prob)
         known = self.informed_arcs.reshape(-1, 1, 1)
-        second = torch.where(known, second, self._silent_var())
+        silent = self._silent_var()
+        second = torch.where(known, second, silent)
+        on_mean, on_second = mean, second
+        if self.model.prior.wide_spike:
+            on_mean = now.class_mean[..., 1:].sum(-1).permute(2, 0, 1)
+            on_second = now.class_second[..., 1:].sum(-1).permute(2, 0, 1)
+            silent = silent - self.tree_law.silent_spike_var().to(silent)
+            on_second = torch.where(known, on_second, silent)
         safe = prob.clamp(min=1e-300)
-        slab_mean = mean / safe
-        slab_var = (second / safe - slab_mean.square()).clamp(min=0)
+        slab_mean = on_mean / safe
+        slab_var = (on_second / safe - slab_mean.square()).clamp(min=0)
         var = (second - mean.square()).clamp(min=0)
         parts = (mean, var, prob, prior_prob, slab_mean, slab_var)
         return DeltaMoments(*(part.to(dtype) for part in parts))

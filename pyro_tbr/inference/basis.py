@@ -23,6 +23,7 @@ from pyro_tbr.tree.sum_product import inside_pass
 
 _RATES = (0.05, 0.15, 0.4)  # inclusion rates tried for a direction; its best counts
 _NUM_COMPONENTS = 8  # a ranking, not a posterior
+_MOST_POTENTIALS = 1 << 19  # in one pass: of all directions at once a large tree takes many GB
 
 
 class Basis(NamedTuple):
@@ -75,10 +76,14 @@ def evidence(
         cov: Likewise.
         rates: Inclusion rates to try.
     """
-    value, var = _along(rows, mean, cov)
-    spread = _spread(value)
-    tried = [_log_evidence(problem, value, var, torch.tensor(rate), spread) for rate in rates]
-    return torch.stack(tried).amax(0).sum(-1)
+    few = max(1, _MOST_POTENTIALS // (problem.tree.num_nodes * mean.shape[1]))
+    found = []
+    for some in rows.split(few):
+        value, var = _along(some, mean, cov)
+        spread = _spread(value)
+        tried = [_log_evidence(problem, value, var, torch.tensor(rate), spread) for rate in rates]
+        found.append(torch.stack(tried).amax(0).sum(-1))
+    return torch.cat(found)
 
 
 def _along(rows: Tensor, mean: Tensor, cov: Tensor) -> tuple[Tensor, Tensor]:

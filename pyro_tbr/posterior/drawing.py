@@ -120,11 +120,12 @@ def site_draws(posterior: Posterior, site: str, num_draws: int, seed: int) -> It
 def delta_draws(posterior: Posterior) -> Tensor | None:
     """Draws of the changes (S, A, W, Q), model's units, where quantiles have no closed form.
 
-    Of a horseshoe 4,000, so the standard error of the end of a 90 % interval is some 0.03 posterior
-    standard deviations; fewer on large trees, 200 at least. None for other priors.
+    Of a horseshoe, or a spike of some width, 4,000, so the standard error of the end of a 90 %
+    interval is some 0.03 posterior standard deviations; fewer on large trees, 200 at least. None
+    for other priors.
     """
     prior = posterior.model.prior
-    if not isinstance(prior, HorseshoePrior):
+    if not isinstance(prior, HorseshoePrior) and not prior.wide_spike:
         return None
     most = _BLOCK_ELEMENTS // math.prod(prior.delta_shape)
     num_draws = min(_DELTA_DRAWS, max(200, most))

@@ -17,16 +17,17 @@ WORK = torch.float64
 class ArcLaw:
     """How weights change along arcs: by a draw from one of J normals, its class drawn first.
 
-    Spike and slab has two classes, of which the first is no change, or three where the slab has two
-    halves; arcs that all change have one; a scale mixture of normals has as many as it takes. The
-    last row stands for arcs of helpers, which are in the first class and do not change.
+    Spike and slab has two classes, of which the first is no change (or a small one), or three where
+    the slab has two halves; arcs that all change have one; a scale mixture of normals has as many
+    as it takes. The last row stands for arcs of helpers, which are in the first class and do not
+    change.
 
     Attributes:
         prob: Probability of each class, ``(A + 1, B, J)``.
         log_prob: Its logarithm, ``DEAD`` where it is zero, ``(A + 1, B, J)``.
         mean: Mean of a change in each class, ``(A + 1, B, J)``.
         var: Its variance, likewise.
-        gated: Whether the first class is no change, so that the others are an open gate.
+        gated: Whether the first class is the closed gate, so that the others are an open one.
     """
 
     prob: Tensor
@@ -67,15 +68,17 @@ def gated_arcs(
     inclusion_prob: Tensor | float,
     slab_scale: Tensor | float,
     slab_loc: Tensor | float | None = None,
+    spike_scale: Tensor | float = 0.0,
 ) -> ArcLaw:
     """Arcs that change with some probability; shapes as in ``sum_product``."""
     rate = _by_arc("inclusion_prob", inclusion_prob, batch, tree, eta)
     var = _by_slab("slab_scale", slab_scale, batch, tree, eta).square()
-    zero = torch.zeros_like(var)
+    spike = _by_slab("spike_scale", spike_scale, batch, tree, eta).square()
     if slab_loc is None:
-        return _law([1 - rate, rate], [zero, var], gated=True)
+        return _law([1 - rate, rate], [spike, var], gated=True)
     loc = _by_slab("slab_loc", slab_loc, batch, tree, eta)
-    return _law([1 - rate, rate / 2, rate / 2], [zero, var, var], [zero, loc, -loc], gated=True)
+    mean = [torch.zeros_like(loc), loc, -loc]
+    return _law([1 - rate, rate / 2, rate / 2], [spike, var, var], mean, gated=True)
 
 
 def changing_arcs(tree: Tree, eta: Tensor, batch: torch.Size, delta_var: Tensor | float) -> ArcLaw:

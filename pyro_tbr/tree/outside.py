@@ -46,6 +46,7 @@ class TreePosterior:
         class_prob: Posterior probability of each class of changes, ``(*B, A, J)``.
         class_mean: Posterior mean of the change times the indicator of its class, likewise; sums
             to ``delta_mean``.
+        class_second: The same of the squared change; sums to ``delta_second``.
     """
 
     log_evidence: Tensor
@@ -56,6 +57,7 @@ class TreePosterior:
     delta_second: Tensor
     class_prob: Tensor
     class_mean: Tensor
+    class_second: Tensor
 
 
 def outside_pass(tree: Tree, inside: InsideMessages) -> TreePosterior:
@@ -84,7 +86,7 @@ def outside_pass(tree: Tree, inside: InsideMessages) -> TreePosterior:
     node_mean, node_var = (
         restored(parts, folded.node_order) for parts in zip(*at_nodes, strict=True)
     )
-    class_prob, class_mean, delta_second = (
+    class_prob, class_mean, class_second = (
         restored(parts, folded.node_order[1:] - 1) for parts in zip(*at_arcs, strict=True)
     )
     return TreePosterior(
@@ -93,9 +95,10 @@ def outside_pass(tree: Tree, inside: InsideMessages) -> TreePosterior:
         node_mean=node_mean,
         node_var=node_var,
         delta_mean=class_mean.sum(-1),
-        delta_second=delta_second,
+        delta_second=class_second.sum(-1),
         class_prob=class_prob,
         class_mean=class_mean,
+        class_second=class_second,
     )
 
 
@@ -130,15 +133,15 @@ def _cross(
     """Through the arcs: from the parent's weight by component of the arc to the node's own.
 
     Returns:
-        The node's weight by component of its message; probabilities of the classes and means of the
-        change in each, ``(n, B, J)``, mean square of the change, ``(n, B)``.
+        The node's weight by component of its message; probabilities of the classes, means of the
+        change in each and mean squares, ``(n, B, J)``.
     """
     node, arc, group = inside.node[depth], inside.arc[depth], inside.arc_groups[depth]
     arcs = inside.arcs.at(level.arc)
     if not level.has_arcs:
         same = split(at_parent, arc, node, group)
-        nothing = torch.zeros_like(same.mean[..., 0])
-        return same, (arcs.prob, torch.zeros_like(arcs.prob), nothing)
+        nothing = torch.zeros_like(arcs.prob)
+        return same, (arcs.prob, nothing, nothing)
     parts = split(at_parent, arc, through(node, arcs), group)
     by_class = Density(*(part.unflatten(-1, (-1, arcs.num_classes)) for part in parts))
     changed, (weight, mean, second) = _changes(by_class, node, arcs)
@@ -155,8 +158,8 @@ def _changes(
     """The node's weight given its parent's, by component and class, and moments of the change.
 
     The node's weight is the parent's plus a change with prior N(mean, var), seen as ``node.mean``
-    with ``node.precision``; all ``(n, B, C, J)``. Moments are the weight and mean of each class,
-    and the mean square over all.
+    with ``node.precision``; all ``(n, B, C, J)``. Moments are the weight, mean and mean square of
+    each class.
     """
     class_mean, class_var = arcs.mean.unsqueeze(-2), arcs.var.unsqueeze(-2)
     precision, seen = node.precision.unsqueeze(-1), node.mean.unsqueeze(-1)
@@ -166,6 +169,6 @@ def _changes(
     weight = parent.log_weight.exp()
     second = shift.square() + (1 - keeps).square() * parent.var + noise
     by_class = weight.sum(-2)
-    change = (by_class, (weight * shift).sum(-2), (weight * second).sum((-2, -1)))
+    change = (by_class, (weight * shift).sum(-2), (weight * second).sum(-2))
     var = keeps.square() * parent.var + noise
     return Density(parent.log_weight, parent.mean + shift, var), change

@@ -9,7 +9,8 @@ inclusion probabilities, node marginals and draws.
 
 A change may also be drawn from a mixture of J normals, of which spike and slab is the case of two
 classes with variances 0 and :math:`\tau_a^2`, and a dense prior that of one. A slab in two halves
-around :math:`\pm m` has three; it says that small changes are rare.
+around :math:`\pm m` has three; it says that small changes are rare. A spike of some width says that
+small ones are everywhere.
 
 A message is a mixture of Gaussians. Through an arc every component becomes itself, times one minus
 the rate, plus its blurred self, times the rate (its J blurred selves, times their probabilities); a
@@ -75,6 +76,7 @@ def sum_product(
     inclusion_prob: Tensor | float,
     slab_scale: Tensor | float,
     slab_loc: Tensor | float | None = None,
+    spike_scale: Tensor | float = 0.0,
     root_scale: Tensor | float,
     root_loc: Tensor | float = 0.0,
     num_components: int | None = 32,
@@ -93,6 +95,8 @@ def sum_product(
         slab_loc: Distance m from zero of the two halves of the slab, a change being drawn from
             N(m, slab_scale^2) or N(-m, slab_scale^2); shapes as for ``slab_scale``. None for a slab
             of one piece around zero.
+        spike_scale: Standard deviation of a change where the gate is closed; shapes as for
+            ``slab_scale``. 0: no change there.
         root_scale: Prior standard deviation of the root's weight, broadcastable to ``(*B,)``.
         root_loc: Prior mean of the root's weight, broadcastable to ``(*B,)``.
         num_components: Cap on the components of a message; None is exact, and exponential in the
@@ -120,6 +124,7 @@ def sum_product(
         inclusion_prob=inclusion_prob,
         slab_scale=slab_scale,
         slab_loc=slab_loc,
+        spike_scale=spike_scale,
         root_scale=root_scale,
         root_loc=root_loc,
         num_components=num_components,
@@ -223,6 +228,7 @@ def inside_pass(
     inclusion_prob: Tensor | float,
     slab_scale: Tensor | float,
     slab_loc: Tensor | float | None = None,
+    spike_scale: Tensor | float = 0.0,
     root_scale: Tensor | float,
     root_loc: Tensor | float = 0.0,
     num_components: int | None = 32,
@@ -234,5 +240,5 @@ def inside_pass(
     ``eta`` and ``lam`` are zero: no data, nothing to learn.
     """
     batch = batch_shape(tree, eta, lam)
-    arcs = gated_arcs(tree, eta, batch, inclusion_prob, slab_scale, slab_loc)
+    arcs = gated_arcs(tree, eta, batch, inclusion_prob, slab_scale, slab_loc, spike_scale)
     return run_inside(tree, eta, lam, arcs, root_loc, root_scale, num_components, sweeps)

@@ -33,12 +33,16 @@ PRIORS = {  # learnt hyperparameters, fixed ones
         lambda: SpikeSlabPrior(shared_gates=True),
         lambda: SpikeSlabPrior(None, 0.3, 1.0, 2.0, shared_gates=True),
     ),
+    "wide spike": (
+        lambda: SpikeSlabPrior(spike_scale=None),
+        lambda: SpikeSlabPrior(None, 0.3, 1.0, 2.0, spike_scale=0.15),
+    ),
     "gaussian": (GaussianPrior, lambda: GaussianPrior(0.7, 2.0)),
     "horseshoe": (HorseshoePrior, lambda: HorseshoePrior(global_scale=0.3, root_scale=2.0)),
 }
 GUIDES = {"mean field": MeanFieldGuide, "tree": TreeGuide}
-PAIRS = [(guide, prior) for guide in GUIDES for prior in PRIORS
-         if (guide, prior) != ("tree", "shared gates")]  # fmt: skip
+NO_PAIRS = {("tree", "shared gates"), ("mean field", "wide spike")}
+PAIRS = [(guide, prior) for guide in GUIDES for prior in PRIORS if (guide, prior) not in NO_PAIRS]
 
 
 def tensor(*shape, generator):

@@ -12,7 +12,6 @@ from pyro_tbr.guides import TreeGuide
 from pyro_tbr.models import SpikeSlabPrior
 from tests.guides.cases import (
     PAIRS,
-    PRIORS,
     SILENT,
     TREE,
     K,
@@ -27,7 +26,7 @@ from tests.tree.small_trees import dense_paths
 
 pairs = pytest.mark.parametrize(("guide", "prior"), PAIRS)
 hyper = pytest.mark.parametrize("learnt", [False, True], ids=["fixed", "learnt"])
-SPIKES = {"spike and slab", "lengths", "shared gates"}
+SPIKES = {"spike and slab", "lengths", "shared gates", "wide spike"}
 SILENT_ARCS = torch.tensor(SILENT[1:])
 STILL = torch.tensor(TREE.lengths) == 0
 
@@ -92,8 +91,10 @@ def test_moments_are_those_of_draws(guide, prior, learnt):
         assert_mean((found - mean).square(), var, atol=1e-7)
     if prior in SPIKES:
         gates = draws["gates"]
-        assert ((delta != 0) <= (gates == 1)).all()
-        assert_mean(gates[:, arcs], deltas.inclusion[arcs])
+        wide = prior == "wide spike"
+        assert wide or ((delta != 0) <= (gates == 1)).all()
+        # One of these gates is off with a chance of 1e-6: never, in so many draws.
+        assert_mean(gates[:, arcs], deltas.inclusion[arcs], atol=4 / 8_000 if wide else 1e-9)
         on = gates[:, arcs].sum(0) > 800
         for found, expected in (
             (delta, deltas.slab_mean),
@@ -144,6 +145,8 @@ def test_arcs_without_rows_keep_the_prior(guide, prior, learnt):
     draws = made.sample(8_000, torch.Generator().manual_seed(0))
     assert_mean(draws["gates"][:, SILENT_ARCS], deltas.inclusion[SILENT_ARCS])
     on = draws["gates"] * draws["slab_scale"].unsqueeze(-3).expand_as(draws["gates"])
+    if prior == "wide spike":
+        on = on + (1 - draws["gates"]) * draws["spike_scale"].unsqueeze(-3)
     assert_mean((draws["deltas"].abs() / 3).tanh()[:, SILENT_ARCS],
                 (on * torch.randn_like(on) / 3).abs().tanh().mean(0)[SILENT_ARCS], 6.5)  # fmt: skip
 
@@ -195,7 +198,7 @@ def test_update_is_deterministic_and_leaves_no_trace(guide, prior):
 
 
 @pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
-@pytest.mark.parametrize("prior", PRIORS)
+@pytest.mark.parametrize("prior", [prior for guide, prior in PAIRS if guide == "mean field"])
 def test_gradients_reach_every_parameter(prior, likelihood):
     model, made, _, stats = make_pair("mean field", prior, likelihood)
     with torch.no_grad():  # gates at their start have a gradient; locations at zero may not

@@ -1,4 +1,4 @@
-"""Slabs in two halves around zero, against enumeration of every pattern of signs."""
+"""Slabs in two halves and spikes of some width, against enumeration of every pattern of signs."""
 
 import itertools
 import math
@@ -25,23 +25,23 @@ def data(tree, error=0.2, seed=0):
     return lam * weight, lam
 
 
-def enumerated(tree, eta, lam):
-    """Log evidence, inclusion probabilities, means and mean squares of the changes."""
+def enumerated(tree, eta, lam, spike=0.0):
+    """Log evidence, inclusion, mean and mean square of the changes, and where gates are open."""
     seen = lam > 0
     paths, value = dense_paths(tree)[seen], eta[seen] / lam[seen]
     log_weight, found = [], []
     for signs in itertools.product([0.0, 1.0, -1.0], repeat=tree.num_arcs):
         signs = torch.tensor(signs, dtype=torch.float64)
-        var = signs.abs() * SCALE**2
+        on = signs.abs()
+        var = on * SCALE**2 + (1 - on) * spike**2
         shared = (paths * var) @ paths.T + ROOT**2
         law = MultivariateNormal(paths @ signs * LOC, shared + torch.diag(1 / lam[seen]))
-        on = signs.abs()
         prior = (on * RATE / 2 + (1 - on) * (1 - RATE)).log().sum()
         log_weight.append(law.log_prob(value) + prior)
         gain = torch.linalg.solve(law.covariance_matrix, paths * var).T  # (A, seen)
         mean = signs * LOC + gain @ (value - law.mean)
         second = mean.square() + var - (gain * (paths * var).T).sum(1)
-        found.append(torch.stack([signs.abs(), mean, second]))
+        found.append(torch.stack([on, mean, second, on * mean, on * second]))
     log_weight = torch.stack(log_weight)
     height = 0.5 * (lam[seen] * value.square() - (lam[seen] / (2 * math.pi)).log()).sum()
     moments = torch.einsum("g,gka->ka", log_weight.softmax(0), torch.stack(found))
@@ -49,17 +49,24 @@ def enumerated(tree, eta, lam):
 
 
 @each_tree
+@pytest.mark.parametrize("spike", [0.0, 0.1])
 @pytest.mark.parametrize(("cap", "tolerance"), [(None, 1e-8), (32, 0.02)])
-def test_passes_enumerate_the_halves(tree, cap, tolerance):
+def test_passes_enumerate_the_halves(tree, cap, tolerance, spike):
     eta, lam = data(tree)
     law = {"inclusion_prob": RATE, "slab_scale": SCALE, "slab_loc": LOC, "root_scale": ROOT}
-    found = sum_product(tree, eta, lam, **law, num_components=cap, sweeps=2)
-    expected = enumerated(tree, eta, lam)
-    for name, value in zip(
-        ("log_evidence", "pips", "delta_mean", "delta_second"), expected, strict=True
+    found = sum_product(tree, eta, lam, **law, spike_scale=spike, num_components=cap, sweeps=2)
+    log_evidence, pips, mean, second, *on = enumerated(tree, eta, lam, spike)
+    for name, value, expected in (
+        ("log evidence", found.log_evidence, log_evidence),
+        ("pips", found.pips, pips),
+        ("mean", found.delta_mean, mean),
+        ("second", found.delta_second, second),
+        ("mean of open gates", found.class_mean[..., 1:].sum(-1), on[0]),
+        ("second of open gates", found.class_second[..., 1:].sum(-1), on[1]),
     ):
-        assert_close(getattr(found, name), value, rtol=tolerance, atol=tolerance, msg=name)
+        assert_close(value, expected, rtol=tolerance, atol=tolerance, msg=name)
     assert_close(found.class_mean.sum(-1), found.delta_mean)
+    assert_close(found.class_second.sum(-1), found.delta_second)
 
 
 def test_halves_at_zero_are_one_slab():

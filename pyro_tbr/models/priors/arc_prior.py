@@ -27,7 +27,8 @@ class ArcPrior(LocalParamsModule):
     ``W`` counts the weights of one outcome: the latents, then the intercept if there is one.
     """
 
-    halves = False  # whether changes that are not zero come from a slab in two halves
+    halves = False  # whether changes come from a slab in two halves
+    wide_spike = False  # whether there are small changes where gates are off
 
     def __init__(self, **description: Any) -> None:
         super().__init__()

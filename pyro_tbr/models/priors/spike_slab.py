@@ -29,6 +29,10 @@ class SpikeSlabPrior(ArcPrior):
     normal slab has its peak at no change, so it takes a weak trace of a change for a small change
     where there are none of that size.
 
+    With ``spike_scale`` an arc whose gate is off changes a little all the same, by a draw from
+    :math:`N(0, b^2)`: for data in which everything differs a bit and some things by much. A PIP is
+    then the probability of a change by much.
+
     Args:
         expected_num_nonzero: Expected number of changed arcs per latent and outcome; fixes
             :math:`\pi`. ``None`` together with ``inclusion_prob=None``: learnt, one per latent.
@@ -38,6 +42,9 @@ class SpikeSlabPrior(ArcPrior):
         root_scale: Standard deviation of the root weights, or ``None`` to learn one per latent.
         slab_separation: :math:`m/s`, one number for all latents; 0 for a normal slab. ``None``:
             0 where ``slab_scale`` is fixed, else learnt.
+        spike_scale: :math:`b`, in the unit of ``slab_scale``; 0: no change where the gate is off;
+            ``None``: one per latent, learnt, with a prior median a tenth of the slab's. Not for
+            ``guide="mean_field"``.
         shared_gates: One gate an arc and latent for all outcomes.
         use_lengths: Scale the rate by arc length, :math:`\pi_a = 1 - (1-\pi)^{l_a / \bar l}`:
             :math:`\pi` is then the rate of an arc of mean length, and an arc of length 0 never
@@ -45,7 +52,8 @@ class SpikeSlabPrior(ArcPrior):
 
     Source:
         Mitchell & Beauchamp, JASA 83 (1988) 1023, whose slab is uniform. Slabs that vanish at zero:
-        Johnson & Rossell, JRSS B 72 (2010) 143.
+        Johnson & Rossell, JRSS B 72 (2010) 143; spikes of some width: George & McCulloch, JASA 88
+        (1993) 881.
     """
 
     inclusion_rate: Rate
@@ -59,6 +67,7 @@ class SpikeSlabPrior(ArcPrior):
         root_scale: float | Tensor | None = None,
         *,
         slab_separation: float | None = None,
+        spike_scale: float | Tensor | None = 0.0,
         shared_gates: bool = False,
         use_lengths: bool = False,
     ) -> None:
@@ -68,6 +77,7 @@ class SpikeSlabPrior(ArcPrior):
             slab_scale=slab_scale,
             root_scale=root_scale,
             slab_separation=slab_separation,
+            spike_scale=spike_scale,
             shared_gates=shared_gates,
             use_lengths=use_lengths,
         )
@@ -86,6 +96,9 @@ class SpikeSlabPrior(ArcPrior):
         self.slab_separation_value = (
             as_fixed(slab_separation, "slab_separation") if self.halves else None
         )
+        # Likewise: 0 is no spike of some width rather than a width.
+        self.wide_spike = not (isinstance(spike_scale, (int, float)) and spike_scale == 0)
+        self.spike_scale_value = as_fixed(spike_scale, "spike_scale") if self.wide_spike else None
         self.shared_gates, self.use_lengths = shared_gates, use_lengths
 
     def _build_deltas(self, tree: Tree, standard_error: float) -> None:
@@ -120,6 +133,8 @@ class SpikeSlabPrior(ArcPrior):
             self.slab_separation = Separation(
                 "slab_separation", (1, 1), value, median=median, spread=spread
             )
+        if self.wide_spike:
+            self.spike_scale = self._scale("spike_scale", self.spike_scale_value, median=0.05)
 
     @property
     def gate_shape(self) -> tuple[int, int, int]:
@@ -143,8 +158,12 @@ class SpikeSlabPrior(ArcPrior):
         gates = pyro.sample("gates", dist.Bernoulli(prob).to_event(3))
         scale = scale + scale.new_zeros(self.delta_shape)
         separation = self.slab_separation().unsqueeze(-3) if self.halves else None
-        slab = pyro.sample("slab", slab_law(scale, separation).to_event(3))
-        return pyro.deterministic("deltas", gates * slab, event_dim=3)
+        deltas = gates * pyro.sample("slab", slab_law(scale, separation).to_event(3))
+        if self.wide_spike:
+            spike = self.spike_scale().unsqueeze(-3) + scale.new_zeros(self.delta_shape)
+            small = pyro.sample("spike", dist.Normal(0.0, spike).to_event(3))
+            deltas = deltas + (1 - gates) * small
+        return pyro.deterministic("deltas", deltas, event_dim=3)
 
     def draw_changes(
         self,
@@ -159,7 +178,17 @@ class SpikeSlabPrior(ArcPrior):
         shape = (*slab.shape[:-1], width)
         uniform = torch.rand(shape, generator=generator, dtype=prob.dtype).to(prob.device)
         gates = (uniform < prob).to(slab.dtype).expand_as(slab)
-        return {"gates": gates, "deltas": gates * slab}
+        deltas = gates * slab
+        if self.wide_spike:
+            deltas = deltas + (1 - gates) * self.draw_spike(values, prob.shape[1], generator)
+        return {"gates": gates, "deltas": deltas}
+
+    def draw_spike(
+        self, values: dict[str, Tensor], num_arcs: int, generator: torch.Generator
+    ) -> Tensor:
+        """Changes (S, A', W, Q) where gates are off, given draws of the hyperparameters."""
+        scale = values["spike_scale"].unsqueeze(-3)
+        return scale * self._noise(len(scale), num_arcs, generator)
 
     def draw_slab(
         self, values: dict[str, Tensor], num_arcs: int, generator: torch.Generator

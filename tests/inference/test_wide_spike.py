@@ -1,0 +1,99 @@
+"""Data in which every arc changes a little and few by much: a spike whose width is learnt."""
+
+import functools
+
+import numpy as np
+import pytest
+
+import pyro_tbr as tbr
+from pyro_tbr.errors import DataError
+
+SMALL, LARGE, ROWS = 0.08, 1.2, 60
+CHANGED = [3, 9, 20]  # arcs that change by much, one a latent
+OPTIONS = tbr.FitOptions(restarts=4, rotation_steps=200)
+
+
+@functools.cache
+def rows():
+    tree = tbr.simulate(num_leaves=16, latent_dim=3, rows_per_leaf=2, seed=0).tree
+    rng = np.random.default_rng(4)
+    deltas = SMALL * rng.standard_normal((tree.num_arcs, 3))
+    deltas[CHANGED, range(3)] = LARGE
+    weights = {tree.nodes[0]: np.array([1.0, -0.5, 0.3])}
+    for (parent, child), delta in zip(tree.arcs, deltas, strict=True):
+        weights[child] = weights[parent] + delta
+    env = np.repeat(tree.leaves, ROWS)
+    x = rng.standard_normal((len(env), 3))
+    y = (x * np.stack([weights[leaf] for leaf in env])).sum(1)
+    return tree, x, y + 0.1 * rng.standard_normal(len(env)), env
+
+
+@functools.cache
+def fitted(spike_scale):
+    tree, x, y, env = rows()
+    prior = tbr.SpikeSlabPrior(spike_scale=spike_scale)
+    model = tbr.TreeModel(tree, 3, encoder="identity", prior=prior)
+    return tbr.fit(model, x, y, env, progress=False, options=OPTIONS)
+
+
+def selected(posterior):
+    """Arcs and latents chosen at a false discovery rate of 0.05, intercepts apart."""
+    chosen = posterior.select(fdr=0.05)
+    chosen = chosen[chosen["latent"] != "intercept"]
+    rows = chosen[["parent", "child", "latent"]].itertuples(index=False)
+    return {(posterior.tree.arcs.index((parent, child)), latent) for parent, child, latent in rows}
+
+
+def test_only_large_changes_are_selected():
+    wide, none = fitted(None), fitted(0.0)
+    true = set(zip(CHANGED, wide.latent_names, strict=False))
+    assert selected(wide) == true
+    assert len(selected(none)) > len(true)  # there a small change is a change or none
+    assert none.deltas()["pip"].sum() > wide.deltas()["pip"].sum() + 3
+
+
+def test_its_width_is_found():
+    posterior = fitted(None)
+    scale = posterior.sample(200)["spike_scale"][:, :3] * posterior.scaling.scale.item()
+    log = np.log(scale) - np.log(SMALL)
+    assert (abs(log.mean(0)) < 3 * log.std(0) + 0.1).all()
+
+
+def test_small_changes_are_in_the_table_and_in_the_draws():
+    posterior = fitted(None)
+    table = posterior.deltas(level=0.9).query("latent != 'intercept' and pip < 0.05")
+    assert (table["sd"] > 0.01).all()
+    assert ((table["lower"] < table["mean"]) & (table["mean"] < table["upper"])).all()
+    gates, deltas = (posterior.sample(50)[name] for name in ("gates", "deltas"))
+    assert (np.asarray(deltas)[np.asarray(gates) == 0] != 0).all()
+
+
+def test_new_leaves_have_small_changes():
+    tree, x, _, _ = rows()
+    parent = tree.nodes[0]
+    wide, none = (
+        fitted(spike).predict(x[:50], tbr.NewLeaf("new", parent=parent)) for spike in (None, 0.0)
+    )
+    assert np.isfinite(wide.sd).all()
+    assert np.isfinite(none.sd).all()
+
+
+def test_it_is_saved(tmp_path):
+    posterior = fitted(None)
+    posterior.save(tmp_path / "fit.pt")
+    again = tbr.load(tmp_path / "fit.pt")
+    np.testing.assert_array_equal(again.deltas()["pip"], posterior.deltas()["pip"])
+    assert again.model.prior.wide_spike
+
+
+def test_mean_field_has_none():
+    tree, x, y, env = rows()
+    model = tbr.TreeModel(tree, 3, "identity", prior=tbr.SpikeSlabPrior(spike_scale=0.1))
+    with pytest.raises(DataError, match=r"spike_scale: .* guide=\"tree\", or spike_scale=0"):
+        tbr.fit(model, x, y, env, guide="mean_field", progress=False, options=OPTIONS)
+
+
+@pytest.mark.parametrize("value", [-0.1, float("nan"), "small"])
+def test_no_width_is_refused(value):
+    with pytest.raises(DataError, match="spike_scale"):
+        tbr.SpikeSlabPrior(spike_scale=value)
