@@ -4,10 +4,11 @@
 :class:`Rows` (float64 tensors and node indices in one row order) and a :class:`Schema`. Whatever
 comes later is held against that schema by :func:`align_features` and :func:`align_outcomes`;
 :func:`align_env` turns labels into node indices. Sparse features may stay so
-(:class:`SparseFeatures`), to be made dense by blocks of rows. Rows follow the index of ``x`` where
-it is a DataFrame, columns follow their names; the rest goes by position. Input that cannot be used
-is refused before any training with a message that says what, where, how many and what to do; the
-user's objects are neither changed nor shared.
+(:class:`SparseFeatures`), to be made dense by blocks of rows. Rows of several processes become one
+data set by :func:`align_ranks`. Rows follow the index of ``x`` where it is a DataFrame, columns
+follow their names; the rest goes by position. Input that cannot be used is refused before any
+training with a message that says what, where, how many and what to do; the user's objects are
+neither changed nor shared.
 """
 
 from pyro_tbr.data.alignment import (
@@ -16,6 +17,7 @@ from pyro_tbr.data.alignment import (
     align_training,
 )
 from pyro_tbr.data.outcomes import align_outcomes
+from pyro_tbr.data.ranks import align_ranks, check_ranks
 from pyro_tbr.data.schema import Rows, Schema
 from pyro_tbr.data.sparse import SparseFeatures
 
@@ -26,5 +28,7 @@ __all__ = [
     "align_env",
     "align_features",
     "align_outcomes",
+    "align_ranks",
     "align_training",
+    "check_ranks",
 ]

@@ -8,7 +8,7 @@ everything else is taken by position.
 """
 
 import warnings
-from collections.abc import Hashable, Iterable, Sized
+from collections.abc import Hashable, Iterable, Mapping, Set, Sized
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from pyro_tbr.data.matching import (
     select_columns,
     unique_columns,
 )
-from pyro_tbr.data.numbers import cell_text, to_float64
+from pyro_tbr.data.numbers import cell_text, check_size, to_float64
 from pyro_tbr.data.outcomes import check_binary, check_informative, outcome_table
 from pyro_tbr.data.schema import Rows, Schema
 from pyro_tbr.data.sparse import SparseFeatures, is_sparse, sparse_of_frame
@@ -34,7 +34,14 @@ from pyro_tbr.tree.naming import listed
 
 
 def align_training(
-    tree: Tree, x: Any, y: Any, env: Any, *, binary: bool = False, keep_sparse: bool = False
+    tree: Tree,
+    x: Any,
+    y: Any,
+    env: Any,
+    *,
+    binary: bool = False,
+    keep_sparse: bool = False,
+    learns: bool = False,
 ) -> tuple[Rows, Schema]:
     """Rows to fit, and the schema that later tables are held against.
 
@@ -45,16 +52,26 @@ def align_training(
         env: Each row's node, or one node for all rows.
         binary: Outcomes must be 0 or 1, and both must occur in each column.
         keep_sparse: Leave sparse features as they are, rather than dense.
+        learns: Something is learnt from the features, so one of them must vary.
 
     Raises:
         ShapeError: Numbers of rows differ, or a table has the wrong number of dimensions.
         DataError: Cells that are no usable numbers, rows that cannot be matched, an outcome that
-            is nowhere observed or, if binary, has a single value.
+            is nowhere observed or, if binary, has a single value; no column that varies.
         TreeError: A label is missing or not in the tree.
 
     Warns:
         DataWarning: Columns of ``x`` that are constant.
     """
+    rows, schema = read_rows(tree, x, y, env, binary=binary, keep_sparse=keep_sparse)
+    check_whole(rows, schema, binary=binary, learns=learns)
+    return rows, schema
+
+
+def read_rows(
+    tree: Tree, x: Any, y: Any, env: Any, *, binary: bool = False, keep_sparse: bool = False
+) -> tuple[Rows, Schema]:
+    """As :func:`align_training`, without what only the whole data set can tell."""
     table, feature_names, index = _features(x)
     if 0 in table.shape:
         raise ShapeError(f"x has shape {table.shape}: fitting needs rows and columns")
@@ -67,11 +84,39 @@ def align_training(
     schema = Schema(feature_names, table.shape[1], names, ndim)
     if binary:
         check_binary(outcomes, names, index)
-    check_informative(outcomes, names, binary)
-    _warn_of_constants(table, feature_names)
     env_index = align_env(tree, env, index, len(table))
     features = _tensor(table, keep_sparse)
     return Rows(features, torch.from_numpy(outcomes), env_index, index), schema
+
+
+def check_whole(rows: Rows, schema: Schema, *, binary: bool, learns: bool) -> None:
+    """Checks that need all rows: outcomes that say something, features that vary.
+
+    Raises:
+        DataError: An outcome that is nowhere observed or, if binary, has a single value; no column
+            of ``x`` varies, but something is to be learnt from them.
+
+    Warns:
+        DataWarning: Columns of ``x`` that are constant.
+    """
+    assert rows.y is not None  # training has outcomes
+    check_informative(rows.y.numpy(), schema.outcome_names, binary)
+    constant = _constant_columns(rows.x)
+    if learns and len(constant) == schema.num_features:
+        raise DataError(
+            f"x does not vary: {_columns_text(len(constant))} the same in all {len(rows.y)} "
+            "row(s), so there are no latents to learn; add features, or rows (for changes of the "
+            "mean alone: encoder='identity')"
+        )
+    if len(constant):
+        names = schema.feature_names
+        labels = tuple(names[j] if names else int(j) for j in constant)
+        text = f"x has {len(constant)} constant column(s), which tell nothing: {listed(labels)}"
+        warnings.warn(text, DataWarning, stacklevel=4)
+
+
+def _columns_text(number: int) -> str:
+    return "its one column is" if number == 1 else f"its {number} columns are"
 
 
 def align_features(
@@ -144,7 +189,8 @@ def align_env(tree: Tree, env: Any, index: pd.Index | None, num_rows: int) -> Te
         env = list(env)
     if isinstance(env, pd.Series):
         env = in_order(env, "env", index)
-    check_length(env, "env", num_rows)
+    if not isinstance(env, Mapping | Set):  # these have no rows at all, as is said below
+        check_length(env, "env", num_rows)
     return match_labels(tree, env)
 
 
@@ -172,23 +218,18 @@ def _features(
             f"x has {bad.sum()} cell(s) that are NaN or infinite, first "
             f"{cell_text(table, bad, names, index)}: impute these cells or drop their rows"
         )
+    check_size(table, "x", names, index)
     return table, names, index
 
 
-def _warn_of_constants(
-    x: NDArray[Any] | SparseFeatures, names: tuple[Hashable, ...] | None
-) -> None:
-    """Warn of columns that are constant up to rounding, or too small for single precision."""
+def _constant_columns(x: Tensor | SparseFeatures) -> NDArray[np.int64]:
+    """Columns that are constant up to rounding, or too small for single precision."""
     if isinstance(x, SparseFeatures):
         low, high = x.column_range()
     else:
-        low, high = x.min(axis=0), x.max(axis=0)
+        low, high = x.amin(0).numpy(), x.amax(0).numpy()
     spread = np.maximum(1e-12 * np.maximum(np.abs(low), np.abs(high)), 1e-20)
-    constant = np.flatnonzero(high - low <= spread)
-    if len(constant):
-        labels = tuple(names[j] if names else int(j) for j in constant)
-        text = f"x has {len(constant)} constant column(s), which tell nothing: {listed(labels)}"
-        warnings.warn(text, DataWarning, stacklevel=3)
+    return np.flatnonzero(high - low <= spread)
 
 
 def _is_node(tree: Tree, label: Hashable) -> bool:

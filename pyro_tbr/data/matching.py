@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from pyro_tbr.data.numbers import plain
 from pyro_tbr.errors import DataError, DataWarning, ShapeError
 from pyro_tbr.tree.naming import NearestNode, listed
 
@@ -19,14 +20,15 @@ def in_order(value: Any, name: str, index: pd.Index | None) -> Any:
             double = labels[labels.duplicated()]
             raise DataError(
                 f"{name} and x have other rows or another order, and the index of {owner} holds "
-                f"{double[0]!r} more than once ({len(double)} such row(s)), so they cannot be "
-                "matched: make the index unique, or bring both into the same order"
+                f"{plain(double[0])!r} more than once ({len(double)} such row(s)), so they cannot "
+                "be matched: make the index unique, or bring both into the same order"
             )
     order = value.index.get_indexer(index)
     if (order < 0).any():
         raise DataError(
             f"{name} has no row for {(order < 0).sum()} index label(s) of x, first "
-            f"{index[order < 0][0]!r}: add them, or give {name}.to_numpy() if rows correspond"
+            f"{plain(index[order < 0][0])!r}: add them, or give {name}.to_numpy() if rows "
+            "correspond"
         )
     return value.iloc[order]
 

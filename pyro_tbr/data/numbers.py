@@ -13,6 +13,8 @@ from torch import Tensor
 from pyro_tbr.errors import DataError, ShapeError
 from pyro_tbr.tree.naming import listed
 
+LARGEST = 1e100  # of a number among features or outcomes
+
 
 def to_float64(
     value: Any, name: str, columns: tuple[Hashable, ...] | None, index: pd.Index | None
@@ -48,17 +50,39 @@ def to_float64(
     bad = np.zeros(array.shape, dtype=bool)
     for place, cell in np.ndenumerate(array):
         if isinstance(cell, Number | np.bool_) and not isinstance(cell, complex):
-            numbers[place] = float(cell)  # type: ignore[arg-type]
+            numbers[place] = _as_float(cell)
         else:
             bad[place] = cell is not None and cell is not pd.NA
     if bad.any():
         values = tuple(dict.fromkeys(array[bad].tolist()))
         raise DataError(
             f"{name} has {bad.sum()} cell(s) that are no numbers, first "
-            f"{cell_text(array, bad, columns, index)}; such values are {listed(values)}: "
+            f"{cell_text(array, bad, columns, index)}; such values are {listed(values, 4)}: "
             f"give numbers (text, such as '1.5', is not converted; {_categories(name)})"
         )
     return numbers
+
+
+def check_size(
+    table: NDArray[np.float64],
+    name: str,
+    columns: tuple[Hashable, ...] | None,
+    index: pd.Index | None,
+) -> None:
+    """Refuses numbers whose squares double precision cannot hold; NaN and inf pass."""
+    bad = (np.abs(table) > LARGEST) & np.isfinite(table)
+    if bad.any():
+        raise DataError(
+            f"{name} has {bad.sum()} value(s) beyond {LARGEST:g}, first "
+            f"{cell_text(table, bad, columns, index)}: give it in another unit"
+        )
+
+
+def _as_float(cell: Any) -> float:
+    try:
+        return float(cell)
+    except OverflowError:  # an int of hundreds of digits
+        return float("inf") if cell > 0 else -float("inf")
 
 
 def _categories(name: str) -> str:
@@ -76,6 +100,11 @@ def _series_array(series: pd.Series) -> NDArray[Any]:
     return series.to_numpy(dtype=object)
 
 
+def plain(value: Any) -> Any:
+    """A scalar as Python has it, which prints without its type."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
 def cell_text(
     table: NDArray[Any],
     bad: NDArray[np.bool_],
@@ -84,10 +113,10 @@ def cell_text(
 ) -> str:
     """The first bad cell: its value, its row and its column, by the user's names."""
     place = np.unravel_index(bad.argmax(), bad.shape)
-    value, row = table[place], int(place[0])
-    text = f"{value.item() if isinstance(value, np.generic) else value!r} at row {row}"
+    row = int(place[0])
+    text = f"{plain(table[place])!r} at row {row}"
     if index is not None:
-        text += f" (index {index[row]!r})"
+        text += f" (index {plain(index[row])!r})"
     if len(place) == 2:
         text += f", column {columns[place[1]] if columns else int(place[1])!r}"
     return text

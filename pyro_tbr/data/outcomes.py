@@ -15,7 +15,7 @@ from pyro_tbr.data.matching import (
     select_columns,
     unique_columns,
 )
-from pyro_tbr.data.numbers import cell_text, to_float64
+from pyro_tbr.data.numbers import cell_text, check_size, to_float64
 from pyro_tbr.data.schema import Schema
 from pyro_tbr.errors import DataError, ShapeError
 from pyro_tbr.tree.naming import listed
@@ -76,6 +76,7 @@ def outcome_table(
             f"y has {bad.sum()} infinite value(s), first {cell_text(values, bad, names, index)}: "
             "put NaN where an outcome was not observed"
         )
+    check_size(values, "y", names, index)
     return values, names, ndim
 
 

@@ -7,7 +7,7 @@ They come from scipy, which need not be installed: whoever has such a matrix has
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pyro_tbr.data.numbers import LARGEST, plain
 from pyro_tbr.errors import DataError, ShapeError
 
 _BLOCK_ELEMENTS = 1_000_000  # of a dense block, 8 MB
@@ -72,17 +73,36 @@ class SparseFeatures:
         self.stored.sum_duplicates()
         self.shape: tuple[int, int] = self.stored.shape
         self.device = torch.device("cpu")
-        bad = ~np.isfinite(self.stored.data)
-        if bad.any():
-            stored = self.stored.tocoo()  # its entries in the order of the rows
-            first = int(bad.argmax())
-            row, column = int(stored.row[first]), int(stored.col[first])
-            at = f"row {row}" if index is None else f"row {row} (index {index[row]!r})"
-            raise DataError(
-                f"x has {bad.sum()} cell(s) that are NaN or infinite, first "
-                f"{stored.data[first].item()!r} at {at}, column "
-                f"{names[column] if names else column!r}: impute these cells or drop their rows"
-            )
+        data = self.stored.data
+        for bad, problem, remedy in (
+            (
+                ~np.isfinite(data),
+                "that are NaN or infinite",
+                "impute these cells or drop their rows",
+            ),
+            (np.abs(data) > LARGEST, f"beyond {LARGEST:g}", "give it in another unit"),
+        ):
+            if bad.any():
+                where = self._entry_text(int(bad.argmax()), names, index)
+                raise DataError(f"x has {bad.sum()} cell(s) {problem}, first {where}: {remedy}")
+
+    def _entry_text(
+        self, entry: int, names: tuple[Hashable, ...] | None, index: pd.Index | None
+    ) -> str:
+        """A stored value with its row and column, by the user's names."""
+        stored = self.stored.tocoo()  # its entries in the order of the rows
+        row, column = int(stored.row[entry]), int(stored.col[entry])
+        at = f"row {row}" if index is None else f"row {row} (index {plain(index[row])!r})"
+        label = names[column] if names else column
+        return f"{plain(stored.data[entry])!r} at {at}, column {label!r}"
+
+    @staticmethod
+    def stack(parts: Sequence[SparseFeatures]) -> SparseFeatures:
+        """The rows of all parts, one after the other, on the device of the first."""
+        from scipy.sparse import vstack
+
+        first = parts[0]
+        return first._like(vstack([part.stored for part in parts], format="csr"), first.device)
 
     def __len__(self) -> int:
         return self.shape[0]

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pyro_tbr.data import Schema, align_training
+from pyro_tbr.data import Schema, align_ranks, align_training, check_ranks
 from pyro_tbr.errors import DataError, IdentificationWarning
 from pyro_tbr.guides import Guide
 from pyro_tbr.inference.dense_stage import StandardRows
@@ -42,6 +42,7 @@ def fit(
     seed: int | None = 0,
     progress: bool = True,
     options: FitOptions | None = None,
+    ranks: str | None = None,
 ) -> Posterior:
     """Fits the model to rows of data.
 
@@ -63,6 +64,11 @@ def fit(
             is read or changed.
         progress: Show a bar.
         options: See :class:`FitOptions`.
+        ranks: Only where several processes run under ``torch.distributed`` (``torchrun``), and
+            must be said there. ``"together"``: each has a part of the rows of one data set; rows
+            are gathered and every process ends with the same posterior, that of one process with
+            all rows, which is no faster and takes no less memory than there. ``"apart"``: each
+            fits what it has for itself, such as other seeds or folds.
 
     Returns:
         The posterior, which holds the trained copy of the model.
@@ -88,9 +94,14 @@ def fit(
         )
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, Integral)):
         raise DataError(f"seed={seed!r} must be a whole number, or None for another one each time")
-    binary = model.likelihood_class.binary
-    rows, schema = align_training(model.tree, x, y, env, binary=binary, keep_sparse=True)
-    assert rows.y is not None  # align_training asks for it
+    given = seed is not None
+    seed = int.from_bytes(os.urandom(7), "big") if seed is None else seed
+    kind = {"binary": model.likelihood_class.binary, "learns": model.encoder_spec != "identity"}
+    if check_ranks(ranks):
+        rows, schema, seed = align_ranks(model.tree, x, y, env, seed=seed, same_seed=given, **kind)
+    else:
+        rows, schema = align_training(model.tree, x, y, env, keep_sparse=True, **kind)
+    assert rows.y is not None  # both ask for it
     if start is not None:
         check_start(start, model, schema, options.dtype)
     scaling = _scaling(rows.y, model) if start is None else start.scaling
@@ -101,8 +112,6 @@ def fit(
     )
     built = _built(model, standard, schema, scaling, options)
     make_guide(guide, built, standard.nodes(model.tree.num_nodes), options)  # refuses early
-    if seed is None:
-        seed = int.from_bytes(os.urandom(7), "big")
     generator = torch.Generator().manual_seed(seed)
     with (
         tqdm(disable=not progress, unit=" steps", leave=False) as bar,

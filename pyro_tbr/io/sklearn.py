@@ -48,6 +48,7 @@ class _TreeEstimator(BaseEstimator):
         guide: Any = "tree",
         seed: int | None = 0,
         progress: bool = False,
+        ranks: str | None = None,
         options: FitOptions | None = None,
     ) -> None:
         self.tree = tree
@@ -59,6 +60,7 @@ class _TreeEstimator(BaseEstimator):
         self.guide = guide
         self.seed = seed
         self.progress = progress
+        self.ranks = ranks
         self.options = options
 
     def _fit(self, X: Any, y: Any, likelihood: str) -> None:
@@ -83,6 +85,7 @@ class _TreeEstimator(BaseEstimator):
             guide=self.guide,
             seed=self.seed,
             progress=self.progress,
+            ranks=self.ranks,
             options=self.options,
         )
         self.n_features_in_ = features.shape[1] + 1
@@ -130,6 +133,7 @@ class TreeRegressor(RegressorMixin, _TreeEstimator):
         guide: As in :func:`pyro_tbr.fit`.
         seed: Likewise.
         progress: Likewise.
+        ranks: Likewise.
         options: A :class:`pyro_tbr.FitOptions`.
 
     Attributes:

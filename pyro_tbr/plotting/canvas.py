@@ -135,7 +135,7 @@ def label_rows(
 
 
 def note_cut(ax: Axes, shown: int, total: int, what: str) -> None:
-    """A note at the lower right that not all is labelled."""
+    """A note at the upper right that not all is labelled."""
     if shown < total:
         note(ax, f"{shown} of {total} {what} shown")
 
@@ -143,11 +143,20 @@ def note_cut(ax: Axes, shown: int, total: int, what: str) -> None:
 def note(ax: Axes, text: str) -> None:
     """Small grey text in the line of the title, at its right end."""
     title = ax.get_title(loc="right")
-    ax.set_title(f"{title}; {text}" if title else text, loc="right", fontsize=7, color="#666666")
+    _set_note(ax, f"{title}; {text}" if title else text)
+
+
+def _set_note(ax: Axes, text: str, pad: float | None = None) -> None:
+    ax.set_title(text, loc="right", fontsize=7, color="#666666", pad=pad)
 
 
 def legend_above(ax: Axes, marker_size: float) -> None:
-    """The key in a line above the axes, its markers large enough to tell apart."""
+    """The key in a line above the axes, its markers large enough to tell apart.
+
+    A note that stands there already goes a line higher.
+    """
+    if text := ax.get_title(loc="right"):
+        _set_note(ax, text, pad=18)
     ax.legend(
         loc="lower left",
         bbox_to_anchor=(0, 1),

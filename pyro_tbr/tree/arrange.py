@@ -7,7 +7,14 @@ from numbers import Real
 from typing import TypeVar
 
 from pyro_tbr.errors import DataWarning, TreeError
-from pyro_tbr.tree.naming import arc_text, is_missing, listed, listed_texts, repeated
+from pyro_tbr.tree.naming import (
+    arc_text,
+    is_missing,
+    listed,
+    listed_texts,
+    repeated,
+    warn_of_missing_as_text,
+)
 from pyro_tbr.tree.tree import Tree
 
 Arc = tuple[Hashable, Hashable]
@@ -39,6 +46,9 @@ def arrange(
     Raises:
         TreeError: No arc, a missing or unusable label, self loop, parallel arcs, two parents,
             several roots, a cycle, or a length that is no number.
+
+    Warns:
+        DataWarning: A root called ``"nan"`` or so, and lengths a rounding error below zero.
     """
     nodes = list(nodes)
     _check_labels(argument, arcs, nodes)
@@ -68,6 +78,7 @@ def arrange(
             f"{listed_texts([repr(node) for node in cycle], ' -> ')} -> {cycle[0]!r}; remove one "
             "of its arcs"
         )
+    warn_of_missing_as_text(argument, roots, stacklevel=4)  # the parent of the root, it may be
     by_child = dict(zip((child for _, child in arcs), lengths, strict=True))
     in_order = [(order[parent], child) for parent, child in zip(parents, order[1:], strict=True)]
     by_arc = [by_child[child] for _, child in in_order]

@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 
 from pyro_tbr.errors import ShapeError, TreeError
-from pyro_tbr.tree.naming import MAX_SHOWN, NearestNode, as_text, listed, listed_texts, same_kind
+from pyro_tbr.tree.naming import (
+    MAX_SHOWN,
+    NearestNode,
+    folded,
+    listed,
+    listed_texts,
+    same_kind,
+    seen_alike,
+)
 from pyro_tbr.tree.tree import Tree
 
 
@@ -132,15 +140,18 @@ def _unknown_labels(
 
 
 def _shown(label: object, other: object) -> str:
-    """By repr; with the type where two labels differ in it."""
+    """By repr; with the type where two labels differ in it, by codes where they look the same."""
     differ = other is not None and type(label) is not type(other)
+    if isinstance(label, str) and isinstance(other, str) and seen_alike(label, other):
+        return ascii(label)
     return f"{label!r} ({type(label).__name__})" if differ else repr(label)
 
 
 def _way_out(tree: Tree, bad: list[Hashable], argument: str) -> str:
     """Says that types differ, if that is what went wrong: printed lists would look the same."""
-    by_text = {as_text(node): node for node in tree.nodes}
-    twins = [(label, by_text[as_text(label)]) for label in bad if as_text(label) in by_text]
+    by_text = {folded(node): node for node in tree.nodes}
+    pairs = [(label, by_text[folded(label)]) for label in bad if folded(label) in by_text]
+    twins = [(label, node) for label, node in pairs if type(label) is not type(node)]
     if not twins:
         return "correct the labels, or add nodes to the tree"
     label, node = twins[0]

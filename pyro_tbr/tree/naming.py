@@ -3,15 +3,18 @@
 import difflib
 import re
 import unicodedata
+import warnings
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 import pandas as pd
 
-from pyro_tbr.errors import TreeError
+from pyro_tbr.errors import DataWarning, TreeError
 
 MAX_SHOWN = 10
+_MISSING_AS_TEXT = ("nan", "NaN", "None", "<NA>", "NaT")
+_FLOAT = re.compile(r"[+-]?[0-9]+\.0+")  # a whole number that was a float before it was text
 _MAX_COMPARED = 3000  # difflib takes some 10 us a pair: more would make an error take seconds
 
 
@@ -63,6 +66,18 @@ def is_missing(label: Any) -> bool:
     return missing if isinstance(missing, bool) else False
 
 
+def warn_of_missing_as_text(argument: str, labels: Iterable[object], *, stacklevel: int) -> None:
+    """Warns of text that a missing label becomes when a column is turned into text."""
+    found = [label for label in labels if isinstance(label, str) and label in _MISSING_AS_TEXT]
+    if found:
+        warnings.warn(
+            f"{argument}: {listed(dict.fromkeys(found))} is taken as the name of a node; if it "
+            "stands for a missing one, give None there",
+            DataWarning,
+            stacklevel=stacklevel + 1,
+        )
+
+
 def same_kind(label: object, node: object) -> bool:
     """Whether two labels that compare equal are meant to be equal: ``True == 1`` are not."""
     return _is_bool(label) == _is_bool(node)
@@ -81,10 +96,19 @@ def as_text(label: Any) -> str:
     return str(label)
 
 
-def _fold(label: object) -> str:
+def folded(label: object) -> str:
     """What is left of a label when case, underscores and kinds of blanks don't count."""
     text = unicodedata.normalize("NFKC", as_text(label)).casefold()
-    return re.sub(r"[\s_]+", " ", text).strip()
+    text = re.sub(r"[\s_]+", " ", text).strip()
+    return re.sub(r"([0-9])\.0+", r"\1", text) if _FLOAT.fullmatch(text) else text
+
+
+def seen_alike(text: str, other: str) -> bool:
+    """Whether two different texts may look the same in print, for letters beyond ASCII alone."""
+    one, two = (unicodedata.normalize("NFKC", part) for part in (text, other))
+    return len(one) == len(two) and all(
+        a == b or not (a + b).isascii() for a, b in zip(one, two, strict=True)
+    )
 
 
 class NearestNode:
@@ -97,11 +121,11 @@ class NearestNode:
     def __init__(self, nodes: Sequence[Hashable]):
         self._folded: dict[str, Hashable] = {}
         for node in nodes:
-            self._folded.setdefault(_fold(node), node)
+            self._folded.setdefault(folded(node), node)
 
     def __call__(self, label: object) -> Hashable | None:
         """The node of the same folded text, else the most similar one, else None."""
-        text = _fold(label)
+        text = folded(label)
         if text in self._folded:
             return self._folded[text]
         texts: Iterable[str] = self._folded
@@ -117,7 +141,10 @@ def unknown_node(label: object, nodes: Sequence[Hashable]) -> str:
 
 
 def unknown_label(label: object, known: Sequence[Hashable], kind: str) -> str:
-    """Says that a label is none of those known, with its type, and which of them is nearest."""
+    """Says that a label is none of those known, with its type, and which is nearest or what is."""
     nearest = NearestNode(known)(label)
-    hint = "" if nearest is None else f"; nearest: {nearest!r} ({type(nearest).__name__})"
+    if nearest is not None:
+        hint = f"; nearest: {nearest!r} ({type(nearest).__name__})"
+    else:
+        hint = f", which are {listed(known, 5)}" if known else ""
     return f"{label!r} ({type(label).__name__}) is none of the {len(known)} {kind}{hint}"

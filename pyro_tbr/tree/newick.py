@@ -34,7 +34,7 @@ def read_newick(text_or_path: str | os.PathLike[str]) -> Tree:
 
     Raises:
         TreeError: Text that is not one tree, with the character (from 1) where reading stopped; a
-            leaf without a name or with that of another.
+            leaf without a name or with that of another; a file that is no text.
         FileNotFoundError: A ``Path`` that does not exist.
 
     Example:
@@ -169,7 +169,7 @@ def _load(text_or_path: str | os.PathLike[str]) -> str:
         )
     text = os.fspath(text_or_path)
     if not isinstance(text_or_path, str) or _is_file(text):
-        text = Path(text).read_text(encoding="utf-8")
+        text = _read_text(Path(text))
     elif text and not re.search(r"[(;]", text):
         raise TreeError(
             f"newick: {text[:60]!r} is no file and no Newick text, which has brackets and ends "
@@ -181,6 +181,16 @@ def _load(text_or_path: str | os.PathLike[str]) -> str:
             "'tree ... =' in it"
         )
     return text.removeprefix("\ufeff")  # the byte order mark of some editors
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise TreeError(
+            f"newick: the file {str(path)!r} is no text in UTF-8, as byte {error.start + 1} shows; "
+            "unpack it if it is compressed, or save it anew in UTF-8"
+        ) from error
 
 
 def _is_file(path: str) -> bool:

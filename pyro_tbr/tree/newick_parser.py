@@ -19,8 +19,8 @@ _TOKEN = re.compile(
 )
 _BRACKET = re.compile(r"[\[\]]")
 _MISPLACED = (
-    "a name or number where none can be; a comma is missing, or quotes around a name that holds "
-    "blanks, brackets or apostrophes"
+    "a name or number where none can be; a comma is missing, or single quotes around a name that "
+    "holds blanks, brackets or apostrophes"
 )
 _OUTSIDE = "outside of all brackets; a bracket too many is closed, or one too few opened"
 
@@ -67,7 +67,7 @@ class Draft:
                 node, num_open = self._add_child(node), num_open + 1
             elif token == ";":
                 if num_open:
-                    self._fail(place, f"the tree ends with {num_open} brackets still open")
+                    self._fail(place, f"the tree ends {_still_open(num_open)}")
                 done = True
             elif not num_open:
                 self._fail(place, f"{token!r} {_OUTSIDE}")
@@ -77,7 +77,7 @@ class Draft:
                 node, last = (parent, ")") if token == ")" else (self._add_child(parent), "start")
                 num_open -= token == ")"
         if num_open or last == ":":
-            problem = f"with {num_open} brackets still open" if num_open else "after a colon"
+            problem = _still_open(num_open) if num_open else "after a colon"
             self._fail(len(text), f"the text ends {problem}")
         if len(self.parents) == 1:
             what = f"one node, {self.names[0]!r}" if self.names[0] else "no node"
@@ -131,12 +131,15 @@ def _end_of_comment(text: str, start: int) -> int:
     return _fail(text, start, "a square bracket that has no partner")
 
 
+def _still_open(number: int) -> str:
+    return f"with {number} bracket{'s' if number > 1 else ''} still open"
+
+
 def _unquote(token: str) -> str:
     return token[1:-1].replace("''", "'") if token.startswith("'") else token
 
 
 def _fail(text: str, place: int, problem: str) -> NoReturn:
     before, after = text[max(0, place - 15) : place], text[place : place + 15]
-    raise TreeError(
-        f"newick: {problem} (at character {place + 1} of {len(text)}: {before!r} <here> {after!r})"
-    )
+    where = f"character {place + 1} of {len(text)}" if after else f"the end, character {len(text)}"
+    raise TreeError(f"newick: {problem} (at {where}: {before!r} <here> {after!r})")

@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 
 from pyro_tbr.errors import TreeError
 from pyro_tbr.tree.arrange import level_order
-from pyro_tbr.tree.naming import as_text, is_missing, listed, listed_texts, unknown_label
+from pyro_tbr.tree.naming import (
+    as_text,
+    is_missing,
+    listed,
+    listed_texts,
+    unknown_label,
+    warn_of_missing_as_text,
+)
 from pyro_tbr.tree.tree import Tree
 
 GAPS = ("unclassified", "unknown", "unassigned")
@@ -57,6 +64,9 @@ def read_taxonomy(
     Raises:
         TreeError: No such column; a leaf in two places or, for ``"index"``, in two rows; a leaf
             without a name; no arc.
+
+    Warns:
+        DataWarning: Names such as ``"nan"``, which were missing before a column became text.
 
     Example:
         >>> frame = pd.DataFrame({"phylum": ["P1", "P1", "P2"], "genus": ["G", None, "G"],
@@ -137,6 +147,7 @@ def _known(column: pd.Series, gaps: frozenset[str]) -> tuple[NDArray[np.int64], 
     names = found.tolist()
     is_gap = np.array([_is_gap(name, gaps) for name in names] + [True])
     names = [None if gap else name for name, gap in zip(names, is_gap[:-1], strict=True)]
+    warn_of_missing_as_text(f"frame, column {column.name!r}", names, stacklevel=4)
     if all(name is None or (isinstance(name, float) and name.is_integer()) for name in names):
         names = [None if name is None else int(name) for name in names]
     return np.where(is_gap[codes], -1, codes), names

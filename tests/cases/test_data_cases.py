@@ -46,6 +46,8 @@ def test_o09_labels_of_another_type():
     assert reference.node_weights()["node"].map(type).eq(int).all()
     with pytest.raises(TreeError, match=r"env labels are str \('1'\), tree nodes are int \(1\)"):
         identity_fit(tree, x, y, env.astype(str))
+    with pytest.raises(TreeError, match=r"env labels are str \('1.0'\), tree nodes are int \(1\)"):
+        identity_fit(tree, x, y, env.astype(float).astype(str))
     with pytest.raises(TreeError, match="bytes"):
         identity_fit(TREE, X, Y, ENV.astype("S"))
 
@@ -79,6 +81,11 @@ def test_o11_missing_and_misspelt_labels():
     with pytest.raises(TreeError, match="3 of 90 rows carry 3 labels") as caught:
         identity_fit(tree, X, Y, typos)
     assert str(caught.value).count("nearest node 'T cell'") == 3
+    # What looks the same in print is shown by its codes: a Cyrillic letter, two ways to write é.
+    for node, label in (("T cell", "\u0422 cell"), ("Caf\u00e9", "Cafe\u0301")):
+        with pytest.raises(TreeError) as caught:
+            identity_fit(star([node, "NK"]), X[:1], Y[:1], [label])
+        assert f"{label!a} (row 0; nearest node {node!a})" in str(caught.value)
     with pytest.raises(TreeError, match="10 of 90"):
         identity_fit(tree, X, Y, [f"x{i}" for i in range(90)])
 
@@ -147,6 +154,20 @@ def test_o15_bad_values_and_constant_columns(plain):
         found = posterior.encode(x)
         assert np.isfinite(found).all()
         np.testing.assert_allclose(posterior.encode(x + [0, 0, 1e-31]), found, atol=1e-6)
+    for x in (np.ones_like(X), sp.csr_matrix(X.shape), X[:1], FRAME * 0.0):
+        with pytest.raises(DataError, match="x does not vary: its 2 columns are the same in all"):
+            linear_fit(TREE, x, Y[: x.shape[0]], ENV[: x.shape[0]])
+    with pytest.warns(DataWarning, match="constant"):  # the mean alone: nothing is learnt from x
+        assert np.isfinite(identity_fit(TREE, np.ones((90, 1)), Y, ENV).pips()).all(axis=None)
+    huge = X.astype(object)
+    huge[3, 1] = 10**400
+    with pytest.raises(DataError, match="1 cell.*inf at row 3, column 1"):
+        identity_fit(TREE, huge, Y, ENV)
+    for form in (X * 1e200, sp.csc_array(X * 1e200)):
+        with pytest.raises(DataError, match=r"beyond 1e\+100, first .*e\+19.*: give it in another"):
+            plain.predict(form, ENV)
+    with pytest.raises(DataError, match="y has 90 value.*beyond"):
+        identity_fit(TREE, X, Y * 1e200, ENV)
     empty = X.copy()
     empty[:10] = 0
     assert np.isfinite(identity_fit(TREE, empty, Y, ENV).predict(empty, ENV).mean).all()

@@ -3,8 +3,10 @@
 A case came from public bug reports of other libraries; its test keeps the case's number.
 """
 
+import ast
 import copy
 import pickle
+import re
 import sys
 import time
 
@@ -39,6 +41,16 @@ def test_o01_quoted_labels(name):
     assert ("100.0:g__C", name) in pips.index
 
 
+def test_o01_labels_of_releases():
+    """Support and rank list in one label, as GTDB and Greengenes write them, are a name."""
+    text = "((GB_1.1:0.1,RS_2.1:0.2)'100.0:d__Bacteria; p__Firmicutes':0.3,(x:1,y:1)100.0:0.2)r;"
+    tree = Tree.from_newick(text.replace(",", ",\r\n\t").replace("(", "( "))
+    assert tree.children("r") == ("100.0:d__Bacteria; p__Firmicutes", "inner1")
+    assert tree.support == {"inner1": 100.0}
+    assert tree.leaves == ("GB_1.1", "RS_2.1", "x", "y")
+    assert Tree.from_newick(tree.to_newick()) == tree
+
+
 def test_o02_underscores_and_case():
     """Three different leaves; a label that nearly matches is refused, with the pair."""
     tree = Tree.from_newick("((E_coli,e_coli),'E coli');")
@@ -70,15 +82,38 @@ def test_o03_comments_and_awkward_lengths():
 
 
 @pytest.mark.parametrize(
-    "text", ["(P,Q,R),S);", "((P,Q)(R,S));", "((P,Q),(R,S)", "", ";", "P;", "((P,Q),(R,S)));"]
-)
+    "text",
+    [
+        "(P,Q,R),S);", "((P,Q)(R,S));", "((P,Q),(R,S)", "", ";", "P;", "((P,Q),(R,S)));", "(P",
+        "(P,", "(P,Q):", "(P,Q)\n:\n", "(P,,Q);", "(,P);", "()", "(P,Q);(R,S);", "(P:x,Q);",
+        "(P:1:2,Q);", "(P,'Q);", "(P,Q[c;", "P,Q;", ")P(;", '("a b",c);', "(P,Q))", "(P:1,5e,Q);(",
+    ],
+)  # fmt: skip
 def test_o04_broken_newick(text):
-    """The place is named, with what stands around it."""
-    with pytest.raises(ValueError, match="at character") as caught:
+    """The place is named, with what stands around it; it lies in the text or at its end."""
+    with pytest.raises(ValueError, match="<here>") as caught:
         Tree.from_newick(text)
-    assert "<here>" in str(caught.value)
+    found = re.search(r"at character (\d+) of (\d+): (.*) <here> (.*)\)$", str(caught.value))
+    if found:
+        place, length = int(found[1]), int(found[2])
+        assert 1 <= place <= length == len(text)
+        assert text.startswith(ast.literal_eval(found[4]), place - 1)
+    else:
+        assert f"at the end, character {len(text)}: " in str(caught.value)
+        assert str(caught.value).endswith("<here> '')")
     if text == "P;":
         assert "at least one arc" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content", [b"\x1f\x8b\x08\x00", "(é,b);".encode("latin1"), b"\xff\xfe(\0"]
+)
+def test_o04_files_that_are_no_text(content, tmp_path):
+    """Compressed files and other encodings are told from broken trees."""
+    path = tmp_path / "tree.nwk"
+    path.write_bytes(content)
+    with pytest.raises(TreeError, match=r"tree.nwk' is no text in UTF-8, as byte \d shows"):
+        Tree.from_newick(path)
 
 
 @pytest.mark.parametrize("make", [
@@ -128,9 +163,15 @@ def test_o06_no_rooted_trees(graph, message):
 
 
 def test_o06_roots_in_parent_tables():
-    """Four ways to write the root make one tree; two roots are named."""
-    trees = {Tree.from_parents({"a": "r", "b": "r", "r": v}) for v in (None, np.nan, "", "r")}
+    """Ways to write the root make one tree; two roots are named; text of a gap is told."""
+    ways = (None, np.nan, "", "r", pd.NA, pd.NaT)
+    trees = {Tree.from_parents({"a": "r", "b": "r", "r": way}) for way in ways}
+    nullable = pd.Series(["r", "r", None], index=["a", "b", "r"], dtype="string")
+    trees |= {Tree.from_parents(nullable), Tree.from_parents(nullable.astype("category"))}
     assert len(trees) == 1
+    with pytest.warns(DataWarning, match="'nan' is taken as the name of a node"):
+        tree = Tree.from_parents(pd.Series({"a": "r", "r": np.nan}).map(str))
+    assert tree.root == "nan"
     with pytest.raises(TreeError, match="'r1', 'r2'"):
         Tree.from_parents({"a": "r1", "b": "r2", "r1": None, "r2": None})
 

@@ -7,30 +7,42 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.cases.two_ranks import run
+from pyro_tbr.errors import DataError
+from tests.cases.two_ranks import LEAVES, NUM_ROWS, fit_rows, run, star, table
 
 ROOT = Path(__file__).parents[2]
 
+needs_distributed = pytest.mark.skipif(
+    not torch.distributed.is_available(), reason="this torch has no distributed"
+)
 
-@pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no distributed")
-@pytest.mark.parametrize("num_rows", [200, 201], ids=["even", "uneven"])
-def test_o30_two_ranks_are_one_process(num_rows, tmp_path):
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory):
+    """What each of two processes saved; none of them may hang."""
+    folder = tmp_path_factory.mktemp("ranks")
+    targets = [folder / f"rank{rank}.pt" for rank in (0, 1)]
+    command = [sys.executable, "-m", "tests.cases.two_ranks"]
+    ranks = [
+        subprocess.Popen([*command, str(rank), str(folder / "store"), str(target)], cwd=ROOT)
+        for rank, target in enumerate(targets)
+    ]
+    try:
+        assert [rank.wait(timeout=240) for rank in ranks] == [0, 0]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    return [torch.load(target) for target in targets]
+
+
+@needs_distributed
+@pytest.mark.parametrize("num_rows", NUM_ROWS, ids=["even", "uneven"])
+def test_o30_two_ranks_are_one_process(num_rows, two_ranks):
     """Bit-equal parameters on both ranks, the inclusion probabilities of one process, no hang.
 
     A leaf absent from a rank leaves no parameter unused, or DDP would refuse the second step.
     """
-    targets = [tmp_path / f"rank{rank}.pt" for rank in (0, 1)]
-    command = [sys.executable, "-m", "tests.cases.two_ranks", str(num_rows)]
-    ranks = [
-        subprocess.Popen([*command, str(rank), str(tmp_path / "store"), str(target)], cwd=ROOT)
-        for rank, target in enumerate(targets)
-    ]
-    try:
-        assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    (state, mean_field, pips), (other, _, other_pips) = map(torch.load, targets)
+    (state, mean_field, pips), (other, _, other_pips) = (saved[num_rows] for saved, _ in two_ranks)
     assert state.keys() == other.keys()
     assert all(torch.equal(state[name], other[name]) for name in state)
     assert torch.equal(pips, other_pips)
@@ -40,3 +52,45 @@ def test_o30_two_ranks_are_one_process(num_rows, tmp_path):
     found = pips[..., 0].max(1).values
     assert found[3] > 0.9  # l3, the first rank's
     assert found[15] > 0.9  # l15, the second's
+
+
+@needs_distributed
+def test_o30_fit_says_whose_rows_it_takes(two_ranks):
+    """``ranks="together"`` is the fit of one process to all rows; nothing is guessed."""
+    (_, first), (_, second) = two_ranks
+    num_rows = max(NUM_ROWS)
+    assert first["rows"] == [num_rows, num_rows, 100]
+    assert second["rows"] == [num_rows, num_rows, num_rows - 100]
+    assert all(map(torch.equal, first["together"], second["together"]))
+    assert all(torch.equal(first["state"][name], second["state"][name]) for name in first["state"])
+    assert first["seeds"] == second["seeds"]
+    assert first["seeds"][0] == 3
+    alone = fit_rows(star(LEAVES), *table(num_rows), seed=3)
+    torch.testing.assert_close(first["together"][0], torch.tensor(alone.pips().to_numpy()))
+    for refused in (first["refused"], second["refused"]):
+        assert "ranks=None, but 2 processes" in refused["nothing said"]
+        assert "rank 1 of 2: x has 1 cell(s) that are NaN" in refused["NaN in one rank"]
+        assert "rank 1 has another seed than rank 0, 1 and 0" in refused["other seeds"]
+        assert "another kind of x than rank 0, 'sparse'" in refused["sparse in one rank"]
+        assert "rank 1 has another columns" in refused["another column"]
+
+
+def test_o30_one_process_needs_no_word():
+    """``ranks`` is free where there is one process, and a misspelt one is refused."""
+    x, y, env = table(40)
+    fit_rows(star(LEAVES), x, y, env, ranks="together")
+    with pytest.raises(DataError, match="ranks='all'.*'together' or 'apart'"):
+        fit_rows(star(LEAVES), x, y, env, ranks="all")
+
+
+@needs_distributed
+def test_o30_processes_without_a_group(monkeypatch):
+    """What torchrun started may not have met yet: that too is no single process."""
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    x, y, env = table(40)
+    with pytest.raises(DataError, match="ranks=None, but 4 processes"):
+        fit_rows(star(LEAVES), x, y, env)
+    with pytest.raises(DataError, match="init_process_group"):
+        fit_rows(star(LEAVES), x, y, env, ranks="together")
+    fit_rows(star(LEAVES), x, y, env, ranks="apart")

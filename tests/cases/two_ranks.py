@@ -1,14 +1,17 @@
 """One rank of a training over several processes; run by ``test_two_processes``.
 
 The loss of the library's own training as a module under DistributedDataParallel, full batch, then
-the weights' posterior from the statistics of all ranks' rows.
+the weights' posterior from the statistics of all ranks' rows; then ``fit`` with each rank's rows.
 """
 
 import gc
 import sys
+import warnings
 
+import pandas as pd
 import torch
 import torch.distributed as dist
+from scipy.sparse import csr_matrix
 from torch import nn
 
 import pyro_tbr as tbr
@@ -18,6 +21,7 @@ from tests.cases.toy import star, toy
 
 LEAVES = [f"l{i}" for i in range(20)]
 STEPS = 60
+NUM_ROWS = (200, 201)  # the same for both ranks, and one more for the second
 
 
 class Loss(nn.Module):
@@ -94,10 +98,62 @@ def run(num_rows, ranks=1, rank=0):
     return loss.state_dict(), loss.guide.delta_moments().inclusion.detach(), pips
 
 
+def table(num_rows):
+    """All rows as a user has them."""
+    x, y, env = toy(LEAVES, n=11, d=3, shift=[("l3", 0, 3.0), ("l15", 1, -3.0)])
+    kept = slice(len(x) - num_rows, None)
+    return pd.DataFrame(x[kept], columns=list("uvw")), y[kept], env[kept]
+
+
+def fits(num_rows, rank):
+    """What ``fit`` does in a rank that has the first hundred rows, or all others."""
+    x, y, env = (part[:100] if rank == 0 else part[100:] for part in table(num_rows))
+    tree = star(LEAVES)
+    together = [fit_rows(tree, x, y, env, ranks="together", seed=seed) for seed in (3, None)]
+    apart = fit_rows(tree, x, y, env, ranks="apart")
+    sparse = pd.DataFrame.sparse.from_spmatrix(csr_matrix(x.to_numpy()), columns=x.columns)
+    bad = x if rank == 0 else x.assign(v=x["v"].where(x.index != x.index[0]))
+    refused = {
+        "nothing said": lambda: fit_rows(tree, x, y, env),
+        "NaN in one rank": lambda: fit_rows(tree, bad, y, env, ranks="together"),
+        "other seeds": lambda: fit_rows(tree, x, y, env, ranks="together", seed=rank),
+        "sparse in one rank": lambda: fit_rows(tree, (x, sparse)[rank], y, env, ranks="together"),
+        "another column": lambda: fit_rows(
+            tree, x.rename(columns={"w": f"w{rank}"}), y, env, ranks="together"
+        ),
+    }
+    return {
+        "together": [torch.tensor(posterior.pips().to_numpy()) for posterior in together],
+        "state": together[0].model.state_dict(),
+        "seeds": [posterior.report.seed for posterior in together],
+        "rows": [int(posterior.row_counts.sum()) for posterior in (*together, apart)],
+        "refused": {name: text_of(call) for name, call in refused.items()},
+    }
+
+
+def fit_rows(tree, x, y, env, **arguments):
+    """A quick fit whose warnings do not matter."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", tbr.IdentificationWarning)
+        model = tbr.TreeModel(tree, 3, encoder="identity")
+        options = tbr.FitOptions(sweeps=3, mixture_components=4)
+        return tbr.fit(model, x, y, env, progress=False, options=options, **arguments)
+
+
+def text_of(call):
+    """The text of the error that a call raises."""
+    try:
+        call()
+    except tbr.TbrError as error:
+        return str(error)
+    return "nothing was raised"
+
+
 if __name__ == "__main__":
-    number, rank, store, target = int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:]
+    rank, store, target = int(sys.argv[1]), *sys.argv[2:]
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    torch.save(run(number, ranks=2, rank=rank), target)
+    trained = {number: run(number, ranks=2, rank=rank) for number in NUM_ROWS}
+    torch.save((trained, fits(max(NUM_ROWS), rank)), target)
     dist.destroy_process_group()
     gc.collect()

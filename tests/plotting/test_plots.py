@@ -75,6 +75,9 @@ def _assert_inside(ax):
     assert box.y0 > -1
     assert box.x1 < page.x1 + 1
     assert box.y1 < page.y1 + 1
+    key = ax.get_legend()
+    if key is not None and ax.get_title(loc="right"):
+        assert not key.get_window_extent().overlaps(ax._right_title.get_window_extent())
 
 
 def test_pyplot_is_not_touched_and_missing_matplotlib_says_what_to_install():

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pyro_tbr.errors import TreeError
+from pyro_tbr.errors import DataWarning, TreeError
 from pyro_tbr.tree import Tree
 
 RANKS = ["phylum", "genus", "species"]
@@ -46,9 +46,16 @@ def test_what_a_gap_is(gap):
     assert (tree.parent("a"), tree.parent("b"), tree.num_nodes) == ("P1", "P2", 7)
 
 
-@pytest.mark.parametrize("name", ["nan", "None", "NA", "g__Bacillus", "unclassified Bacilli"])
+@pytest.mark.parametrize("name", ["NA", "g__Bacillus", "unclassified Bacilli"])
 def test_what_no_gap_is(name):
     tree = Tree.from_taxonomy(frame(("P1", name, "a"), ("P2", "G", "b")), RANKS)
+    assert tree.parent("a") == name
+
+
+@pytest.mark.parametrize("name", ["nan", "None", "<NA>"])
+def test_a_missing_name_that_became_text_is_a_name_with_a_warning(name):
+    with pytest.warns(DataWarning, match=f"column 'genus': '{name}'"):
+        tree = Tree.from_taxonomy(frame(("P1", name, "a"), ("P2", "G", "b")), RANKS)
     assert tree.parent("a") == name
 
 

@@ -109,6 +109,7 @@ def test_labels_are_the_users_own_objects():
         (b"NK", r"b'NK' \(bytes\).*nearest: 'NK' \(str\)"),
         (["NK"], r"\['NK'\] \(list\)"),
         (None, r"None \(NoneType\)"),
+        ("zzz", r"'zzz' \(str\) is none of the 3 nodes, which are 'blood', 'T cell', 'NK'"),
     ],
 )
 def test_index_names_the_nearest_node(node, message):
