@@ -197,6 +197,11 @@ def at_new_leaf(
 ) -> Tensor:
     """(S, 1, W, Q): the parent's weights plus one change from the prior."""
     tree, prior = posterior.tree, posterior.model.prior
+    if leaf.name in tree.nodes:
+        raise DataError(
+            f"NewLeaf: {leaf.name!r} is a node of the tree already: predict(x, {leaf.name!r}), or "
+            "another name"
+        )
     parent = tree.index(leaf.parent)
     length = torch.ones(1)
     if leaf.length is not None and not leaf.length >= 0:

@@ -43,12 +43,18 @@ def linear_predictor(design: Tensor, weights: Tensor, position: Tensor) -> Tenso
         weights: Draws of the weights at some nodes, (S, n, W, Q).
         position: Which of these nodes each row is at, (N,).
     """
-    size = max(1, _CHUNK_ELEMENTS // weights[:, 0].numel())
+    num_draws, _, *shape = weights.shape  # without rows there are no nodes
+    size = max(1, _CHUNK_ELEMENTS // (num_draws * math.prod(shape)))
     parts = [
         torch.einsum("nw,snwq->snq", design[rows], weights[:, position[rows]])
         for rows in torch.arange(len(design)).split(size)
     ]
     return torch.cat(parts, dim=1)
+
+
+def _quantile(draws: Tensor, probability: float) -> Tensor:
+    """Quantiles over the first dimension; torch's own refuses tensors without elements."""
+    return torch.quantile(draws, probability, dim=0) if draws.numel() else draws.sum(0)
 
 
 class Mixture:
@@ -74,7 +80,7 @@ class Mixture:
         if self.noise is None:
             mean = self.mean()
             return (mean * (1 - mean)).sqrt()
-        spread = self.predictor.var(0, correction=0) + self.noise.square().mean(0)
+        spread = (self.predictor - self.mean()).square().mean(0) + self.noise.square().mean(0)
         return spread.sqrt()
 
     def quantile(self, probability: float) -> Tensor:
@@ -84,13 +90,13 @@ class Mixture:
         """
         if self.noise is None:
             draws = torch.sigmoid(self.predictor)
-            return torch.quantile(draws, probability, dim=0)
+            return _quantile(draws, probability)
         centre, width = self.predictor, self.noise.expand_as(self.predictor)
         low, high = (centre - 9 * width).amin(0), (centre + 9 * width).amax(0)
         sd = self.sd()
         # Where draws lie far apart for their noise the function is a staircase, so start on the
         # right step: the quantile of the draws.
-        value = torch.quantile(centre, probability, dim=0)
+        value = _quantile(centre, probability)
         done = torch.zeros_like(value, dtype=torch.bool)
         for _ in range(60):
             standard = (value - centre) / width

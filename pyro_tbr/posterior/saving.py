@@ -58,10 +58,13 @@ def save_posterior(posterior: Posterior, path: str | os.PathLike[str]) -> None:
         path: Where to.
 
     Raises:
+        FileNotFoundError: No such folder.
         DataError: A node label, or the user's own prior, likelihood or guide, that would not come
             back as it is.
     """
     target = Path(path).resolve()  # through links: these stay
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"{str(path)!r}: there is no folder {str(target.parent)!r}")
     content = _content(posterior)
     part = target.with_name(f".{target.name}.{os.urandom(4).hex()}.part")
     try:

@@ -50,7 +50,7 @@ def select_at_fdr(pips: Any, fdr: float, order_by: Any = None) -> Selection:
             PIPs round to 1; ``None``: the PIPs. Ties stay in the order given.
 
     Raises:
-        DataError: A level outside [0, 1), or PIPs outside [0, 1].
+        DataError: A level outside [0, 1), or PIPs outside [0, 1] or of several dimensions.
 
     Example:
         >>> select_at_fdr([0.80, 0.99, 0.30, 0.97, 0.02], fdr=0.1)[:2]
@@ -63,6 +63,8 @@ def select_at_fdr(pips: Any, fdr: float, order_by: Any = None) -> Selection:
     if not 0 <= fdr < 1:
         raise DataError(f"fdr={fdr!r} must be from 0 to below 1, such as 0.05")
     values = np.asarray(pips, dtype=np.float64)
+    if values.ndim != 1:
+        raise DataError(f"pips: one dimension expected, received {values.shape}; give pips.ravel()")
     if not ((values >= 0) & (values <= 1)).all():
         raise DataError("pips must be probabilities, from 0 to 1, without NaN")
     key = values if order_by is None else np.asarray(order_by, dtype=np.float64)

@@ -244,6 +244,7 @@ def test_new_leaf_at_the_end_of_a_longer_arc_is_less_sure(with_lengths):
     ("leaf", "error", "message"),
     [
         (tbr.NewLeaf("new", "leaf33"), tbr.TreeError, "leaf33.*nearest: 'leaf3'"),
+        (tbr.NewLeaf("leaf5", "leaf3"), tbr.DataError, "'leaf5' is a node of the tree already"),
         (tbr.NewLeaf("new", "leaf3", length=-1.0), tbr.DataError, "length=-1.0"),
         (tbr.NewLeaf("new", "leaf3", length=math.nan), tbr.DataError, "length=nan"),
     ],
@@ -251,6 +252,13 @@ def test_new_leaf_at_the_end_of_a_longer_arc_is_less_sure(with_lengths):
 def test_new_leaf_that_cannot_be_placed(with_lengths, leaf, error, message):
     with pytest.raises(error, match=message):
         with_lengths.predict(FAR, leaf)
+
+
+def test_no_rows_no_predictions(held_out):
+    for env in ("leaf3", [], None, tbr.NewLeaf("new", "leaf3")):
+        prediction = held_out.predict(FAR[:0], env)
+        assert prediction.mean.shape == prediction.sd.shape == prediction.lower.shape
+        assert len(prediction.mean) == 0
 
 
 def test_binary_predictions_are_probabilities_near_the_truth(binary, binary_sim):

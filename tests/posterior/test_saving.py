@@ -458,7 +458,7 @@ def test_file_that_is_not_ours_or_newer(write, message, linear, tmp_path):
 
 
 def test_missing_file_is_the_systems_error(tmp_path):
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
         tbr.load(tmp_path / "nowhere.pt")
 
 

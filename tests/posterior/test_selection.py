@@ -36,6 +36,11 @@ def test_no_probabilities_are_refused(pips, fdr):
         select_at_fdr(pips, fdr)
 
 
+def test_a_table_of_pips_is_refused():
+    with pytest.raises(tbr.DataError, match=r"one dimension expected, received \(2, 2\)"):
+        select_at_fdr([[0.1, 0.9], [0.5, 0.5]], 0.1)
+
+
 @pytest.fixture(scope="module")
 def changed():
     x, y, env = toy("abcd", shift={"d": 3.0, "a": -2.0})
