@@ -40,18 +40,22 @@ class Statistics(NamedTuple):
         cross = (linear.transpose(-1, -2) @ self.cross.unsqueeze(-1)).squeeze(-1)
         return self._replace(gram=gram, cross=cross)
 
-    def residual(self, mean: Tensor, var: Tensor) -> Tensor:
-        """Expected sum of squared residuals under independent weights, (E, Q), double precision.
+    def residual(self, mean: Tensor, var: Tensor, cov: Tensor | None = None) -> Tensor:
+        """Expected sum of squared residuals, (E, Q), double precision.
 
         Args:
             mean: Means of the weights at every node, (V, W, Q).
-            var: Their variances.
+            var: Their variances, for independent weights.
+            cov: Covariances at the nodes with rows, (E, Q, W, W), to be used in place of ``var``.
         """
         mean = mean[self.nodes].transpose(-1, -2).double()  # (E, Q, W)
         var = var[self.nodes].transpose(-1, -2).double()
         gram = self.gram.expand(*self.cross.shape, -1)
         fitted = torch.einsum("eqw,eqwv,eqv->eq", mean, gram, mean)
-        spread = (self.gram.diagonal(dim1=-2, dim2=-1) * var).sum(-1)
+        if cov is None:
+            spread = (self.gram.diagonal(dim1=-2, dim2=-1) * var).sum(-1)
+        else:
+            spread = (gram * cov).sum((-1, -2))
         return self.square - 2 * (self.cross * mean).sum(-1) + fitted + spread
 
     def expected_log_lik(self, mean: Tensor, var: Tensor, noise: NoiseMoments | None) -> Tensor:

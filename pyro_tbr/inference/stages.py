@@ -183,7 +183,8 @@ class Stages:
         """
         options = replace(self.options, mixture_components=_COMPONENTS_TO_JUDGE)
         nodes = rows.nodes(self.model.tree.num_nodes)
-        guide = make_guide(self.guide_kind, self.model, nodes, options).to(rows.y.device)
+        guide = make_guide(self.guide_kind, self.model, nodes, options, coupled=False)
+        guide.to(rows.y.device)
         guide.start(candidate.root.to(rows.y), candidate.deltas.to(rows.y))
         width = stats.gram.shape[-1]
         stats = stats.transform(expand_basis(candidate.basis, candidate.offset, width))
@@ -265,11 +266,16 @@ class Stages:
 
 
 def make_guide(
-    kind: str | type[Guide], model: TreeModel, nodes: Tensor, options: FitOptions
+    kind: str | type[Guide],
+    model: TreeModel,
+    nodes: Tensor,
+    options: FitOptions,
+    *,
+    coupled: bool = True,
 ) -> Guide:
     """The guide a user named, for a built model and its nodes with rows (V,)."""
     if kind == "tree":
-        return TreeGuide(model, nodes, options.mixture_components)
+        return TreeGuide(model, nodes, options.mixture_components, coupled=coupled)
     if kind == "mean_field":
         return MeanFieldGuide(model, nodes)
     if isinstance(kind, type) and issubclass(kind, Guide):

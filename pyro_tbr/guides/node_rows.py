@@ -1,0 +1,79 @@
+r"""What the rows of a node say of one weight, the node's other weights being uncertain too.
+
+Given all weights :math:`u` of a node and outcome, its rows are a Gaussian
+:math:`\exp(b'u - u'Pu/2)`. A tree guide needs of it a potential for each weight alone:
+
+- *mean field*: the others at their means. The precision is then :math:`P_{kk}`, as if the others
+  were known: where latents correlate within an environment, or have a mean there, so that slopes
+  and intercept do the same, that is far too sure.
+- *expectation propagation*: the others integrated over what their own trees say without these rows
+  (their cavity). Means are then those of the joint posterior where all is Gaussian, and variances
+  nearly so.
+
+Source:
+    Minka, UAI 2001, "Expectation propagation for approximate Bayesian inference".
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_tbr.guides.statistics import Statistics
+
+_LEAST = 1e-6  # precision of a cavity over that of the rows: beyond it nothing is known
+
+
+class Potential(NamedTuple):
+    """``exp(eta u - lam u^2 / 2)`` at nodes, outcomes and maybe weights, (E, Q, ...)."""
+
+    eta: Tensor
+    lam: Tensor
+
+
+class NodeRows(NamedTuple):
+    """Likelihood of the weights at each node and outcome.
+
+    Attributes:
+        precision: P, (E, Q, W, W).
+        linear: b, (E, Q, W).
+    """
+
+    precision: Tensor
+    linear: Tensor
+
+    @classmethod
+    def of(cls, stats: Statistics, noise_precision: Tensor) -> NodeRows:
+        """From statistics and the precision of the noise, (Q,)."""
+        gram = stats.gram.expand(*stats.cross.shape, -1)
+        return cls(noise_precision[:, None, None] * gram, noise_precision[:, None] * stats.cross)
+
+    def given_others(self, k: int, mean: Tensor) -> Potential:
+        """Of weight k with the others at their means (E, Q, W)."""
+        diagonal = self.precision[:, :, k, k]
+        others = (self.precision[:, :, k] * mean).sum(-1) - diagonal * mean[:, :, k]
+        return Potential(self.linear[:, :, k] - others, diagonal)
+
+    def without_others(self, k: int, cavity: Potential) -> Potential:
+        """Of weight k with the others integrated over their cavities (E, Q, W)."""
+        others = [j for j in range(self.linear.shape[-1]) if j != k]
+        cross = self.precision[:, :, k][..., others]
+        rest = self.precision[:, :, others][..., others] + torch.diag_embed(cavity.lam[..., others])
+        pull = torch.linalg.solve(rest, cross.unsqueeze(-1)).squeeze(-1)
+        known = self.linear[..., others] + cavity.eta[..., others]
+        return Potential(
+            self.linear[:, :, k] - (pull * known).sum(-1),
+            self.precision[:, :, k, k] - (pull * cross).sum(-1),
+        )
+
+    def cavity(self, mean: Tensor, var: Tensor, own: Potential) -> Potential:
+        """What all else says of each weight, from its posterior moments and its own potential."""
+        least = _LEAST * self.precision.diagonal(dim1=-2, dim2=-1) + 1e-12
+        lam = torch.maximum(1 / var - own.lam, least)
+        return Potential(mean * (lam + own.lam) - own.eta, lam)
+
+    def joint_cov(self, cavity: Potential) -> Tensor:
+        """Covariance of a node's weights by rows and cavities together, (E, Q, W, W)."""
+        return torch.linalg.inv(self.precision + torch.diag_embed(cavity.lam))

@@ -1,0 +1,150 @@
+"""Moves a tree guide to its optimum: sweeps over the latents, one tree after the other.
+
+Mean field first, which always converges. Then, where the guide is coupled, expectation propagation
+between the latents (``node_rows``), in steps a little shorter than whole. Hyperparameters and noise are moved after every
+sweep.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from pyro_tbr.guides.hyper_factors import ScaleFactor
+from pyro_tbr.guides.node_rows import NodeRows, Potential
+from pyro_tbr.guides.statistics import Statistics
+from pyro_tbr.tree.sum_product import TreePosterior
+
+if TYPE_CHECKING:
+    from pyro_tbr.guides.tree_guide import TreeGuide
+
+# A sweep that moves no leaf's weight by more than this share of its standard deviation is the last;
+# when coupled, one that moves no standard deviation by more than this share of it either.
+_SETTLED = 0.05
+# Sweeps run with few components and are polished with all: the passes take most of a fit's time.
+_POLISHING_SWEEPS = 2
+_STEP = 0.8  # of a potential towards its new value, when coupled
+
+
+class TreeSweeps:
+    """Sweeps of a guide over rows.
+
+    Args:
+        guide: Its potentials, passes, hyperparameters and noise are changed.
+        stats: Of the rows.
+        learn_hyper: Move hyperparameters too.
+        learn_noise: Move the noise too.
+    """
+
+    def __init__(
+        self, guide: TreeGuide, stats: Statistics, *, learn_hyper: bool, learn_noise: bool
+    ) -> None:
+        self.guide, self.stats = guide, stats
+        self.learn_hyper = learn_hyper
+        self.learn_noise = learn_noise and guide.noise is not None
+
+    def settle(self, start: Tensor | None, sweeps: int) -> int:
+        """Sweeps until weights no longer move; returns how many.
+
+        Args:
+            start: Means of the weights to start from, (E, Q, W); ``None``: the guide's own.
+            sweeps: At most this many, and two or so to polish.
+        """
+        guide = self.guide
+        mean = self._moments()[0] if start is None else start.clone()
+        guide.eta.zero_()
+        guide.lam.zero_()
+        full = guide.num_components
+        rough = guide.tree_law.rough_components
+        rough = rough if full is None else min(full, rough)
+        coupled = guide.coupled and mean.shape[-1] > 1
+        if coupled:
+            half = (sweeps + 1) // 2
+            done = self._run(False, rough, half, mean) + self._run(True, rough, half)
+        else:
+            done = self._run(False, rough, sweeps, mean)
+        return done + self._run(coupled, full, _POLISHING_SWEEPS)
+
+    def _run(
+        self, coupled: bool, components: int | None, limit: int, mean: Tensor | None = None
+    ) -> int:
+        """Sweeps of one kind, the first from given means."""
+        guide, done = self.guide, 0
+        for _ in range(limit):
+            done += 1
+            moved = self._sweep(coupled, components, mean)
+            mean = None
+            guide.refresh(self._passes(slice(None), components))
+            if self.learn_hyper:
+                guide.tree_law.learn(guide.current, guide.informed_arcs)
+            if self.learn_noise:
+                self._move_noise(coupled)
+            if moved < _SETTLED:
+                break
+        return done
+
+    def _sweep(self, coupled: bool, components: int | None, mean: Tensor | None) -> float:
+        """Every weight once; returns the largest move at a node, see ``_SETTLED``."""
+        guide, nodes, moved = self.guide, self.stats.nodes, 0.0
+        rows, own = self._rows(), self._potentials()
+        if mean is None:
+            mean, var = self._moments()
+        else:
+            var = torch.ones_like(mean)  # of no use to mean field
+        for k in range(mean.shape[-1]):
+            if coupled:
+                aim = rows.without_others(k, rows.cavity(mean, var, own))
+                pairs = zip(own, aim, strict=True)
+                new = Potential(*(torch.lerp(old[:, :, k], value, _STEP) for old, value in pairs))
+            else:
+                new = rows.given_others(k, mean)
+            for everywhere, here, value in zip((guide.eta, guide.lam), own, new, strict=True):
+                everywhere[k][:, nodes] = value.T.to(everywhere)
+                here[:, :, k] = value
+            now = self._passes(slice(k, k + 1), components)
+            before, sd_before = mean[:, :, k].clone(), var[:, :, k].sqrt()
+            mean[:, :, k] = now.node_mean[0][:, nodes].T
+            var[:, :, k] = now.node_var[0][:, nodes].T.clamp(min=1e-300)
+            sd = var[:, :, k].sqrt()
+            moved = max(moved, ((mean[:, :, k] - before).abs() / sd).max().item())
+            if coupled:
+                moved = max(moved, (sd_before / sd - 1).abs().max().item())
+        return moved
+
+    def _passes(self, weights: slice, components: int | None) -> TreePosterior:
+        guide = self.guide
+        return guide.tree_law.passes(guide.evidence, weights, components, 1, self.learn_hyper)
+
+    def _rows(self) -> NodeRows:
+        """Likelihood at the nodes, with E[1 / noise variance]; 1 where there is no such noise."""
+        noise, cross = self.guide.noise_moments(), self.stats.cross
+        one = cross.new_ones(cross.shape[1])
+        return NodeRows.of(self.stats, one if noise is None else noise.inverse_square.double())
+
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        """Means and variances of the weights at the nodes with rows, (E, Q, W) each."""
+        now = self.guide.current
+        mean, var = (self._here(part) for part in (now.node_mean, now.node_var))
+        return mean, var.clamp(min=1e-300)
+
+    def _potentials(self) -> Potential:
+        """Potentials at the nodes with rows, (E, Q, W) each."""
+        return Potential(*(self._here(part) for part in (self.guide.eta, self.guide.lam)))
+
+    def _here(self, values: Tensor) -> Tensor:
+        """Of (W, Q, V) the nodes with rows, (E, Q, W), as a copy in double precision."""
+        return values[:, :, self.stats.nodes].permute(2, 1, 0).double().clone()
+
+    def _move_noise(self, coupled: bool) -> None:
+        guide, cov = self.guide, None
+        assert isinstance(guide.noise, ScaleFactor)
+        if coupled:
+            rows = self._rows()
+            cov = rows.joint_cov(rows.cavity(*self._moments(), self._potentials()))
+        mean, var = (
+            part.permute(2, 0, 1) for part in (guide.current.node_mean, guide.current.node_var)
+        )
+        residual = self.stats.residual(mean, var, cov)
+        guide.noise.update(residual.sum(0), self.stats.count.sum(0))

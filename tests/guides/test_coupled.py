@@ -1,0 +1,123 @@
+"""Latents that correlate within environments, against the joint posterior of all weights."""
+
+import functools
+import itertools
+
+import pytest
+import torch
+from torch.distributions import MultivariateNormal
+from torch.testing import assert_close
+
+from pyro_tbr.guides import TreeGuide, statistics
+from pyro_tbr.guides.node_rows import NodeRows
+from pyro_tbr.models import GaussianLikelihood, GaussianPrior, SpikeSlabPrior, TreeModel
+from pyro_tbr.tree import Tree
+from tests.tree.small_trees import dense_paths
+
+TREE = Tree.from_newick("((a,b)u,c)r;")
+A, K, W = TREE.num_arcs, 2, 3
+RATE, SLAB, ROOT, NOISE = 0.2, 1.0, 1.0, 0.5
+PRIORS = {
+    "dense": GaussianPrior(SLAB, ROOT),
+    "sparse": SpikeSlabPrior(None, RATE, SLAB, ROOT),
+}
+
+
+def rows(seed, num=15):
+    """Two latents that correlate by 0.8 and have a mean in each leaf; one change, at ``a``."""
+    generator = torch.Generator().manual_seed(seed)
+    env = TREE.leaf_index.repeat_interleave(num)
+    draw = functools.partial(torch.randn, generator=generator, dtype=torch.float64)
+    shared = draw(len(env), 1)
+    x = 0.9 * shared + 0.45 * draw(len(env), K) + draw(TREE.num_nodes, K)[env]
+    deltas = torch.zeros(A, W, dtype=torch.float64)
+    deltas[TREE.nodes.index("a") - 1, 0] = 0.7
+    weights = draw(W) + dense_paths(TREE) @ deltas
+    design = torch.cat([x, torch.ones(len(x), 1, dtype=torch.float64)], 1)
+    y = (design * weights[env]).sum(1, keepdim=True) + NOISE * draw(len(env), 1)
+    return x, env, y
+
+
+def settled(prior, data, *, coupled):
+    x, env, y = data
+    model = TreeModel(TREE, K, "identity", PRIORS[prior], GaussianLikelihood(NOISE))
+    model = model.build(K, 1).double()
+    guide = TreeGuide(model, TREE_ROWS, None, coupled=coupled).double()
+    guide.update(statistics(model.design(x), y, env, model.likelihood), sweeps=200)
+    return guide
+
+
+TREE_ROWS = torch.zeros(TREE.num_nodes, dtype=torch.bool)
+TREE_ROWS[TREE.leaf_index] = True
+
+
+def exact(data, patterns):
+    """Joint posterior of node weights (V, W) and gates (A, W), over patterns of gates (P, A, W)."""
+    x, env, y = data
+    design = torch.cat([x, torch.ones(len(x), 1, dtype=torch.float64)], 1)
+    paths = dense_paths(TREE)
+    gain = torch.einsum("nw,na->naw", design, paths[env]).flatten(1)  # rows by deltas
+    gain = torch.cat([design, gain], 1)
+    to_nodes = torch.cat([torch.ones(TREE.num_nodes, 1, dtype=torch.float64), paths], 1)
+    log_weight, moments = [], []
+    for pattern in patterns:
+        var = torch.cat([torch.full((1, W), ROOT**2), pattern.double() * SLAB**2]).double()
+        cov = gain * var.flatten() @ gain.T + NOISE**2 * torch.eye(len(y))
+        law = MultivariateNormal(torch.zeros(len(y)).double(), cov)
+        prior = torch.where(pattern, RATE, 1 - RATE).double().log().sum()
+        log_weight.append(law.log_prob(y[:, 0]) + prior)
+        part = gain * var.flatten()
+        mean = part.T @ torch.linalg.solve(cov, y[:, 0])
+        spread = torch.diag(var.flatten()) - part.T @ torch.linalg.solve(cov, part)
+        at_nodes = torch.kron(to_nodes, torch.eye(W, dtype=torch.float64))
+        mean, spread = at_nodes @ mean, (at_nodes @ spread @ at_nodes.T).diagonal()
+        moments.append(torch.stack([mean, spread + mean.square()]))
+    weight = torch.stack(log_weight).softmax(0)
+    mean, second = torch.einsum("p,pmv->mv", weight, torch.stack(moments))
+    gates = torch.einsum("p,paw->aw", weight, torch.stack(list(patterns)).double())
+    return mean.reshape(-1, W), (second - mean.square()).reshape(-1, W), gates
+
+
+def all_gates():
+    return [torch.tensor(g).reshape(A, W) > 0 for g in itertools.product([0, 1], repeat=A * W)]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_dense_weights_have_the_joint_posteriors_means_and_nearly_its_variances(seed):
+    data = rows(seed)
+    mean, var, _ = exact(data, [torch.ones(A, W, dtype=torch.bool)])
+    coupled, apart = (settled("dense", data, coupled=flag).node_moments() for flag in (True, False))
+    leaves = TREE.leaf_index
+    assert ((coupled.mean[..., 0] - mean).abs()[leaves] < 0.1 * var.sqrt()[leaves]).all()
+    found, too_sure = ((m.var[..., 0] / var)[leaves] for m in (coupled, apart))
+    assert ((found > 0.8) & (found < 1.25)).all()
+    assert too_sure.min() < 0.5
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_gates_are_nearer_to_the_joint_posteriors(seed):
+    data = rows(seed)
+    gates = exact(data, all_gates())[2]
+    errors = []
+    for coupled in (True, False):
+        found = settled("sparse", data, coupled=coupled).delta_moments().inclusion[..., 0]
+        errors.append((found - gates).abs())
+    assert errors[0].mean() < errors[1].mean()
+    assert errors[0].max() < 0.2
+
+
+def test_potentials_integrate_the_others():
+    generator = torch.Generator().manual_seed(0)
+    root = torch.randn(2, 1, W, W + 1, generator=generator, dtype=torch.float64)
+    node = NodeRows(root @ root.mT, torch.randn(2, 1, W, generator=generator).double())
+    mean, var = torch.zeros(2, 1, W).double(), torch.full((2, 1, W), 0.5).double()
+    nothing = node.given_others(0, mean)._replace(eta=mean, lam=torch.zeros_like(mean))
+    cavity = node.cavity(mean, var, nothing)
+    assert_close(cavity.lam, 1 / var)
+    found = node.without_others(1, cavity)
+    cov = torch.linalg.inv(node.precision + torch.diag_embed(torch.tensor([2.0, 0.0, 2.0])))
+    assert_close(found.lam, 1 / cov[..., 1, 1])
+    assert_close(found.eta / found.lam, (cov @ node.linear.unsqueeze(-1))[..., 1, 0])
+    sure = cavity._replace(lam=1e12 * cavity.lam)
+    for one, two in zip(node.without_others(1, sure), node.given_others(1, mean), strict=True):
+        assert_close(one, two)
