@@ -1,8 +1,8 @@
 """Moves a tree guide to its optimum: sweeps over the latents, one tree after the other.
 
 Mean field first, which always converges. Then, where the guide is coupled, expectation propagation
-between the latents (``node_rows``), in steps a little shorter than whole. Hyperparameters and noise are moved after every
-sweep.
+between the latents (``node_rows``), in steps a little shorter than whole. Hyperparameters and noise
+are moved after every sweep.
 """
 
 from __future__ import annotations
