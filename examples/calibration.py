@@ -13,6 +13,7 @@ methods.
 import argparse
 import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -153,9 +154,11 @@ def main(argv=None):
     parser.add_argument("--compare", action="store_true", help="other methods, held-out leaves")
     parser.add_argument("--restarts", type=int, default=64)
     parser.add_argument("--max-steps", type=int, default=None)
+    parser.add_argument("--csv", type=Path, help="file for all PIPs and whether there was a change")
+    parser.add_argument("--figure", type=Path, help="file for a figure")
     args = parser.parse_args(argv)
     options = tbr.FitOptions(restarts=args.restarts, max_steps=args.max_steps)
-    rows, tables, scores = [], {}, []
+    rows, tables, scores, pips = [], {}, [], []
     for setting in args.settings:
         fits = []
         for seed in range(args.first_seed, args.first_seed + args.fits):
@@ -170,7 +173,10 @@ def main(argv=None):
         row, tables[setting] = summary(setting, fits)
         rows.append(row)
         scores += [score for fit in fits for score in fit["scores"]]
-    table, scores = pd.DataFrame(rows), pd.DataFrame(scores)
+        for seed, fit in enumerate(fits, start=args.first_seed):
+            found = {"setting": setting, "seed": seed, "pip": fit["pips"], "change": fit["gates"]}
+            pips.append(pd.DataFrame(found))
+    table, scores, pips = pd.DataFrame(rows), pd.DataFrame(scores), pd.concat(pips)
     print("\n" + table.round(4).to_string(index=False))
     for setting, bins in tables.items():
         print(f"\nHow often a change was true, by its PIP ({setting}):")
@@ -183,7 +189,32 @@ def main(argv=None):
             scores, "tree of sparse changes", ["log_score"], seed="leaf"
         )
         print("\nLog score less ours, leaf by leaf:\n" + differences.round(3).to_string())
+    if args.csv:
+        pips.to_csv(args.csv, index=False)
+    if args.figure:
+        draw(pips, args.figure)
     return {"table": table, "reliability": tables, "held_out": held_out}
+
+
+def draw(pips, path):
+    """Writes a figure: true shares against PIPs, a panel a setting."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    from pyro_tbr.plotting import plot_reliability
+
+    settings = pips["setting"].unique()
+    figure, panels = plt.subplots(
+        1, len(settings), figsize=(4.2 * len(settings), 4.2), squeeze=False, layout="constrained"
+    )
+    for setting, ax in zip(settings, panels[0], strict=True):
+        own = pips[pips["setting"] == setting]
+        plot_reliability(own["pip"], own["change"], BINS, ax=ax)
+        ax.set_title(setting, loc="left", fontsize=10)
+    figure.savefig(path, dpi=140)
+    plt.close(figure)
 
 
 if __name__ == "__main__":

@@ -126,7 +126,8 @@ def run_protocol(
                     x.iloc[train],
                     data.y.iloc[train],
                     data.env[train],
-                    latent_dim=args.latent_dim,
+                    latent_dim=x.shape[1] if args.encoder == "identity" else args.latent_dim,
+                    encoder=args.encoder,
                     seed=seed,
                 )
             seconds = time.perf_counter() - start
@@ -232,6 +233,10 @@ def main(argv: list[str] | None = None) -> dict:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--latent-dim", type=int, default=5)
+    parser.add_argument(
+        "--encoder", default="linear", choices=["linear", "identity"],
+        help="identity: features are the latents, so changes are of their own effects",
+    )  # fmt: skip
     parser.add_argument("--components", type=int, default=30, help="of the neurons' genes")
     parser.add_argument("--restarts", type=int, default=16, help="of the rotation search")
     parser.add_argument("--l1-restarts", type=int, default=8, help="of L1-TBR")

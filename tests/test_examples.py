@@ -69,10 +69,14 @@ def test_antibiotic_resistance(capsys):
     assert "Who wins" in capsys.readouterr().out
 
 
-def test_calibration(capsys):
+def test_calibration(capsys, tmp_path):
     found = run(
         *("calibration", "--settings", "half", "--fits", 1, "--restarts", 8, "--compare"),
+        *("--csv", tmp_path / "pips.csv", "--figure", tmp_path / "pips.png"),
     )
+    pips = pd.read_csv(tmp_path / "pips.csv")
+    assert len(pips) == found["reliability"]["half"]["count"].sum()
+    assert (tmp_path / "pips.png").stat().st_size > 10_000
     row = found["table"].iloc[0]
     assert row["worst MCC"] > 0.9
     assert row["AUROC"] > 0.9
