@@ -7,6 +7,7 @@ are moved after every sweep.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 _SETTLED = 0.05
 # Sweeps run with few components and are polished with all: the passes take most of a fit's time.
 _POLISHING_SWEEPS = 2
-_STEP = 0.8  # of a potential towards its new value, when coupled
+_STEP = 0.8  # of a potential towards its new value, when coupled;
+_SHRINK = 0.5  # shorter by this factor after a sweep that moved more than the one before
 
 
 class TreeSweeps:
@@ -44,6 +46,7 @@ class TreeSweeps:
         self.guide, self.stats = guide, stats
         self.learn_hyper = learn_hyper
         self.learn_noise = learn_noise and guide.noise is not None
+        self._step = _STEP
 
     def settle(self, start: Tensor | None, sweeps: int) -> int:
         """Sweeps until weights no longer move; returns how many.
@@ -71,7 +74,7 @@ class TreeSweeps:
         self, coupled: bool, components: int | None, limit: int, mean: Tensor | None = None
     ) -> int:
         """Sweeps of one kind, the first from given means."""
-        guide, done = self.guide, 0
+        guide, done, last = self.guide, 0, math.inf
         for _ in range(limit):
             done += 1
             moved = self._sweep(coupled, components, mean)
@@ -83,6 +86,9 @@ class TreeSweeps:
                 self._move_noise(coupled)
             if moved < _SETTLED:
                 break
+            if coupled and moved > last:
+                self._step *= _SHRINK
+            last = moved
         return done
 
     def _sweep(self, coupled: bool, components: int | None, mean: Tensor | None) -> float:
@@ -97,7 +103,9 @@ class TreeSweeps:
             if coupled:
                 aim = rows.without_others(k, rows.cavity(mean, var, own))
                 pairs = zip(own, aim, strict=True)
-                new = Potential(*(torch.lerp(old[:, :, k], value, _STEP) for old, value in pairs))
+                new = Potential(
+                    *(torch.lerp(old[:, :, k], value, self._step) for old, value in pairs)
+                )
             else:
                 new = rows.given_others(k, mean)
             for everywhere, here, value in zip((guide.eta, guide.lam), own, new, strict=True):
