@@ -52,7 +52,7 @@ BINS = np.array([0, 0.05, 0.2, 0.4, 0.6, 0.8, 0.95, 1.0])
 BASELINES = {"pooled": Pooled, "per leaf": LeafRegression, "dense tree": DenseTree}
 
 
-def one_fit(setting, seed, held_out, options, compare, delta_min):
+def one_fit(setting, seed, held_out, options, compare, delta_min, prior):
     """What one simulated data set shows: PIPs and their truth, sets, selection, held-out leaves."""
     encoder, arguments = SETTINGS[setting]
     rng = np.random.default_rng([seed, 1])
@@ -71,7 +71,7 @@ def one_fit(setting, seed, held_out, options, compare, delta_min):
     start = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", tbr.IdentificationWarning)
-        model = tbr.TreeModel(data.tree, 4, encoder)
+        model = tbr.TreeModel(data.tree, 4, encoder, prior)
         posterior = tbr.fit(model, x, y, env, seed=seed, progress=False, options=options)
     seconds = time.perf_counter() - start
     truth, found = true_changes(data, posterior), posterior.deltas()
@@ -154,18 +154,22 @@ def main(argv=None):
     parser.add_argument("--compare", action="store_true", help="other methods, held-out leaves")
     parser.add_argument("--restarts", type=int, default=64)
     parser.add_argument("--max-steps", type=int, default=None)
+    parser.add_argument(
+        "--small-changes", action="store_true", help="where gates are off, of a size that is learnt"
+    )
     parser.add_argument("--csv", type=Path, help="file for all PIPs and whether there was a change")
     parser.add_argument("--figure", type=Path, help="file for a figure")
     args = parser.parse_args(argv)
     options = tbr.FitOptions(restarts=args.restarts, max_steps=args.max_steps)
+    prior = tbr.SpikeSlabPrior(spike_scale=None if args.small_changes else 0.0)
     rows, tables, scores, pips = [], {}, [], []
     for setting in args.settings:
         fits = []
         for seed in range(args.first_seed, args.first_seed + args.fits):
-            fits.append(
-                one_fit(setting, seed, args.held_out, options, args.compare, args.delta_min)
+            last = one_fit(
+                setting, seed, args.held_out, options, args.compare, args.delta_min, prior
             )
-            last = fits[-1]
+            fits.append(last)
             print(
                 f"{setting}, seed {seed}: MCC {last['mcc']:.4f}, {last['seconds']:.0f} s",
                 flush=True,
