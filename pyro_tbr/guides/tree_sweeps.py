@@ -21,9 +21,9 @@ from pyro_tbr.tree.sum_product import TreePosterior
 if TYPE_CHECKING:
     from pyro_tbr.guides.tree_guide import TreeGuide
 
-# A sweep that moves no leaf's weight by more than this share of its standard deviation is the last;
-# when coupled, one that moves no standard deviation by more than this share of it either.
+# A sweep that moves no leaf's weight by more than this share of its standard deviation is the last.
 _SETTLED = 0.05
+_COUPLED_SETTLED = 0.01  # and nor the standard deviation itself, when coupled
 # Sweeps run with few components and are polished with all: the passes take most of a fit's time.
 _POLISHING_SWEEPS = 2
 _STEP = 0.8  # of a potential towards its new value, when coupled;
@@ -84,7 +84,7 @@ class TreeSweeps:
                 guide.tree_law.learn(guide.current, guide.informed_arcs)
             if self.learn_noise:
                 self._move_noise(coupled)
-            if moved < _SETTLED:
+            if moved < (_COUPLED_SETTLED if coupled else _SETTLED):
                 break
             if coupled and moved > last:
                 self._step *= _SHRINK
