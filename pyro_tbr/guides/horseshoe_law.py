@@ -171,10 +171,9 @@ class HorseshoeLaw(TreeLaw):
 
     def silent_var(self) -> Tensor:
         """See :meth:`TreeLaw.silent_var`."""
-        whole, slab = self.grid.points().exp()
         # E[t^2 c^2 / (t^2 + c^2)] for t half-Cauchy.
-        each = self.grid.weight() * whole * slab.square() / (whole + slab)
-        return each.sum(0).expand(self.prior.delta_shape)
+        square = self.grid.mean(lambda whole, slab: whole * slab.square() / (whole + slab))
+        return square.expand(self.prior.delta_shape)
 
     @torch.no_grad()
     def draw(

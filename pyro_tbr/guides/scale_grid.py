@@ -6,6 +6,9 @@ mean, its steps are in posterior standard deviations. A point stands for the cel
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
+
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
@@ -17,6 +20,8 @@ _POINTS, _STEPS = (7, 4), (1.0, 1.3)
 _START_SPREAD = (1.0, 0.4)
 _LEAST_SPREAD = 0.4  # of a new grid, in steps of the old one: else one that misses would collapse
 _MOST_SPREAD = 2.5
+# Places in a cell, in steps from its middle, and their weights: Gauss-Legendre.
+_WITHIN = (-0.5 * 0.6**0.5, 0.0, 0.5 * 0.6**0.5), (5 / 18, 8 / 18, 5 / 18)
 
 
 class ScaleGrid(nn.Module):
@@ -89,6 +94,17 @@ class ScaleGrid(nn.Module):
                 assert isinstance(prior, dist.Independent)
                 total = total + prior.base_dist.log_prob(log_scale.exp()) + log_scale + step.log()
         return total
+
+    def mean(self, function: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """Posterior mean of a function of both scales, (W, Q); uniform in a cell, as draws are."""
+        learnt = self.loc.new_tensor([hyper.fixed is None for hyper in self._hypers])
+        steps = (self._steps() * learnt.reshape(2, 1, 1)).unsqueeze(1)
+        places = self.loc.new_tensor(_WITHIN[0]).double().reshape(-1, 1, 1, 1)
+        each = torch.zeros_like(self.points()[0])
+        for (i, one), (j, other) in itertools.product(enumerate(_WITHIN[1]), repeat=2):
+            shift = torch.stack([places[i], places[j]]) * steps
+            each = each + one * other * function(*(self.points() + shift).exp())
+        return (self.weight() * each).sum(0)
 
     @torch.no_grad()
     def move(self) -> tuple[Tensor, Tensor]:

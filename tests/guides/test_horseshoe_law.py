@@ -114,7 +114,7 @@ def test_silent_arcs_have_the_priors_variance():
     whole, slab = draws["global_scale"].unsqueeze(-3), draws["slab_scale"].unsqueeze(-3)
     wide = whole * draws["local_scale"]
     square = (slab * wide / torch.hypot(slab, wide)).square()[:, silent]
-    # Points of the grid stand for cells: the variance within them is small, but there.
+    # Points of the grid stand for cells, within which draws are spread.
     assert_close(made.delta_moments().var[silent], square.mean(0), rtol=0.1, atol=1e-3)
     assert_close(draws["deltas"][:, silent].square().mean(0), square.mean(0), rtol=0.1, atol=1e-3)
     below = (draws["local_scale"][:, silent] < 1).double()
