@@ -70,6 +70,13 @@ class Guide(LocalParamsModule):
         assert isinstance(self.noise, ScaleFactor)
         return NoiseMoments(self.noise.mean_power(-2.0), self.noise.mean_log())
 
+    def noise_precision(self) -> Tensor:
+        """E[1 / noise variance] of each outcome, (Q,); 1 where the likelihood has no noise."""
+        noise, prior = self.noise_moments(), self.model.prior
+        return (
+            prior.root_loc.new_ones(prior.num_outcomes) if noise is None else noise.inverse_square
+        )
+
     def hyper_kl(self) -> Tensor:
         """KL of the hyperparameters that have factors of their own to their hyperpriors."""
         factors = self._own_factors().values()

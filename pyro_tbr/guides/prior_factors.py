@@ -86,13 +86,12 @@ class PriorFactors(nn.ModuleDict):
             rate = self["inclusion_rate"]
             assert isinstance(rate, RateFactor)
             off = torch.where(informed, 1 - gates, 0.0)
+            if prior.wide_spike and spike is not None:
+                self.update_scale("spike_scale", spike.sum(0), off.expand_as(square).sum(0))
             on = count if gates.shape == count.shape else torch.where(informed, gates, 0.0)
             if rate.hyper.shape[-1] == 1:
                 on, off = on.sum(-1, keepdim=True), off.sum(-1, keepdim=True)
             rate.update(on, off, prior.relative_length)
-            if prior.wide_spike and spike is not None:
-                off = torch.where(informed, 1 - gates, 0.0).expand_as(square)
-                self.update_scale("spike_scale", spike.sum(0), off.sum(0))
         square, count = square.sum(0), count.sum(0)
         separation = separation_factor(prior, self)
         if separation is None:

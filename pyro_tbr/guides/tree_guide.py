@@ -96,7 +96,12 @@ class TreeGuide(Guide):
 
     @torch.no_grad()
     def passes(
-        self, weights: slice = slice(None), num_components: int | None = None, sweeps: int = 1
+        self,
+        weights: slice = slice(None),
+        num_components: int | None = None,
+        sweeps: int = 1,
+        *,
+        refit: bool = False,
     ) -> TreePosterior:
         """Inside and outside pass for some weights at the current potentials.
 
@@ -104,9 +109,10 @@ class TreeGuide(Guide):
             weights: Which of the W.
             num_components: Cap on the components of a message; default the guide's own.
             sweeps: Of messages; the second ranks components by what the first has found.
+            refit: Move hyperparameters that are held jointly with the weights too.
         """
         components = num_components or self.num_components
-        return self.tree_law.passes(self.evidence, weights, components, sweeps)
+        return self.tree_law.passes(self.evidence, weights, components, sweeps, refit)
 
     @property
     def current(self) -> TreePosterior:
@@ -214,10 +220,7 @@ class TreeGuide(Guide):
         done = run.settle(start, sweeps)
         self.refresh()
         if self.joint_hyper and learn_hyper:  # their weights, at the grid as it is now
-            law, components = self.tree_law, self.num_components
-            self._current = law.passes(
-                self.evidence, slice(None), components, FINAL_PASSES, refit=True
-            )
+            self.refresh(self.passes(sweeps=FINAL_PASSES, refit=True))
         return done
 
     @torch.no_grad()

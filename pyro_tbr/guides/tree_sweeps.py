@@ -122,14 +122,10 @@ class TreeSweeps:
         return moved
 
     def _passes(self, weights: slice, components: int | None) -> TreePosterior:
-        guide = self.guide
-        return guide.tree_law.passes(guide.evidence, weights, components, 1, self.learn_hyper)
+        return self.guide.passes(weights, components, refit=self.learn_hyper)
 
     def _rows(self) -> NodeRows:
-        """Likelihood at the nodes, with E[1 / noise variance]; 1 where there is no such noise."""
-        noise, cross = self.guide.noise_moments(), self.stats.cross
-        one = cross.new_ones(cross.shape[1])
-        return NodeRows.of(self.stats, one if noise is None else noise.inverse_square.double())
+        return NodeRows.of(self.stats, self.guide.noise_precision().double())
 
     def _moments(self) -> tuple[Tensor, Tensor]:
         """Means and variances of the weights at the nodes with rows, (E, Q, W) each."""

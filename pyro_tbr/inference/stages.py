@@ -145,12 +145,10 @@ class Stages:
         whiten = axes[:, keep] / variance[keep].sqrt()
         rank, latent_dim = int(keep.sum()), own.shape[1]
         guide, stats = self._dense_weights((honest - centre) @ whiten, rows)
-        noise = guide.noise_moments()
-        precision = rows.y.new_ones(rows.y.shape[1]) if noise is None else noise.inverse_square
         problem = rotation_problem(
             tree,
             stats,
-            precision,
+            guide.noise_precision(),
             guide.node_moments().mean[0],
             guide.delta_moments().mean,
             rank,
