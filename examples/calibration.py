@@ -217,7 +217,7 @@ def draw(pips, path):
         own = pips[pips["setting"] == setting]
         plot_reliability(own["pip"], own["change"], BINS, ax=ax)
         ax.set_title(setting, loc="left", fontsize=10)
-    figure.savefig(path, dpi=140)
+    figure.savefig(path, dpi=140, bbox_inches="tight")
     plt.close(figure)
 
 
