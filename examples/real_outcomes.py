@@ -13,7 +13,9 @@ where gates are off, of a size that is learnt (``ours``); beside it that of no c
 
 Prints R2, coverage of 90 % intervals and log score of every method, differences to ours by pairs
 of held-out leaves with their standard errors, and which changes are selected at a false discovery
-rate of 0.05, and in how many of the fits. There is no true answer for the latents.
+rate of 0.05, and in how many of the fits; for the bacteria the scores of probabilities by genus and
+the share that is resistant among genomes with like probabilities. There is no true answer for the
+latents; what one fit to all neurons says of them: ``cell_types.py``.
 
     python examples/real_outcomes.py neurons
     python examples/real_outcomes.py birds --protocols groups leaves
@@ -159,7 +161,7 @@ def _outcome_names(labels: pd.Series, names: pd.Index) -> list[str]:
 def numeric(name: str, folder: Path, args: argparse.Namespace) -> dict:
     """Neurons or birds: all protocols, tables and figure."""
     if name == "neurons":
-        rows = real_data.neurons(folder, args.max_outcomes, args.components)
+        rows = real_data.neurons(folder, args.max_outcomes, args.components or 30)
     else:
         rows = real_data.birds(folder, args.max_outcomes)
     outcomes = list(rows.y.columns)
@@ -209,18 +211,26 @@ def binary(folder: Path, args: argparse.Namespace) -> dict:
     """Erythromycin: every genus left out, and what all genomes say together."""
     import real_binary
 
-    runs = real_binary.runs(folder, args)
+    rows = real_data.genomes(folder)
+    share = rows.y["resistant"].mean()
+    print(f"{len(rows.y)} genomes, {rows.x.shape[1]} counts, {share:.3f} resistant")
+    found = real_binary.predictions(rows, args)
+    runs = real_binary.runs(found)
     if args.csv:
         runs.to_csv(args.csv, index=False)
     print("\nA genus left out at a time:\n\n" + markdown(runs.set_index(["genus", "method"]), 3))
-    pairs = runs[runs["genus"] != "all"].assign(setting="genera")
+    reliability = real_binary.reliability(found)
+    print("\nShare resistant among genomes with like probabilities, all genera left out:\n")
+    print(markdown(reliability, 3))
+    result = {"runs": runs, "reliability": reliability}
     if "ours" not in args.methods:
-        return {"runs": runs}
+        return result
+    pairs = runs[runs["genus"] != "all"].assign(setting="genera")
     table = paired_differences(
         pairs, "ours", ["AUROC", "log score", "Brier"], by=("setting",), seed="genus"
     )
     print("\nLess ours, by pairs of genera:\n\n" + markdown(table, 3))
-    return {"runs": runs, "differences": table}
+    return result | {"differences": table}
 
 
 def main(argv: list[str] | None = None) -> dict:
@@ -237,7 +247,10 @@ def main(argv: list[str] | None = None) -> dict:
         "--encoder", default="linear", choices=["linear", "identity"],
         help="identity: features are the latents, so changes are of their own effects",
     )  # fmt: skip
-    parser.add_argument("--components", type=int, default=30, help="of the neurons' genes")
+    parser.add_argument(
+        "--components", type=int,
+        help="of the neurons' genes (30); of the counts of bacteria, for ours (by held-out rows)",
+    )  # fmt: skip
     parser.add_argument("--restarts", type=int, default=16, help="of the rotation search")
     parser.add_argument("--l1-restarts", type=int, default=8, help="of L1-TBR")
     parser.add_argument("--leaves-at-once", type=int, default=1, help="left out together")
