@@ -155,13 +155,13 @@ def main(argv=None):
     parser.add_argument("--restarts", type=int, default=64)
     parser.add_argument("--max-steps", type=int, default=None)
     parser.add_argument(
-        "--small-changes", action="store_true", help="where gates are off, of a size that is learnt"
+        "--exact-zeros", action="store_true", help="no small changes where gates are off"
     )
     parser.add_argument("--csv", type=Path, help="file for all PIPs and whether there was a change")
     parser.add_argument("--figure", type=Path, help="file for a figure")
     args = parser.parse_args(argv)
     options = tbr.FitOptions(restarts=args.restarts, max_steps=args.max_steps)
-    prior = tbr.SpikeSlabPrior(spike_scale=None if args.small_changes else 0.0)
+    prior = tbr.SpikeSlabPrior(spike_scale=0.0 if args.exact_zeros else None)
     rows, tables, scores, pips = [], {}, [], []
     for setting in args.settings:
         fits = []

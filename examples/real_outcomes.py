@@ -7,9 +7,9 @@ any row), ``cells5`` and the like (so many training rows a leaf), ``shuffled`` (
 dealt anew over the tree: a control), ``subclass`` (groups, the neurons' 12 subclasses as leaves),
 and a genus left out for the bacteria. All methods see the same features.
 
-In real data everything differs a little and some things by much, so our prior has small changes
-where gates are off, of a size that is learnt (``ours``); beside it that of no change there
-(``ours_zero``) and that of normal changes everywhere (``ours_dense``).
+Our prior has small changes where gates are off, of a size that is learnt (``ours``), as everything
+differs a little in real data; beside it stand that of no change there (``ours_zero``) and that of
+normal changes everywhere (``ours_dense``).
 
 Prints R2, coverage of 90 % intervals and log score of every method, differences to ours by pairs
 of held-out leaves with their standard errors, and which changes are selected at a false discovery
@@ -57,8 +57,8 @@ CLOSED_FORM = {"max_steps": 1, "sparse_steps": 0}
 def all_methods(args: argparse.Namespace) -> dict[str, methods.Baseline]:
     options = tbr.FitOptions(restarts=args.restarts, **CLOSED_FORM)
     return {
-        "ours": methods.SparseTree(prior=tbr.SpikeSlabPrior(spike_scale=None), options=options),
-        "ours_zero": methods.SparseTree(options=options),
+        "ours": methods.SparseTree(options=options),
+        "ours_zero": methods.SparseTree(prior=tbr.SpikeSlabPrior(spike_scale=0), options=options),
         "ours_dense": methods.SparseTree(prior=tbr.GaussianPrior(), options=options),
         "dense_tree": methods.DenseTree(),
         "one_hot": methods.PooledOneHot(),

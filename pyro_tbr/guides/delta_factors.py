@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from pyro_tbr.errors import DataError
 from pyro_tbr.guides.hyper_factors import quadrature
 from pyro_tbr.guides.prior_moments import (
     HyperFactors,
     moments_of_slab,
     rate_moments,
+    scale_factor,
     scale_moments,
 )
 from pyro_tbr.models.even_mixture import EvenMixture
@@ -137,18 +137,19 @@ class NormalDeltas(DeltaFactor):
 
 
 class SpikeSlabDeltas(DeltaFactor):
-    """Bernoulli gate and, given that it is on, a normal slab; given that it is off, the prior's."""
+    """Bernoulli gate and a normal change given that it is on; one, or none, given that it is off.
+
+    A slab whose gate is off and a spike whose gate is on are the prior's.
+    """
 
     _prior: tuple[SpikeSlabPrior]
 
     def __init__(self, prior: SpikeSlabPrior, informed: Tensor) -> None:
         super().__init__(prior, informed)
-        if prior.wide_spike:
-            raise DataError(
-                "spike_scale: the mean-field guide has no changes where gates are off; use "
-                'guide="tree", or spike_scale=0'
-            )
         self.logits = nn.Parameter(torch.full(prior.gate_shape, -1.5))
+        if prior.wide_spike:
+            self.spike_loc = nn.Parameter(torch.zeros(prior.delta_shape))
+            self.spike_log_scale = nn.Parameter(torch.full(prior.delta_shape, math.log(0.02)))
 
     @torch.no_grad()
     def initialise(self, deltas: Tensor, scale: Tensor) -> None:
@@ -161,7 +162,7 @@ class SpikeSlabDeltas(DeltaFactor):
 
     def _gate_probs(self, prior_prob: Tensor) -> Tensor:
         """Posterior inclusion (A, W, Q or 1); exactly the prior's where uninformed or length 0."""
-        free = self.informed & (self._prior[0].relative_length > 0)
+        free = self.informed & self._prior[0].changing()
         return torch.where(free, torch.sigmoid(self.logits), prior_prob)
 
     def moments(self, hyper: HyperFactors) -> DeltaMoments:
@@ -172,7 +173,15 @@ class SpikeSlabDeltas(DeltaFactor):
         slab_mean = torch.where(self.informed, self.loc, 0.0)
         slab_var = torch.where(self.informed, (2 * self.log_scale).exp(), slab.square)
         mean = prob * slab_mean
-        var = prob * (slab_mean.square() + slab_var) - mean.square()
+        second = prob * (slab_mean.square() + slab_var)
+        if self._prior[0].wide_spike:
+            spike_var = scale_factor(hyper, "spike_scale").mean_power(2.0)
+            spike_var = torch.where(self.informed, (2 * self.spike_log_scale).exp(), spike_var)
+            spike_mean = torch.where(self.informed, self.spike_loc, 0.0)
+            off = (1 - prob) * self._prior[0].changing()
+            mean = mean + off * spike_mean
+            second = second + off * (spike_mean.square() + spike_var)
+        var = second - mean.square()
         shape = self.loc.shape
         return DeltaMoments(
             mean, var, prob.expand(shape), prior_prob.expand(shape), slab_mean, slab_var
@@ -192,12 +201,22 @@ class SpikeSlabDeltas(DeltaFactor):
         both = (weights.reshape(-1, 1, 1, 1) * log_cosh).sum(0)
         normal = 0.5 * ((square + slab.loc.square()) * slab.precision - 1) - both
         normal = normal - self.log_scale - 0.5 * slab.precision.log() - slab.excess
-        free = self.informed & (self._prior[0].relative_length > 0)
+        free = self.informed & self._prior[0].changing()
         gate, normal = torch.where(free, gate, 0.0), torch.where(free, on.exp() * normal, 0.0)
-        return gate.sum() + normal.sum()
+        return gate.sum() + normal.sum() + self._spike_kl(hyper, free)
+
+    def _spike_kl(self, hyper: HyperFactors, free: Tensor) -> Tensor:
+        """The part of arcs whose gate is off."""
+        if not self._prior[0].wide_spike:
+            return self.loc.new_zeros(())
+        width = scale_factor(hyper, "spike_scale")
+        square = self.spike_loc.square() + (2 * self.spike_log_scale).exp()
+        each = 0.5 * (square * width.mean_power(-2.0) - 1)
+        each = each - self.spike_log_scale + width.mean_log()
+        return torch.where(free, torch.sigmoid(-self.logits) * each, 0.0).sum()
 
     def forward(self, values: dict[str, Tensor]) -> None:
-        """Sites ``gates`` and ``slab``; ``deltas`` follows from them in the model."""
+        """Sites ``gates``, ``slab`` and ``spike``; ``deltas`` follows from them in the model."""
         prior = self._prior[0]
         prob = self._gate_probs(prior.arc_inclusion_prob(values["inclusion_rate"]))
         gates = pyro.sample("gates", dist.Bernoulli(prob).to_event(3))
@@ -207,6 +226,12 @@ class SpikeSlabDeltas(DeltaFactor):
         first, second = (torch.where(own, self.loc, loc) for loc in (away, -away))
         scale = torch.where(own, self.log_scale.exp(), each)
         pyro.sample("slab", EvenMixture(first, second, scale).to_event(3))
+        if prior.wide_spike:
+            own = self.informed & prior.changing() & (gates == 0)
+            loc = torch.where(own, self.spike_loc, 0.0)
+            width = values["spike_scale"].unsqueeze(-3)
+            scale = torch.where(own, self.spike_log_scale.exp(), width)
+            pyro.sample("spike", dist.Normal(loc, scale).to_event(3))
 
     def sample(self, values: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """See :meth:`DeltaFactor.sample`."""
@@ -218,7 +243,13 @@ class SpikeSlabDeltas(DeltaFactor):
         gates = (uniform < prob).to(prob.dtype)
         own = self.loc + self.log_scale.exp() * self._noise(num_samples, generator)
         slab = torch.where(self.informed, own, prior.draw_slab(values, len(own[0]), generator))
-        return {"gates": gates.expand(slab.shape), "deltas": gates * slab}
+        deltas = gates * slab
+        if prior.wide_spike:
+            own = self.spike_loc + self.spike_log_scale.exp() * self._noise(num_samples, generator)
+            free = prior.draw_spike(values, len(own[0]), generator)
+            small = torch.where(self.informed, own, free)
+            deltas = deltas + (1 - gates) * prior.changing() * small
+        return {"gates": gates.expand(slab.shape), "deltas": deltas}
 
 
 @functools.singledispatch

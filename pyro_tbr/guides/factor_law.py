@@ -49,7 +49,8 @@ class FactorLaw(TreeLaw):
                 law["slab_loc"] = slab.loc.expand_as(law["root_scale"])
             if prior.wide_spike:
                 spike = scale_factor(self.hyper, "spike_scale").mean_power(-2.0).rsqrt()
-                law["spike_scale"] = spike.expand_as(law["root_scale"])
+                spike = spike * prior.changing()  # by arc where lengths count
+                law["spike_scale"] = spike.expand(prior.delta_shape).permute(1, 2, 0)
         else:
             inverse = scale_moments(prior, self.hyper).inverse_square
             law["delta_var"] = inverse.reciprocal().expand(prior.delta_shape).permute(1, 2, 0)
@@ -102,11 +103,9 @@ class FactorLaw(TreeLaw):
             on = prob.clamp(min=1e-300).log() - rate.log_on - excess
             off = torch.log1p(-prob) - rate.log_off
             if self.prior.wide_spike:
-                off = (
-                    off
-                    + scale_factor(self.hyper, "spike_scale").mean_log()
-                    - law["spike_scale"].log()
-                )
+                width = law["spike_scale"].permute(2, 0, 1)
+                log_width = scale_factor(self.hyper, "spike_scale").mean_log()
+                off = off + torch.where(width > 0, log_width - width.log(), 0.0)
             each = torch.where(pips > 0, pips * on, 0.0) + (1 - pips) * off
         return self.root_gap() + torch.where(informed, each, 0.0).sum()
 
@@ -121,7 +120,8 @@ class FactorLaw(TreeLaw):
         if not self.prior.wide_spike:
             return super().silent_spike_var()
         square = scale_factor(self.hyper, "spike_scale").mean_power(2.0).double()
-        return (1 - self.prior_inclusion().to(square.device)) * square
+        off = 1 - self.prior_inclusion().to(square.device)
+        return torch.where(self.prior.changing(), off * square, 0.0)
 
     def prior_inclusion(self) -> Tensor:
         """See :meth:`TreeLaw.prior_inclusion`."""
@@ -161,7 +161,9 @@ class FactorLaw(TreeLaw):
             each = gates * EvenMixture(loc, -loc, law["slab_scale"]).log_prob(deltas)
             each = each + dist.Bernoulli(prob).log_prob(gates)
             if self.prior.wide_spike:
-                each = each + (1 - gates) * dist.Normal(0.0, law["spike_scale"]).log_prob(deltas)
+                width = law["spike_scale"].permute(2, 0, 1)
+                small = dist.Normal(0.0, width.clamp(min=1e-300)).log_prob(deltas)
+                each = each + torch.where(width > 0, (1 - gates) * small, 0.0)
         return log_q + torch.where(informed, each, 0.0).sum((1, 2, 3))
 
     def guide(
@@ -199,8 +201,8 @@ class FactorLaw(TreeLaw):
         pyro.sample("slab", dist.Delta(slab, log_density=density, event_dim=3))
         if self.prior.wide_spike:
             free = self.prior.draw_spike(several, len(gates), generator)[0].detach()
-            small = torch.where(gates > 0, free, deltas)
+            small = torch.where((gates > 0) | ~self.prior.changing(), free, deltas)
             width = values["spike_scale"].unsqueeze(-3).expand(small.shape)
-            own = known & (gates == 0)
+            own = known & self.prior.changing() & (gates == 0)
             density = torch.where(own, 0.0, dist.Normal(0.0, width).log_prob(small)).sum()
             pyro.sample("spike", dist.Delta(small, log_density=density, event_dim=3))

@@ -19,6 +19,7 @@ from pyro_tbr.models.hyperparameters import Hyperparameter, PositiveScale, Rate
 
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(15)
 _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
+_SETTLED = 1e-9  # moves of a logarithm below which an update ends
 
 
 def quadrature(loc: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
@@ -168,10 +169,15 @@ class ScaleFactor(HyperFactor):
             slope = pull - push - count - precision * (loc - prior_loc)
             # Near the optimum pull - push is n: the curvature is positive there, not everywhere.
             bend = torch.maximum(2 * pull - push, pull) + precision
-            loc = loc + (slope / bend).clamp(-1.0, 1.0)
+            step = (slope / bend).clamp(-1.0, 1.0)
+            loc = loc + step
             pull = square * torch.exp((-2 * loc + 2 * var).clamp(max=80))
             push = size * torch.exp((-loc + 0.5 * var).clamp(max=40))
-            var = 0.5 * var + 0.5 / (torch.maximum(2 * pull - push, pull) + precision)
+            change = 0.5 / (torch.maximum(2 * pull - push, pull) + precision) - 0.5 * var
+            moved = torch.maximum(step.abs(), change.abs() / var).max()
+            var = var + change
+            if moved < _SETTLED:
+                break
         self.loc.copy_(loc)
         self.log_scale.copy_(0.5 * var.log())
 

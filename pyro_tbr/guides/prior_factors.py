@@ -87,7 +87,8 @@ class PriorFactors(nn.ModuleDict):
             assert isinstance(rate, RateFactor)
             off = torch.where(informed, 1 - gates, 0.0)
             if prior.wide_spike and spike is not None:
-                self.update_scale("spike_scale", spike.sum(0), off.expand_as(square).sum(0))
+                still = torch.where(prior.changing(), off, 0.0)
+                self.update_scale("spike_scale", spike.sum(0), still.expand_as(square).sum(0))
             on = count if gates.shape == count.shape else torch.where(informed, gates, 0.0)
             if rate.hyper.shape[-1] == 1:
                 on, off = on.sum(-1, keepdim=True), off.sum(-1, keepdim=True)

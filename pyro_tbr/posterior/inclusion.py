@@ -40,7 +40,7 @@ def log_odds(guide: Guide) -> Tensor:
     if not isinstance(prior, SpikeSlabPrior):
         return torch.full_like(moments.inclusion, torch.nan, dtype=torch.float64)
     if isinstance(guide, MeanFieldGuide):
-        free = guide.informed_arcs.reshape(-1, 1, 1) & (prior.relative_length > 0)
+        free = guide.informed_arcs.reshape(-1, 1, 1) & prior.changing()
         factor = guide.deltas
         assert isinstance(factor, SpikeSlabDeltas)
         logits = factor.logits.double()

@@ -213,9 +213,9 @@ def test_o08_deep_trees():
         assert len(repr(deep)) < 200
     assert Tree.from_newick(tree.to_newick()) == tree
     assert time.perf_counter() - start < 20
-    chain = Tree.from_networkx(nx.path_graph(1100, create_using=nx.DiGraph))
-    model = tbr.TreeModel(chain, 1, prior=tbr.GaussianPrior(scale=0.1), encoder="identity")
-    x, y, env = toy([1099, 550], n=3, d=2)
+    chain = Tree.from_networkx(nx.path_graph(1050, create_using=nx.DiGraph))
+    model = tbr.TreeModel(chain, 1, "identity", tbr.GaussianPrior(scale=0.1), intercept=False)
+    x, y, env = toy([1049, 550], n=3, d=2)
     options = tbr.FitOptions(sweeps=1)
     posterior = tbr.fit(model, x[:, :1], y, env, progress=False, options=options)
     assert len(posterior.pips()) == chain.num_arcs

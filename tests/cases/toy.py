@@ -6,8 +6,8 @@ import numpy as np
 import pyro_tbr as tbr
 
 QUICK = tbr.FitOptions(
-    restarts=2, rotation_steps=20, max_steps=10, sparse_steps=2, cross_fit=0, sweeps=10,
-    mixture_components=4, encoder_decays=(0.0,),
+    restarts=1, rotation_steps=10, max_steps=10, sparse_steps=2, cross_fit=0, sweeps=4,
+    mixture_components=2, encoder_decays=(0.0,),
 )  # fmt: skip
 
 

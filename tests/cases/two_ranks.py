@@ -20,7 +20,7 @@ from pyro_tbr.inference.svi import TrainingRows, minibatch_elbo
 from tests.cases.toy import star, toy
 
 LEAVES = [f"l{i}" for i in range(20)]
-STEPS = 60
+STEPS = 40
 NUM_ROWS = (200, 201)  # the same for both ranks, and one more for the second
 
 
@@ -67,8 +67,8 @@ def weights(model, rows, gather=lambda own: [own]):
     first, *others = gather(own)
     # Not coupled: latents that were not rotated leave open which of them a change is in, and which
     # it is hangs by a hair.
-    guide = tbr.TreeGuide(model, coupled=False)
-    guide.update(sum(others, start=first), sweeps=40)
+    guide = tbr.TreeGuide(model, num_components=8, coupled=False)
+    guide.update(sum(others, start=first), sweeps=20)
     return guide.delta_moments().inclusion
 
 
@@ -138,7 +138,7 @@ def fit_rows(tree, x, y, env, **arguments):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", tbr.IdentificationWarning)
         model = tbr.TreeModel(tree, 3, encoder="identity")
-        options = tbr.FitOptions(sweeps=3, mixture_components=4)
+        options = tbr.FitOptions(sweeps=1, mixture_components=2)
         return tbr.fit(model, x, y, env, progress=False, options=options, **arguments)
 
 

@@ -59,22 +59,23 @@ def exact(data, patterns):
     gain = torch.einsum("nw,na->naw", design, paths[env]).flatten(1)  # rows by deltas
     gain = torch.cat([design, gain], 1)
     to_nodes = torch.cat([torch.ones(TREE.num_nodes, 1, dtype=torch.float64), paths], 1)
-    log_weight, moments = [], []
-    for pattern in patterns:
-        var = torch.cat([torch.full((1, W), ROOT**2), pattern.double() * SLAB**2]).double()
-        cov = gain * var.flatten() @ gain.T + NOISE**2 * torch.eye(len(y))
+    at_nodes = torch.kron(to_nodes, torch.eye(W, dtype=torch.float64))
+    patterns, log_weight, moments = torch.stack(patterns), [], []
+    for some in patterns.split(256):
+        root = torch.full((len(some), 1, W), ROOT**2, dtype=torch.float64)
+        var = torch.cat([root, some.double() * SLAB**2], 1).flatten(1)
+        part = gain * var.unsqueeze(1)
+        cov = part @ gain.T + NOISE**2 * torch.eye(len(y))
         law = MultivariateNormal(torch.zeros(len(y)).double(), cov)
-        prior = torch.where(pattern, RATE, 1 - RATE).double().log().sum()
+        prior = torch.where(some, RATE, 1 - RATE).double().log().sum((1, 2))
         log_weight.append(law.log_prob(y[:, 0]) + prior)
-        part = gain * var.flatten()
-        mean = part.T @ torch.linalg.solve(cov, y[:, 0])
-        spread = torch.diag(var.flatten()) - part.T @ torch.linalg.solve(cov, part)
-        at_nodes = torch.kron(to_nodes, torch.eye(W, dtype=torch.float64))
-        mean, spread = at_nodes @ mean, (at_nodes @ spread @ at_nodes.T).diagonal()
-        moments.append(torch.stack([mean, spread + mean.square()]))
-    weight = torch.stack(log_weight).softmax(0)
-    mean, second = torch.einsum("p,pmv->mv", weight, torch.stack(moments))
-    gates = torch.einsum("p,paw->aw", weight, torch.stack(list(patterns)).double())
+        mean = (part.mT @ torch.linalg.solve(cov, y))[..., 0] @ at_nodes.T
+        spread = torch.diag_embed(var) - part.mT @ torch.linalg.solve(cov, part)
+        spread = (at_nodes @ spread @ at_nodes.T).diagonal(dim1=1, dim2=2)
+        moments.append(torch.stack([mean, spread + mean.square()], 1))
+    weight = torch.cat(log_weight).softmax(0)
+    mean, second = torch.einsum("p,pmv->mv", weight, torch.cat(moments))
+    gates = torch.einsum("p,paw->aw", weight, patterns.double())
     return mean.reshape(-1, W), (second - mean.square()).reshape(-1, W), gates
 
 

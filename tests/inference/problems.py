@@ -7,7 +7,13 @@ from pyro_tbr.guides import statistics
 from pyro_tbr.inference.dense_stage import StandardRows
 from pyro_tbr.models import GaussianLikelihood
 
-QUICK = tbr.FitOptions(restarts=16, rotation_steps=600, sparse_steps=100)
+QUICK = tbr.FitOptions(
+    restarts=4, rotation_steps=100, sparse_steps=30, sweeps=20, mixture_components=8
+)
+# Every stage, where what a fit finds does not matter.
+BRIEF = tbr.FitOptions(
+    restarts=1, rotation_steps=10, sparse_steps=5, sweeps=2, mixture_components=4, batch_size=64
+)
 
 
 def standard_rows(data):

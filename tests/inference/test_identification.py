@@ -1,3 +1,4 @@
+import functools
 import warnings
 from dataclasses import replace
 
@@ -14,6 +15,14 @@ def fit(latent_dim, **kwargs):
     return tbr.fit(model, data.x, data.y, data.env, progress=False, options=QUICK), data
 
 
+@functools.cache
+def many():
+    """Whose latents are determined: no warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return fit(3, num_leaves=8, num_outcomes=4, changes="half_the_arcs", seed=0)
+
+
 def test_few_environments_and_one_outcome_are_reported():
     with pytest.warns(tbr.IdentificationWarning, match="NOT determined: 5 latents from 8 env"):
         posterior, _ = fit(5, num_leaves=8, seed=0)
@@ -24,9 +33,7 @@ def test_few_environments_and_one_outcome_are_reported():
 
 
 def test_many_environments_or_outcomes_are_not():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        posterior, data = fit(3, num_leaves=8, num_outcomes=4, changes="half_the_arcs", seed=0)
+    posterior, data = many()
     found = posterior.identification()
     assert found.determined
     assert tbr.mcc(data.z, posterior.encode(data.x)) > 0.99
@@ -45,7 +52,7 @@ def test_given_latents_need_no_identification():
 
 
 def test_a_solution_that_stands_alone_is_reported():
-    posterior, _ = fit(3, num_leaves=8, num_outcomes=4, changes="half_the_arcs", seed=0)
+    posterior = many()[0].copy()
     assert posterior.identification().determined
     report = posterior.report
     generator = torch.Generator().manual_seed(0)

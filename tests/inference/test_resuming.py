@@ -12,7 +12,9 @@ LEAVES = ["a", "b", "c", "d"]
 TREE = star(LEAVES)
 X, Y, ENV = toy(LEAVES, n=60, d=4, shift=[("a", 0, 2.0), ("b", 1, -2.0), ("d", 0, -1.5)])
 FEW = np.arange(len(X)) % 3 == 0
-OPTIONS = tbr.FitOptions(restarts=8, rotation_steps=200, sparse_steps=100, mixture_components=8)
+OPTIONS = tbr.FitOptions(
+    restarts=4, rotation_steps=60, sparse_steps=40, sweeps=20, mixture_components=8
+)
 
 
 def go_on(start, x=X, y=Y, env=ENV, encoder="linear", options=OPTIONS, tree=TREE, **model):
@@ -25,6 +27,15 @@ def go_on(start, x=X, y=Y, env=ENV, encoder="linear", options=OPTIONS, tree=TREE
 def few():
     """From a third of the rows."""
     return go_on(None, X[FEW], Y[FEW], ENV[FEW])
+
+
+@pytest.fixture(scope="module")
+def more(few):
+    """From all rows, going on from a third."""
+    before = few.encode(X)
+    posterior = go_on(few)
+    np.testing.assert_array_equal(few.encode(X), before)  # the start is untouched
+    return posterior
 
 
 @pytest.mark.parametrize("guide", ["tree", "mean_field"])
@@ -40,7 +51,7 @@ def test_half_and_half_is_the_whole(guide):
 
     # A mean-field run ends each time with small steps, so it is compared at its optimum. A tree's
     # sweeps with few components end in a small cycle, and the last two do not quite forget where.
-    first, whole = (3, 60) if guide == "tree" else (40, 80)
+    first, whole = (3, 60) if guide == "tree" else (20, 80)
     halves = fit(40, start=fit(first))
     columns = ["pip", "mean", "sd"]
     tolerance = 3e-3 if guide == "tree" else 2e-2
@@ -49,27 +60,23 @@ def test_half_and_half_is_the_whole(guide):
     )
 
 
-def test_more_rows_sharpen_the_same_latents(few):
-    before = few.encode(X)
-    more = go_on(few)
-    after = more.encode(X)
+def test_more_rows_sharpen_the_same_latents(few, more):
+    before, after = few.encode(X), more.encode(X)
     assert min(np.corrcoef(before[:, k], after[:, k])[0, 1] for k in (0, 1)) > 0.99
     assert int(more.row_counts.sum()) == len(X)
     assert more.model.num_rows == len(X)
     shrunk = more.node_weights()["sd"].mean() / few.node_weights()["sd"].mean()
     assert 0.4 < shrunk < 0.8  # three times the rows: 0.58
-    np.testing.assert_array_equal(few.encode(X), before)  # the start is untouched
     # Against a fit to all rows from scratch: the same predictions.
     afresh = go_on(None)
     gap = np.abs(more.predict(X, ENV).mean - afresh.predict(X, ENV).mean)
     assert gap.mean() < 0.05
 
 
-def test_steps_are_counted_on(few):
-    once = go_on(few)
-    twice = go_on(once)
+def test_steps_are_counted_on(few, more):
+    twice = go_on(more)
     steps = twice.history.query("stage == 'sparse'")["step"]
-    assert list(steps) == [100, 200]
+    assert list(steps) == [40, 80]
     assert len(few.history) + 2 == len(twice.history)
     assert np.isfinite(twice.history["loss"].astype(float)).all()
 
@@ -103,10 +110,10 @@ def test_a_cross_fit_is_made_again():
     assert again.report.decay == first.report.decay
 
 
-def test_a_saved_posterior_is_a_start(few, tmp_path):
+def test_a_saved_posterior_is_a_start(few, more, tmp_path):
     few.save(tmp_path / "few.pt")
     loaded = go_on(tbr.load(tmp_path / "few.pt"))
-    pd.testing.assert_frame_equal(loaded.pips(), go_on(few).pips())
+    pd.testing.assert_frame_equal(loaded.pips(), more.pips())
 
 
 FRAME = pd.DataFrame(X, columns=["f0", "f1", "f2", "f3"])

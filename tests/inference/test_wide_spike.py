@@ -86,11 +86,26 @@ def test_it_is_saved(tmp_path):
     assert again.model.prior.wide_spike
 
 
-def test_mean_field_has_none():
+def test_mean_field_has_them_too():
     tree, x, y, env = rows()
-    model = tbr.TreeModel(tree, 3, "identity", prior=tbr.SpikeSlabPrior(spike_scale=0.1))
-    with pytest.raises(DataError, match=r"spike_scale: .* guide=\"tree\", or spike_scale=0"):
-        tbr.fit(model, x, y, env, guide="mean_field", progress=False, options=OPTIONS)
+    model = tbr.TreeModel(tree, 3, encoder="identity")
+    posterior = tbr.fit(model, x, y, env, guide="mean_field", progress=False, options=OPTIONS)
+    true = set(zip(CHANGED, posterior.latent_names, strict=False))
+    assert selected(posterior) >= true
+    off = posterior.deltas().query("latent != 'intercept' and pip < 0.05")
+    assert (off["sd"] > 0.002).all()
+    draws = posterior.sample(200)
+    gates, deltas = np.asarray(draws["gates"]), np.asarray(draws["deltas"])
+    assert (deltas[gates == 0] != 0).all()
+    mean = posterior.deltas()["mean"].to_numpy().reshape(deltas.shape[1:])
+    error = deltas.std(0) / len(deltas) ** 0.5
+    assert (abs(deltas.mean(0) - mean) < 5 * error).all()
+
+
+def test_where_the_slab_is_fixed_there_is_none_unless_given():
+    assert not tbr.SpikeSlabPrior(slab_scale=1.0).wide_spike
+    assert tbr.SpikeSlabPrior(slab_scale=1.0, spike_scale=0.1).wide_spike
+    assert tbr.SpikeSlabPrior().wide_spike
 
 
 @pytest.mark.parametrize("value", [-0.1, float("nan"), "small"])

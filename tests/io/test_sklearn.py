@@ -26,8 +26,8 @@ from sklearn.utils import get_tags
 import pyro_tbr as tbr
 from pyro_tbr.errors import DataError, ShapeError, TreeError
 from pyro_tbr.io.sklearn import TreeClassifier, TreeRegressor
-from tests.posterior.small_fits import FAST
 
+FAST = tbr.FitOptions(sweeps=4, mixture_components=4)
 KNOWN = {"encoder": "identity", "options": FAST}
 
 

@@ -20,7 +20,7 @@ PRIORS = {
     "gaussian": lambda: GaussianPrior(),
     "gaussian, fixed": lambda: GaussianPrior(0.7, 2.0),
     "gaussian, pooled": lambda: GaussianPrior(pooled=True),
-    "spike and slab": lambda: SpikeSlabPrior(),
+    "spike and slab": lambda: SpikeSlabPrior(spike_scale=0),
     "spike and slab, fixed": lambda: SpikeSlabPrior(None, 0.3, 0.7, 2.0),
     "spike and slab, expected": lambda: SpikeSlabPrior(1.5),
     "shared gates": lambda: SpikeSlabPrior(shared_gates=True),
@@ -28,7 +28,7 @@ PRIORS = {
     "lengths, expected, shared": lambda: SpikeSlabPrior(
         1.5, use_lengths=True, shared_gates=True, slab_scale=1.0
     ),
-    "wide spike": lambda: SpikeSlabPrior(spike_scale=None),
+    "wide spike": lambda: SpikeSlabPrior(),
     "wide spike, fixed": lambda: SpikeSlabPrior(None, 0.3, 0.7, 2.0, spike_scale=0.1),
     "a rate each": lambda: SpikeSlabPrior(inclusion_prob=torch.rand(W, Q)),
     "horseshoe": lambda: HorseshoePrior(),

@@ -31,7 +31,7 @@ N, D, K, Q = 30, 4, 2, 3
 SITES = {
     "spike and slab": (SpikeSlabPrior, ["root_scale", "root_weights", "inclusion_rate",
                                         "slab_scale", "gates", "slab_separation", "slab",
-                                        "deltas"]),
+                                        "spike_scale", "spike", "deltas"]),
     "horseshoe": (HorseshoePrior, ["root_scale", "root_weights", "global_scale", "local_scale",
                                    "slab_scale", "deltas"]),
     "gaussian": (GaussianPrior, ["root_scale", "root_weights", "slab_scale", "deltas"]),

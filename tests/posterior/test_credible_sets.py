@@ -130,7 +130,7 @@ def test_shares_that_are_none_are_refused(held_out, kwargs):
 
 
 LAW = {"rate": 0.15, "slab": 1.5, "root": 2.0, "noise": 0.5}
-NUM_TREES, NUM_OUTCOMES = 20, 8  # an outcome is a data set of its own: nothing is shared
+NUM_TREES, NUM_OUTCOMES = 10, 16  # an outcome is a data set of its own: nothing is shared
 
 
 def from_prior(seed):

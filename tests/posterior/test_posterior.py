@@ -86,7 +86,7 @@ def test_pips_of_known_latents_tell_changes(several, frame_sim):
 def test_draws_have_the_moments_of_the_tables(name, request):
     """Within 5 standard errors, for messages of so many components that few are merged."""
     posterior, num = request.getfixturevalue(name).copy(), 2000
-    posterior.guide.num_components = 256
+    posterior.guide.num_components = 96
     posterior.guide.refresh()
     draws = posterior.sample(num, seed=3)
     tree, num_outcomes = posterior.tree, len(posterior.outcome_names)

@@ -18,7 +18,8 @@ from pyro_tbr.posterior import saving
 from pyro_tbr.posterior.plain import from_plain, to_plain
 
 TINY = {
-    "restarts": 2,
+    "restarts": 1,
+    "mixture_components": 4,
     "rotation_steps": 10,
     "max_steps": 10,
     "sparse_steps": 2,

@@ -115,10 +115,16 @@ def horseshoe():
     return known_fit(BALANCED, x, y, env, prior=tbr.HorseshoePrior(expected_num_nonzero=1))
 
 
-def test_intervals_of_a_horseshoe_are_quantiles_of_its_changes(horseshoe):
+@pytest.fixture(scope="module")
+def changes(horseshoe):
+    """Draws of its changes, (S, A)."""
+    return horseshoe.sample(20_000, seed=2)["deltas"][..., 0, 0]
+
+
+def test_intervals_of_a_horseshoe_are_quantiles_of_its_changes(horseshoe, changes):
     """A change shrunk to zero has tails: mean and sd would give another interval."""
     table = horseshoe.deltas(level=0.8)
-    draws = horseshoe.sample(20_000, seed=2)["deltas"][..., 0, 0]
+    draws = changes
     lower, upper = np.quantile(draws, [0.1, 0.9], axis=0)
     assert np.abs((table["lower"] - lower) / table["sd"]).max() < 0.1
     assert np.abs((table["upper"] - upper) / table["sd"]).max() < 0.1
@@ -127,10 +133,10 @@ def test_intervals_of_a_horseshoe_are_quantiles_of_its_changes(horseshoe):
     assert table.equals(horseshoe.deltas(level=0.8))
 
 
-def test_exceedance_of_a_horseshoe_also_where_there_are_no_data(horseshoe):
+def test_exceedance_of_a_horseshoe_also_where_there_are_no_data(horseshoe, changes):
     """On the silent arc the law has heavy tails: a normal of its variance would be far off."""
     table = horseshoe.exceedance(1.0).set_index("child")["exceedance"]
-    draws = np.abs(horseshoe.sample(20_000, seed=1)["deltas"][..., 0, 0]) > 1.0
+    draws = np.abs(changes) > 1.0
     share = dict(zip(horseshoe.deltas()["child"], draws.mean(0), strict=True))
     assert table["a"] > 0.95
     for child in ("a", "b", "d"):

@@ -1,5 +1,7 @@
 """What every baseline keeps: forms, seeds, missing outcomes, held-out leaves, untouched input."""
 
+import functools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,8 +10,11 @@ import pyro_tbr as tbr
 from pyro_tbr.errors import DataError
 from pyro_tbr.evaluation import baselines
 
+SPARSE = tbr.FitOptions(
+    restarts=4, rotation_steps=60, sparse_steps=20, sweeps=10, mixture_components=8
+)
 QUICK = {
-    "SparseTree": {"options": tbr.FitOptions(restarts=4, rotation_steps=100, sweeps=10)},
+    "SparseTree": {"options": SPARSE},
     "DenseTree": {"options": tbr.FitOptions(sweeps=10)},
     "MOReTreeS": {"options": tbr.FitOptions(sweeps=10)},
     "L1TBR": {"restarts": 4, "steps": 60, "strengths": (0.1, 0.01)},
@@ -31,6 +36,11 @@ def data():
     )  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def fitted_once(data):
+    return functools.cache(lambda cls: fitted(cls, data))
+
+
 def fitted(cls, data, seed=0):
     x, y, env = data.without(HELD_OUT)
     x = pd.DataFrame(x, columns=["f0", "f1", "f2"], index=[f"row{i}" for i in range(len(x))])
@@ -43,8 +53,8 @@ def fitted(cls, data, seed=0):
 
 
 @pytest.mark.parametrize("cls", METHODS, ids=lambda cls: cls.__name__)
-def test_contract(cls, data):
-    found = fitted(cls, data)
+def test_contract(cls, data, fitted_once):
+    found = fitted_once(cls)
     new_x, new_y, _ = data.rows("leaf0", 30, seed=1)
     frame = pd.DataFrame(new_x, columns=["f0", "f1", "f2"])[["f2", "f0", "f1"]]
     for leaf in ("leaf0", HELD_OUT):
@@ -93,8 +103,8 @@ def test_plain_arrays_and_units(cls, data):
 
 
 @pytest.mark.parametrize("cls", WITH_DISTRIBUTION, ids=lambda cls: cls.__name__)
-def test_intervals_cover_at_leaves_with_data(cls, data):
-    found = fitted(cls, data)
+def test_intervals_cover_at_leaves_with_data(cls, data, fitted_once):
+    found = fitted_once(cls)
     covered = []
     for leaf in data.tree.leaves:
         if leaf != HELD_OUT:
@@ -112,10 +122,10 @@ def test_encoders_that_cannot_be_learnt(cls, data):
             cls().fit(data.tree, data.x, data.y, data.env, latent_dim=3, encoder=encoder)
 
 
-def test_deltas_are_a_table_in_the_order_of_posteriors(data):
-    table = fitted(baselines.L1TBR, data).deltas()
+def test_deltas_are_a_table_in_the_order_of_posteriors(data, fitted_once):
+    table = fitted_once(baselines.L1TBR).deltas()
     assert len(table) == data.tree.num_arcs * 3 * 2
     assert list(table.columns) == ["parent", "child", "latent", "outcome", "mean"]
     assert (table.loc[table["child"] == HELD_OUT, "mean"] == 0).all()
     with pytest.raises(DataError, match="no changes"):
-        fitted(baselines.Pooled, data).deltas()
+        fitted_once(baselines.Pooled).deltas()
