@@ -104,9 +104,13 @@ def test_exceedance_is_in_the_units_of_the_outcome(several):
     )
 
 
-def test_exceedance_of_nothing_is_the_pip(several):
-    pip, found = several.deltas()["pip"], several.exceedance(0.0)["exceedance"]
+def test_exceedance_of_nothing_is_the_pip_where_zeros_are_exact(several):
+    x, y, env = toy("abcd", shift={"a": 0.3, "c": 1.0})
+    posterior = known_fit(BALANCED, x, y, env)
+    pip, found = posterior.deltas()["pip"], posterior.exceedance(0.0)["exceedance"]
+    assert pip.between(0.2, 0.8).any()
     assert (np.abs(pip - found) < 5 * np.sqrt(pip * (1 - pip) / 4000) + 0.015).all()
+    assert (several.exceedance(0.0)["exceedance"] == 1).all()  # there all change a little
 
 
 @pytest.fixture(scope="module")

@@ -65,7 +65,9 @@ class MOReTreeS(Baseline):
     options: FitOptions | None = None
 
     def _learn(self, problem: Problem) -> Rule:
-        return _identity_rule(problem, lambda x: x, SpikeSlabPrior(), "mean_field", self.options)
+        return _identity_rule(
+            problem, lambda x: x, SpikeSlabPrior(spike_scale=0), "mean_field", self.options
+        )
 
 
 @dataclass(frozen=True)
