@@ -18,10 +18,11 @@ from pyro_tbr.tree import Tree
 # Pseudo-counts of the learnt inclusion rate: mean 0.2, zero density at 0, worth 7.5 arcs.
 RATE_CONCENTRATION = (1.5, 6.0)
 # Median of the learnt separation of the slab's halves and standard deviation of its logarithm:
-# with few changes, all of one size, a flat law would let the halves shrink to two points. A normal
-# law cut off at 0.5 standard deviations has a separation of 2.2. Lower medians say that small
-# changes are common: with known latents, 42 data sets of ``examples/calibration.py`` and a median
-# of 1, PIPs of 0.88 are true in 0.80 and those of 0.70 in 0.76; with 2 in 0.87 and 0.73.
+# with few changes, all of one size, a flat law would let the halves shrink to two points. A lower
+# median says that small changes are common. With known latents, 42 data sets as those of
+# ``examples/calibration.py`` (sizes 0.5 + |N(0, 1)|, which have a separation of 2.2) and a median
+# of 1, PIPs of 0.88 are true in 0.80 and those of 0.70 in 0.76; with 2 in 0.87 and 0.73. Where
+# sizes are |N(0, 1)| the two are alike.
 SEPARATION = (2.0, 0.5)
 
 
