@@ -22,19 +22,13 @@ from pyro_tbr.inference.cross_fit import (
     stratified_folds,
 )
 from pyro_tbr.inference.dense_stage import DenseFit, DenseStage, StandardRows
-from pyro_tbr.inference.finals import decided
+from pyro_tbr.inference.finals import decided, without_learnt_spike
 from pyro_tbr.inference.identify import RotationResult, rotate_to_sparsity
 from pyro_tbr.inference.options import FitOptions
 from pyro_tbr.inference.rotation import Candidates, expand_basis, rotation_problem
 from pyro_tbr.inference.svi import FitTrace, Schedule, train
 from pyro_tbr.inference.weights import fit_weights
-from pyro_tbr.models import (
-    GaussianPrior,
-    HorseshoePrior,
-    LinearEncoder,
-    SpikeSlabPrior,
-    TreeModel,
-)
+from pyro_tbr.models import GaussianPrior, HorseshoePrior, LinearEncoder, TreeModel
 from pyro_tbr.posterior import FitReport
 
 # Below this many rows nothing is held out: the choice would be noise.
@@ -167,7 +161,7 @@ class Stages:
         # Mean field has bad optima, and a horseshoe's update takes as long as all the search.
         quick = self.guide_kind == "tree" and not isinstance(self.model.prior, HorseshoePrior)
         if rank == latent_dim and quick:
-            judge = _without_learnt_spike(self.model)
+            judge = without_learnt_spike(self.model)
             found = decided(found, lambda one: self._elbo(judge, stats, rows, one))
         turned = stats.transform(expand_basis(found.basis, found.offset, stats.gram.shape[-1]))
         found = arranged(tree, found, turned)
@@ -289,23 +283,6 @@ def make_guide(
     if isinstance(kind, type) and issubclass(kind, Guide):
         return kind(model, nodes)
     raise DataError(f"guide={kind!r} is not known: use 'tree', 'mean_field' or a Guide class")
-
-
-def _without_learnt_spike(model: TreeModel) -> TreeModel:
-    """The model with no change where gates are off, unless the user gave a size for those.
-
-    A spike of learnt width takes up what latents mix of each other, so it hardly minds a wrong
-    basis: of 25 fits (``examples/calibration.py``, half the arcs) it chose one twice, and never
-    without it.
-    """
-    prior = model.prior
-    if not isinstance(prior, SpikeSlabPrior) or not prior.wide_spike:
-        return model
-    if prior.spike_scale.fixed is not None:
-        return model
-    model = copy.deepcopy(model)
-    model.prior = prior.without_spike()
-    return model
 
 
 def trace_table(trace: FitTrace | None, stage: str) -> pd.DataFrame:

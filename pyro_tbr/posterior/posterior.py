@@ -101,9 +101,10 @@ class Posterior:
             change, zero included, in outcome per unit of latent), lfsr (local false sign rate:
             probability that the change is not of its likelier sign; Stephens, Biostatistics 18
             (2017) 275) and log_odds (of inclusion: finite, and they differ where PIPs round to 1;
-            NaN for a prior without gates). For a horseshoe lower, upper and lfsr are those of draws
-            (their seed their own), for others in closed form. A PIP is no p-value, and PIPs summed
-            over arcs are an expected number of changes, not the probability of one: see
+            NaN for a prior without gates). For a horseshoe, and where arcs with gates that are off
+            change a little (``SpikeSlabPrior(spike_scale=)``), lower, upper and lfsr are those of
+            draws (their seed their own), for others in closed form. A PIP is no p-value, and PIPs
+            summed over arcs are an expected number of changes, not the probability of one: see
             :meth:`path_pips`.
         """
         if level not in self.delta_tables:  # a horseshoe's takes seconds
@@ -266,8 +267,9 @@ class Posterior:
 
         Returns:
             Arrays by Pyro site name, draws first: ``root_weights`` (n, W, Q), ``deltas`` and, for
-            spike and slab, ``gates`` (n, A, W, Q), ``noise_scale`` (n, Q), in the user's units;
-            scales of the prior in the units of training, where outcomes have variance 1.
+            spike and slab, ``gates`` (n, A, W, Q), ``noise_scale`` (n, Q), in the user's units
+            (a delta whose gate is off is small, or zero if ``spike_scale`` is); scales of the prior
+            in the units of training, where outcomes have variance 1.
         """
         drawing.check_number(n, "n")
         draws = drawing.user_draws(self, n, torch.Generator().manual_seed(seed))

@@ -27,7 +27,7 @@ SEPARATION = (2.0, 0.5)
 
 
 class SpikeSlabPrior(ArcPrior):
-    r"""A change is zero with probability :math:`1-\pi`, else drawn from a slab of some scale.
+    r"""A change is small, or zero, with probability :math:`1-\pi`, else drawn from a slab.
 
     A fixed slab is :math:`N(0, \tau^2)`. Where its scale :math:`\tau` is learnt, how rare small
     changes are is learnt too: the slab is half of :math:`N(m, s^2)` and half of :math:`N(-m, s^2)`
@@ -35,9 +35,9 @@ class SpikeSlabPrior(ArcPrior):
     normal slab has its peak at no change, so it takes a weak trace of a change for a small change
     where there are none of that size.
 
-    With ``spike_scale`` an arc whose gate is off changes a little all the same, by a draw from
-    :math:`N(0, b^2)`; a PIP is then the probability of a change by more than that. In real data
-    everything differs a bit, and learnt latents mix a little of each other (by 0.016 in
+    With ``spike_scale`` above 0 an arc whose gate is off changes a little all the same, by a draw
+    from :math:`N(0, b^2)`; a PIP is then the probability of a change by more than that. In real
+    data everything differs a bit, and learnt latents mix a little of each other (by 0.016 in
     ``examples/calibration.py``), which looks like small changes.
 
     Args:
