@@ -23,7 +23,7 @@ from pyro_tbr.guides.tree_laws import (
 )
 from pyro_tbr.models.even_mixture import EvenMixture
 from pyro_tbr.models.priors import SpikeSlabPrior, slab_law
-from pyro_tbr.tree.sum_product import TreePosterior, outside_pass, sample
+from pyro_tbr.tree.sum_product import TreePosterior, gaussian_smoothing, outside_pass, sample
 
 
 class FactorLaw(TreeLaw):
@@ -66,6 +66,9 @@ class FactorLaw(TreeLaw):
     ) -> TreePosterior:
         """See :meth:`TreeLaw.passes`; there are no joint hyperparameters."""
         law = self.arguments(weights)
+        if "delta_var" in law:
+            eta, lam = (part[weights].double() for part in (data.eta, data.lam))
+            return gaussian_smoothing(data.tree, eta, lam, **law)
         return outside_pass(data.tree, inside_messages(data, weights, law, num_components, sweeps))
 
     def learn(self, now: TreePosterior, informed: Tensor) -> None:

@@ -23,7 +23,8 @@ from torch import Tensor
 
 from pyro_tbr.guides.statistics import Statistics
 
-_LEAST = 1e-6  # precision of a cavity over that of the rows: beyond it nothing is known
+_LEAST = 1e-6  # precision of a cavity over that of the rows: below it nothing is known,
+_MOST = 1e10  # above it everything, and differences of precisions keep six digits
 
 
 class Potential(NamedTuple):
@@ -56,24 +57,46 @@ class NodeRows(NamedTuple):
         others = (self.precision[:, :, k] * mean).sum(-1) - diagonal * mean[:, :, k]
         return Potential(self.linear[:, :, k] - others, diagonal)
 
-    def without_others(self, k: int, cavity: Potential) -> Potential:
-        """Of weight k with the others integrated over their cavities (E, Q, W)."""
-        others = [j for j in range(self.linear.shape[-1]) if j != k]
-        cross = self.precision[:, :, k][..., others]
-        rest = self.precision[:, :, others][..., others] + torch.diag_embed(cavity.lam[..., others])
-        pull = torch.linalg.solve(rest, cross.unsqueeze(-1)).squeeze(-1)
-        known = self.linear[..., others] + cavity.eta[..., others]
-        return Potential(
-            self.linear[:, :, k] - (pull * known).sum(-1),
-            self.precision[:, :, k, k] - (pull * cross).sum(-1),
-        )
-
     def cavity(self, mean: Tensor, var: Tensor, own: Potential) -> Potential:
         """What all else says of each weight, from its posterior moments and its own potential."""
-        least = _LEAST * self.precision.diagonal(dim1=-2, dim2=-1) + 1e-12
-        lam = torch.maximum(1 / var - own.lam, least)
+        diagonal = self.precision.diagonal(dim1=-2, dim2=-1)
+        lam = (1 / var - own.lam).clamp(_LEAST * diagonal + 1e-12, _MOST * diagonal + 1.0)
         return Potential(mean * (lam + own.lam) - own.eta, lam)
 
     def joint_cov(self, cavity: Potential) -> Tensor:
         """Covariance of a node's weights by rows and cavities together, (E, Q, W, W)."""
         return torch.linalg.inv(self.precision + torch.diag_embed(cavity.lam))
+
+
+class Tilted:
+    """Rows and the cavities of all weights together, kept up to date as single weights move.
+
+    One inverse a sweep, and an update of rank one a weight: with 30 weights a tenth of the time of
+    a solve each.
+
+    Args:
+        rows: Likelihood of the weights.
+        cavity: Of all weights, (E, Q, W) each; kept, and changed by :meth:`move`.
+    """
+
+    def __init__(self, rows: NodeRows, cavity: Potential) -> None:
+        self.cavity = Potential(*(part.clone() for part in cavity))
+        self._linear = rows.linear + cavity.eta
+        self._cov = rows.joint_cov(cavity)
+
+    def without(self, k: int) -> Potential:
+        """Of weight k by the rows, with the others integrated over their cavities."""
+        row = self._cov[:, :, k]
+        precision = 1 / row[..., k]
+        lam, eta = precision - self.cavity.lam[..., k], precision * (row * self._linear).sum(-1)
+        return Potential(eta - self.cavity.eta[..., k], lam.clamp(min=0))
+
+    def move(self, k: int, cavity: Potential) -> None:
+        """Puts a new cavity (E, Q) in the place of weight k's."""
+        more = cavity.lam - self.cavity.lam[..., k]
+        row = self._cov[:, :, k].clone()
+        share = more / (1 + more * row[..., k])
+        self._cov -= (share.unsqueeze(-1) * row).unsqueeze(-1) * row.unsqueeze(-2)
+        self._linear[..., k] += cavity.eta - self.cavity.eta[..., k]
+        for everywhere, value in zip(self.cavity, cavity, strict=True):
+            everywhere[..., k] = value

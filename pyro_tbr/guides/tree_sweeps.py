@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pyro_tbr.guides.hyper_factors import ScaleFactor
-from pyro_tbr.guides.node_rows import NodeRows, Potential
+from pyro_tbr.guides.node_rows import NodeRows, Potential, Tilted
 from pyro_tbr.guides.statistics import Statistics
 from pyro_tbr.tree.sum_product import TreePosterior
 
@@ -99,9 +99,10 @@ class TreeSweeps:
             mean, var = self._moments()
         else:
             var = torch.ones_like(mean)  # of no use to mean field
+        tilted = Tilted(rows, rows.cavity(mean, var, own)) if coupled else None
         for k in range(mean.shape[-1]):
-            if coupled:
-                aim = rows.without_others(k, rows.cavity(mean, var, own))
+            if tilted is not None:
+                aim = tilted.without(k)
                 pairs = zip(own, aim, strict=True)
                 new = Potential(
                     *(torch.lerp(old[:, :, k], value, self._step) for old, value in pairs)
@@ -117,7 +118,8 @@ class TreeSweeps:
             var[:, :, k] = now.node_var[0][:, nodes].T.clamp(min=1e-300)
             sd = var[:, :, k].sqrt()
             moved = max(moved, ((mean[:, :, k] - before).abs() / sd).max().item())
-            if coupled:
+            if tilted is not None:
+                tilted.move(k, Potential(*(p[..., k] for p in rows.cavity(mean, var, own))))
                 moved = max(moved, (sd_before / sd - 1).abs().max().item())
         return moved
 

@@ -5,13 +5,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pyro_tbr.tree.folding import fold
+from pyro_tbr.tree.folding import FoldedLevel, fold
 from pyro_tbr.tree.inside import InsideMessages
 from pyro_tbr.tree.laws import ArcLaw
-from pyro_tbr.tree.mixtures import Density, Message, absorb, blur
+from pyro_tbr.tree.mixtures import Density, Message, absorb, blur, leading, take
 from pyro_tbr.tree.tree import Tree
 
-_BLOCK = 1 << 22  # numbers at once: draws of the root times its components
+_BLOCK = 1 << 18  # numbers at once, draws times components: what stays in the cache
 
 
 def sample(
@@ -36,7 +36,7 @@ def sample(
         root, classes, deltas = weight[:, 0], [], []
         for level, message in zip(folded.levels[1:], inside.node[1:], strict=True):
             parent = weight.index_select(1, level.parent)
-            picked, weight = _draw_step(parent, message, inside.arcs.at(level.arc), generator)
+            picked, weight = _draw_level(level, parent, message, inside.arcs, generator)
             classes.append(picked)
             deltas.append(weight - parent)
 
@@ -52,67 +52,70 @@ def sample(
 def _draw_root(
     inside: InsideMessages, num_samples: int, generator: torch.Generator | None
 ) -> Tensor:
-    """Weights at the root, ``(S, 1, B)``; by runs, as all pairs of components stay there."""
-    at_root = absorb(inside.root, inside.node[0])
-    picks = []
-    for run in torch.arange(num_samples).split(max(1, _BLOCK // at_root.mean.numel())):
-        like = at_root.mean.expand(len(run), *at_root.mean.shape)
-        picks.append(_pick(at_root, _random(torch.rand, like, generator)))
-    pick = torch.cat(picks)
-    normal = _random(torch.randn, pick[..., 0].to(at_root.mean), generator)
-    return _at(Density(*(part.expand(num_samples, *part.shape) for part in at_root)), pick, normal)
+    """Weights at the root, ``(S, 1, B)``."""
+    at_root = Density(*(part[0] for part in absorb(inside.root, inside.node[0])))  # (B, C)
+    like = at_root.mean[:, :1].expand(-1, num_samples)
+    uniform, normal = (_random(make, like, generator) for make in (torch.rand, torch.randn))
+    upto = at_root.log_weight.softmax(-1).cumsum(-1)
+    pick = torch.searchsorted(upto, uniform * upto[:, -1:], right=True)
+    pick = pick.clamp(max=upto.shape[-1] - 1)
+    mean, var = (part.gather(-1, pick) for part in (at_root.mean, at_root.var))
+    return (mean + var.sqrt() * normal).T.unsqueeze(1)
+
+
+def _draw_level(
+    level: FoldedLevel,
+    parent: Tensor,
+    message: Message,
+    arcs: ArcLaw,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, Tensor]:
+    """Classes and weights at the nodes of a level, given their parents' weights ``(S, n, B)``."""
+    uniform, normal = (_random(make, parent, generator) for make in (torch.rand, torch.randn))
+    picked, weight = torch.zeros_like(parent), parent.clone()  # so it stays at helpers
+    inner = level.num_pairs + level.num_singles
+    real = (level.arc < len(arcs.var) - 1).nonzero()[:, 0]
+    # Leaves have one component, whatever the others are padded to.
+    for nodes, most in ((real[real < inner], message.mean.shape[-1]), (real[real >= inner], 1)):
+        if not len(nodes):
+            continue
+        seen, law = leading(take(message, nodes), most), arcs.at(level.arc[nodes])
+        runs = max(1, _BLOCK // (seen.mean.numel() * law.num_classes))
+        for run in torch.arange(len(parent), device=parent.device).split(runs):
+            at = (run.unsqueeze(-1), nodes)
+            picked[at], weight[at] = _draw_step(parent[at], seen, law, uniform[at], normal[at])
+    return picked, weight
 
 
 def _draw_step(
-    parent: Tensor, message: Message, arcs: ArcLaw, generator: torch.Generator | None
+    parent: Tensor, message: Message, arcs: ArcLaw, uniform: Tensor, normal: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Classes and weights at the nodes of a level, given their parents' weights ``(S, n, B)``."""
-    noise = _noise(message.mean.expand(len(parent), *message.mean.shape), generator)
-    uniform = _random(torch.rand, parent, generator)
-    start = parent.unsqueeze(-1)
-    log_class = []
-    for mean, var, log_prob in zip(
-        *(part.unbind(-1) for part in (arcs.mean, arcs.var, arcs.log_prob)), strict=True
-    ):
-        seen = blur(message, var.unsqueeze(-1))
-        gap = start + mean.unsqueeze(-1) - seen.mean
-        log_mass = seen.log_height - 0.5 * seen.precision * gap.square()
-        log_class.append(log_mass.logsumexp(-1) + log_prob)
-    # Summed from the last one down, so that a gate is on where the uniform is below its chance.
-    upto = torch.stack(log_class[::-1], -1).softmax(-1).cumsum(-1)
-    picked = arcs.num_classes - 1 - (uniform.unsqueeze(-1) >= upto[..., :-1]).sum(-1)
-    mean, var = (
-        part.expand(len(parent), *part.shape).gather(-1, picked.unsqueeze(-1))
-        for part in (arcs.mean, arcs.var)
+    """Class and component by the uniform noise, the weight given these by the normal noise."""
+    num = message.mean.shape[-1]
+    # Classes from the last one down, so a gate is on where the uniform is below its chance.
+    classes = [part.flip(-1).unsqueeze(-1) for part in (arcs.mean, arcs.var, arcs.log_prob)]
+    mean, var, log_prob = classes  # (n, B, J, 1)
+    sent = blur(Message(*(part.unsqueeze(-2) for part in message)), var)
+    height, centre, precision = (
+        part.flatten(-2) for part in (sent.log_height + log_prob, sent.mean - mean, sent.precision)
     )
-    changed = absorb(Density(torch.zeros_like(start), start + mean, var), message)
-    return picked.to(parent.dtype), _draw(changed, noise)
+    log_mass = (parent.unsqueeze(-1) - centre).square_().mul_(-0.5 * precision).add_(height)
+    upto = log_mass.sub_(log_mass.amax(-1, keepdim=True)).exp_().cumsum_(-1)
+    pick = (upto <= (uniform * upto[..., -1]).unsqueeze(-1)).sum(-1).clamp_(max=upto.shape[-1] - 1)
+    picked, component = arcs.num_classes - 1 - pick // num, pick % num
 
+    def at(values: Tensor, index: Tensor) -> Tensor:
+        return values.expand(len(parent), *values.shape).gather(-1, index.unsqueeze(-1))[..., 0]
 
-def _noise(like: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-    """Uniform noise for every component ``(..., C)``, normal noise for every mixture ``(...)``."""
-    uniform = _random(torch.rand, like, generator)
-    return uniform, _random(torch.randn, like[..., 0], generator)
+    start, var = parent + at(arcs.mean, picked), at(arcs.var, picked)
+    precision = at(message.precision, component)
+    spread = 1 + precision * var
+    gap = at(message.mean, component) - start
+    weight = start + var * precision / spread * gap + (var / spread).sqrt() * normal
+    return picked.to(parent.dtype), weight
 
 
 def _random(make: Callable[..., Tensor], like: Tensor, generator: torch.Generator | None) -> Tensor:
     """Noise made where the generator is, whatever device the numbers are on."""
     device = like.device if generator is None else generator.device
     return make(like.shape, dtype=like.dtype, device=device, generator=generator).to(like.device)
-
-
-def _draw(density: Density, noise: tuple[Tensor, Tensor]) -> Tensor:
-    """One draw of every mixture."""
-    uniform, normal = noise
-    return _at(density, _pick(density, uniform), normal)
-
-
-def _pick(density: Density, uniform: Tensor) -> Tensor:
-    """Components drawn by their weights, ``(..., 1)``."""
-    return (density.log_weight - (-uniform.log()).log()).argmax(-1, keepdim=True)  # Gumbel
-
-
-def _at(density: Density, pick: Tensor, normal: Tensor) -> Tensor:
-    """Draws from the components picked."""
-    mean, var = (part.gather(-1, pick).squeeze(-1) for part in (density.mean, density.var))
-    return mean + var.sqrt() * normal

@@ -47,7 +47,7 @@ def path_sum(tree: Tree, root_weights: Tensor, deltas: Tensor, *, event_dim: int
             near, far = weights.split([start, tree.num_nodes - start], dim)
             weights = torch.cat([near, far + weights.index_select(dim, ancestor)], dim)
         return weights
-    sizes, parents = _levels(tree, deltas.device)
+    sizes, parents = level_parents(tree, deltas.device)
     levels = [root_weights]
     for parent, own in zip(parents, deltas.split(sizes[1:], dim), strict=True):
         levels.append(levels[-1].index_select(dim, parent) + own)
@@ -88,7 +88,7 @@ def descendant_sum(tree: Tree, node_values: Tensor, *, event_dim: int = 1) -> Te
             far = node_values.narrow(dim, start, tree.num_nodes - start)
             node_values = node_values.index_add(dim, ancestor, far)
         return node_values
-    sizes, parents = _levels(tree, node_values.device)
+    sizes, parents = level_parents(tree, node_values.device)
     *upper, deepest = node_values.split(sizes, dim)
     sums = [deepest]
     for parent, own in zip(reversed(parents), reversed(upper), strict=True):
@@ -127,7 +127,7 @@ def _checked(
     return root_weights, deltas
 
 
-def _levels(tree: Tree, device: torch.device) -> tuple[list[int], list[Tensor]]:
+def level_parents(tree: Tree, device: torch.device) -> tuple[list[int], list[Tensor]]:
     """Sizes of all levels; for each but the first, every node's parent, counted in its level."""
     key = ("levels", device)
     if key not in tree._derived:

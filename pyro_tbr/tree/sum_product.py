@@ -50,6 +50,7 @@ sweeps, the worst arc on average: data like the prior at rate 0.1 0.005 to 0.05 
 from torch import Tensor
 
 from pyro_tbr.tree.draws import sample
+from pyro_tbr.tree.gaussian import gaussian_smoothing
 from pyro_tbr.tree.inside import InsideMessages, run_inside
 from pyro_tbr.tree.laws import batch_shape, changing_arcs, gated_arcs, mixed_arcs
 from pyro_tbr.tree.outside import TreePosterior, outside_pass
@@ -133,40 +134,6 @@ def sum_product(
     return outside_pass(tree, inside)
 
 
-def gaussian_smoothing(
-    tree: Tree,
-    eta: Tensor,
-    lam: Tensor,
-    *,
-    delta_var: Tensor | float,
-    root_scale: Tensor | float,
-    root_loc: Tensor | float = 0.0,
-) -> TreePosterior:
-    """The same for arcs that all change, by a Gaussian of known variance: one component, exact.
-
-    Args:
-        tree: The environments.
-        eta: As in :func:`sum_product`.
-        lam: As in :func:`sum_product`.
-        delta_var: Variance of the change along each arc, zero for none, broadcastable to
-            ``(*B, A)``.
-        root_scale: Prior standard deviation of the root's weight, broadcastable to ``(*B,)``.
-        root_loc: Prior mean of the root's weight, broadcastable to ``(*B,)``.
-
-    Returns:
-        The posterior; its ``pips`` are None.
-
-    Raises:
-        ShapeError: Arguments do not fit the tree or each other.
-    """
-    return outside_pass(
-        tree,
-        gaussian_inside_pass(
-            tree, eta, lam, delta_var=delta_var, root_scale=root_scale, root_loc=root_loc
-        ),
-    )
-
-
 def gaussian_inside_pass(
     tree: Tree,
     eta: Tensor,
@@ -176,7 +143,7 @@ def gaussian_inside_pass(
     root_scale: Tensor | float,
     root_loc: Tensor | float = 0.0,
 ) -> InsideMessages:
-    """Messages from the leaves to the root; arguments as in :func:`gaussian_smoothing`."""
+    """Messages for draws of what :func:`gaussian_smoothing` has the moments of; its arguments."""
     arcs = changing_arcs(tree, eta, batch_shape(tree, eta, lam), delta_var)
     return run_inside(tree, eta, lam, arcs, root_loc, root_scale, None)
 

@@ -9,7 +9,7 @@ from torch.distributions import MultivariateNormal
 from torch.testing import assert_close
 
 from pyro_tbr.guides import TreeGuide, statistics
-from pyro_tbr.guides.node_rows import NodeRows
+from pyro_tbr.guides.node_rows import NodeRows, Potential, Tilted
 from pyro_tbr.models import GaussianLikelihood, GaussianPrior, SpikeSlabPrior, TreeModel
 from pyro_tbr.tree import Tree
 from tests.tree.small_trees import dense_paths
@@ -115,10 +115,46 @@ def test_potentials_integrate_the_others():
     nothing = node.given_others(0, mean)._replace(eta=mean, lam=torch.zeros_like(mean))
     cavity = node.cavity(mean, var, nothing)
     assert_close(cavity.lam, 1 / var)
-    found = node.without_others(1, cavity)
+    found = Tilted(node, cavity).without(1)
+    assert_close(found, Potential(*without_others(node, 1, cavity)))
     cov = torch.linalg.inv(node.precision + torch.diag_embed(torch.tensor([2.0, 0.0, 2.0])))
     assert_close(found.lam, 1 / cov[..., 1, 1])
     assert_close(found.eta / found.lam, (cov @ node.linear.unsqueeze(-1))[..., 1, 0])
     sure = cavity._replace(lam=1e12 * cavity.lam)
-    for one, two in zip(node.without_others(1, sure), node.given_others(1, mean), strict=True):
+    for one, two in zip(without_others(node, 1, sure), node.given_others(1, mean), strict=True):
         assert_close(one, two)
+    sure = node.cavity(mean, 1e-12 * var, nothing)
+    for one, two in zip(Tilted(node, sure).without(1), node.given_others(1, mean), strict=True):
+        assert_close(one, two, rtol=1e-5, atol=1e-5)
+
+
+def without_others(node, k, cavity):
+    """The slow way: the others' cavities solved for, for each weight anew."""
+    others = [j for j in range(node.linear.shape[-1]) if j != k]
+    cross = node.precision[:, :, k][..., others]
+    rest = node.precision[:, :, others][..., others] + torch.diag_embed(cavity.lam[..., others])
+    pull = torch.linalg.solve(rest, cross.unsqueeze(-1)).squeeze(-1)
+    known = node.linear[..., others] + cavity.eta[..., others]
+    lam = node.precision[:, :, k, k] - (pull * cross).sum(-1)
+    return node.linear[:, :, k] - (pull * known).sum(-1), lam
+
+
+@pytest.mark.parametrize("width", [2, 6, 31])
+@pytest.mark.parametrize("rank", [1, 100])
+def test_moving_one_weight_after_the_other_is_solving_anew(width, rank):
+    """Also where the rows are fewer than the weights, so that they leave most directions open."""
+    generator = torch.Generator().manual_seed(width)
+    root = torch.randn(3, 2, width, rank, generator=generator, dtype=torch.float64)
+    node = NodeRows(root @ root.mT, torch.randn(3, 2, width, generator=generator).double())
+    size = (3, 2, width)
+    mean = torch.randn(size, generator=generator).double()
+    var = torch.rand(size, generator=generator).double().pow(4) + 1e-3
+    own = Potential(torch.zeros(size).double(), torch.zeros(size).double())
+    tilted = Tilted(node, node.cavity(mean, var, own))
+    for k in [*range(width), *range(width)]:
+        found, exact = tilted.without(k), without_others(node, k, node.cavity(mean, var, own))
+        for one, two in zip(found, exact, strict=True):
+            assert_close(one, two, rtol=1e-6, atol=1e-6)
+        mean[..., k] += torch.randn(3, 2, generator=generator)
+        var[..., k] *= 10 ** torch.randn(3, 2, generator=generator)
+        tilted.move(k, Potential(*(part[..., k] for part in node.cavity(mean, var, own))))
