@@ -1,7 +1,8 @@
 """How the time of inside and outside passes grows with the tree, and a fit-sized case.
 
 Prints seconds per pass and their ratio to the size before; linear means a ratio of about 10 for
-10 times the arcs. One thread: ``python examples/benchmark_tree.py --leaves 1000 10000``.
+10 times the arcs. Then draws of all weights along a tree, and smoothing of dense changes beside the
+same by the mixtures' passes. One thread: ``python examples/benchmark_tree.py --leaves 1000 10000``.
 """
 
 import argparse
@@ -12,7 +13,13 @@ import torch
 from torch import Tensor
 
 from pyro_tbr.tree import Tree, path_sum
-from pyro_tbr.tree.sum_product import inside_pass, outside_pass
+from pyro_tbr.tree.sum_product import (
+    gaussian_inside_pass,
+    gaussian_smoothing,
+    inside_pass,
+    outside_pass,
+    sample,
+)
 
 
 def balanced(num_leaves: int) -> Tree:
@@ -49,16 +56,18 @@ def potentials(tree: Tree, num: int, error: float, rate: float) -> tuple[Tensor,
     return lam * (weights + error * torch.randn(weights.shape, generator=generator)), lam
 
 
+def timed(run: Callable[[], object]) -> float:
+    """Seconds of a call."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
 def measure(tree: Tree, num: int, components: int, sweeps: int, repeats: int) -> list[float]:
     """Seconds of the inside pass, the outside pass, and the inside pass with its gradient."""
     eta, lam = potentials(tree, num, 0.2, 0.05)
     law = {"inclusion_prob": 0.05, "slab_scale": 1.0, "root_scale": 3.0}
     cap = {"num_components": components, "sweeps": sweeps}
-
-    def timed(run: Callable[[], object]) -> float:
-        start = time.perf_counter()
-        run()
-        return time.perf_counter() - start
 
     inside = inside_pass(tree, eta, lam, **law, **cap)
     times = (
@@ -73,6 +82,28 @@ def measure(tree: Tree, num: int, components: int, sweeps: int, repeats: int) ->
         inside_pass(tree, leaf, lam, **law, **cap).log_evidence.sum().backward()
 
     return [*(min(part) for part in times), min(timed(gradient) for _ in range(repeats))]
+
+
+def measure_draws(tree: Tree, num: int, components: int, draws: int) -> tuple[int, float]:
+    """Numbers drawn, and seconds: spike, slab in halves, as in a fit by default."""
+    eta, lam = potentials(tree, num, 0.2, 0.05)
+    law = {"inclusion_prob": 0.2, "slab_scale": 0.5, "slab_loc": 1.0, "spike_scale": 0.05}
+    inside = inside_pass(tree, eta, lam, **law, root_scale=3.0, num_components=components)
+    generator = torch.Generator().manual_seed(0)
+    seconds = timed(lambda: sample(tree, inside, draws, generator))
+    return draws * num * tree.num_arcs, seconds
+
+
+def measure_dense(tree: Tree, num: int, repeats: int) -> tuple[float, float]:
+    """Seconds of smoothing dense changes in closed form, and by the passes for mixtures."""
+    eta, lam = potentials(tree, num, 0.2, 1.0)
+    law = {"delta_var": 1.0, "root_scale": 3.0}
+
+    def by_passes() -> None:
+        outside_pass(tree, gaussian_inside_pass(tree, eta, lam, **law))
+
+    direct = min(timed(lambda: gaussian_smoothing(tree, eta, lam, **law)) for _ in range(repeats))
+    return direct, min(timed(by_passes) for _ in range(repeats))
 
 
 def main() -> None:
@@ -104,6 +135,18 @@ def main() -> None:
         chain = Tree(range(arguments.chain + 1), range(arguments.chain))
         total = sum(measure(chain, 1, arguments.components, 1, 1)[:2])
         print(f"chain of {arguments.chain}: {total:.2f} s")
+    for leaves, batch, draws in ((24, 96, 2_000), (max(arguments.leaves), arguments.batch, 100)):
+        tree = random_tree(leaves)
+        numbers, seconds = measure_draws(tree, batch, arguments.components, draws)
+        print(
+            f"{draws} draws, {tree.num_arcs} arcs x {batch}: {seconds:.2f} s, "
+            f"{numbers / seconds / 1e6:.1f} million numbers a second"
+        )
+        direct, passes = measure_dense(tree, batch, 3)
+        print(
+            f"dense changes, {tree.num_arcs} arcs x {batch}: {1e3 * direct:.2f} ms, "
+            f"the passes for mixtures {passes / direct:.1f} times as long"
+        )
 
 
 if __name__ == "__main__":
