@@ -62,6 +62,7 @@ def all_methods(args: argparse.Namespace) -> dict[str, methods.Baseline]:
         "ours_dense": methods.SparseTree(prior=tbr.GaussianPrior(), options=options),
         "dense_tree": methods.DenseTree(),
         "one_hot": methods.PooledOneHot(),
+        "tree_intercepts": methods.TreeIntercepts(),
         "pooled": methods.Pooled(),
         "per_leaf": methods.LeafRegression(),
         "l1_tbr": methods.L1TBR(restarts=args.l1_restarts),

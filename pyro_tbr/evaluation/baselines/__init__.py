@@ -23,11 +23,17 @@ from pyro_tbr.evaluation.baselines.invariant import IRM, GroupDRO
 from pyro_tbr.evaluation.baselines.l1_tree import L1TBR, DendroNet
 from pyro_tbr.evaluation.baselines.posteriors import DenseTree, MOReTreeS, SparseTree
 from pyro_tbr.evaluation.baselines.prediction import BaselinePrediction
-from pyro_tbr.evaluation.baselines.regressions import LeafRegression, Pooled, PooledOneHot
+from pyro_tbr.evaluation.baselines.regressions import (
+    LeafRegression,
+    Pooled,
+    PooledOneHot,
+    TreeIntercepts,
+)
 
 ALL: tuple[type[Baseline], ...] = (
     Pooled,
     PooledOneHot,
+    TreeIntercepts,
     LeafRegression,
     DenseTree,
     L1TBR,
@@ -54,4 +60,5 @@ __all__ = [
     "Pooled",
     "PooledOneHot",
     "SparseTree",
+    "TreeIntercepts",
 ]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pyro_tbr.evaluation.baselines.base import Baseline, Problem, Rule
 from pyro_tbr.evaluation.baselines.ridge import Ridge, evidence_ridge
+from pyro_tbr.tree import path_sum
 
 _INTERCEPT_SCALES = (0.01, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 
@@ -39,19 +40,22 @@ class PooledOneHot(Baseline):
     """
 
     def _learn(self, problem: Problem) -> Rule:
-        num_nodes, num_features = problem.tree.num_nodes, problem.x.shape[1]
-        scales = []
-        for scale in _INTERCEPT_SCALES:
-            column = torch.ones(num_features + num_nodes, dtype=torch.float64)
-            column[num_features:] = scale
-            scales.append(column)
-        design = _with_indicators(problem.x, problem.env_index, num_nodes)
-        fits = []
-        for outcome in problem.y.T:
-            seen = ~outcome.isnan()
-            group = torch.zeros(int(seen.sum()), dtype=torch.int64)
-            fits.append(evidence_ridge(design[seen], outcome[seen], group, scales))
-        return PooledRule(fits, num_nodes)
+        return intercepts_rule(problem, torch.eye(problem.tree.num_nodes, dtype=torch.float64))
+
+
+@dataclass(frozen=True)
+class TreeIntercepts(Baseline):
+    """Pooled regression with an intercept that changes on every arc: a phylogenetic mixed model.
+
+    Changes have one variance, and slopes a penalty of their own, both by evidence. A held-out leaf
+    has the intercept of its deepest ancestor with rows below, plus changes of mean 0 from there.
+    """
+
+    def _learn(self, problem: Problem) -> Rule:
+        tree = problem.tree
+        root = torch.zeros(tree.num_arcs, dtype=torch.float64)
+        on_path = path_sum(tree, root, torch.eye(tree.num_arcs, dtype=torch.float64))
+        return intercepts_rule(problem, on_path)
 
 
 @dataclass(frozen=True)
@@ -70,17 +74,17 @@ class PooledRule(Rule):
 
     Args:
         fits: One an outcome.
-        num_nodes: Indicators behind the features; 0: none.
+        indicators: Columns behind the features by node, (V, C).
     """
 
-    def __init__(self, fits: list[Ridge], num_nodes: int = 0) -> None:
-        self.fits, self.num_nodes = fits, num_nodes
+    def __init__(self, fits: list[Ridge], indicators: Tensor | None = None) -> None:
+        self.fits, self.indicators = fits, indicators
         self.notes = _notes(fits)
 
     def components(self, x: Tensor, env_index: Tensor) -> tuple[Tensor, Tensor]:
         """A single normal."""
-        if self.num_nodes:
-            x = _with_indicators(x, env_index, self.num_nodes)
+        if self.indicators is not None:
+            x = torch.cat([x, self.indicators[env_index]], dim=1)
         parts = [fit.predict(x, 0) for fit in self.fits]
         mean, var = (torch.stack(column, dim=1) for column in zip(*parts, strict=True))
         return mean[None], var.sqrt()[None]
@@ -128,8 +132,21 @@ def leaf_rule(x: Tensor, y: Tensor, env_index: Tensor) -> LeafRule:
     return LeafRule(fits, nodes)
 
 
-def _with_indicators(x: Tensor, env_index: Tensor, num_nodes: int) -> Tensor:
-    return torch.cat([x, torch.nn.functional.one_hot(env_index, num_nodes).double()], dim=1)
+def intercepts_rule(problem: Problem, indicators: Tensor) -> PooledRule:
+    """Regression of the features and of columns that each node has, (V, C), a penalty for each."""
+    num_features = problem.x.shape[1]
+    scales = []
+    for scale in _INTERCEPT_SCALES:
+        column = torch.ones(num_features + indicators.shape[1], dtype=torch.float64)
+        column[num_features:] = scale
+        scales.append(column)
+    design = torch.cat([problem.x, indicators[problem.env_index]], dim=1)
+    fits = []
+    for outcome in problem.y.T:
+        seen = ~outcome.isnan()
+        group = torch.zeros(int(seen.sum()), dtype=torch.int64)
+        fits.append(evidence_ridge(design[seen], outcome[seen], group, scales))
+    return PooledRule(fits, indicators)
 
 
 def _notes(fits: list[Ridge]) -> dict[str, list[float]]:

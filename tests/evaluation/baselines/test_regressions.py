@@ -6,7 +6,7 @@ import torch
 from torch.distributions import MultivariateNormal
 
 import pyro_tbr as tbr
-from pyro_tbr.evaluation.baselines import LeafRegression, Pooled, PooledOneHot
+from pyro_tbr.evaluation.baselines import LeafRegression, Pooled, PooledOneHot, TreeIntercepts
 from pyro_tbr.evaluation.baselines.ridge import evidence_ridge
 
 TREE = tbr.Tree.from_parents({"a": "r", "b": "r", "c": "r", "d": "r"})
@@ -112,7 +112,33 @@ def test_intercepts_by_environment():
     assert at_origin[30].mean[0] == pytest.approx(offset.mean(), abs=0.1)
 
 
-@pytest.mark.parametrize("method", [Pooled(), PooledOneHot(), LeafRegression()])
+def test_intercepts_along_the_tree():
+    """A clade's new leaf has the clade's intercept, and the spread of one change on top."""
+    generator = np.random.default_rng(2)
+    clades = {f"u{i}": "r" for i in range(20)}
+    leaves = {f"u{i}_{j}": f"u{i}" for i in range(20) for j in range(8)}
+    tree = tbr.Tree.from_parents(clades | leaves)
+    clade, own = 2 * generator.normal(size=20), 0.5 * generator.normal(size=(20, 8))
+    seen = [leaf for leaf in leaves if not leaf.endswith("_7")]
+    env = np.repeat(seen, 20)
+    x = generator.normal(size=(len(env), 2))
+    offset = {f"u{i}_{j}": clade[i] + own[i, j] for i in range(20) for j in range(8)}
+    y = x[:, 0] + np.array([offset[e] for e in env]) + 0.3 * generator.normal(size=len(env))
+    fitted = TreeIntercepts().fit(tree, x, y, env)
+    new = [fitted.predict(np.zeros((1, 2)), f"u{i}_7") for i in range(20)]
+    # Seven leaves with a variance each say of their clade 7 times what its own variance does.
+    expected = (clade + own[:, :7].mean(1)) * 7 / 8
+    np.testing.assert_allclose([at.mean[0] for at in new], expected, atol=0.15)
+    old = fitted.predict(np.zeros((1, 2)), "u3_2")
+    assert old.mean[0] == pytest.approx(offset["u3_2"], abs=0.25)
+    assert old.sd[0] == pytest.approx(0.3, rel=0.1)
+    # One variance for all arcs lies between those of clades and leaves.
+    assert np.hypot(0.5, 0.3) < np.mean([at.sd[0] for at in new]) < np.hypot(2.0, 0.3)
+    one_hot = PooledOneHot().fit(tree, x, y, env).predict(np.zeros((1, 2)), "u3_7")
+    assert one_hot.sd[0] > 1.5 * new[3].sd[0]
+
+
+@pytest.mark.parametrize("method", [Pooled(), PooledOneHot(), TreeIntercepts(), LeafRegression()])
 def test_an_outcome_is_fitted_to_its_own_rows(method, rows):
     x, y, env = rows
     missing = np.where(np.arange(90) % 3 == 0, np.nan, y)  # all of leaf a
