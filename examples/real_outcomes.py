@@ -48,6 +48,8 @@ PROTOCOLS = {
     "neurons": ("groups", "leaves", "cells5", "cells10", "cells20", "shuffled", "subclass"),
     "birds": ("groups", "leaves"),
 }
+LATENTS = {"neurons": 5, "birds": 8}
+AT_ONCE = {"neurons": 1, "birds": 7}  # leaves left out together: 23 and 9 folds
 LEVEL = 0.9
 FDR = 0.05
 # In closed form the linear encoder predicts as well as after training, on tables of this size.
@@ -243,7 +245,7 @@ def main(argv: list[str] | None = None) -> dict:
     parser.add_argument("--methods", nargs="*", help="of these only (all)")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--latent-dim", type=int, default=5)
+    parser.add_argument("--latent-dim", type=int, help=f"by default {LATENTS}")
     parser.add_argument(
         "--encoder", default="linear", choices=["linear", "identity"],
         help="identity: features are the latents, so changes are of their own effects",
@@ -254,7 +256,7 @@ def main(argv: list[str] | None = None) -> dict:
     )  # fmt: skip
     parser.add_argument("--restarts", type=int, default=16, help="of the rotation search")
     parser.add_argument("--l1-restarts", type=int, default=8, help="of L1-TBR")
-    parser.add_argument("--leaves-at-once", type=int, default=1, help="left out together")
+    parser.add_argument("--leaves-at-once", type=int, help=f"left out together ({AT_ONCE})")
     parser.add_argument("--max-folds", type=int, help="only the first folds")
     parser.add_argument("--max-outcomes", type=int, help="only the first outcomes")
     parser.add_argument("--csv", type=Path, help="file for the numbers, a row a fold and leaf")
@@ -271,6 +273,8 @@ def main(argv: list[str] | None = None) -> dict:
         ]
         return binary(folder, args)
     args.methods = args.methods or list(all_methods(args))
+    args.latent_dim = args.latent_dim or LATENTS[args.name]
+    args.leaves_at_once = args.leaves_at_once or AT_ONCE[args.name]
     return numeric(args.name, folder, args)
 
 
