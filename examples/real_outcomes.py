@@ -33,6 +33,7 @@ import numpy as np
 import pandas as pd
 import real_data
 from real_tables import by_leaf, figure, markdown, stability, summary
+from run_tables import METHODS
 
 import pyro_tbr as tbr
 from pyro_tbr.evaluation import baselines as methods
@@ -58,21 +59,13 @@ CLOSED_FORM = {"max_steps": 1, "sparse_steps": 0}
 
 def all_methods(args: argparse.Namespace) -> dict[str, methods.Baseline]:
     options = tbr.FitOptions(restarts=args.restarts, **CLOSED_FORM)
-    return {
+    special = {
         "ours": methods.SparseTree(options=options),
         "ours_zero": methods.SparseTree(prior=tbr.SpikeSlabPrior(spike_scale=0), options=options),
         "ours_dense": methods.SparseTree(prior=tbr.GaussianPrior(), options=options),
-        "dense_tree": methods.DenseTree(),
-        "one_hot": methods.PooledOneHot(),
-        "tree_intercepts": methods.TreeIntercepts(),
-        "pooled": methods.Pooled(),
-        "per_leaf": methods.LeafRegression(),
         "l1_tbr": methods.L1TBR(restarts=args.l1_restarts),
-        "dendronet": methods.DendroNet(),
-        "autoencoder": methods.AutoencoderLeafRegression(),
-        "group_dro": methods.GroupDRO(),
-        "irm": methods.IRM(),
     }
+    return special | {name: make() for name, make in METHODS.items() if name not in special}
 
 
 Fold = tuple[real_data.Rows, np.ndarray, np.ndarray]

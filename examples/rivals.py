@@ -21,11 +21,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from run_tables import show
+from run_tables import METHODS, show
 
 import pyro_tbr as tbr
 from pyro_tbr.evaluation import LinearMixing, linear_r2, mcc
-from pyro_tbr.evaluation import baselines as methods
 from pyro_tbr.plotting import plot_methods
 
 SETTINGS = {  # besides these a number: changes at random with this probability
@@ -33,18 +32,6 @@ SETTINGS = {  # besides these a number: changes at random with this probability
     "random": {"changes": "bernoulli", "change_prob": 0.2},
     "two": {"changes": "two_per_arc"},
     "mlp": {"changes": "one_per_arc", "mixing": "mlp"},
-}
-METHODS = {
-    "ours": methods.SparseTree,
-    "l1_tbr": methods.L1TBR,
-    "dense_tree": methods.DenseTree,
-    "dendronet": methods.DendroNet,
-    "per_leaf": methods.LeafRegression,
-    "pooled": methods.Pooled,
-    "one_hot": methods.PooledOneHot,
-    "autoencoder": methods.AutoencoderLeafRegression,
-    "group_dro": methods.GroupDRO,
-    "irm": methods.IRM,
 }
 LEVEL = 0.9
 FLOOR = -6.0  # of the log scores that are drawn

@@ -1,8 +1,22 @@
-"""What the scripts print of repeated runs: means, standard errors, differences run by run."""
+"""Names of the methods that scripts compare, and what they print of repeated runs of them."""
 
 import pandas as pd
 
-from pyro_tbr.evaluation import paired_differences, summarise_runs
+from pyro_tbr.evaluation import baselines, paired_differences, summarise_runs
+
+METHODS = {
+    "ours": baselines.SparseTree,
+    "l1_tbr": baselines.L1TBR,
+    "dense_tree": baselines.DenseTree,
+    "tree_intercepts": baselines.TreeIntercepts,
+    "dendronet": baselines.DendroNet,
+    "per_leaf": baselines.LeafRegression,
+    "one_hot": baselines.PooledOneHot,
+    "pooled": baselines.Pooled,
+    "autoencoder": baselines.AutoencoderLeafRegression,
+    "group_dro": baselines.GroupDRO,
+    "irm": baselines.IRM,
+}
 
 
 def show(runs: pd.DataFrame, reference: str, compared: list[str]) -> dict[str, pd.DataFrame]:
