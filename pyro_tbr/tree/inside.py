@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pyro_tbr.tree.contexts import gaussian_contexts, mixture_contexts, paired
-from pyro_tbr.tree.folding import FoldedLevel, fold
+from pyro_tbr.tree.folding import MANY, FoldedLevel, fold
 from pyro_tbr.tree.laws import ArcLaw, batch_shape, by_batch, potentials, with_helper
 from pyro_tbr.tree.merging import Context, highest_first, shrink
 from pyro_tbr.tree.mixtures import (
@@ -26,6 +26,7 @@ from pyro_tbr.tree.tree import Tree
 
 _ROUGH = 16  # components where only a context is wanted
 _BLOCK = 1 << 21  # pairs of components at once: bounds the memory of large trees
+_SMALL = 1 << 15  # fewer pairs than these in a level are no work: one block is faster than several
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,10 @@ def pair_blocks(
     """
     batch, num = below.mean.shape[1:]
     blocks = []
-    for run, first_arcs, second_arcs in level.pair_runs:
+    runs = level.pair_runs
+    if len(runs) > 1 and batch * level.num_pairs * num**2 < _SMALL:
+        runs = ((slice(0, level.num_pairs), MANY, MANY),)
+    for run, first_arcs, second_arcs in runs:
         sizes = min(num, num_classes**first_arcs), min(num, num_classes**second_arcs)
         step = max(1, _BLOCK // (batch * sizes[0] * sizes[1]))
         for start in range(run.start, run.stop, step):
@@ -190,10 +194,18 @@ def _combine(
     if below is None:
         return own, ()
     pairs, end = level.num_pairs, level.num_pairs + level.num_singles
+    blocks = pair_blocks(level, own, below, num_classes)
     shrunk = [
         shrink(product, cap, context.rows(block.start, block.stop), num_classes)
-        for block, _, product in pair_blocks(level, own, below, num_classes)
+        for block, _, product in blocks
     ]
+    if len(blocks) < len(level.pair_runs):  # filled up between, not behind what lives
+        shrunk = [
+            (message, group)
+            if group is not None
+            else highest_first(message, message.mean.shape[-1])
+            for message, group in shrunk
+        ]
     parts = [message for message, _ in shrunk]
     if level.num_singles:
         parts.append(multiply(rows(own, pairs, end), take(below, level.children[2 * pairs :])))
