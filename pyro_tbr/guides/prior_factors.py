@@ -41,16 +41,17 @@ class PriorFactors(nn.ModuleDict):
         prior = self._prior[0]
         mask = informed.reshape(-1, 1, 1)
         square = torch.where(mask, deltas.square(), 0.0).double()
-        gates = spike = None
+        gates = None
         if isinstance(prior, SpikeSlabPrior):
             # Slabs start wide: from a slab as narrow as the estimates' errors the updates do not
             # find back, since every change is then as likely as none.
             least = _LEAST_START * prior.slab_scale.prior_loc.exp().amax().double()
             typical = square.mean((0, 2), keepdim=True).clamp(min=least**2)
             gates = (square > _START_SHARE**2 * typical).double()
-            spike = (1 - gates) * square
             square = gates * square.clamp(min=least**2)
-        self.learn((root - prior.root_loc).square(), square, gates, mask, square.sqrt(), spike)
+        # A spike starts at its hyperprior's middle: sparse estimates are zero where gates are off,
+        # and from no width at all the updates find none.
+        self.learn((root - prior.root_loc).square(), square, gates, mask, square.sqrt())
 
     def learn(
         self,

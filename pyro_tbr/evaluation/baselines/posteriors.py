@@ -26,11 +26,13 @@ _NUM_DRAWS = 2000
 class DenseTree(Baseline):
     """Random slopes along the tree: every weight of the features changes on every arc.
 
-    The changes are normal with a scale for each weight, learnt: the mixed model of comparative
-    biology, fitted by ``TreeModel(encoder="identity", prior=GaussianPrior())`` to the whitened
-    leading components of the features (at most 50), which are a basis of the features where these
-    are no more. A held-out leaf keeps its ancestor's weights plus changes as the prior expects
-    them.
+    The changes are normal, with one scale for all slopes and one for the intercept, learnt: the
+    mixed model of comparative biology, fitted by ``TreeModel(encoder="identity",
+    prior=GaussianPrior(pooled=True))`` to the whitened leading components of the features (at most
+    50), which are a basis of the features where these are no more. A scale for each slope predicts
+    worse: on the birds of ``examples/real_outcomes.py`` R2 is 0.741 beside 0.755 (two folds).
+
+    A held-out leaf keeps its ancestor's weights plus changes as the prior expects them.
 
     Attributes:
         options: Of the fit.
@@ -40,7 +42,7 @@ class DenseTree(Baseline):
 
     def _learn(self, problem: Problem) -> Rule:
         to_design = leading_components(problem)
-        return _identity_rule(problem, to_design, GaussianPrior(), "tree", self.options)
+        return _identity_rule(problem, to_design, GaussianPrior(pooled=True), "tree", self.options)
 
 
 @dataclass(frozen=True)
