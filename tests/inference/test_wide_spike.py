@@ -29,10 +29,10 @@ def rows():
 
 
 @functools.cache
-def fitted(spike_scale):
+def fitted(spike_scale, encoder="identity"):
     tree, x, y, env = rows()
     prior = tbr.SpikeSlabPrior(spike_scale=spike_scale)
-    model = tbr.TreeModel(tree, 3, encoder="identity", prior=prior)
+    model = tbr.TreeModel(tree, 3, encoder=encoder, prior=prior)
     return tbr.fit(model, x, y, env, progress=False, options=OPTIONS)
 
 
@@ -52,10 +52,19 @@ def test_only_large_changes_are_selected():
     assert none.deltas()["pip"].sum() > wide.deltas()["pip"].sum() + 3
 
 
-def test_its_width_is_found():
-    posterior = fitted(None)
+def log_ratio(posterior):
+    """Logarithm of the width found over the true one, draws (200, 3, 1)."""
     scale = posterior.sample(200)["spike_scale"][:, :3] * posterior.scaling.scale.item()
-    log = np.log(scale) - np.log(SMALL)
+    return np.log(scale) - np.log(SMALL)
+
+
+def test_its_width_is_found_with_learnt_latents():
+    """Their fit starts at sparse estimates, without any small change."""
+    assert (abs(log_ratio(fitted(None, "linear")).mean(0)) < np.log(2)).all()
+
+
+def test_its_width_is_found():
+    log = log_ratio(fitted(None))
     assert (abs(log.mean(0)) < 3 * log.std(0) + 0.1).all()
 
 
