@@ -32,8 +32,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import real_data
-from real_tables import by_leaf, figure, markdown, stability, summary
-from run_tables import METHODS
+from real_tables import by_leaf, figure, stability, summary
+from run_tables import METHODS, markdown
 
 import pyro_tbr as tbr
 from pyro_tbr.evaluation import baselines as methods

@@ -58,16 +58,6 @@ def stability(selections: pd.DataFrame) -> pd.DataFrame:
     return (once.groupby(keys).size() / fits).rename("share of fits").reset_index()
 
 
-def markdown(table: pd.DataFrame, digits: int = 4) -> str:
-    """A table as README files have it."""
-    flat = table.reset_index()
-    lines = [list(map(str, flat.columns)), ["---"] * flat.shape[1]]
-    for row in flat.itertuples(index=False):
-        shown = [f"{v:.{digits}f}" if isinstance(v, float) else str(v) for v in row]
-        lines.append(["-" if cell == "nan" else cell for cell in shown])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def figure(leaves: pd.DataFrame, path: Path) -> None:
     """How much lower the error of ours is at each leaf, method by method, a panel a protocol."""
     import matplotlib.pyplot as plt

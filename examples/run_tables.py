@@ -1,5 +1,7 @@
 """Names of the methods that scripts compare, and what they print of repeated runs of them."""
 
+from math import isnan
+
 import pandas as pd
 
 from pyro_tbr.evaluation import baselines, paired_differences, summarise_runs
@@ -34,12 +36,24 @@ def show(runs: pd.DataFrame, reference: str, compared: list[str]) -> dict[str, p
     summary = summarise_runs(runs)
     means, errors = (summary[what].unstack("metric") for what in ("mean", "se"))
     metrics = [name for name in runs.columns if name in means]
-    print("\nMeans over seeds:\n" + means[metrics].round(3).to_string())
-    print("\nStandard errors:\n" + errors[metrics].round(3).to_string())
+    both = pd.DataFrame(index=means.index)
+    for name in metrics:
+        pairs = zip(means[name], errors[name], strict=True)
+        both[name] = ["-" if isnan(m) else f"{m:.3f} ({e:.3f})" for m, e in pairs]
+    print("\nMeans over seeds (standard errors):\n\n" + markdown(both))
     found = {"summary": summary, "means": means}
     if reference in set(runs["method"]) and runs["method"].nunique() > 1:
         names = [name for name in compared if name in metrics]
         found["differences"] = paired_differences(runs, reference, names)
-        print(f"\nLess {reference!r}, run by run:")
-        print(found["differences"].round(3).to_string())
+        print(f"\nLess {reference!r}, run by run:\n\n" + markdown(found["differences"], 3))
     return found
+
+
+def markdown(table: pd.DataFrame, digits: int = 4) -> str:
+    """A table as README files have it."""
+    flat = table.reset_index()
+    lines = [list(map(str, flat.columns)), ["---"] * flat.shape[1]]
+    for row in flat.itertuples(index=False):
+        shown = [f"{v:.{digits}f}" if isinstance(v, float) else str(v) for v in row]
+        lines.append(["-" if cell == "nan" else cell for cell in shown])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
