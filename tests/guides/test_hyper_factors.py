@@ -12,6 +12,7 @@ from torch.testing import assert_close
 
 from pyro_tbr.guides.hyper_factors import RateFactor, ScaleFactor, quadrature
 from pyro_tbr.models.hyperparameters import HalfCauchyScale, PositiveScale, Rate, SlabScale
+from tests.guides.cases import assert_mean
 
 SHAPE = (3, 1)
 LOC = torch.tensor([[-1.5], [0.2], [1.0]], dtype=torch.float64)
@@ -34,12 +35,6 @@ def factor_of(hyper, loc=LOC, spread=SPREAD):
         factor.loc.copy_(loc)
         factor.log_scale.copy_(spread.log())
     return factor
-
-
-def assert_mean(draws, expected, num_sigma=4.5):
-    error = draws.std(0) / len(draws) ** 0.5
-    gap = (draws.mean(0) - expected).abs()
-    assert (gap < num_sigma * error + 1e-9).all(), f"off by {(gap / error).max():.1f} s.e."
 
 
 def test_quadrature_integrates_polynomials():
