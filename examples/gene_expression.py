@@ -127,7 +127,8 @@ def one_run(cells: Cells, y: np.ndarray, name: str, leaves: list, seed: int, arg
         encoder="identity" if name == "oracle" else "linear",
         seed=seed,
     )
-    row = {"setting": f"{y.shape[1]} outcomes", "method": name, "seed": seed}
+    setting = "1 outcome" if y.shape[1] == 1 else f"{y.shape[1]} outcomes"
+    row = {"setting": setting, "method": name, "seed": seed}
     row["seconds"] = time.perf_counter() - start
     if type(method).has_latents:
         z = np.asarray(fitted.encode(x))
@@ -151,9 +152,10 @@ def figure(runs: pd.DataFrame, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     fig, axes = plt.subplots(1, 2, figsize=(8, 3.2))
-    names = list(dict.fromkeys(runs["method"]))
     for ax, metric in zip(axes, ("mcc", "held_out_mse"), strict=True):
-        for shift, (setting, part) in enumerate(runs.groupby("setting", sort=False)):
+        shown = runs.dropna(subset=[metric])
+        names = list(dict.fromkeys(shown["method"]))
+        for shift, (setting, part) in enumerate(shown.groupby("setting", sort=False)):
             place = [names.index(name) + 0.2 * shift for name in part["method"]]
             ax.plot(place, part[metric], "o", ms=4, alpha=0.6, label=setting)
         ax.set_xticks(range(len(names)), names, rotation=40, ha="right")

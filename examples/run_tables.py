@@ -34,7 +34,8 @@ def show(runs: pd.DataFrame, reference: str, compared: list[str]) -> dict[str, p
         is something to compare, ``differences``.
     """
     summary = summarise_runs(runs)
-    means, errors = (summary[what].unstack("metric") for what in ("mean", "se"))
+    order = summary.index.droplevel("metric").unique()
+    means, errors = (summary[what].unstack("metric").loc[order] for what in ("mean", "se"))
     metrics = [name for name in runs.columns if name in means]
     both = pd.DataFrame(index=means.index)
     for name in metrics:
