@@ -10,6 +10,7 @@ from torch.testing import assert_close
 from pyro_tbr.errors import ShapeError
 from pyro_tbr.tree import Tree
 from pyro_tbr.tree.sum_product import (
+    gaussian_inside_pass,
     gaussian_smoothing,
     inside_pass,
     mixture_inside_pass,
@@ -358,6 +359,46 @@ def test_gaussian_smoothing_is_exact(tree, inner):
     for name in FIELDS:
         if name != "pips":
             assert_close(getattr(result, name), exact[name], rtol=1e-9, atol=1e-9)
+
+
+SHAPES = {
+    "random": [i * 7919 % (i + 1) // 2 for i in range(300)],
+    "chain": list(range(300)),
+    "star": [0] * 300,
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_dense_changes_are_one_component(name):
+    """The closed form against the passes for mixtures, gradients too; on draws its moments."""
+    tree = Tree(range(301), sorted(SHAPES[name]))
+    eta, lam = draw_potentials(tree, 0.1, 1.0, 1.0, 3.0, seed=21, inner=True)
+    var = torch.linspace(0.0, 2.0, tree.num_arcs).double()  # the first arc cannot change
+    given = [part.clone().requires_grad_() for part in (eta, lam, var)]
+    law = {"root_scale": 3.0, "root_loc": 0.5}
+    direct = gaussian_smoothing(tree, *given[:2], delta_var=given[2], **law)
+    inside = gaussian_inside_pass(tree, *given[:2], delta_var=given[2], **law)
+    passes = outside_pass(tree, inside)
+    for field in FIELDS:
+        if field != "pips":
+            assert_close(getattr(direct, field), getattr(passes, field), rtol=1e-8, atol=1e-9)
+    both = [
+        torch.autograd.grad(found.log_evidence.sum(), given, retain_graph=True)
+        for found in (direct, passes)
+    ]
+    for one, other in zip(*both, strict=True):
+        assert_close(one, other, rtol=1e-7, atol=1e-7)
+    num = 4_000
+    root, classes, deltas = sample(tree, inside, num, torch.Generator().manual_seed(0))
+    assert (classes == 0).all()
+    assert (deltas[..., 0] == 0).all()
+    with torch.no_grad():
+        sd = (direct.delta_second - direct.delta_mean.square()).clamp(min=0).sqrt()
+        gap = (deltas.mean(0) - direct.delta_mean).abs()
+        assert (gap < 5 * sd / num**0.5 + 1e-12).all()
+        assert_close(deltas.std(0), sd, rtol=5 / (2 * num) ** 0.5, atol=1e-12)
+        gap = (root.mean(0) - direct.node_mean[:, 0]).abs()
+        assert (gap < 5 * (direct.node_var[:, 0] / num).sqrt()).all()
 
 
 def scale_mixture(error, num_classes):
