@@ -55,10 +55,9 @@ def gaussian_smoothing(
     # Up: linear term and precision of what all below say, of nodes and through their arcs.
     own = torch.stack([own_lam * own_mean, own_lam]).split(sizes, 1)
     vars_ = delta_var.split(sizes[1:])
-    at_node, through = [own[-1]], []
+    at_node = [own[-1]]
     for parent, here, var in zip(parents[::-1], own[-2::-1], vars_[::-1], strict=True):
         sent = at_node[-1] / (1 + at_node[-1][1] * var)
-        through.append(sent)
         at_node.append(here.index_add(1, parent, sent))
     linear, total = torch.cat(at_node[::-1], 1)
     mean = linear / torch.where(total > 0, total, 1.0)
