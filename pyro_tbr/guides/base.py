@@ -79,9 +79,8 @@ class Guide(LocalParamsModule):
 
     def hyper_kl(self) -> Tensor:
         """KL of the hyperparameters that have factors of their own to their hyperpriors."""
-        factors = self._own_factors().values()
-        total = sum((factor.kl() for factor in factors), start=torch.zeros(()))
-        return total if self.noise is None else total + self.noise.kl()
+        factors = [*self._own_factors().values(), *([] if self.noise is None else [self.noise])]
+        return sum((factor.kl().sum() for factor in factors), start=torch.zeros(()))
 
     def _own_factors(self) -> dict[str, HyperFactor]:
         return {

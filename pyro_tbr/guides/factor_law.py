@@ -110,7 +110,7 @@ class FactorLaw(TreeLaw):
                 log_width = scale_factor(self.hyper, "spike_scale").mean_log()
                 off = off + torch.where(width > 0, log_width - width.log(), 0.0)
             each = torch.where(pips > 0, pips * on, 0.0) + (1 - pips) * off
-        return self.root_gap() + torch.where(informed, each, 0.0).sum()
+        return self.root_gap() + torch.where(informed, each, 0.0).sum((0, 2))
 
     def silent_var(self) -> Tensor:
         """See :meth:`TreeLaw.silent_var`."""

@@ -15,7 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, softplus
 
-from pyro_tbr.models.hyperparameters import Hyperparameter, PositiveScale, Rate
+from pyro_tbr.models.hyperparameters import (
+    Hyperparameter,
+    PositiveScale,
+    Rate,
+    ShareOfScale,
+)
 
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(15)
 _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
@@ -94,14 +99,17 @@ class HyperFactor(nn.Module):
         raise NotImplementedError
 
     def kl(self) -> Tensor:
-        """KL to the hyperprior, summed; zero where fixed."""
-        if self.hyper.fixed is not None:
-            return torch.zeros(())
+        """KL to the hyperprior, of the hyperparameter's shape; zero where fixed."""
+        hyper = self.hyper
+        if hyper.fixed is not None:
+            return torch.zeros_like(hyper.fixed)
         real, weights = quadrature(self.loc, self.scale)
-        entropy = self.log_scale.sum() + 0.5 * self.loc.numel() * math.log(2 * math.pi * math.e)
-        log_prior = self.hyper.prior().log_prob(self._to_support(real))
-        log_jacobian = self._log_jacobian(real).flatten(1).sum(1)
-        return -entropy - weights @ (log_prior + log_jacobian)
+        entropy = self.log_scale + 0.5 * math.log(2 * math.pi * math.e)
+        each = hyper.prior()
+        assert isinstance(each, dist.Independent)
+        log_prior = each.base_dist.log_prob(self._to_support(real))
+        log_prior = log_prior + self._log_jacobian(real)
+        return -entropy - torch.tensordot(weights, log_prior, 1)
 
 
 class ScaleFactor(HyperFactor):
@@ -141,8 +149,20 @@ class ScaleFactor(HyperFactor):
         self.loc.copy_(loc)
         self.log_scale.copy_(spread.log())
 
+    def log_hyperprior(self) -> tuple[Tensor, Tensor]:
+        """Mean and precision of the logarithm under its log-normal hyperprior, double precision."""
+        hyper = self.hyper
+        assert isinstance(hyper, PositiveScale)  # others have no closed form and never come here
+        return hyper.prior_loc.double(), hyper.prior_scale.double() ** -2
+
     @torch.no_grad()
-    def update(self, square: Tensor, count: Tensor, size: Tensor | float = 0.0) -> None:
+    def update(
+        self,
+        square: Tensor,
+        count: Tensor,
+        size: Tensor | float = 0.0,
+        also: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
         r"""The best log-normal q given normal draws of this scale, under a log-normal hyperprior.
 
         With :math:`l, v` the mean and variance of the logarithm it climbs
@@ -154,12 +174,15 @@ class ScaleFactor(HyperFactor):
             count: n, expected number of draws, likewise.
             size: C, likewise: of draws around a mean that is a multiple of the scale, the sum of
                 expected products with that mean over the scale; 0 for draws around 0.
+            also: Mean and precision of a normal law that multiplies the logarithm's hyperprior.
         """
         if self.hyper.fixed is not None:
             return
-        hyper = self.hyper
-        assert isinstance(hyper, PositiveScale)  # others have no closed form and never come here
-        prior_loc, precision = hyper.prior_loc.double(), hyper.prior_scale.double() ** -2
+        prior_loc, precision = self.log_hyperprior()
+        if also is not None:
+            total = precision + also[1]
+            prior_loc = (precision * prior_loc + also[1] * also[0]) / total
+            precision = total
         square, count = square.double().clamp(min=1e-300), count.double()
         size = torch.as_tensor(size).to(square).clamp(min=0)
         loc, var = self.loc.double(), (2 * self.log_scale).exp().double()
@@ -180,6 +203,39 @@ class ScaleFactor(HyperFactor):
                 break
         self.loc.copy_(loc)
         self.log_scale.copy_(0.5 * var.log())
+
+
+class ShareFactor(ScaleFactor):
+    """Log-normal q of a scale whose hyperprior depends on that of another one.
+
+    Args:
+        hyper: The scale in the model.
+        whole: The factor of the other one.
+    """
+
+    def __init__(self, hyper: ShareOfScale, whole: ScaleFactor) -> None:
+        super().__init__(hyper, 1.0)
+        self._whole = (whole,)  # in a tuple: it is not ours
+
+    def log_hyperprior(self) -> tuple[Tensor, Tensor]:
+        """See :meth:`ScaleFactor.log_hyperprior`; at the other's expected logarithm."""
+        share, precision = super().log_hyperprior()
+        return share + self._whole[0].mean_log().double(), precision
+
+    def log_whole(self) -> tuple[Tensor, Tensor]:
+        """Mean and precision of the normal law that this scale says of the other's logarithm."""
+        share, precision = super().log_hyperprior()
+        return self.mean_log().double() - share, precision
+
+    def kl(self) -> Tensor:
+        """See :meth:`HyperFactor.kl`; the expectation is over the other scale as well."""
+        loc, var = self.log_moments()
+        whole_loc, whole_var = self._whole[0].log_moments()
+        hyper = self.hyper
+        assert isinstance(hyper, ShareOfScale)
+        spread = hyper.prior_scale
+        square = (loc - whole_loc - hyper.prior_loc).square() + var + whole_var
+        return spread.log() + 0.5 * (square / spread.square() - var.log() - 1)
 
 
 class RateFactor(HyperFactor):

@@ -197,8 +197,12 @@ class TreeGuide(Guide):
         now = self.current
         second = now.node_var + now.node_mean.square()
         potential = (self.eta * now.node_mean - 0.5 * self.lam * second).sum()
-        weights = potential - now.log_evidence.sum()
-        return weights + self.tree_law.gap(now, self.informed_arcs) + self.hyper_kl()
+        return potential - self.log_evidence().sum() + self.hyper_kl()
+
+    def log_evidence(self) -> Tensor:
+        """Of the potentials of each weight at q of its hyperparameters, a lower bound, (W,)."""
+        now = self.current
+        return now.log_evidence.sum(-1) - self.tree_law.gap(now, self.informed_arcs)
 
     @torch.no_grad()
     def start(self, root: Tensor, deltas: Tensor, *, sparse: bool = True) -> None:

@@ -96,9 +96,9 @@ class TreeLaw(nn.Module):
         return {name: value.detach().double() for name, value in law.items()}
 
     def root_gap(self) -> Tensor:
-        """KL that the root's law leaves out, as its scale has a factor of its own."""
+        """KL that the root's law leaves out, as its scale has a factor of its own, (W,)."""
         scale = self.root_law()["root_scale"]
-        return (scale_factor(self.hyper, "root_scale").mean_log() - scale.log()).sum()
+        return (scale_factor(self.hyper, "root_scale").mean_log() - scale.log()).sum(-1)
 
     def start(self) -> None:
         """Goes to where the hyperparameters' factors are."""
@@ -119,7 +119,7 @@ class TreeLaw(nn.Module):
         raise NotImplementedError
 
     def gap(self, now: TreePosterior, informed: Tensor) -> Tensor:
-        """KL of root, changes and joint hyperparameters less what the passes have of it."""
+        """KL of root, changes and joint hyperparameters less what the passes have of it, (W,)."""
         raise NotImplementedError
 
     def silent_var(self) -> Tensor:

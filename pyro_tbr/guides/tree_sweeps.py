@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pyro_tbr.guides.hyper_factors import ScaleFactor
+from pyro_tbr.guides.hyper_starts import choose_start
 from pyro_tbr.guides.node_rows import NodeRows, Potential, Tilted
 from pyro_tbr.guides.statistics import Statistics
 from pyro_tbr.tree.sum_product import TreePosterior
@@ -63,11 +64,12 @@ class TreeSweeps:
         rough = guide.tree_law.rough_components
         rough = rough if full is None else min(full, rough)
         coupled = guide.coupled and mean.shape[-1] > 1
+        limit = (sweeps + 1) // 2 if coupled else sweeps
+        done = self._run(False, rough, limit, mean)
+        if self.learn_hyper and choose_start(guide, rough):
+            done += self._run(False, rough, limit)
         if coupled:
-            half = (sweeps + 1) // 2
-            done = self._run(False, rough, half, mean) + self._run(True, rough, half)
-        else:
-            done = self._run(False, rough, sweeps, mean)
+            done += self._run(True, rough, limit)
         return done + self._run(coupled, full, _POLISHING_SWEEPS)
 
     def _run(

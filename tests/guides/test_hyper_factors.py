@@ -10,8 +10,14 @@ import torch
 from torch.distributions import LogNormal, Normal, kl_divergence
 from torch.testing import assert_close
 
-from pyro_tbr.guides.hyper_factors import RateFactor, ScaleFactor, quadrature
-from pyro_tbr.models.hyperparameters import HalfCauchyScale, PositiveScale, Rate, SlabScale
+from pyro_tbr.guides.hyper_factors import RateFactor, ScaleFactor, ShareFactor, quadrature
+from pyro_tbr.models.hyperparameters import (
+    HalfCauchyScale,
+    PositiveScale,
+    Rate,
+    ShareOfScale,
+    SlabScale,
+)
 from tests.guides.cases import assert_mean
 
 SHAPE = (3, 1)
@@ -50,8 +56,8 @@ def test_kl_is_that_of_draws(make):
     draws = factor.sample(100_000, torch.Generator().manual_seed(0))
     log_q = factor._distribution().log_prob(draws).sum((1, 2))
     gap = log_q - factor.hyper.prior().log_prob(draws)
-    assert_mean(gap.detach(), factor.kl().detach())
-    factor.kl().backward()
+    assert_mean(gap.detach(), factor.kl().sum().detach())
+    factor.kl().sum().backward()
     assert (factor.loc.grad != 0).all()
     assert (factor.log_scale.grad != 0).all()
 
@@ -61,7 +67,49 @@ def test_kl_of_scales_is_the_closed_form():
     q = LogNormal(LOC, SPREAD)
     p = LogNormal(torch.full_like(LOC, math.log(0.5)), torch.full_like(LOC, 1.2))
     expected = kl_divergence(q.base_dist, p.base_dist).sum()
-    assert_close(factor.kl().detach(), expected, rtol=1e-6, atol=0)  # the hyperprior is float32
+    assert_close(
+        factor.kl().sum().detach(), expected, rtol=1e-6, atol=0
+    )  # the hyperprior is float32
+
+
+def whole_and_share():
+    """Factors of a scale and of one that is about a twentieth of it, at some q each."""
+    whole = PositiveScale("s", SHAPE, None, median=0.5, spread=1.2)
+    share = ShareOfScale("b", whole, share=0.05, spread=0.75).double()
+    first = factor_of(whole)
+    second = ShareFactor(share, first).double()
+    with torch.no_grad():
+        second.loc.copy_(LOC - 2.5)
+        second.log_scale.copy_(SPREAD.flip(0).log())
+    return first, second
+
+
+def test_kl_of_a_share_is_that_of_draws():
+    whole, share = whole_and_share()
+    generator = torch.Generator().manual_seed(0)
+    w, s = whole.sample(100_000, generator), share.sample(100_000, generator)
+    prior = share.hyper.prior(w).base_dist.log_prob(s)
+    gap = share._distribution().log_prob(s) - prior
+    assert_mean(gap.detach(), share.kl().detach())
+
+
+def test_updates_of_a_whole_and_its_share_are_at_their_optimum():
+    whole, share = whole_and_share()
+    square, count = torch.full(SHAPE, 6.0).double(), torch.full(SHAPE, 9.0).double()
+
+    def elbo():
+        fit = sum(
+            -0.5 * power * square * factor.mean_power(-2.0) - power * count * factor.mean_log()
+            for factor, power in ((whole, 1.0), (share, 3.0))
+        )
+        return (fit - whole.kl() - share.kl()).sum()
+
+    whole.update(square, count, also=share.log_whole())
+    gradient = torch.autograd.grad(elbo(), list(whole.parameters()))
+    assert_close(torch.stack(gradient), torch.zeros(2, *SHAPE).double(), rtol=0, atol=1e-4)
+    share.update(3 * square, 3 * count)
+    gradient = torch.autograd.grad(elbo(), list(share.parameters()))
+    assert_close(torch.stack(gradient), torch.zeros(2, *SHAPE).double(), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["positive scale", "half Cauchy"])
@@ -93,7 +141,7 @@ FIXED = {
 def test_fixed_values_have_no_factor(make):
     factor = make()
     assert not list(factor.parameters())
-    assert factor.kl() == 0
+    assert (factor.kl() == 0).all()
     assert (factor.sample(4, torch.Generator()) == 0.4).all()
     assert factor.sample(4, torch.Generator()).shape == (4, *SHAPE)
     assert (factor() == 0.4).all()
@@ -151,7 +199,7 @@ def test_scale_update_is_the_elbos_optimum():
     square, count = torch.tensor(6.0).double(), torch.tensor(9.0).double()
     factor.update(square, count)
     fit = -0.5 * square * factor.mean_power(-2.0) - count * factor.mean_log()
-    elbo = fit.sum() - factor.kl()
+    elbo = fit.sum() - factor.kl().sum()
     gradient = torch.autograd.grad(elbo, list(factor.parameters()))
     assert_close(torch.cat(gradient), torch.zeros(2, dtype=torch.float64), rtol=0, atol=1e-4)
 

@@ -14,11 +14,17 @@ OPTIONS = tbr.FitOptions(restarts=4, rotation_steps=200)
 
 
 @functools.cache
-def rows():
-    tree = tbr.simulate(num_leaves=16, latent_dim=3, rows_per_leaf=2, seed=0).tree
-    rng = np.random.default_rng(4)
+def rows(often=False):
+    """With ``often`` a larger tree and six large changes a latent, which determine the latents."""
+    num_leaves, seed = (32, 2) if often else (16, 4)
+    tree = tbr.simulate(num_leaves=num_leaves, latent_dim=3, rows_per_leaf=2, seed=0).tree
+    rng = np.random.default_rng(seed)
     deltas = SMALL * rng.standard_normal((tree.num_arcs, 3))
-    deltas[CHANGED, range(3)] = LARGE
+    if often:
+        arcs = rng.permutation(tree.num_arcs)[:18].reshape(6, 3)
+        deltas[arcs, range(3)] = LARGE * rng.choice([-1, 1], (6, 3))
+    else:
+        deltas[CHANGED, range(3)] = LARGE
     weights = {tree.nodes[0]: np.array([1.0, -0.5, 0.3])}
     for (parent, child), delta in zip(tree.arcs, deltas, strict=True):
         weights[child] = weights[parent] + delta
@@ -29,8 +35,8 @@ def rows():
 
 
 @functools.cache
-def fitted(spike_scale, encoder="identity"):
-    tree, x, y, env = rows()
+def fitted(spike_scale, encoder="identity", often=False):
+    tree, x, y, env = rows(often)
     prior = tbr.SpikeSlabPrior(spike_scale=spike_scale)
     model = tbr.TreeModel(tree, 3, encoder=encoder, prior=prior)
     return tbr.fit(model, x, y, env, progress=False, options=OPTIONS)
@@ -60,7 +66,9 @@ def log_ratio(posterior):
 
 def test_its_width_is_found_with_learnt_latents():
     """Their fit starts at sparse estimates, without any small change."""
-    assert (abs(log_ratio(fitted(None, "linear")).mean(0)) < np.log(2)).all()
+    posterior, x = fitted(None, "linear", often=True), rows(often=True)[1]
+    assert tbr.mcc(x, posterior.encode(x)) > 0.99
+    assert (abs(log_ratio(posterior).mean(0)) < np.log(2)).all()
 
 
 def test_its_width_is_found():
