@@ -15,12 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, softplus
 
-from pyro_tbr.models.hyperparameters import (
-    Hyperparameter,
-    PositiveScale,
-    Rate,
-    ShareOfScale,
-)
+from pyro_tbr.models.hyperparameters import Hyperparameter, PositiveScale, Rate
 
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(15)
 _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
@@ -149,20 +144,8 @@ class ScaleFactor(HyperFactor):
         self.loc.copy_(loc)
         self.log_scale.copy_(spread.log())
 
-    def log_hyperprior(self) -> tuple[Tensor, Tensor]:
-        """Mean and precision of the logarithm under its log-normal hyperprior, double precision."""
-        hyper = self.hyper
-        assert isinstance(hyper, PositiveScale)  # others have no closed form and never come here
-        return hyper.prior_loc.double(), hyper.prior_scale.double() ** -2
-
     @torch.no_grad()
-    def update(
-        self,
-        square: Tensor,
-        count: Tensor,
-        size: Tensor | float = 0.0,
-        also: tuple[Tensor, Tensor] | None = None,
-    ) -> None:
+    def update(self, square: Tensor, count: Tensor, size: Tensor | float = 0.0) -> None:
         r"""The best log-normal q given normal draws of this scale, under a log-normal hyperprior.
 
         With :math:`l, v` the mean and variance of the logarithm it climbs
@@ -174,15 +157,12 @@ class ScaleFactor(HyperFactor):
             count: n, expected number of draws, likewise.
             size: C, likewise: of draws around a mean that is a multiple of the scale, the sum of
                 expected products with that mean over the scale; 0 for draws around 0.
-            also: Mean and precision of a normal law that multiplies the logarithm's hyperprior.
         """
         if self.hyper.fixed is not None:
             return
-        prior_loc, precision = self.log_hyperprior()
-        if also is not None:
-            total = precision + also[1]
-            prior_loc = (precision * prior_loc + also[1] * also[0]) / total
-            precision = total
+        hyper = self.hyper
+        assert isinstance(hyper, PositiveScale)  # others have no closed form and never come here
+        prior_loc, precision = hyper.prior_loc.double(), hyper.prior_scale.double() ** -2
         square, count = square.double().clamp(min=1e-300), count.double()
         size = torch.as_tensor(size).to(square).clamp(min=0)
         loc, var = self.loc.double(), (2 * self.log_scale).exp().double()
@@ -203,39 +183,6 @@ class ScaleFactor(HyperFactor):
                 break
         self.loc.copy_(loc)
         self.log_scale.copy_(0.5 * var.log())
-
-
-class ShareFactor(ScaleFactor):
-    """Log-normal q of a scale whose hyperprior depends on that of another one.
-
-    Args:
-        hyper: The scale in the model.
-        whole: The factor of the other one.
-    """
-
-    def __init__(self, hyper: ShareOfScale, whole: ScaleFactor) -> None:
-        super().__init__(hyper, 1.0)
-        self._whole = (whole,)  # in a tuple: it is not ours
-
-    def log_hyperprior(self) -> tuple[Tensor, Tensor]:
-        """See :meth:`ScaleFactor.log_hyperprior`; at the other's expected logarithm."""
-        share, precision = super().log_hyperprior()
-        return share + self._whole[0].mean_log().double(), precision
-
-    def log_whole(self) -> tuple[Tensor, Tensor]:
-        """Mean and precision of the normal law that this scale says of the other's logarithm."""
-        share, precision = super().log_hyperprior()
-        return self.mean_log().double() - share, precision
-
-    def kl(self) -> Tensor:
-        """See :meth:`HyperFactor.kl`; the expectation is over the other scale as well."""
-        loc, var = self.log_moments()
-        whole_loc, whole_var = self._whole[0].log_moments()
-        hyper = self.hyper
-        assert isinstance(hyper, ShareOfScale)
-        spread = hyper.prior_scale
-        square = (loc - whole_loc - hyper.prior_loc).square() + var + whole_var
-        return spread.log() + 0.5 * (square / spread.square() - var.log() - 1)
 
 
 class RateFactor(HyperFactor):

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
-from pyro_tbr.guides.hyper_factors import HyperFactor, RateFactor, ScaleFactor, ShareFactor
+from pyro_tbr.guides.hyper_factors import HyperFactor, RateFactor, ScaleFactor
 from pyro_tbr.guides.prior_moments import scale_factor, scale_moments, separation_factor
 from pyro_tbr.guides.slab_factors import SeparationFactor
-from pyro_tbr.models.hyperparameters import Hyperparameter, Rate, Separation, ShareOfScale
+from pyro_tbr.models.hyperparameters import Hyperparameter, Rate, Separation
 from pyro_tbr.models.priors import ArcPrior, HorseshoePrior, SpikeSlabPrior
 
 # A start counts as a change where it is above this share of the latent's root mean square change.
@@ -19,25 +17,12 @@ _LEAST_START = 0.3  # least slab scale to start from, over the hyperprior's medi
 _ALTERNATIONS = 3  # of the slab's scale and separation, each given the other
 
 
-def hyper_factor(
-    hyper: Hyperparameter, others: Mapping[str, HyperFactor] | None = None
-) -> HyperFactor:
-    """The factor of a hyperparameter, started at the middle of its hyperprior.
-
-    Args:
-        hyper: The hyperparameter.
-        others: Factors by site name, where its hyperprior depends on another one.
-    """
+def hyper_factor(hyper: Hyperparameter) -> HyperFactor:
+    """The factor of a hyperparameter, started at the middle of its hyperprior."""
     if isinstance(hyper, Rate):
         return RateFactor(hyper, 0.2)
-    factor: HyperFactor
-    if isinstance(hyper, ShareOfScale):
-        assert others is not None
-        whole = others[hyper.whole_name]
-        assert isinstance(whole, ScaleFactor)
-        factor = ShareFactor(hyper, whole)
-    else:
-        factor = (SeparationFactor if isinstance(hyper, Separation) else ScaleFactor)(hyper, 1.0)
+    kind = SeparationFactor if isinstance(hyper, Separation) else ScaleFactor
+    factor = kind(hyper, 1.0)
     if hyper.fixed is None:
         factor.initialise(hyper.middle(), 0.2)
     return factor
@@ -47,10 +32,7 @@ class PriorFactors(nn.ModuleDict):
     """Factors by site name, for a built prior."""
 
     def __init__(self, prior: ArcPrior) -> None:
-        factors: dict[str, HyperFactor] = {}
-        for hyper in prior.hyperparameters():
-            factors[hyper.name] = hyper_factor(hyper, factors)
-        super().__init__(factors)
+        super().__init__({hyper.name: hyper_factor(hyper) for hyper in prior.hyperparameters()})
         self._prior = (prior,)  # in a tuple: the model owns the prior
 
     @torch.no_grad()
@@ -144,9 +126,7 @@ class PriorFactors(nn.ModuleDict):
                 torch.cat([part[:first].sum(0).expand(first, -1), part[first:]])
                 for part in (square, count, size)
             )
-        share = self["spike_scale"] if name == "slab_scale" and "spike_scale" in self else None
-        also = share.log_whole() if isinstance(share, ShareFactor) else None
-        factor.update(square, count, size, also)
+        factor.update(square, count, size)
 
     @torch.enable_grad()
     def _climb(self, square: Tensor, informed: Tensor, steps: int = 30) -> None:

@@ -134,39 +134,6 @@ class PositiveScale(Hyperparameter):
         return self.prior_loc.exp()
 
 
-class ShareOfScale(PositiveScale):
-    """A scale that is about some share of another learnt one.
-
-    Given the other its hyperprior is ``LogNormal(log(share * whole), spread)``.
-
-    Args:
-        name: Site name.
-        whole: The other scale, learnt.
-        share: Median of the hyperprior over the other scale.
-        spread: Standard deviation of the logarithm.
-    """
-
-    whole_middle: Tensor
-
-    def __init__(self, name: str, whole: PositiveScale, *, share: float, spread: float) -> None:
-        super().__init__(name, whole.shape, None, median=share, spread=spread)
-        self.whole_name = whole.name
-        self.register_buffer("whole_middle", whole.middle())
-
-    def prior(self, whole: Tensor | None = None) -> dist.TorchDistribution:
-        """Log-normal over the whole shape, given the other scale (at its middle if absent)."""
-        loc = self.prior_loc + (self.whole_middle if whole is None else whole).log()
-        return dist.LogNormal(loc, self.prior_scale).to_event(len(self.shape))
-
-    def middle(self) -> Tensor:
-        """The median, the other scale at its middle."""
-        return self.prior_loc.exp() * self.whole_middle
-
-    def forward(self, whole: Tensor | None = None) -> Tensor:
-        """The Pyro site, given the other scale."""
-        return pyro.sample(self.name, self.prior(whole))
-
-
 class Separation(PositiveScale):
     """How far the halves of a slab lie from zero, in standard deviations of each: log-normal."""
 

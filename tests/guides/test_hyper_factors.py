@@ -10,12 +10,11 @@ import torch
 from torch.distributions import LogNormal, Normal, kl_divergence
 from torch.testing import assert_close
 
-from pyro_tbr.guides.hyper_factors import RateFactor, ScaleFactor, ShareFactor, quadrature
+from pyro_tbr.guides.hyper_factors import RateFactor, ScaleFactor, quadrature
 from pyro_tbr.models.hyperparameters import (
     HalfCauchyScale,
     PositiveScale,
     Rate,
-    ShareOfScale,
     SlabScale,
 )
 from tests.guides.cases import assert_mean
@@ -70,46 +69,6 @@ def test_kl_of_scales_is_the_closed_form():
     assert_close(
         factor.kl().sum().detach(), expected, rtol=1e-6, atol=0
     )  # the hyperprior is float32
-
-
-def whole_and_share():
-    """Factors of a scale and of one that is about a twentieth of it, at some q each."""
-    whole = PositiveScale("s", SHAPE, None, median=0.5, spread=1.2)
-    share = ShareOfScale("b", whole, share=0.05, spread=0.75).double()
-    first = factor_of(whole)
-    second = ShareFactor(share, first).double()
-    with torch.no_grad():
-        second.loc.copy_(LOC - 2.5)
-        second.log_scale.copy_(SPREAD.flip(0).log())
-    return first, second
-
-
-def test_kl_of_a_share_is_that_of_draws():
-    whole, share = whole_and_share()
-    generator = torch.Generator().manual_seed(0)
-    w, s = whole.sample(100_000, generator), share.sample(100_000, generator)
-    prior = share.hyper.prior(w).base_dist.log_prob(s)
-    gap = share._distribution().log_prob(s) - prior
-    assert_mean(gap.detach(), share.kl().detach())
-
-
-def test_updates_of_a_whole_and_its_share_are_at_their_optimum():
-    whole, share = whole_and_share()
-    square, count = torch.full(SHAPE, 6.0).double(), torch.full(SHAPE, 9.0).double()
-
-    def elbo():
-        fit = sum(
-            -0.5 * power * square * factor.mean_power(-2.0) - power * count * factor.mean_log()
-            for factor, power in ((whole, 1.0), (share, 3.0))
-        )
-        return (fit - whole.kl() - share.kl()).sum()
-
-    whole.update(square, count, also=share.log_whole())
-    gradient = torch.autograd.grad(elbo(), list(whole.parameters()))
-    assert_close(torch.stack(gradient), torch.zeros(2, *SHAPE).double(), rtol=0, atol=1e-4)
-    share.update(3 * square, 3 * count)
-    gradient = torch.autograd.grad(elbo(), list(share.parameters()))
-    assert_close(torch.stack(gradient), torch.zeros(2, *SHAPE).double(), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["positive scale", "half Cauchy"])

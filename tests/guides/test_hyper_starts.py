@@ -45,15 +45,15 @@ def values(guide, name):
 
 def test_small_changes_are_no_changes(monkeypatch):
     guide, stats = stuck(monkeypatch, SpikeSlabPrior())
-    before = guide.elbo(stats).item()
+    before, narrow = guide.elbo(stats).item(), values(guide, "spike_scale")[0]
     many = guide.delta_moments().inclusion[:, 0].sum()
     fresh, _ = small_and_large(SpikeSlabPrior())
     fresh.update(stats, sweeps=30)
     assert fresh.elbo(stats) > before + 0.5
     pips = fresh.delta_moments().inclusion[:, 0, 0]
-    assert pips.argmax() == 20
+    assert pips[20] > 0.95
     assert pips.sum() < many - 2
-    assert 0.6 * SMALL < values(fresh, "spike_scale")[0] < 1.5 * SMALL
+    assert values(fresh, "spike_scale")[0] > 1.3 * narrow
 
 
 def test_latents_whose_optimum_is_the_better_one_stay(monkeypatch):
@@ -62,7 +62,7 @@ def test_latents_whose_optimum_is_the_better_one_stay(monkeypatch):
     shared = values(guide, "slab_separation")
     assert hyper_starts.choose_start(guide, 4)
     after = values(guide, "spike_scale")
-    assert after[0] > 3 * before[0]
+    assert after[0] > 1.3 * before[0]
     assert (after[1:] / before[1:]).log().abs().max() < 0.3
     assert torch.equal(values(guide, "slab_separation"), shared)
     assert torch.equal(guide.eta, potentials)

@@ -10,14 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_tbr.errors import DataError
-from pyro_tbr.models.hyperparameters import (
-    PositiveScale,
-    Rate,
-    Separation,
-    ShareOfScale,
-    as_fixed,
-    spread_fixed,
-)
+from pyro_tbr.models.hyperparameters import Rate, Separation, as_fixed, spread_fixed
 from pyro_tbr.models.priors.arc_prior import ArcPrior, share_of
 from pyro_tbr.models.priors.slab import slab_halves, slab_law
 from pyro_tbr.tree import Tree
@@ -31,10 +24,6 @@ RATE_CONCENTRATION = (1.5, 6.0)
 # of 1, PIPs of 0.88 are true in 0.80 and those of 0.70 in 0.76; with 2 in 0.87 and 0.73. Where
 # sizes are |N(0, 1)| the two are alike.
 SEPARATION = (2.0, 0.5)
-# Median of the learnt width of the spike over the slab's and standard deviation of its logarithm:
-# a change is what stands out from the small ones, so a spike as wide as the slab has no meaning,
-# and where the prior allows it (a median of its own, 0.05, with spread 1) PIPs are too sure.
-SPIKE_SHARE = (0.05, 0.75)
 
 
 class SpikeSlabPrior(ArcPrior):
@@ -61,8 +50,8 @@ class SpikeSlabPrior(ArcPrior):
         slab_separation: :math:`m/s`, one number for all latents; 0 for a normal slab. ``None``:
             0 where ``slab_scale`` is fixed, else learnt.
         spike_scale: :math:`b`, in the unit of ``slab_scale``; 0: no change where the gate is off.
-            ``None``: 0 where ``slab_scale`` is fixed, else one per latent, learnt, about a
-            twentieth of the slab's (above a third of it with probability 0.006).
+            ``None``: 0 where ``slab_scale`` is fixed, else one per latent, learnt, with a prior
+            median a tenth of the slab's.
         shared_gates: One gate an arc and latent for all outcomes.
         use_lengths: Scale the rate by arc length, :math:`\pi_a = 1 - (1-\pi)^{l_a / \bar l}`:
             :math:`\pi` is then the rate of an arc of mean length, and an arc of length 0 never
@@ -154,14 +143,7 @@ class SpikeSlabPrior(ArcPrior):
                 "slab_separation", (1, 1), value, median=median, spread=spread
             )
         if self.wide_spike:
-            self.spike_scale = self._spike()
-
-    def _spike(self) -> PositiveScale:
-        """The width of the spike: fixed, or about a share of the slab's that is learnt."""
-        if self.spike_scale_value is not None or self.slab_scale.fixed is not None:
-            return self._scale("spike_scale", self.spike_scale_value, median=0.05)
-        share, spread = SPIKE_SHARE
-        return ShareOfScale("spike_scale", self.slab_scale, share=share, spread=spread)
+            self.spike_scale = self._scale("spike_scale", self.spike_scale_value, median=0.05)
 
     def without_spike(self) -> SpikeSlabPrior:
         """A built prior as if ``spike_scale`` were 0."""
@@ -194,17 +176,14 @@ class SpikeSlabPrior(ArcPrior):
 
     def _sample_deltas(self) -> Tensor:
         prob = self.arc_inclusion_prob(self.inclusion_rate())
-        slab_scale = self.slab_scale()
-        scale = slab_scale.unsqueeze(-3)
+        scale = self.slab_scale().unsqueeze(-3)
         prob = prob + scale.new_zeros(self.gate_shape)
         gates = pyro.sample("gates", dist.Bernoulli(prob).to_event(3))
         scale = scale + scale.new_zeros(self.delta_shape)
         separation = self.slab_separation().unsqueeze(-3) if self.halves else None
         deltas = gates * pyro.sample("slab", slab_law(scale, separation).to_event(3))
         if self.wide_spike:
-            width = self.spike_scale
-            spike = width(slab_scale) if isinstance(width, ShareOfScale) else width()
-            spike = spike.unsqueeze(-3) + scale.new_zeros(self.delta_shape)
+            spike = self.spike_scale().unsqueeze(-3) + scale.new_zeros(self.delta_shape)
             small = pyro.sample("spike", dist.Normal(0.0, spike).to_event(3))
             deltas = deltas + (1 - gates) * self.changing() * small
         return pyro.deterministic("deltas", deltas, event_dim=3)
