@@ -5,10 +5,10 @@
 comes later is held against that schema by :func:`align_features` and :func:`align_outcomes`;
 :func:`align_env` turns labels into node indices. Sparse features may stay so
 (:class:`SparseFeatures`), to be made dense by blocks of rows. Rows of several processes become one
-data set by :func:`align_ranks`. Rows follow the index of ``x`` where it is a DataFrame, columns
-follow their names; the rest goes by position. Input that cannot be used is refused before any
-training with a message that says what, where, how many and what to do; the user's objects are
-neither changed nor shared.
+data set by :func:`align_ranks`; which rows are alike is for :func:`align_groups`. Rows follow the
+index of ``x`` where it is a DataFrame, columns follow their names; the rest goes by position. Input
+that cannot be used is refused before any training with a message that says what, where, how many
+and what to do; the user's objects are neither changed nor shared.
 """
 
 from pyro_tbr.data.alignment import (
@@ -16,6 +16,7 @@ from pyro_tbr.data.alignment import (
     align_features,
     align_training,
 )
+from pyro_tbr.data.groups import align_groups
 from pyro_tbr.data.outcomes import align_outcomes
 from pyro_tbr.data.ranks import align_ranks, check_ranks
 from pyro_tbr.data.schema import Rows, Schema
@@ -27,6 +28,7 @@ __all__ = [
     "SparseFeatures",
     "align_env",
     "align_features",
+    "align_groups",
     "align_outcomes",
     "align_ranks",
     "align_training",

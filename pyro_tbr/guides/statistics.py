@@ -24,7 +24,7 @@ class Statistics(NamedTuple):
         gram: Sums of precision * z z', (E, Q, W, W), or (E, 1, W, W) where all outcomes share it.
         cross: Sums of precision * z * response, (E, Q, W).
         square: Sums of precision * response^2, (E, Q).
-        count: Observed outcomes, (E, Q).
+        count: Observed outcomes, (E, Q); sums of their weights, where rows have such.
     """
 
     nodes: Tensor
@@ -89,6 +89,7 @@ def statistics(
     env_index: Tensor,
     likelihood: Likelihood,
     predictor: Tensor | None = None,
+    weights: Tensor | None = None,
 ) -> Statistics:
     """Sufficient statistics of rows; exact for Gaussian outcomes.
 
@@ -98,13 +99,15 @@ def statistics(
         env_index: Node of each row, (N,) int64.
         likelihood: Gives the quadratic expansion of each row.
         predictor: Where to expand, (N, Q); needed where the likelihood is not Gaussian.
+        weights: By how much of a row each outcome counts, (N, Q); 1 where absent.
     """
     nodes, position = env_index.unique(return_inverse=True)
     observed = ~torch.isnan(y)
     y = torch.where(observed, y, 0.0).double()
     point = torch.zeros_like(y) if predictor is None else predictor.double()
     precision, response = likelihood.working_response(y, point)
-    precision = torch.where(observed, precision, 0.0)
+    share = observed.double() if weights is None else torch.where(observed, weights.double(), 0.0)
+    precision = share * precision
     shared = bool((precision == precision[:, :1]).all())
     num_weights, num_outcomes, num_nodes = design.shape[1], y.shape[1], len(nodes)
     width = 1 if shared else num_outcomes
@@ -122,5 +125,5 @@ def statistics(
         gram,
         cross,
         zeros.index_add(0, position, precision * response.square()),
-        zeros.index_add(0, position, observed.double()),
+        zeros.index_add(0, position, share),
     )

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from pyro_tbr.data import SparseFeatures
 from pyro_tbr.guides.mean_field import MeanFieldGuide
 from pyro_tbr.guides.tree_guide import TreeGuide
+from pyro_tbr.inference.groups import RowGroups
 from pyro_tbr.inference.options import FitOptions
 from pyro_tbr.inference.prepared_rows import prepared
 from pyro_tbr.inference.reduced_rank import leading_directions
@@ -62,15 +63,18 @@ class StandardRows:
         x: Features, (N, D), float64; sparse ones stay so, and are made dense block by block.
         y: Standardised outcomes, NaN where not observed, (N, Q), in the dtype of training.
         env_index: Node of each row, (N,).
+        groups: Rows that are alike, if that was said.
     """
 
     x: Tensor | SparseFeatures
     y: Tensor
     env_index: Tensor
+    groups: RowGroups | None = None
 
     def select(self, rows: Tensor) -> StandardRows:
         """These rows."""
-        return StandardRows(self.x[rows], self.y[rows], self.env_index[rows])
+        groups = None if self.groups is None else self.groups.select(rows)
+        return StandardRows(self.x[rows], self.y[rows], self.env_index[rows], groups)
 
     def prepared(self, model: TreeModel) -> TrainingRows:
         """The rows as this model's encoder takes them."""
@@ -233,7 +237,8 @@ class DenseStage:
         self._dense_prior(model, rows)
         if isinstance(encoder, LinearEncoder):
             features = prepared(encoder, rows.x)
-            encoder.set_directions(leading_directions(model, features, rows.y, rows.env_index))
+            directions = leading_directions(model, features, rows.y, rows.env_index, rows.groups)
+            encoder.set_directions(directions)
         if encoder.trainable:
             with torch.no_grad():
                 z = encoder(rows.x)
@@ -282,5 +287,5 @@ class DenseStage:
         guide = TreeGuide(model, nodes).to(rows.y.device)
         with torch.no_grad():
             design = model.design(model.encoder(rows.x))
-        fit_weights(guide, design, rows.y, rows.env_index, sweeps=_DENSE_SWEEPS)
+        fit_weights(guide, design, rows.y, rows.env_index, sweeps=_DENSE_SWEEPS, groups=rows.groups)
         return guide

@@ -13,6 +13,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from numbers import Integral
 from typing import Any
 
@@ -20,10 +21,18 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pyro_tbr.data import Schema, align_ranks, align_training, check_ranks
+from pyro_tbr.data import (
+    Rows,
+    Schema,
+    align_groups,
+    align_ranks,
+    align_training,
+    check_ranks,
+)
 from pyro_tbr.errors import DataError, IdentificationWarning
 from pyro_tbr.guides import Guide
 from pyro_tbr.inference.dense_stage import StandardRows
+from pyro_tbr.inference.groups import RowGroups
 from pyro_tbr.inference.options import FitOptions
 from pyro_tbr.inference.resuming import check_start, go_on
 from pyro_tbr.inference.stages import Stages, make_guide
@@ -37,6 +46,7 @@ def fit(
     y: Any,
     env: Any,
     *,
+    groups: Any = None,
     guide: str | type[Guide] = "tree",
     start: Posterior | None = None,
     seed: int | None = 0,
@@ -52,6 +62,11 @@ def fit(
             blocks of rows.
         y: Outcomes, (N,) or (N, Q), NaN where not observed.
         env: Node of each row, (N,): labels of leaves or inner nodes.
+        groups: A label for each row, (N,), where rows are no independent draws of their
+            environment: mouse, genus, batch. How alike the rows are that share label and
+            environment is learnt (``posterior.report.group_correlation``, an outcome each), and
+            they count as so many fewer rows; predictions are for a row of a new group. Numeric
+            outcomes only. Training of a neural encoder takes rows as independent.
         guide: ``"tree"``: exact along the tree; ``"mean_field"``: fully factorised, for comparison;
             or a :class:`Guide` class.
         start: Go on from this posterior rather than afresh, with the same rows, more, or others: of
@@ -98,6 +113,11 @@ def fit(
     seed = int.from_bytes(os.urandom(7), "big") if seed is None else seed
     kind = {"binary": model.likelihood_class.binary, "learns": model.encoder_spec != "identity"}
     if check_ranks(ranks):
+        if groups is not None:
+            raise DataError(
+                "groups cannot be given with ranks='together': gather the rows in one process and "
+                "fit there"
+            )
         rows, schema, seed = align_ranks(model.tree, x, y, env, seed=seed, same_seed=given, **kind)
     else:
         rows, schema = align_training(model.tree, x, y, env, keep_sparse=True, **kind)
@@ -109,6 +129,7 @@ def fit(
         rows.x.to(options.device),
         ((rows.y - scaling.loc) / scaling.scale).to(options.torch_dtype).to(options.device),
         rows.env_index.to(options.device),
+        _groups(groups, rows, model, options),
     )
     built = _built(model, standard, schema, scaling, options)
     make_guide(guide, built, standard.nodes(model.tree.num_nodes), options)  # refuses early
@@ -123,11 +144,28 @@ def fit(
     counts = torch.bincount(rows.env_index, minlength=model.tree.num_nodes)
     fitted.model.num_rows = len(standard)
     report = fitted.report.with_run(seed, options)
+    if standard.groups is not None:
+        report = replace(report, group_correlation=standard.groups.correlation.cpu())
     posterior = Posterior(fitted.model, fitted.guide, fitted.stats, schema, scaling, counts, report)
     found = posterior.identification()
     if not found.determined:
         warnings.warn(str(found), IdentificationWarning, stacklevel=2)
     return posterior
+
+
+def _groups(groups: Any, rows: Rows, model: TreeModel, options: FitOptions) -> RowGroups | None:
+    """The rows' groups, their correlation at a start of none."""
+    if groups is None:
+        return None
+    if model.likelihood_class.binary:
+        raise DataError(
+            "groups need numeric outcomes, and this model's are binary: leave groups out, or make "
+            "each group a leaf of the tree"
+        )
+    assert rows.y is not None
+    index = align_groups(groups, rows.env_index, rows.index)
+    correlation = torch.zeros(rows.y.shape[1], dtype=torch.float64)
+    return RowGroups(index.to(options.device), correlation.to(options.device))
 
 
 def _scaling(y: Tensor, model: TreeModel) -> Scaling:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from pyro_tbr.guides.statistics import Statistics, statistics
 from pyro_tbr.guides.tree_guide import TreeGuide
+from pyro_tbr.inference.groups import RowGroups
 from pyro_tbr.inference.prepared_rows import PreparedRows, blocks_of
 from pyro_tbr.inference.weights import fit_weights
 from pyro_tbr.models.priors import GaussianPrior
@@ -29,7 +30,11 @@ _SWEEPS = 30
 
 @torch.no_grad()
 def leading_directions(
-    model: TreeModel, prepared: Tensor | PreparedRows, y: Tensor, env_index: Tensor
+    model: TreeModel,
+    prepared: Tensor | PreparedRows,
+    y: Tensor,
+    env_index: Tensor,
+    groups: RowGroups | None = None,
 ) -> Tensor:
     """Directions of the prepared features that carry the leaves' weights, (R, K), orthonormal.
 
@@ -39,6 +44,7 @@ def leading_directions(
             summed block by block, while binary outcomes need the rows in every round.
         y: Standardised outcomes, NaN where not observed, (N, Q).
         env_index: Node of each row, (N,).
+        groups: Rows that are alike; where features come block by block as their correlation is now.
     """
     width, latent_dim = model.encoder.width, model.latent_dim
     like = model.encoder.output_map
@@ -58,10 +64,17 @@ def leading_directions(
     blocks = blocks_of(prepared)
     if isinstance(prepared, Tensor) or wide.likelihood.binary:
         design = wide.design(torch.cat([block for _, block in blocks]))
-        stats = fit_weights(guide, design, y, env_index, sweeps=_SWEEPS)
+        stats = fit_weights(guide, design, y, env_index, sweeps=_SWEEPS, groups=groups)
     else:
+        weights = None if groups is None else groups.weights(y)
         parts = (
-            statistics(wide.design(block), y[at], env_index[at], wide.likelihood)
+            statistics(
+                wide.design(block),
+                y[at],
+                env_index[at],
+                wide.likelihood,
+                weights=None if weights is None else weights[at],
+            )
             for at, block in blocks
         )
         stats = reduce(Statistics.__add__, parts)

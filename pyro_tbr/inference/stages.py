@@ -237,6 +237,7 @@ class Stages:
             rows.env_index,
             sweeps=self.options.sweeps,
             sandwich=sandwich and self.model.encoder.trainable,
+            groups=rows.groups,
         )
 
     def train_encoder(

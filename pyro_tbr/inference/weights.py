@@ -7,11 +7,14 @@ from torch import Tensor
 
 from pyro_tbr.guides.base import Guide
 from pyro_tbr.guides.statistics import Statistics, statistics
+from pyro_tbr.inference.groups import RowGroups
 from pyro_tbr.inference.robust import flattened, inflation
 from pyro_tbr.inference.svi import predictor_moments
 
 _EXPANSIONS = 12  # at most this many quadratic expansions of a likelihood that is not Gaussian
 _SETTLED = 0.01  # mean change of the predictor, in its standard deviations, that ends them
+_CORRELATION_ROUNDS = 8  # at most, of weights and the correlation of rows of a group
+_CORRELATION_SETTLED = 0.015  # change of a correlation that ends them: one step of its grid
 
 
 def fit_weights(
@@ -23,6 +26,7 @@ def fit_weights(
     sweeps: int,
     learn_hyper: bool = True,
     sandwich: bool = False,
+    groups: RowGroups | None = None,
 ) -> Statistics:
     """Moves a guide to its optimum for these latents, and returns the rows' statistics.
 
@@ -39,10 +43,16 @@ def fit_weights(
         learn_hyper: Update hyperparameters too.
         sandwich: Flatten the likelihood where the rows' residuals ask for it, see ``robust``;
             Gaussian outcomes only.
+        groups: Rows that are alike; their correlation is learnt with the weights. Gaussian
+            outcomes only.
     """
     likelihood = guide.model.likelihood
     if not likelihood.binary:
-        stats = statistics(design, y, env_index, likelihood)
+        weights = None
+        if groups is not None:
+            _learn_correlation(guide, design, y, env_index, groups, sweeps, learn_hyper)
+            weights = groups.weights(y)
+        stats = statistics(design, y, env_index, likelihood, weights=weights)
         if sandwich:
             stats = flattened(stats, inflation(design, y, env_index, stats))
         guide.update(stats, sweeps=sweeps, learn_hyper=learn_hyper)
@@ -59,3 +69,23 @@ def fit_weights(
         if moved < _SETTLED:
             break
     return stats
+
+
+def _learn_correlation(
+    guide: Guide,
+    design: Tensor,
+    y: Tensor,
+    env_index: Tensor,
+    groups: RowGroups,
+    sweeps: int,
+    learn_hyper: bool,
+) -> None:
+    """Moves the correlation of rows of a group and the guide in turns until the first is still."""
+    for _ in range(_CORRELATION_ROUNDS):
+        likelihood, weights = guide.model.likelihood, groups.weights(y)
+        stats = statistics(design, y, env_index, likelihood, weights=weights)
+        guide.update(stats, sweeps=max(2, sweeps // 8), learn_hyper=learn_hyper)
+        with torch.no_grad():
+            mean, _ = predictor_moments(design.to(y.dtype), env_index, guide.node_moments())
+        if groups.learn(y - mean) < _CORRELATION_SETTLED:
+            break

@@ -42,6 +42,8 @@ class FitReport:
         alternatives: Other bases the search found, best first, (T, rank, rank), relative to white
             latents.
         alternative_evidence: Theirs, (T,).
+        group_correlation: Correlation of two rows of a group given their predictors, (Q,); ``None``
+            without groups.
         seed: The seed.
         options: The options, as a dict.
     """
@@ -56,6 +58,7 @@ class FitReport:
     basis: Tensor = field(default_factory=lambda: torch.zeros(0, 0))
     alternatives: Tensor = field(default_factory=lambda: torch.zeros(0, 0, 0))
     alternative_evidence: Tensor = field(default_factory=lambda: torch.zeros(0))
+    group_correlation: Tensor | None = None
     seed: int = 0
     options: dict[str, Any] = field(default_factory=dict)
 

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from pyro_tbr.data import Schema, align_env, align_features, align_training
+from pyro_tbr.data import Schema, align_env, align_features, align_groups, align_training
 from pyro_tbr.errors import DataError
 from pyro_tbr.evaluation.baselines.prediction import BaselinePrediction
 from pyro_tbr.models.encoders import ENCODERS, Encoder, ModuleEncoder, PreparedEncoder
@@ -39,6 +39,7 @@ class Problem:
         encoder: As in :class:`~pyro_tbr.TreeModel`.
         generator: Randomness.
         seed: What it was seeded with.
+        groups: Number of each row's group within its environment, (N,); ``None``: none given.
     """
 
     tree: Tree
@@ -50,6 +51,7 @@ class Problem:
     encoder: str | nn.Module
     generator: torch.Generator
     seed: int
+    groups: Tensor | None = None
 
     @property
     def nodes(self) -> Tensor:
@@ -127,6 +129,7 @@ class Baseline(ABC):
         latent_dim: int = 5,
         encoder: str | nn.Module = "linear",
         seed: int = 0,
+        groups: Any = None,
     ) -> FittedBaseline:
         """Fits the method to rows of data, with the arguments of :func:`pyro_tbr.fit`.
 
@@ -143,6 +146,7 @@ class Baseline(ABC):
                 it standardised.
             seed: Of all randomness, and of the rows held out to choose with: baselines with one
                 seed choose on the same rows.
+            groups: As in ``fit``; methods that are no fit of ours do not look at it.
 
         Raises:
             DataError: Values that cannot be used.
@@ -165,6 +169,7 @@ class Baseline(ABC):
             encoder=encoder,
             generator=torch.Generator().manual_seed(seed),
             seed=seed,
+            groups=None if groups is None else align_groups(groups, rows.env_index, rows.index),
         )
         rule = self._learn(problem)
         return FittedBaseline(self, rule, tree, schema, features, scaling)

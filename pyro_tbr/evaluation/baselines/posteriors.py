@@ -166,6 +166,7 @@ def _fitted(
             x,
             problem.y,
             labels,
+            groups=problem.groups,
             guide=guide,
             seed=problem.seed,
             progress=False,

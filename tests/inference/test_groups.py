@@ -1,0 +1,205 @@
+"""Rows that are alike: how alike is learnt, and they count as fewer."""
+
+import functools
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.optimize
+import scipy.stats
+import torch
+from torch.testing import assert_close
+
+import pyro_tbr as tbr
+from pyro_tbr.data import align_groups
+from pyro_tbr.errors import DataError, ShapeError
+from pyro_tbr.evaluation import baselines
+from pyro_tbr.guides.statistics import statistics
+from pyro_tbr.inference.groups import RowGroups
+from pyro_tbr.models import GaussianLikelihood
+
+CORRELATION, NUM_GROUPS, SIZE = 0.6, 10, 6
+OPTIONS = tbr.FitOptions(restarts=4, rotation_steps=200)
+
+
+@functools.cache
+def rows(seed=0):
+    """16 leaves, one change, ten groups of six rows a leaf whose shift is most of the noise."""
+    tree = tbr.simulate(num_leaves=16, latent_dim=2, rows_per_leaf=1, seed=0).tree
+    rng = np.random.default_rng(seed)
+    weights = {tree.nodes[0]: np.array([1.0, -0.5, 0.2])}
+    for place, (parent, child) in enumerate(tree.arcs):
+        weights[child] = weights[parent] + np.array([2.0 * (place == 5), 0.0, 0.0])
+    env = np.repeat(tree.leaves, NUM_GROUPS * SIZE)
+    group = np.tile(np.repeat(np.arange(NUM_GROUPS), SIZE), len(tree.leaves))
+    x = rng.standard_normal((len(env), 2))
+    shift = rng.standard_normal(len(env) // SIZE).repeat(SIZE)
+    noise = CORRELATION**0.5 * shift + (1 - CORRELATION) ** 0.5 * rng.standard_normal(len(env))
+    design = np.column_stack([x, np.ones(len(env))])
+    y = (design * np.stack([weights[leaf] for leaf in env])).sum(1) + noise
+    return tree, x, y, env, group
+
+
+@functools.cache
+def fitted(grouped, seed=0):
+    tree, x, y, env, group = rows(seed)
+    model = tbr.TreeModel(tree, 2, encoder="identity")
+    groups = group if grouped else None
+    return tbr.fit(model, x, y, env, groups=groups, progress=False, options=OPTIONS)
+
+
+def row_groups(index, correlation):
+    return RowGroups(torch.as_tensor(index), torch.as_tensor(correlation, dtype=torch.float64))
+
+
+def test_a_group_counts_as_its_effective_number_of_rows():
+    y = torch.zeros(5, 2)
+    y[2, 1] = torch.nan
+    weights = row_groups([0, 1, 1, 1, 2], [0.0, 0.5]).weights(y)
+    assert_close(weights[:, 0], torch.ones(5).double())
+    assert_close(weights[[0, 4], 1], torch.ones(2).double())  # alone
+    assert_close(weights[[1, 3], 1], torch.full((2,), 1 / 1.5).double())  # two are seen
+
+
+def test_weights_are_repeated_rows():
+    generator = torch.Generator().manual_seed(0)
+    design = torch.randn(6, 3, generator=generator)
+    y = torch.randn(6, 2, generator=generator)
+    y[3, 0] = torch.nan
+    env, times = torch.tensor([0, 0, 2, 2, 2, 0]), torch.tensor([1, 2, 3, 1, 2, 1])
+    likelihood = GaussianLikelihood(0.5)
+    weights = times[:, None].expand(6, 2)
+    found = statistics(design, y, env, likelihood, weights=weights)
+    rows = torch.arange(6).repeat_interleave(times)
+    expected = statistics(design[rows], y[rows], env[rows], likelihood)
+    for one, other in zip(found, expected, strict=True):
+        assert_close(one, other)
+
+
+def test_the_correlation_is_that_of_maximum_likelihood():
+    rng = np.random.default_rng(1)
+    index = np.repeat(np.arange(60), rng.integers(1, 7, 60))
+    shift = rng.standard_normal((60, 3)) * [0.0, 0.7, 1.5]
+    residual = shift[index] + rng.standard_normal((len(index), 3))
+    residual[rng.random(residual.shape) < 0.1] = np.nan
+    groups = row_groups(index, [0.0, 0.0, 0.0])
+    groups.learn(torch.from_numpy(residual))
+    for q in range(3):
+
+        def loss(arguments, q=q):
+            log_var, logit = arguments
+            var, rho = np.exp(log_var), 1 / (1 + np.exp(-logit))
+            total = 0.0
+            for group in range(60):
+                r = residual[index == group, q]
+                r = r[~np.isnan(r)]
+                if len(r):
+                    cov = var * ((1 - rho) * np.eye(len(r)) + rho)
+                    total -= scipy.stats.multivariate_normal(np.zeros(len(r)), cov).logpdf(r)
+            return total
+
+        best = scipy.optimize.minimize(loss, [0.0, -1.0], method="Nelder-Mead").x
+        expected = 1 / (1 + np.exp(-best[1]))
+        assert abs(groups.correlation[q].item() - expected) < 0.006  # half a step of the grid
+    assert groups.learn(torch.from_numpy(residual)) == 0.0
+
+
+def test_the_correlation_of_the_rows_is_found():
+    found = fitted(True).report.group_correlation
+    error = (2 / (16 * NUM_GROUPS)) ** 0.5 * CORRELATION  # of a variance of so many shifts
+    assert found.shape == (1,)
+    assert abs(found.item() - CORRELATION) < 3 * error
+    assert fitted(False).report.group_correlation is None
+
+
+def intercepts(posterior):
+    """Largest PIP of an intercept, and root mean square error of the leaves' in their sds."""
+    pips, weights = posterior.deltas(), posterior.node_weights()
+    weights = weights[weights["node"].isin(posterior.tree.leaves)]
+    weights = weights[weights["latent"] == "intercept"]
+    error = (weights["mean"] - 0.2) / weights["sd"]
+    return pips.loc[pips["latent"] == "intercept", "pip"].max(), (error**2).mean() ** 0.5
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_shifts_are_not_taken_for_changes(seed):
+    """Without groups a leaf whose groups lie high by chance has an intercept of its own."""
+    (alone, sure), (together, fair) = (intercepts(fitted(grouped, seed)) for grouped in (0, 1))
+    assert alone > 0.6
+    assert together < 0.4
+    assert sure > 1.3
+    assert fair < 1.2
+    table = fitted(True, seed).deltas()
+    assert ((table["latent"] == "z0") & (table["pip"] > 0.9)).sum() == 1
+
+
+def test_rows_of_new_groups_are_predicted():
+    """Their noise is that of a row alone, shift included."""
+    tree, x, y, env, _ = rows(seed=7)
+    posterior = fitted(True)
+    covered = [
+        ((y[env == leaf] >= at.lower) & (y[env == leaf] <= at.upper)).mean()
+        for leaf in tree.leaves
+        for at in [posterior.predict(x[env == leaf], leaf, level=0.9)]
+    ]
+    error = np.std(covered) / len(covered) ** 0.5
+    assert abs(np.mean(covered) - 0.9) < 3 * error + 0.01
+
+
+def test_it_is_saved(tmp_path):
+    fitted(True).save(tmp_path / "fit.pt")
+    again = tbr.load(tmp_path / "fit.pt")
+    assert_close(again.report.group_correlation, fitted(True).report.group_correlation)
+
+
+def test_baselines_that_are_fits_take_them():
+    tree, x, y, env, group = rows()
+    fit = baselines.DenseTree().fit(tree, x, y, env, groups=group)
+    assert fit.rule.posterior.report.group_correlation > 0.4
+    baselines.Pooled().fit(tree, x, y, env, groups=group)  # takes rows as they are
+
+
+def test_learnt_latents_and_missing_outcomes():
+    tree, x, y, env, group = rows()
+    y = np.column_stack([y, -y])
+    y[::7, 0] = np.nan
+    model = tbr.TreeModel(tree, 2)
+    options = tbr.FitOptions(restarts=4, rotation_steps=200, max_steps=1, sparse_steps=0)
+    mixed = x @ [[1.0, 0.5, 0.2], [0.3, -1.0, 0.4]]
+    posterior = tbr.fit(model, mixed, y, env, groups=group, progress=False, options=options)
+    assert ((posterior.report.group_correlation - CORRELATION).abs() < 0.2).all()
+
+
+ENV = torch.tensor([3, 3, 4, 4, 4])
+
+
+def test_labels_are_of_an_environment_and_in_the_order_of_x():
+    found = align_groups(["a", "b", "a", "a", "b"], ENV, None)
+    assert len(found.unique()) == 4
+    assert found[2] == found[3]
+    index = pd.Index(list("pqrst"))
+    shuffled = pd.Series(["a", "b", "a", "a", "b"], index=index).iloc[[4, 2, 0, 1, 3]]
+    assert_close(align_groups(shuffled, ENV, index), found)
+    assert_close(align_groups(torch.tensor([0, 1, 0, 0, 1]), ENV, None), found)
+
+
+@pytest.mark.parametrize(
+    ("groups", "error", "says"),
+    [
+        (["a", "a", "b"], ShapeError, "groups"),
+        ("mouse", DataError, "'mouse'.*5 labels"),
+        (["a", None, "b", "b", "b"], DataError, r"no label for 1 row\(s\), first row 1"),
+        (["a", "b", "c", "d", "e"], DataError, "none of the 5 rows"),
+        (np.zeros((5, 2)), ShapeError, r"shape \(5, 2\)"),
+    ],
+)
+def test_groups_that_cannot_be_used(groups, error, says):
+    with pytest.raises(error, match=says):
+        align_groups(groups, ENV, None)
+
+
+def test_binary_outcomes_have_none():
+    tree, x, y, env, group = rows()
+    model = tbr.TreeModel(tree, 2, encoder="identity", likelihood="bernoulli")
+    with pytest.raises(DataError, match="groups need numeric outcomes"):
+        tbr.fit(model, x, (y > 0).astype(float), env, groups=group, progress=False)
