@@ -163,7 +163,7 @@ def test_learnt_latents_and_missing_outcomes():
     tree, x, y, env, group = rows()
     y = np.column_stack([y, -y])
     y[::7, 0] = np.nan
-    model = tbr.TreeModel(tree, 2)
+    model = tbr.TreeModel(tree, 2, encoder="linear")
     options = tbr.FitOptions(restarts=4, rotation_steps=200, max_steps=1, sparse_steps=0)
     mixed = x @ [[1.0, 0.5, 0.2], [0.3, -1.0, 0.4]]
     posterior = tbr.fit(model, mixed, y, env, groups=group, progress=False, options=options)
