@@ -8,6 +8,8 @@ procedure is right, and of changes with a PIP of p a share of p is true.
 ``fit`` learns scales in standard deviations of the outcome. So only data sets whose outcomes have a
 mean near 0 and a standard deviation near 1 are kept: as that is seen from the data alone, it leaves
 posteriors as they are, and prior of the draw and prior of the fit are the same (to the tolerance).
+In some draws small changes (gate off) are as wide as large ones (gate on), where nothing can tell
+them apart; so PIPs above 0.6 are shown by the true ratio of the two widths as well.
 For the same reason results may be split by whether the fit warned that latents are not determined.
 With ``encoder="linear"`` features are a random mixture of the latents, and estimated latents are
 matched to the true ones before anything is ranked.
@@ -41,6 +43,7 @@ TOLERANCE = 0.1  # of the outcome's mean and standard deviation, in the unit of 
 MAX_TRIES = 20_000
 SCALES = ("inclusion_rate", "slab_scale", "noise_scale")
 BINS = np.array([0, 0.05, 0.2, 0.4, 0.6, 0.8, 0.95, 1.0])
+RATIOS = [0, 0.1, 0.3, 1, np.inf]  # of the width of small changes to that of large ones
 
 
 def drawn(tree, args, held_out, seed):
@@ -123,9 +126,10 @@ def one_fit(encoder, seed, args, options):
     pips = posterior.guide.delta_moments().inclusion.detach().numpy()
     pips = pips[informed][:, match.permutation]
     gates = truth["gates"][informed][:, : args.latent_dim] > 0  # others change a little too
-    return rows, pd.DataFrame(
-        {"encoder": encoder, "warned": bool(caught), "pip": pips.ravel(), "gate": gates.ravel()}
-    )
+    ratio = (truth["spike_scale"] / truth["slab_scale"])[: args.latent_dim] + np.zeros(pips.shape)
+    found = {"pip": pips, "gate": gates, "ratio": ratio}
+    found = pd.DataFrame({name: values.ravel() for name, values in found.items()})
+    return rows, found.assign(encoder=encoder, warned=bool(caught))
 
 
 def matched(draws, match):
@@ -238,6 +242,11 @@ def main(argv=None):
                 bins[name] = reliability(some["pip"], some["gate"].astype(float), BINS)
                 print(f"\nHow often a change was true, by its PIP ({name}):")
                 print(bins[name].round(3).to_string(index=False))
+        large = part[part["pip"] > 0.6]
+        by_ratio = large.groupby(pd.cut(large["ratio"], RATIOS), observed=True)
+        print("\nPIPs above 0.6, by small changes' width over that of large ones:")
+        print(by_ratio.agg(mean_pip=("pip", "mean"), true_share=("gate", "mean"),
+                           count=("gate", "size")).round(3).to_string())  # fmt: skip
     if args.figure:
         figure(ranks, args.figure)
     fits = ranks.drop_duplicates(["encoder", "seed"]).groupby("encoder", sort=False)
