@@ -48,13 +48,13 @@ def fit_weights(
     """
     likelihood = guide.model.likelihood
     if not likelihood.binary:
-        weights = None
+        stats = statistics(design, y, env_index, likelihood)
+        ratio = inflation(design, y, env_index, stats) if sandwich else None
         if groups is not None:
             _learn_correlation(guide, design, y, env_index, groups, sweeps, learn_hyper)
-            weights = groups.weights(y)
-        stats = statistics(design, y, env_index, likelihood, weights=weights)
-        if sandwich:
-            stats = flattened(stats, inflation(design, y, env_index, stats))
+            stats = statistics(design, y, env_index, likelihood, weights=groups.weights(y))
+        if ratio is not None:
+            stats = flattened(stats, ratio)
         guide.update(stats, sweeps=sweeps, learn_hyper=learn_hyper)
         return stats
     point = torch.zeros_like(y)
