@@ -38,7 +38,7 @@ def decided(found: RotationResult, elbo: Callable[[Candidates], float]) -> Rotat
     """
     everything, evidence = found.everything()
     finalists: list[int] = []
-    double_of = torch.full(evidence.shape, -1)
+    double_of = torch.full(evidence.shape, -1, device=evidence.device)
     for place in torch.nonzero(evidence > found.evidence - _CLOSE)[:, 0].tolist():
         matches = [latent_match(everything.basis[place], everything.basis[i]) for i in finalists]
         if matches and max(matches) > SAME_BASIS:
