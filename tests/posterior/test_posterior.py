@@ -79,7 +79,7 @@ def test_pips_of_known_latents_tell_changes(several, frame_sim):
     pips = np.stack([several.pips()[outcome][["z0", "z1"]] for outcome in "abc"], axis=-1)
     # Arcs under a root with two children share their evidence: which of the two is not known.
     below = np.array([parent != frame_sim.tree.root for parent, _ in frame_sim.tree.arcs])
-    assert pip_auroc(pips[below], frame_sim.gates[below]) > 0.85
+    assert pip_auroc(pips[below], frame_sim.gates[below]) > 0.8
 
 
 @pytest.mark.parametrize("name", ["several", "held_out"])
