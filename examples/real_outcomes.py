@@ -142,7 +142,7 @@ def run_protocol(
                     numbers = scored(fitted, x.iloc[own], y, leaf)
                 row = key | {"method": name, "leaf": leaf, "seconds": seconds}
                 found.append(row | numbers)
-            if name == args.selections and protocol == "groups":
+            if name == args.reference and protocol == "groups":
                 changes = fitted.rule.posterior.select(fdr=FDR)
                 changes["outcome"] = _outcome_names(changes["outcome"], data.y.columns)
                 selections.append(changes.assign(**key))
@@ -186,13 +186,13 @@ def report(
     result = {"summary": summary(runs, outcomes)}
     print("\nMeans over seeds:\n\n" + markdown(result["summary"]))
     leaves = by_leaf(runs, outcomes)
-    if "ours" in args.methods and len(args.methods) > 1:
+    if args.reference in args.methods and len(args.methods) > 1:
         pairs = leaves[leaves["method"] != "mean"]
-        table = paired_differences(pairs, "ours", by=("protocol",), seed="leaf")
+        table = paired_differences(pairs, args.reference, by=("protocol",), seed="leaf")
         result["differences"] = table
-        print("\nLess ours, by pairs of leaves:\n\n" + markdown(table))
+        print(f"\nLess {args.reference}, by pairs of leaves:\n\n" + markdown(table))
         if args.figure:
-            figure(leaves, args.figure)
+            figure(leaves, args.figure, args.reference)
     if selections:
         result["selected"] = stability(pd.concat(selections))
         each = len(pd.concat(selections)) / len(selections)
@@ -241,8 +241,9 @@ def main(argv: list[str] | None = None) -> dict:
     parser.add_argument("--protocols", nargs="*", help="of these only (all of the data set)")
     parser.add_argument("--methods", nargs="*", help="of these only (all without groups)")
     parser.add_argument(
-        "--selections", default="ours", help="method whose selected changes are listed"
-    )
+        "--reference", default="ours",
+        help="method that others are compared with, and whose selected changes are listed",
+    )  # fmt: skip
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--latent-dim", type=int, help=f"by default {LATENTS}")

@@ -58,8 +58,8 @@ def stability(selections: pd.DataFrame) -> pd.DataFrame:
     return (once.groupby(keys).size() / fits).rename("share of fits").reset_index()
 
 
-def figure(leaves: pd.DataFrame, path: Path) -> None:
-    """How much lower the error of ours is at each leaf, method by method, a panel a protocol."""
+def figure(leaves: pd.DataFrame, path: Path, reference: str) -> None:
+    """How much lower a method's error is than others' at each leaf, a panel a protocol."""
     import matplotlib.pyplot as plt
 
     wide = leaves.pivot_table("mse", ["protocol", "leaf"], "method", sort=False)
@@ -69,7 +69,7 @@ def figure(leaves: pd.DataFrame, path: Path) -> None:
     )
     for ax, protocol in zip(axes[0], protocols, strict=True):
         part = wide.loc[protocol].dropna(axis=1, how="all").drop(columns="mean")
-        gain = part.drop(columns="ours").sub(part["ours"], axis=0)
+        gain = part.drop(columns=reference).sub(part[reference], axis=0)
         for place, name in enumerate(gain):
             spread = np.linspace(-0.2, 0.2, len(gain))
             # Far points would hide all others: they stand at the edge.
@@ -80,9 +80,9 @@ def figure(leaves: pd.DataFrame, path: Path) -> None:
         ax.set_xlim(-0.16, 0.31)
         ax.set_yticks(range(gain.shape[1]), list(gain))
         ax.set_title(protocol, fontsize=10)
-        ax.set_xlabel("error less that of ours")
+        ax.set_xlabel(f"error less that of {reference}")
     axes[0, 0].invert_yaxis()
-    fig.suptitle("Each point a leaf (right: ours is better), diamonds: mean", fontsize=10)
+    fig.suptitle(f"Each point a leaf (right: {reference} is better), diamonds: mean", fontsize=10)
     fig.tight_layout()
     fig.savefig(path, dpi=150)
     plt.close(fig)

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from pyro_tbr.data.matching import check_length, in_order
 from pyro_tbr.data.numbers import plain
-from pyro_tbr.errors import DataError, ShapeError
+from pyro_tbr.errors import DataError
+from pyro_tbr.tree.labels import factorize_labels
 
 
 def align_groups(groups: Any, env_index: Tensor, index: pd.Index | None) -> Tensor:
@@ -21,6 +22,7 @@ def align_groups(groups: Any, env_index: Tensor, index: pd.Index | None) -> Tens
 
     Raises:
         ShapeError: There are more or fewer labels than rows, or more than one column.
+        TreeError: Labels that are not hashable.
         DataError: A label is missing, all rows of a node are alone in their group everywhere, or
             the index of a Series does not fit ``index``.
     """
@@ -28,17 +30,11 @@ def align_groups(groups: Any, env_index: Tensor, index: pd.Index | None) -> Tens
         raise DataError(f"groups={groups!r} is no label for each row: give {len(env_index)} labels")
     if isinstance(groups, pd.DataFrame) and groups.shape[1] == 1:
         groups = groups.iloc[:, 0]
-    if isinstance(groups, Tensor):
-        groups = groups.detach().cpu().numpy()
-    if getattr(groups, "ndim", 1) != 1:
-        raise ShapeError(
-            f"groups has shape {groups.shape}: give one label a row, shape ({len(env_index)},)"
-        )
     if isinstance(groups, pd.Series):
         groups = in_order(groups, "groups", index)
     check_length(groups, "groups", len(env_index))
-    labels = pd.Series(list(groups), dtype=object)
-    missing = labels.isna().to_numpy()
+    codes, _ = factorize_labels(groups, "groups")
+    missing = codes < 0
     if missing.any():
         first = int(missing.argmax())
         where = first if index is None else plain(index[first])
@@ -46,8 +42,8 @@ def align_groups(groups: Any, env_index: Tensor, index: pd.Index | None) -> Tens
             f"groups has no label for {missing.sum()} row(s), first row {where!r}: give a row that "
             "is alone a label of its own, or leave the row out"
         )
-    codes = torch.from_numpy(pd.factorize(labels)[0])
-    pairs = torch.stack([env_index.cpu(), codes], 1).unique(dim=0, return_inverse=True)[1]
+    both = torch.stack([env_index.cpu(), torch.from_numpy(codes.astype("int64"))], 1)
+    pairs = both.unique(dim=0, return_inverse=True)[1]
     if len(pairs) and int(pairs.max()) + 1 == len(pairs):
         raise DataError(
             f"groups: none of the {len(pairs)} rows shares group and environment with another one, "

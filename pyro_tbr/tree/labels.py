@@ -47,7 +47,7 @@ def match_labels(tree: Tree, env: Any, *, argument: str = "env") -> Tensor:
         >>> match_labels(tree, ["B", "T", "B"])
         tensor([2, 1, 2])
     """
-    codes, uniques = _factorize(env, argument)
+    codes, uniques = factorize_labels(env, argument)
     _check_missing(codes, argument)
     places = np.full(len(uniques), -1, dtype=np.int64)
     for code, label in enumerate(uniques):
@@ -60,8 +60,13 @@ def match_labels(tree: Tree, env: Any, *, argument: str = "env") -> Tensor:
     return torch.from_numpy(rows)
 
 
-def _factorize(env: Any, argument: str) -> tuple[np.ndarray, list[Hashable]]:
-    """Codes (N,) with -1 where missing, and the labels that occur."""
+def factorize_labels(env: Any, argument: str) -> tuple[np.ndarray, list[Hashable]]:
+    """Codes (N,) with -1 where missing, and the labels that occur.
+
+    Raises:
+        ShapeError: Not one label a row.
+        TreeError: Labels that are not hashable.
+    """
     values = _one_dimensional(env, argument)
     if isinstance(values, pd.Categorical):
         used, codes = np.unique(values.codes, return_inverse=True)
