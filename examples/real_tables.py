@@ -82,7 +82,7 @@ def figure(leaves: pd.DataFrame, path: Path, reference: str) -> None:
         ax.set_title(protocol, fontsize=10)
         ax.set_xlabel(f"error less that of {reference}")
     axes[0, 0].invert_yaxis()
-    fig.suptitle(f"Each point a leaf (right: {reference} is better), diamonds: mean", fontsize=10)
+    fig.suptitle(f"A point a leaf, diamonds: mean\nright: {reference} is better", fontsize=9)
     fig.tight_layout()
     fig.savefig(path, dpi=150)
     plt.close(fig)
