@@ -112,7 +112,13 @@ class Guide(LocalParamsModule):
         raise NotImplementedError
 
     def update(
-        self, stats: Statistics, *, sweeps: int, learn_hyper: bool = True, learn_noise: bool = True
+        self,
+        stats: Statistics,
+        *,
+        sweeps: int,
+        learn_hyper: bool = True,
+        learn_noise: bool = True,
+        rough: bool = False,
     ) -> int:
         """Moves q to its optimum given the rows' statistics, the encoder held fixed.
 
@@ -121,6 +127,7 @@ class Guide(LocalParamsModule):
             sweeps: At most this many rounds.
             learn_hyper: Update the hyperparameters too.
             learn_noise: Update the noise scale too.
+            rough: Statistics will change again, so leave out what only the last update needs.
 
         Returns:
             Rounds it took.

@@ -46,7 +46,13 @@ class MeanFieldGuide(Guide):
             self.hyper.start_from(root, deltas, self.informed_arcs)
 
     def update(
-        self, stats: Statistics, *, sweeps: int, learn_hyper: bool = True, learn_noise: bool = True
+        self,
+        stats: Statistics,
+        *,
+        sweeps: int,
+        learn_hyper: bool = True,
+        learn_noise: bool = True,
+        rough: bool = False,
     ) -> int:
         """See :meth:`Guide.update`: ten Adam steps on the ELBO of the statistics a sweep."""
         kept = set()

@@ -215,13 +215,19 @@ class TreeGuide(Guide):
 
     @torch.no_grad()
     def update(
-        self, stats: Statistics, *, sweeps: int, learn_hyper: bool = True, learn_noise: bool = True
+        self,
+        stats: Statistics,
+        *,
+        sweeps: int,
+        learn_hyper: bool = True,
+        learn_noise: bool = True,
+        rough: bool = False,
     ) -> int:
         """See :meth:`Guide.update`: one latent's tree after the other, see ``tree_sweeps``."""
         start = None if self._start is None else self._start[stats.nodes].transpose(1, 2)
         self._start = None
         run = TreeSweeps(self, stats, learn_hyper=learn_hyper, learn_noise=learn_noise)
-        done = run.settle(start, sweeps)
+        done = run.settle(start, sweeps, rough=rough)
         self.refresh()
         if self.joint_hyper and learn_hyper:  # their weights, at the grid as it is now
             self.refresh(self.passes(sweeps=FINAL_PASSES, refit=True))

@@ -25,10 +25,12 @@ if TYPE_CHECKING:
 # A sweep that moves no leaf's weight by more than this share of its standard deviation is the last.
 _SETTLED = 0.05
 _COUPLED_SETTLED = 0.01  # and nor the standard deviation itself, when coupled
+_BEFORE_COUPLED = 0.2  # mean field that is only on the way to coupled sweeps
 # Sweeps run with few components and are polished with all: the passes take most of a fit's time.
 _POLISHING_SWEEPS = 2
 _STEP = 0.8  # of a potential towards its new value, when coupled;
-_SHRINK = 0.5  # shorter by this factor after a sweep that moved more than the one before
+_SHRINK = 0.5  # shorter by this factor after a sweep that moved more than the one before,
+_DRIFT = 0.1  # and more than this, which other components that are kept can do
 
 
 class TreeSweeps:
@@ -49,33 +51,41 @@ class TreeSweeps:
         self.learn_noise = learn_noise and guide.noise is not None
         self._step = _STEP
 
-    def settle(self, start: Tensor | None, sweeps: int) -> int:
+    def settle(self, start: Tensor | None, sweeps: int, *, rough: bool) -> int:
         """Sweeps until weights no longer move; returns how many.
 
         Args:
             start: Means of the weights to start from, (E, Q, W); ``None``: the guide's own.
             sweeps: At most this many, and two or so to polish.
+            rough: No second start of the hyperparameters and no polish.
         """
         guide = self.guide
         mean = self._moments()[0] if start is None else start.clone()
         guide.eta.zero_()
         guide.lam.zero_()
         full = guide.num_components
-        rough = guide.tree_law.rough_components
-        rough = rough if full is None else min(full, rough)
+        few = guide.tree_law.rough_components
+        few = few if full is None else min(full, few)
         coupled = guide.coupled and mean.shape[-1] > 1
         limit = (sweeps + 1) // 2 if coupled else sweeps
-        done = self._run(False, rough, limit, mean)
-        if self.learn_hyper and choose_start(guide, rough):
-            done += self._run(False, rough, limit)
+        settled = _BEFORE_COUPLED if coupled else _SETTLED
+        done = self._run(False, few, limit, settled, mean)
+        if self.learn_hyper and not rough and choose_start(guide, few):
+            done += self._run(False, few, limit, settled)
         if coupled:
-            done += self._run(True, rough, limit)
-        return done + self._run(coupled, full, _POLISHING_SWEEPS)
+            settled = _COUPLED_SETTLED
+            done += self._run(True, few, limit, settled)
+        return done if rough else done + self._run(coupled, full, _POLISHING_SWEEPS, settled)
 
     def _run(
-        self, coupled: bool, components: int | None, limit: int, mean: Tensor | None = None
+        self,
+        coupled: bool,
+        components: int | None,
+        limit: int,
+        settled: float,
+        mean: Tensor | None = None,
     ) -> int:
-        """Sweeps of one kind, the first from given means."""
+        """Sweeps of one kind until one moves less than ``settled``, the first from given means."""
         guide, done, last = self.guide, 0, math.inf
         for _ in range(limit):
             done += 1
@@ -86,9 +96,9 @@ class TreeSweeps:
                 guide.tree_law.learn(guide.current, guide.informed_arcs)
             if self.learn_noise:
                 self._move_noise(coupled)
-            if moved < (_COUPLED_SETTLED if coupled else _SETTLED):
+            if moved < settled:
                 break
-            if coupled and moved > last:
+            if coupled and moved > max(last, _DRIFT):
                 self._step *= _SHRINK
             last = moved
         return done

@@ -48,26 +48,30 @@ def fit_weights(
     """
     likelihood = guide.model.likelihood
     if not likelihood.binary:
-        stats = statistics(design, y, env_index, likelihood)
-        ratio = inflation(design, y, env_index, stats) if sandwich else None
+        weights = None
         if groups is not None:
             _learn_correlation(guide, design, y, env_index, groups, sweeps, learn_hyper)
-            stats = statistics(design, y, env_index, likelihood, weights=groups.weights(y))
-        if ratio is not None:
-            stats = flattened(stats, ratio)
+            weights = groups.weights(y)
+        stats = statistics(design, y, env_index, likelihood, weights=weights)
+        if sandwich:
+            plain = stats if groups is None else statistics(design, y, env_index, likelihood)
+            stats = flattened(stats, inflation(design, y, env_index, plain))
         guide.update(stats, sweeps=sweeps, learn_hyper=learn_hyper)
         return stats
-    point = torch.zeros_like(y)
-    for _ in range(_EXPANSIONS):
+    point, rough = torch.zeros_like(y), True
+    for left in reversed(range(_EXPANSIONS)):
         stats = statistics(design, y, env_index, likelihood, point)
-        guide.update(stats, sweeps=max(2, sweeps // 8), learn_hyper=learn_hyper)
+        rough = rough and left > 0
+        guide.update(stats, sweeps=max(2, sweeps // 8), learn_hyper=learn_hyper, rough=rough)
         with torch.no_grad():
             mean, var = predictor_moments(design.to(y.dtype), env_index, guide.node_moments())
             new = (mean.square() + var).sqrt()
         moved = (new - point).abs().mean() / new.std().clamp(min=1e-6)
         point = new
         if moved < _SETTLED:
-            break
+            if not rough:
+                break
+            rough = False
     return stats
 
 
@@ -84,7 +88,7 @@ def _learn_correlation(
     for _ in range(_CORRELATION_ROUNDS):
         likelihood, weights = guide.model.likelihood, groups.weights(y)
         stats = statistics(design, y, env_index, likelihood, weights=weights)
-        guide.update(stats, sweeps=max(2, sweeps // 8), learn_hyper=learn_hyper)
+        guide.update(stats, sweeps=max(2, sweeps // 8), learn_hyper=learn_hyper, rough=True)
         with torch.no_grad():
             mean, _ = predictor_moments(design.to(y.dtype), env_index, guide.node_moments())
         if groups.learn(y - mean) < _CORRELATION_SETTLED:
