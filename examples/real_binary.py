@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pandas as pd
+import torch
 from real_data import Rows
 
 import pyro_tbr as tbr
 from pyro_tbr import evaluation
+from pyro_tbr.tree import path_sum
 
 COMPONENTS = 20  # of the counts, for the dense tree
 STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)  # C of the logistic regression, by inner folds
@@ -100,12 +102,12 @@ def logistic_regression(x: pd.DataFrame, y: pd.Series, x_new: pd.DataFrame) -> n
 
 
 def _with_path(x: pd.DataFrame, env: np.ndarray, tree: tbr.Tree) -> pd.DataFrame:
-    """Features beside an indicator of each node on the way to the species."""
-    on_path = np.zeros((len(x), tree.num_nodes))
-    for row, node in enumerate(env):
-        on_path[row, tree.arc_child[tree.path(node)]] = 1
-    columns = [f"node {name}" for name in tree.nodes]
-    return pd.concat([x, pd.DataFrame(on_path, x.index, columns)], axis=1)
+    """Features beside an indicator of each arc on the way to the species."""
+    unit, nothing = torch.eye(tree.num_arcs), torch.zeros(tree.num_arcs)
+    on_path = path_sum(tree, nothing, unit)  # (V, A)
+    columns = [f"arc to {child}" for _, child in tree.arcs]
+    table = pd.DataFrame(on_path.numpy(), tree.nodes, columns).loc[env].set_index(x.index)
+    return pd.concat([x, table], axis=1)
 
 
 def standardised(train: pd.DataFrame, test: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:

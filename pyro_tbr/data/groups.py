@@ -12,19 +12,22 @@ from pyro_tbr.errors import DataError
 from pyro_tbr.tree.labels import factorize_labels
 
 
-def align_groups(groups: Any, env_index: Tensor, index: pd.Index | None) -> Tensor:
+def align_groups(
+    groups: Any, env_index: Tensor, index: pd.Index | None, *, learns: bool = True
+) -> Tensor:
     """A number for each row's group within its environment, (N,) int64, from 0 on.
 
     Args:
         groups: A label for each row; a Series is brought into the order of ``index``.
         env_index: Node of each row, (N,); rows at two nodes are of two groups, whatever the label.
         index: The index of ``x``, if it has one.
+        learns: How alike the rows of a group are is to be learnt, so some have to share one.
 
     Raises:
         ShapeError: There are more or fewer labels than rows, or more than one column.
         TreeError: Labels that are not hashable.
-        DataError: A label is missing, all rows of a node are alone in their group everywhere, or
-            the index of a Series does not fit ``index``.
+        DataError: A label is missing, with ``learns`` no two rows share group and node, or the
+            index of a Series does not fit ``index``.
     """
     if isinstance(groups, str | bytes) or not hasattr(groups, "__len__"):
         raise DataError(f"groups={groups!r} is no label for each row: give {len(env_index)} labels")
@@ -44,7 +47,7 @@ def align_groups(groups: Any, env_index: Tensor, index: pd.Index | None) -> Tens
         )
     both = torch.stack([env_index.cpu(), torch.from_numpy(codes.astype("int64"))], 1)
     pairs = both.unique(dim=0, return_inverse=True)[1]
-    if len(pairs) and int(pairs.max()) + 1 == len(pairs):
+    if learns and len(pairs) and int(pairs.max()) + 1 == len(pairs):
         raise DataError(
             f"groups: none of the {len(pairs)} rows shares group and environment with another one, "
             "so nothing says how alike the rows of a group are: leave groups out"

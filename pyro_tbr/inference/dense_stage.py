@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from pyro_tbr.data import SparseFeatures
 from pyro_tbr.guides.mean_field import MeanFieldGuide
+from pyro_tbr.guides.row_groups import RowGroups
 from pyro_tbr.guides.tree_guide import TreeGuide
-from pyro_tbr.inference.groups import RowGroups
 from pyro_tbr.inference.options import FitOptions
 from pyro_tbr.inference.prepared_rows import prepared
 from pyro_tbr.inference.reduced_rank import leading_directions

@@ -31,8 +31,8 @@ from pyro_tbr.data import (
 )
 from pyro_tbr.errors import DataError, IdentificationWarning
 from pyro_tbr.guides import Guide
+from pyro_tbr.guides.row_groups import RowGroups
 from pyro_tbr.inference.dense_stage import StandardRows
-from pyro_tbr.inference.groups import RowGroups
 from pyro_tbr.inference.options import FitOptions
 from pyro_tbr.inference.resuming import check_start, go_on
 from pyro_tbr.inference.stages import Stages, make_guide
@@ -66,8 +66,7 @@ def fit(
             environment: mouse, genus, batch. How alike the rows are that share label and
             environment is learnt (``posterior.report.group_correlation``, an outcome each), and
             they count as so many fewer rows; predictions are for a row of a new group. Numeric
-            outcomes only. Training of a neural encoder and ``posterior.update`` take rows as
-            independent.
+            outcomes only. Training of a neural encoder takes rows as independent.
         guide: ``"tree"``: exact along the tree; ``"mean_field"``: fully factorised, for comparison;
             or a :class:`Guide` class.
         start: Go on from this posterior rather than afresh, with the same rows, more, or others: of

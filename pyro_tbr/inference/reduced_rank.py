@@ -17,9 +17,9 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from pyro_tbr.guides.row_groups import RowGroups
 from pyro_tbr.guides.statistics import Statistics, statistics
 from pyro_tbr.guides.tree_guide import TreeGuide
-from pyro_tbr.inference.groups import RowGroups
 from pyro_tbr.inference.prepared_rows import PreparedRows, blocks_of
 from pyro_tbr.inference.weights import fit_weights
 from pyro_tbr.models.priors import GaussianPrior

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from pyro_tbr.guides.base import Guide
+from pyro_tbr.guides.row_groups import RowGroups
 from pyro_tbr.guides.statistics import Statistics, statistics
-from pyro_tbr.inference.groups import RowGroups
 from pyro_tbr.inference.robust import flattened, inflation
 from pyro_tbr.inference.svi import predictor_moments
 

@@ -19,6 +19,7 @@ import pandas as pd
 
 from pyro_tbr.errors import DataError, ShapeError
 from pyro_tbr.inference import FitOptions, fit
+from pyro_tbr.io.label_columns import split_columns
 from pyro_tbr.models import TreeModel
 from pyro_tbr.posterior import Posterior, Prediction
 from pyro_tbr.tree import Tree
@@ -42,6 +43,7 @@ class _TreeEstimator(BaseEstimator):
         latent_dim: int = 2,
         *,
         env_column: Hashable = "env",
+        groups_column: Hashable | None = None,
         encoder: Any = "linear",
         prior: Any = None,
         intercept: bool = True,
@@ -54,6 +56,7 @@ class _TreeEstimator(BaseEstimator):
         self.tree = tree
         self.latent_dim = latent_dim
         self.env_column = env_column
+        self.groups_column = groups_column
         self.encoder = encoder
         self.prior = prior
         self.intercept = intercept
@@ -68,7 +71,7 @@ class _TreeEstimator(BaseEstimator):
             raise DataError(
                 f"tree must be a pyro_tbr.Tree, got {type(self.tree).__name__}: see Tree.from_*"
             )
-        features, env = split_env(X, self.env_column)
+        features, env, groups = self._split(X)
         model = TreeModel(
             self.tree,
             self.latent_dim,
@@ -82,19 +85,28 @@ class _TreeEstimator(BaseEstimator):
             features,
             _by_position(y, features),
             env,
+            groups=groups,
             guide=self.guide,
             seed=self.seed,
             progress=self.progress,
             ranks=self.ranks,
             options=self.options,
         )
-        self.n_features_in_ = features.shape[1] + 1
+        self.n_features_in_ = features.shape[1] + 1 + (groups is not None)
         if isinstance(X, pd.DataFrame) and all(isinstance(name, str) for name in X.columns):
             self.feature_names_in_ = np.array(X.columns, dtype=object)
 
+    def _split(self, X: Any) -> tuple[Any, Any, Any]:
+        """Features, environments and groups; the last ``None`` where there is no such column."""
+        columns = {"env_column": self.env_column}
+        if self.groups_column is not None:
+            columns["groups_column"] = self.groups_column
+        features, env, *groups = split_columns(X, columns)
+        return features, env, groups[0] if groups else None
+
     def _predict(self, X: Any) -> Prediction:
         check_is_fitted(self, "posterior_")
-        features, env = split_env(X, self.env_column)
+        features, env, _ = self._split(X)
         return self.posterior_.predict(features, env)
 
     @property
@@ -104,9 +116,9 @@ class _TreeEstimator(BaseEstimator):
         return self.posterior_.pips()
 
     def transform(self, X: Any) -> Any:
-        """Latents (N, K) of rows; the environment column is ignored, but has to be there."""
+        """Latents (N, K) of rows; columns of labels are ignored, but have to be there."""
         check_is_fitted(self, "posterior_")
-        return self.posterior_.encode(split_env(X, self.env_column)[0])
+        return self.posterior_.encode(self._split(X)[0])
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "posterior_")
@@ -127,6 +139,8 @@ class TreeRegressor(RegressorMixin, _TreeEstimator):
         latent_dim: K.
         env_column: Name (of a DataFrame's column) or position of the column of ``X`` that holds
             each row's environment, a node of the tree.
+        groups_column: Likewise of the labels of groups, see :func:`pyro_tbr.fit`; ``None``: there
+            is none.
         encoder: As in :class:`pyro_tbr.TreeModel`, ``"linear"`` here where not given.
         prior: Likewise.
         intercept: Likewise.
@@ -139,7 +153,7 @@ class TreeRegressor(RegressorMixin, _TreeEstimator):
     Attributes:
         posterior_: The :class:`pyro_tbr.Posterior` of the fit.
         pip_: Its inclusion probabilities.
-        n_features_in_: Columns of ``X``, that of the environment included.
+        n_features_in_: Columns of ``X``, those of labels included.
         feature_names_in_: Their names, where ``X`` was a DataFrame with texts for names.
 
     Example:
@@ -155,8 +169,9 @@ class TreeRegressor(RegressorMixin, _TreeEstimator):
         """Fits a posterior.
 
         Args:
-            X: Rows, (N, D + 1): features and the column of environments; a DataFrame, or an array
-                of objects or, where labels are numbers, of numbers.
+            X: Rows, (N, D + 1): features and the column of environments, and that of groups if
+                there is one; a DataFrame, or an array of objects or, where labels are numbers, of
+                numbers.
             y: Outcomes, (N,) or (N, Q), NaN where not observed.
 
         Returns:
@@ -271,61 +286,3 @@ def _by_position(y: Any, features: Any) -> Any:
     """Outcomes whose rows are those of the features by position, scikit-learn's way."""
     both = isinstance(features, pd.DataFrame) and isinstance(y, pd.Series | pd.DataFrame)
     return y.set_axis(features.index) if both and len(y) == len(features) else y
-
-
-def split_env(X: Any, column: Hashable) -> tuple[Any, Any]:
-    """Features and environments of rows.
-
-    Args:
-        X: A DataFrame or a table (N, D + 1).
-        column: Name or position of the column of environments; in a DataFrame a name goes first.
-
-    Raises:
-        DataError: There is no such column.
-        ShapeError: ``X`` is no table.
-    """
-    if isinstance(X, pd.DataFrame):
-        place = _named(X, column)
-        rest = [i for i in range(X.shape[1]) if i != place]
-        return X.iloc[:, rest], X.iloc[:, place]
-    table = X if hasattr(X, "ndim") and not hasattr(X, "tocsr") else _table(X)
-    if table.ndim != 2:
-        raise ShapeError(f"X has shape {tuple(table.shape)}: give a table (rows, columns)")
-    if not _is_position(column, table.shape[1]):
-        raise DataError(
-            f"env_column={column!r}, but X is no DataFrame: give the position of the column of "
-            f"environments, -{table.shape[1]} to {table.shape[1] - 1}, or a DataFrame"
-        )
-    place = int(column) % table.shape[1]  # type: ignore[call-overload]
-    env = table[:, place]
-    rest = [i for i in range(table.shape[1]) if i != place]
-    return table[:, rest], env
-
-
-def _named(frame: pd.DataFrame, column: Hashable) -> int:
-    places = [i for i, name in enumerate(frame.columns) if name == column]
-    if len(places) > 1:
-        raise DataError(f"env_column={column!r} is the name of {len(places)} columns of X: rename")
-    if places:
-        return places[0]
-    if _is_position(column, frame.shape[1]):
-        return int(column) % frame.shape[1]  # type: ignore[call-overload]
-    raise DataError(
-        f"env_column={column!r} is no column of X, whose columns are {listed(frame.columns)}"
-    )
-
-
-def _is_position(column: Hashable, number: int) -> bool:
-    whole = isinstance(column, int | np.integer) and not isinstance(column, bool)
-    return whole and -number <= int(column) < number  # type: ignore[call-overload]
-
-
-def _table(X: Any) -> Any:
-    """Lists of rows as an array of objects, so that numbers beside labels stay numbers."""
-    if hasattr(X, "tocsr"):
-        raise DataError(
-            "X is a sparse matrix, which has no column of labels: give a DataFrame "
-            "(pandas.DataFrame.sparse.from_spmatrix) with one"
-        )
-    rows = [list(row) for row in X]
-    return np.array(rows, dtype=object)

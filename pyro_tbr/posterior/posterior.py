@@ -187,20 +187,21 @@ class Posterior:
         """
         return shrinkages(self)
 
-    def update(self, x: Any, y: Any, env: Any) -> Posterior:
+    def update(self, x: Any, y: Any, env: Any, *, groups: Any = None) -> Posterior:
         """The posterior after a few more rows, without training; this one stays as it is.
 
         Encoder, noise and scales of the prior are kept. Weights and changes become those of a fit
-        to all rows, so the order of updates does not matter; for binary outcomes nearly, as rows
-        of before keep their quadratic expansion.
+        to all rows; for binary outcomes nearly, as earlier rows keep their quadratic expansion.
 
         Args:
             x: Features, as in :meth:`encode`.
             y: Outcomes, as in ``fit``, NaN where not observed.
             env: Node labels, or one for all rows; nodes may be such that had no rows before. A
                 :class:`NewLeaf` is refused: leaves are added to the tree before fitting.
+            groups: Labels of groups, (N,), if the fit had them, with the correlation found there;
+                taken to be other groups than those of before.
         """
-        return updated(self, x, y, env)
+        return updated(self, x, y, env, groups)
 
     @torch.no_grad()
     def node_weights(self) -> pd.DataFrame:

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pyro_tbr.data import align_env, align_outcomes
+from pyro_tbr.data import align_env, align_groups, align_outcomes
 from pyro_tbr.errors import DataError
 from pyro_tbr.guides import Guide, Statistics, TreeGuide
+from pyro_tbr.guides.row_groups import RowGroups
 from pyro_tbr.guides.statistics import statistics
 from pyro_tbr.posterior.predictive import NewLeaf
 
@@ -29,20 +30,30 @@ _INFORMED = ("informed", "informed_arcs")  # buffers of a guide that say where r
 _SETTLED = 0.01  # mean change of their predictor, in its standard deviations, that ends them
 
 
-def updated(posterior: Posterior, x: Any, y: Any, env: Any) -> Posterior:
+def updated(posterior: Posterior, x: Any, y: Any, env: Any, groups: Any = None) -> Posterior:
     """See ``Posterior.update``."""
     if isinstance(env, NewLeaf):
         raise DataError(
             f"update: {env.name!r} is not in the tree; add the leaf under {env.parent!r} before "
             "fitting (it needs no rows there), then update with rows at it"
         )
-    likelihood = posterior.model.likelihood
+    likelihood, correlation = posterior.model.likelihood, posterior.report.group_correlation
+    if groups is not None and correlation is None:
+        raise DataError(
+            "update: groups were given, but the fit had none, so how alike the rows of a group are "
+            "is not known: leave groups out, or fit anew with groups"
+        )
     with torch.no_grad():
         latents, index = posterior.align_latents(x)
         design = posterior.model.design(latents)
     num_rows = len(latents)
     outcomes = align_outcomes(posterior.schema, y, index, num_rows, binary=likelihood.binary)
     env_index = align_env(posterior.tree, env, index, num_rows)
+    weights = None
+    if groups is not None:
+        assert correlation is not None
+        together = align_groups(groups, env_index, index, learns=False)
+        weights = RowGroups(together, correlation).weights(outcomes).to(design.device)
     own = posterior.copy()
     if not num_rows:
         return own
@@ -53,7 +64,8 @@ def updated(posterior: Posterior, x: Any, y: Any, env: Any) -> Posterior:
     outcomes = ((outcomes - own.scaling.loc) / own.scaling.scale).to(design)
     guide = _informed_guide(own.guide, counts)
     sweeps = int(own.report.options.get("sweeps", _SWEEPS))
-    stats = _update_guide(guide, own.stats, design, outcomes, env_index.to(design.device), sweeps)
+    env_index = env_index.to(design.device)
+    stats = _update_guide(guide, own.stats, design, outcomes, env_index, sweeps, weights)
     return type(posterior)(model, guide, stats, own.schema, own.scaling, counts, own.report)
 
 
@@ -80,7 +92,13 @@ def carry_over(guide: Guide, new: Guide) -> None:
 
 
 def _update_guide(
-    guide: Guide, old: Statistics, design: Tensor, y: Tensor, env_index: Tensor, sweeps: int
+    guide: Guide,
+    old: Statistics,
+    design: Tensor,
+    y: Tensor,
+    env_index: Tensor,
+    sweeps: int,
+    weights: Tensor | None,
 ) -> Statistics:
     """Moves a guide, in place, to its optimum for old and new rows; returns their statistics.
 
@@ -91,10 +109,11 @@ def _update_guide(
         y: Their outcomes in the model's units, (N, Q).
         env_index: Their nodes, (N,).
         sweeps: At most this many sweeps of the guide's update a round.
+        weights: By how much of a row each outcome counts, (N, Q); 1 where ``None``.
     """
     likelihood = guide.model.likelihood
     if not likelihood.binary:
-        total = old + statistics(design, y, env_index, likelihood)
+        total = old + statistics(design, y, env_index, likelihood, weights=weights)
         guide.update(total, sweeps=sweeps, learn_hyper=False, learn_noise=False)
         return total
     point = _root_mean_square(guide, design, env_index)

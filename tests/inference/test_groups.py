@@ -14,8 +14,8 @@ import pyro_tbr as tbr
 from pyro_tbr.data import align_groups
 from pyro_tbr.errors import DataError, ShapeError
 from pyro_tbr.evaluation import baselines
+from pyro_tbr.guides.row_groups import RowGroups
 from pyro_tbr.guides.statistics import statistics
-from pyro_tbr.inference.groups import RowGroups
 from pyro_tbr.models import GaussianLikelihood
 
 CORRELATION, NUM_GROUPS, SIZE = 0.6, 10, 6
@@ -203,3 +203,32 @@ def test_binary_outcomes_have_none():
     model = tbr.TreeModel(tree, 2, encoder="identity", likelihood="bernoulli")
     with pytest.raises(DataError, match="groups need numeric outcomes"):
         tbr.fit(model, x, (y > 0).astype(float), env, groups=group, progress=False)
+
+
+def test_new_rows_count_by_the_correlation_of_the_fit():
+    tree, x, y, env, group = rows()
+    early = group < NUM_GROUPS // 2
+    model = tbr.TreeModel(tree, 2, encoder="identity")
+    before = tbr.fit(
+        model, x[early], y[early], env[early], groups=group[early], progress=False, options=OPTIONS
+    )
+    new = (x[~early], y[~early], env[~early])
+    told, untold = before.update(*new, groups=group[~early]), before.update(*new)
+    share = 1 / (1 + (SIZE - 1) * before.report.group_correlation.item())
+    added = (told.stats.count - before.stats.count).numpy()
+    np.testing.assert_allclose(added, share * SIZE * NUM_GROUPS / 2)
+    np.testing.assert_allclose(untold.stats.count - before.stats.count, SIZE * NUM_GROUPS / 2)
+    # As sure as a fit to all rows, within what the correlation and the scales still move.
+    sd = [p.node_weights()["sd"].to_numpy() for p in (told, fitted(True), untold)]
+    np.testing.assert_allclose(np.median(sd[0] / sd[1]), 1.0, atol=0.2)
+    assert np.median(sd[2] / sd[0]) < 0.85
+    alone = before.update(new[0][:1], new[1][:1], env[~early][:1], groups=["new"])
+    np.testing.assert_allclose((alone.stats.count - before.stats.count).sum(), 1.0)
+
+
+def test_an_update_has_groups_only_if_the_fit_had():
+    _, x, y, env, group = rows()
+    with pytest.raises(DataError, match="update: groups were given, but the fit had none"):
+        fitted(False).update(x, y, env, groups=group)
+    with pytest.raises(ShapeError, match="groups has 3"):
+        fitted(True).update(x, y, env, groups=group[:3])

@@ -149,6 +149,29 @@ def test_environment_by_position_in_arrays(sim, frame):
     np.testing.assert_allclose(model.predict(rows), expected, atol=0.05)
 
 
+def test_groups_are_a_column(sim, frame):
+    groups = np.arange(len(sim.y)) // 5
+    direct = tbr.fit(
+        tbr.TreeModel(sim.tree, 2, encoder="identity"),
+        frame[["a", "b"]],
+        pd.Series(sim.y, index=frame.index),
+        sim.env,
+        groups=groups,
+        progress=False,
+        options=KNOWN["options"],
+    )
+    rows = frame.assign(mouse=groups)
+    model = regressor(sim, groups_column="mouse").fit(rows, sim.y)
+    assert model.n_features_in_ == 4
+    np.testing.assert_allclose(model.pip_, direct.pips())
+    np.testing.assert_allclose(
+        model.posterior_.report.group_correlation, direct.report.group_correlation
+    )
+    table = rows.to_numpy(dtype=object)  # a, leaf, b, mouse
+    other = regressor(sim, env_column=1, groups_column=-1).fit(table, sim.y)
+    np.testing.assert_allclose(other.predict(table), model.predict(rows))
+
+
 def test_rows_of_y_go_by_position_as_everywhere_in_scikit_learn(sim, frame):
     other = pd.Series(sim.y, index=frame.index[::-1], name="weight")
     model = regressor(sim).fit(frame, other)
@@ -212,6 +235,23 @@ WRONG = {
         lambda s, f: TreeRegressor(s.tree, env_column=3).fit(f, s.y),
         DataError,
         "env_column=3 is no column",
+    ),
+    "one column for both": (
+        lambda s, f: regressor(s, groups_column="leaf").fit(f, s.y),
+        DataError,
+        "'env_column', 'groups_column' are both 'leaf'",
+    ),
+    "no column of groups": (
+        lambda s, f: regressor(s, groups_column="mouse").fit(f, s.y),
+        DataError,
+        "groups_column='mouse' is no column of X",
+    ),
+    "groups of classes": (
+        lambda s, f: TreeClassifier(s.tree, 2, env_column="leaf", groups_column="a").fit(
+            f, s.y > 0
+        ),
+        DataError,
+        "groups need numeric outcomes",
     ),
     "doubled": (
         lambda s, f: regressor(s).fit(f.rename(columns={"a": "leaf"}), s.y),
