@@ -80,3 +80,14 @@ def test_without_a_spike_to_learn_nothing_moves(prior):
     assert not hyper_starts.choose_start(guide, 4)
     for name, value in guide.state_dict().items():
         assert torch.equal(value, before[name])
+
+
+def test_rough_updates_leave_it_to_the_last_one():
+    guide, stats = small_and_large(SpikeSlabPrior())
+    guide.update(stats, sweeps=30, rough=True)
+    narrow = values(guide, "spike_scale")[0]
+    guide.update(stats, sweeps=30)
+    fresh, _ = small_and_large(SpikeSlabPrior())
+    fresh.update(stats, sweeps=30)
+    assert values(guide, "spike_scale")[0] > 1.3 * narrow
+    assert guide.elbo(stats) > fresh.elbo(stats) - 1  # sweeps are few, so not the same to a digit
