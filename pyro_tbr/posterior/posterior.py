@@ -196,10 +196,8 @@ class Posterior:
         Args:
             x: Features, as in :meth:`encode`.
             y: Outcomes, as in ``fit``, NaN where not observed.
-            env: Node labels, or one for all rows; nodes may be such that had no rows before. A
-                :class:`NewLeaf` is refused: leaves are added to the tree before fitting.
-            groups: Labels of groups, (N,), if the fit had them, with the correlation found there;
-                taken to be other groups than those of before.
+            env: Node labels, or one for all rows, with rows before or not; no :class:`NewLeaf`.
+            groups: Labels of groups, (N,), if the fit had them; these are new ones, as alike.
         """
         return updated(self, x, y, env, groups)
 
