@@ -197,7 +197,7 @@ class Posterior:
             x: Features, as in :meth:`encode`.
             y: Outcomes, as in ``fit``, NaN where not observed.
             env: Node labels, or one for all rows, with rows before or not; no :class:`NewLeaf`.
-            groups: Labels of groups, (N,), if the fit had them; these are new ones, as alike.
+            groups: Labels of groups, (N,), if the fit had them; none is taken for one of before.
         """
         return updated(self, x, y, env, groups)
 
