@@ -24,6 +24,33 @@ class NodeMoments(NamedTuple):
     var: Tensor
 
 
+def predictor_moments(design: Tensor, env_index: Tensor, moments: NodeMoments) -> NodeMoments:
+    """Mean and variance of the linear predictor of each row, each (N, Q).
+
+    Args:
+        design: Latents and intercept, (N, W).
+        env_index: Node of each row, (N,).
+        moments: Of the weights at every node.
+    """
+    mean = torch.einsum("nw,nwq->nq", design, moments.mean[env_index])
+    var = torch.einsum("nw,nwq->nq", design.square(), moments.var[env_index])
+    return NodeMoments(mean, var)
+
+
+@torch.no_grad()
+def expansion_point(guide: Guide, design: Tensor, env_index: Tensor) -> Tensor:
+    """Root mean square of each row's predictor, (N, Q): there a binary likelihood's bound is best.
+
+    Args:
+        guide: Of the weights.
+        design: Latents and intercept, (N, W).
+        env_index: Node of each row, (N,).
+    """
+    moments = guide.node_moments()
+    mean, var = predictor_moments(design.to(moments.mean), env_index, moments)
+    return (mean.square() + var).sqrt()
+
+
 class Guide(LocalParamsModule):
     """An approximate posterior of everything but the encoder; abstract.
 

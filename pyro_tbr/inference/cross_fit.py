@@ -3,7 +3,8 @@
 A flexible encoder overfits, and statistics of the rows it was trained on make every inclusion
 probability too sure. So the rows are split into folds; an encoder per fold is trained on the other
 folds and aligned to the reference encoder by a linear map; each row's latents come from the encoder
-that has not seen it. Where the optimism cannot be measured the reference encoder serves all rows.
+that has not seen it, nor any row of its group. Where the optimism cannot be measured the reference
+encoder serves all rows.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_tbr.guides.row_groups import RowGroups
 from pyro_tbr.inference.dense_stage import DenseFit, DenseStage, StandardRows
 from pyro_tbr.models import LinearEncoder
 
@@ -45,14 +47,35 @@ def optimism(fit: DenseFit, rows: StandardRows, held_out: StandardRows) -> tuple
     return ((outside.mean() - base) / base).item(), (spread / base).item()
 
 
-def stratified_folds(env_index: Tensor, num_folds: int, generator: torch.Generator) -> Tensor:
-    """Fold of each row (N,), each environment spread evenly over the folds."""
-    order = torch.randperm(len(env_index), generator=generator)
-    order = order[env_index.cpu()[order].argsort(stable=True)]
-    folds = torch.empty(len(env_index), dtype=torch.int64)
+def stratified_folds(
+    env_index: Tensor,
+    num_folds: int,
+    generator: torch.Generator,
+    groups: RowGroups | None = None,
+) -> Tensor:
+    """Fold of each row (N,), each environment spread evenly over the folds.
+
+    Args:
+        env_index: Node of each row, (N,).
+        num_folds: Number of folds.
+        generator: Who goes where.
+        groups: Rows that are alike and so stay together, but where they are all of an environment:
+            then other rows would say nothing of it.
+    """
+    env = env_index.cpu()
+    unit = torch.arange(len(env))
+    if groups is not None:
+        together = groups.index.cpu()
+        home = env.new_zeros(int(together.max()) + 1).scatter(0, together, env)
+        alone = torch.bincount(home, minlength=int(env.max()) + 1)[env] == 1
+        unit = torch.where(alone, len(home) + unit, together).unique(return_inverse=True)[1]
+        env = env.new_zeros(int(unit.max()) + 1).scatter(0, unit, env)
+    order = torch.randperm(len(env), generator=generator)
+    order = order[env[order].argsort(stable=True)]
+    folds = torch.empty(len(env), dtype=torch.int64)
     shift = int(torch.randint(num_folds, (), generator=generator))
-    folds[order] = (torch.arange(len(env_index)) + shift) % num_folds
-    return folds
+    folds[order] = (torch.arange(len(env)) + shift) % num_folds
+    return folds[unit]
 
 
 def honest_latents(
@@ -79,7 +102,7 @@ def honest_latents(
         folds = 0 if negligible else _DEFAULT_FOLDS
     if not folds:
         return HonestLatents(own, 0, excess)
-    fold = stratified_folds(rows.env_index, folds, stage.generator).to(own.device)
+    fold = stratified_folds(rows.env_index, folds, stage.generator, rows.groups).to(own.device)
     z = torch.empty_like(own)
     for f in range(folds):
         inside, outside = (fold != f).nonzero()[:, 0], (fold == f).nonzero()[:, 0]

@@ -17,19 +17,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyro_tbr.data import SparseFeatures
+from pyro_tbr.guides.base import predictor_moments
 from pyro_tbr.guides.mean_field import MeanFieldGuide
 from pyro_tbr.guides.row_groups import RowGroups
 from pyro_tbr.guides.tree_guide import TreeGuide
 from pyro_tbr.inference.options import FitOptions
 from pyro_tbr.inference.prepared_rows import prepared
 from pyro_tbr.inference.reduced_rank import leading_directions
-from pyro_tbr.inference.svi import (
-    FitTrace,
-    Schedule,
-    TrainingRows,
-    predictor_moments,
-    train,
-)
+from pyro_tbr.inference.svi import FitTrace, Schedule, TrainingRows, train
 from pyro_tbr.inference.weights import fit_weights
 from pyro_tbr.models.encoders import Encoder, LinearEncoder, PreparedEncoder
 from pyro_tbr.models.priors import GaussianPrior
@@ -80,9 +75,10 @@ class StandardRows:
         """The rows as this model's encoder takes them."""
         observed = ~torch.isnan(self.y)
         y = torch.where(observed, self.y, 0.0)
-        return TrainingRows(
-            prepared(model.encoder, self.x), y, observed.to(y.dtype), self.env_index
-        )
+        weights = observed.to(y)
+        if self.groups is not None:
+            weights *= self.groups.weights(self.y).to(y)
+        return TrainingRows(prepared(model.encoder, self.x), y, weights, self.env_index)
 
     def nodes(self, num_nodes: int) -> Tensor:
         """Nodes with rows, (V,) bool."""

@@ -118,11 +118,14 @@ class Stages:
         if len(rows) < _LEAST_ROWS_TO_HOLD_OUT:
             return stage.fit(rows, stage.recipes(len(rows))[0]), (0.0, 0.0)
         num_folds = max(2, round(1 / self.options.validation_share))
-        fold = stratified_folds(rows.env_index, num_folds, self.generator).to(rows.y.device)
+        fold = stratified_folds(rows.env_index, num_folds, self.generator, rows.groups)
+        fold = fold.to(rows.y.device)
         training = rows.select((fold != 0).nonzero()[:, 0])
         held_out = rows.select((fold == 0).nonzero()[:, 0])
         chosen = stage.choose(training, held_out)
         measured = optimism(chosen, training, held_out)
+        if rows.groups is not None and training.groups is not None:
+            rows.groups.correlation = training.groups.correlation  # training weighs rows by it
         if isinstance(chosen.model.encoder, LinearEncoder):
             # Its closed form starts afresh on all rows; then as many steps as were good.
             steps = 0 if chosen.trace is None else chosen.trace.best_step

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pyro_tbr.errors import TrainingError
-from pyro_tbr.guides.base import Guide, NodeMoments
+from pyro_tbr.guides.base import Guide, NodeMoments, predictor_moments
 from pyro_tbr.inference.prepared_rows import PreparedRows, blocks_of
 from pyro_tbr.models.likelihoods import NoiseMoments
 from pyro_tbr.models.tree_model import TreeModel
@@ -30,36 +30,23 @@ class TrainingRows:
     Attributes:
         prepared: Features after ``encoder.prepare``, (N, R), or made so when they are selected.
         y: Standardised outcomes, 0 where not observed, (N, Q).
-        observed: 1 where observed, else 0, (N, Q).
+        weights: By how much of a row each outcome counts, 0 where not observed, (N, Q).
         env_index: Node of each row, (N,).
     """
 
     prepared: Tensor | PreparedRows
     y: Tensor
-    observed: Tensor
+    weights: Tensor
     env_index: Tensor
 
     def select(self, rows: Tensor) -> TrainingRows:
         """These rows."""
         return TrainingRows(
-            self.prepared[rows], self.y[rows], self.observed[rows], self.env_index[rows]
+            self.prepared[rows], self.y[rows], self.weights[rows], self.env_index[rows]
         )
 
     def __len__(self) -> int:
         return self.y.shape[0]
-
-
-def predictor_moments(design: Tensor, env_index: Tensor, moments: NodeMoments) -> NodeMoments:
-    """Mean and variance of the linear predictor of each row, each (N, Q).
-
-    Args:
-        design: Latents and intercept, (N, W).
-        env_index: Node of each row, (N,).
-        moments: Of the weights at every node.
-    """
-    mean = torch.einsum("nw,nwq->nq", design, moments.mean[env_index])
-    var = torch.einsum("nw,nwq->nq", design.square(), moments.var[env_index])
-    return NodeMoments(mean, var)
 
 
 def expected_log_lik(
@@ -68,13 +55,13 @@ def expected_log_lik(
     moments: NodeMoments,
     noise: NoiseMoments | None,
 ) -> Tensor:
-    """E[log likelihood] of each row under q, summed over observed outcomes, (N,)."""
+    """E[log likelihood] of each row under q, its weighted sum over outcomes, (N,)."""
     parts = []
     for at, block in blocks_of(rows.prepared):
         design = model.design(model.encoder.encode(block))
         mean, var = predictor_moments(design, rows.env_index[at], moments)
         each = model.likelihood.expected_log_prob(rows.y[at], mean, var, noise)
-        parts.append((each * rows.observed[at]).sum(-1))
+        parts.append((each * rows.weights[at]).sum(-1))
     return torch.cat(parts)
 
 
@@ -225,7 +212,7 @@ def _score(model: TreeModel, guide: Guide, rows: TrainingRows | None) -> float:
     model.encoder.eval()
     each = expected_log_lik(model, rows, guide.node_moments(), guide.noise_moments())
     model.encoder.train()
-    return -(each.sum() / rows.observed.any(-1).sum().clamp(min=1)).item()
+    return -(each.sum() / rows.weights.any(-1).sum().clamp(min=1)).item()
 
 
 def _state(model: TreeModel, guide: Guide) -> tuple[dict, dict]:

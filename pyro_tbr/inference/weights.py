@@ -5,11 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pyro_tbr.guides.base import Guide
+from pyro_tbr.guides.base import Guide, expansion_point, predictor_moments
 from pyro_tbr.guides.row_groups import RowGroups
 from pyro_tbr.guides.statistics import Statistics, statistics
 from pyro_tbr.inference.robust import flattened, inflation
-from pyro_tbr.inference.svi import predictor_moments
 
 _EXPANSIONS = 12  # at most this many quadratic expansions of a likelihood that is not Gaussian
 _SETTLED = 0.01  # mean change of the predictor, in its standard deviations, that ends them
@@ -63,9 +62,7 @@ def fit_weights(
         stats = statistics(design, y, env_index, likelihood, point)
         rough = rough and left > 0
         guide.update(stats, sweeps=max(2, sweeps // 8), learn_hyper=learn_hyper, rough=rough)
-        with torch.no_grad():
-            mean, var = predictor_moments(design.to(y.dtype), env_index, guide.node_moments())
-            new = (mean.square() + var).sqrt()
+        new = expansion_point(guide, design, env_index)
         moved = (new - point).abs().mean() / new.std().clamp(min=1e-6)
         point = new
         if moved < _SETTLED:

@@ -17,6 +17,7 @@ from torch import Tensor
 from pyro_tbr.data import align_env, align_groups, align_outcomes
 from pyro_tbr.errors import DataError
 from pyro_tbr.guides import Guide, Statistics, TreeGuide
+from pyro_tbr.guides.base import expansion_point
 from pyro_tbr.guides.row_groups import RowGroups
 from pyro_tbr.guides.statistics import statistics
 from pyro_tbr.posterior.predictive import NewLeaf
@@ -116,22 +117,11 @@ def _update_guide(
         total = old + statistics(design, y, env_index, likelihood, weights=weights)
         guide.update(total, sweeps=sweeps, learn_hyper=False, learn_noise=False)
         return total
-    point = _root_mean_square(guide, design, env_index)
+    point = expansion_point(guide, design, env_index)
     for _ in range(_EXPANSIONS):
         total = old + statistics(design, y, env_index, likelihood, point)
         guide.update(total, sweeps=max(2, sweeps // 8), learn_hyper=False, learn_noise=False)
-        before, point = point, _root_mean_square(guide, design, env_index)
+        before, point = point, expansion_point(guide, design, env_index)
         if (point - before).abs().mean() / point.std(correction=0).clamp(min=1e-6) < _SETTLED:
             break
     return total
-
-
-@torch.no_grad()
-def _root_mean_square(guide: Guide, design: Tensor, env_index: Tensor) -> Tensor:
-    """Of each new row's predictor, (N, Q): where the bound on its likelihood is best."""
-    nodes, position = env_index.unique(return_inverse=True)
-    moments = guide.node_moments()
-    mean, var = moments.mean[nodes].double(), moments.var[nodes].double()
-    centre = torch.einsum("nw,nwq->nq", design, mean[position])
-    spread = torch.einsum("nw,nwq->nq", design.square(), var[position])
-    return (centre.square() + spread).sqrt()

@@ -1,5 +1,6 @@
 import torch
 
+from pyro_tbr.guides.row_groups import RowGroups
 from pyro_tbr.inference.cross_fit import align, stratified_folds
 
 
@@ -11,6 +12,23 @@ def test_folds_spread_every_environment_evenly():
         assert counts.max() - counts.min() <= 1
     other = stratified_folds(env, 5, torch.Generator().manual_seed(1))
     assert (folds != other).any()
+
+
+def test_rows_of_a_group_stay_together():
+    env = torch.tensor([4] * 40 + [7] * 26 + [2] * 10)
+    index = torch.tensor([*range(20)] * 2 + [20 + i // 2 for i in range(26)] + [33] * 10)
+    groups = RowGroups(index, torch.zeros(1))
+    folds = stratified_folds(env, 5, torch.Generator().manual_seed(0), groups)
+    for group in range(33):
+        assert len(folds[index == group].unique()) == 1
+    for node, size in ((4, 2), (7, 2), (2, 1)):  # the last group is all of its environment
+        counts = torch.bincount(folds[env == node], minlength=5)
+        assert counts.max() - counts.min() <= size
+    single = RowGroups(torch.arange(76), torch.zeros(1))
+    plain, other = (
+        stratified_folds(env, 5, torch.Generator().manual_seed(0), g) for g in (None, single)
+    )
+    assert torch.equal(plain, other)
 
 
 def test_align_undoes_an_affine_map():

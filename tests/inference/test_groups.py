@@ -1,6 +1,7 @@
 """Rows that are alike: how alike is learnt, and they count as fewer."""
 
 import functools
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -14,9 +15,12 @@ import pyro_tbr as tbr
 from pyro_tbr.data import align_groups
 from pyro_tbr.errors import DataError, ShapeError
 from pyro_tbr.evaluation import baselines
+from pyro_tbr.guides import MeanFieldGuide
 from pyro_tbr.guides.row_groups import RowGroups
 from pyro_tbr.guides.statistics import statistics
+from pyro_tbr.inference.svi import minibatch_elbo
 from pyro_tbr.models import GaussianLikelihood
+from tests.inference.problems import standard_rows
 
 CORRELATION, NUM_GROUPS, SIZE = 0.6, 10, 6
 OPTIONS = tbr.FitOptions(restarts=4, rotation_steps=200)
@@ -74,6 +78,24 @@ def test_weights_are_repeated_rows():
     expected = statistics(design[rows], y[rows], env[rows], likelihood)
     for one, other in zip(found, expected, strict=True):
         assert_close(one, other)
+
+
+def test_training_counts_rows_of_a_group_as_fewer():
+    """Every row twice, the two of a pair wholly alike, is every row once."""
+    data = tbr.simulate(num_leaves=4, latent_dim=2, num_outcomes=2, rows_per_leaf=10, seed=0)
+    rows = standard_rows(data)
+    rows.y[3, 0] = torch.nan
+    model = tbr.TreeModel(data.tree, 2, "linear").build(rows.x.shape[1], 2)
+    model.encoder.fit_preparation(rows.x)
+    model.encoder.reset(torch.Generator().manual_seed(0))
+    guide, twice = MeanFieldGuide(model), rows.select(torch.arange(80) // 2)
+    pairs = replace(twice, groups=row_groups(torch.arange(80) // 2, [1.0, 1.0]))
+    once, both, alone = (
+        minibatch_elbo(model, guide, part.prepared(model), len(part)) * len(part)
+        for part in (rows, pairs, twice)
+    )
+    assert_close(both, once)
+    assert alone < 1.5 * once < 0
 
 
 def test_the_correlation_is_that_of_maximum_likelihood():
