@@ -66,7 +66,8 @@ def fit(
             environment: mouse, genus, batch. How alike the rows are that share label and
             environment is learnt (``posterior.report.group_correlation``, an outcome each), and
             they count as so many fewer rows; predictions are for a row of a new group. Numeric
-            outcomes only. Training of a neural encoder takes rows as independent.
+            outcomes only. Rows of one label stay together where an encoder is tried on rows held
+            out from its training.
         guide: ``"tree"``: exact along the tree; ``"mean_field"``: fully factorised, for comparison;
             or a :class:`Guide` class.
         start: Go on from this posterior rather than afresh, with the same rows, more, or others: of

@@ -192,6 +192,45 @@ def test_learnt_latents_and_missing_outcomes():
     assert ((posterior.report.group_correlation - CORRELATION).abs() < 0.2).all()
 
 
+def near_copies(num_groups, seed):
+    """6 leaves; rows of a group have almost the same features, so a network can know it by them."""
+    tree = tbr.simulate(num_leaves=6, latent_dim=2, rows_per_leaf=1, seed=0).tree
+    mixing = np.random.default_rng(99).standard_normal((2, 8))
+    rng = np.random.default_rng(seed)
+    weights = np.tile([1.0, -0.7, 0.2], (6, 1))
+    weights[[0, 1], [0, 1]] += [2.0, 1.5]
+    leaf = np.arange(6).repeat(num_groups)
+    x = rng.standard_normal((len(leaf), 8)).repeat(SIZE, 0)
+    x += 0.2 * rng.standard_normal(x.shape)
+    z = np.tanh(x @ mixing.T / 2) / 0.7
+    shift = rng.standard_normal(len(leaf)).repeat(SIZE)
+    noise = CORRELATION**0.5 * shift + (1 - CORRELATION) ** 0.5 * rng.standard_normal(len(x))
+    leaf = leaf.repeat(SIZE)
+    y = (np.column_stack([z, np.ones(len(z))]) * weights[leaf]).sum(1) + 0.7 * noise
+    return tree, x, y, np.array(tree.leaves)[leaf], np.arange(len(x)) // SIZE
+
+
+def test_a_network_that_knows_the_groups_is_found_out():
+    """Held-out rows of groups that training has seen would say that it is good."""
+    tree, x, y, env, group = near_copies(20, seed=0)
+    options = tbr.FitOptions(
+        restarts=4, rotation_steps=100, max_steps=600, sparse_steps=0, encoder_decays=(0.03,),
+        sweeps=20, mixture_components=8,
+    )  # fmt: skip
+    posterior = tbr.fit(
+        tbr.TreeModel(tree, 2), x, y, env, groups=group, progress=False, seed=0, options=options
+    )
+    assert posterior.report.optimism > 2
+    assert posterior.report.group_correlation > 0.5
+    _, new_x, new_y, new_env, _ = near_copies(30, seed=1)
+    covered = []
+    for leaf in tree.leaves:
+        own = new_env == leaf
+        at = posterior.predict(new_x[own], leaf, level=0.9)
+        covered.append(((new_y[own] >= at.lower) & (new_y[own] <= at.upper)).mean())
+    assert np.mean(covered) > 0.8
+
+
 ENV = torch.tensor([3, 3, 4, 4, 4])
 
 
