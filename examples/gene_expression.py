@@ -174,6 +174,7 @@ def main(argv: list[str] | None = None) -> dict:
     parser.add_argument("--outcomes", type=int, nargs="*", default=[1, 6])
     parser.add_argument("--methods", nargs="*", default=["oracle", *METHODS])
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--modules", type=int, default=3, help="number of latents")
     parser.add_argument("--components", type=int, default=20, help="of the genes")
     parser.add_argument("--held-out", type=int, default=2, help="cell types without data")
@@ -189,7 +190,7 @@ def main(argv: list[str] | None = None) -> dict:
     print(f"{len(cells.env)} cells; {args.components} components hold {best:.3f} of the modules")
     runs = []
     for number in args.outcomes:
-        for seed in range(args.seeds):
+        for seed in range(args.first_seed, args.first_seed + args.seeds):
             y = outcomes(cells, number, seed, args.noise)
             order = np.random.default_rng([seed, 2]).permutation(len(cells.tree.leaves))
             leaves = [cells.tree.leaves[place] for place in order[: args.held_out]]
