@@ -39,8 +39,8 @@ class FitOptions:
         mixture_components: Cap on the components of a message along the tree.
         num_threads: Threads of torch while fitting, put back after; the tensors are small, and more
             threads mostly wait for each other. ``None``: as torch is set.
-        device: Where to train; ``"cuda"`` pays for neural encoders and very many rows, and is slower
-            for fewer.
+        device: Where to train; ``"cuda"`` pays for neural encoders and very many rows, and is
+            slower for fewer.
         dtype: ``"float32"`` or ``"float64"``.
     """
 
