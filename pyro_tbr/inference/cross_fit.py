@@ -57,7 +57,7 @@ def stratified_folds(
 
     Args:
         env_index: Node of each row, (N,).
-        num_folds: Number of folds.
+        num_folds: Number of folds; the last are empty where there is less to spread.
         generator: Who goes where.
         groups: Rows that are alike and so stay together, but where they are all of an environment:
             then other rows would say nothing of it.
@@ -74,7 +74,7 @@ def stratified_folds(
     order = order[env[order].argsort(stable=True)]
     folds = torch.empty(len(env), dtype=torch.int64)
     shift = int(torch.randint(num_folds, (), generator=generator))
-    folds[order] = (torch.arange(len(env)) + shift) % num_folds
+    folds[order] = (torch.arange(len(env)) + shift) % min(num_folds, len(env))
     return folds[unit]
 
 

@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from pyro_tbr.guides.row_groups import RowGroups
@@ -29,6 +30,14 @@ def test_rows_of_a_group_stay_together():
         stratified_folds(env, 5, torch.Generator().manual_seed(0), g) for g in (None, single)
     )
     assert torch.equal(plain, other)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_first_folds_have_rows_where_groups_are_few(seed):
+    env = torch.arange(2).repeat_interleave(40)
+    groups = RowGroups(torch.arange(4).repeat_interleave(20), torch.zeros(1))
+    folds = stratified_folds(env, 5, torch.Generator().manual_seed(seed), groups)
+    assert torch.bincount(folds).tolist() == [20] * 4
 
 
 def test_align_undoes_an_affine_map():
