@@ -20,6 +20,7 @@ from pyro_tbr.evaluation.baselines.base import (
 )
 from pyro_tbr.evaluation.baselines.l1_starts import LinearStarts, Starts, all_starts, cosine
 from pyro_tbr.evaluation.baselines.squares import Squares, Weights, l1_weights
+from pyro_tbr.guides.base import NodeMoments, predictor_moments
 from pyro_tbr.tree import Tree, path_sum
 
 _STRENGTHS = tuple(np.geomspace(1, 1e-3, 10).round(6).tolist())
@@ -236,8 +237,8 @@ class L1Rule(Rule):
     def components(self, x: Tensor, env_index: Tensor) -> tuple[Tensor, Tensor]:
         """A single normal."""
         design = _design(self.to_latents(x))
-        mean = torch.einsum("nw,nwq->nq", design, self.node_weights[env_index])
-        var = torch.einsum("nw,nwq->nq", design.square(), self.spread[env_index])
+        moments = NodeMoments(self.node_weights, self.spread)
+        mean, var = predictor_moments(design, env_index, moments)
         return mean[None], (var + self.noise_var).sqrt()[None]
 
     def latents(self, x: Tensor) -> Tensor | None:
