@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pyro_tbr.tree import Tree, path_sum
-from pyro_tbr.tree.sum_product import (
+from pyro_tbr.tree.messages.sum_product import (
     gaussian_inside_pass,
     gaussian_smoothing,
     inside_pass,

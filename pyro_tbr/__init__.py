@@ -16,18 +16,15 @@ from pyro_tbr.errors import (
     TreeError,
 )
 from pyro_tbr.evaluation import Simulation, linear_r2, mcc, simulate
-from pyro_tbr.guides import Guide, MeanFieldGuide, TreeGuide
+from pyro_tbr.heads.guide import Guide
+from pyro_tbr.heads.likelihoods import BernoulliLikelihood, GaussianLikelihood
+from pyro_tbr.heads.mean_field import MeanFieldGuide
+from pyro_tbr.heads.priors import GaussianPrior, HorseshoePrior, SpikeSlabPrior
+from pyro_tbr.heads.tree_guide import TreeGuide
 from pyro_tbr.inference import FitOptions, fit
 from pyro_tbr.io.anndata import from_anndata, to_anndata
 from pyro_tbr.io.treedata import to_treedata
-from pyro_tbr.models import (
-    BernoulliLikelihood,
-    GaussianLikelihood,
-    GaussianPrior,
-    HorseshoePrior,
-    SpikeSlabPrior,
-    TreeModel,
-)
+from pyro_tbr.models import TreeModel
 from pyro_tbr.posterior import NewLeaf, Posterior, Prediction, load
 from pyro_tbr.tree import Tree
 

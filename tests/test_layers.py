@@ -9,7 +9,7 @@ import pyro_tbr
 
 PACKAGE = Path(pyro_tbr.__file__).parent
 ROOMS = [  # io and plotting stand side by side
-    {"errors"}, {"tree"}, {"data"}, {"distributions"}, {"models"}, {"guides"}, {"posterior"},
+    {"errors"}, {"tree"}, {"data"}, {"heads"}, {"models"}, {"posterior"},
     {"inference"}, {"evaluation"}, {"io", "plotting"},
 ]  # fmt: skip
 RANK = {room: rank for rank, rooms in enumerate(ROOMS) for room in rooms}
@@ -53,9 +53,9 @@ def test_imports_only_from_rooms_above(path):
 
 
 @pytest.mark.parametrize("source", [
-    "from pyro_tbr.guides import Guide", "import pyro_tbr.guides.base", "from pyro_tbr import fit",
-    "def f():\n    from pyro_tbr.guides.base import Guide",
+    "from pyro_tbr.heads import Guide", "import pyro_tbr.heads.guide", "from pyro_tbr import fit",
+    "def f():\n    from pyro_tbr.heads.guide import Guide",
 ])  # fmt: skip
 def test_an_upward_import_is_found(source):
-    assert upward_imports("models", source)
-    assert not upward_imports("models", "from pyro_tbr.tree import Tree\nimport torch")
+    assert upward_imports("heads", source)
+    assert not upward_imports("heads", "from pyro_tbr.tree import Tree\nimport torch")

@@ -30,7 +30,7 @@ from pyro_tbr.data.schema import Rows, Schema
 from pyro_tbr.data.sparse import SparseFeatures, is_sparse, sparse_of_frame
 from pyro_tbr.errors import DataError, DataWarning, ShapeError, TreeError
 from pyro_tbr.tree import Tree, match_labels
-from pyro_tbr.tree.naming import listed
+from pyro_tbr.tree.readers.naming import listed
 
 
 def align_training(

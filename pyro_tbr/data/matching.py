@@ -8,7 +8,7 @@ import pandas as pd
 
 from pyro_tbr.data.numbers import plain
 from pyro_tbr.errors import DataError, DataWarning, ShapeError
-from pyro_tbr.tree.naming import NearestNode, listed
+from pyro_tbr.tree.readers.naming import NearestNode, listed
 
 
 def in_order(value: Any, name: str, index: pd.Index | None) -> Any:

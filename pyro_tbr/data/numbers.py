@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pyro_tbr.errors import DataError, ShapeError
-from pyro_tbr.tree.naming import listed
+from pyro_tbr.tree.readers.naming import listed
 
 LARGEST = 1e100  # of a number among features or outcomes
 

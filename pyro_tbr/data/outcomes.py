@@ -18,7 +18,7 @@ from pyro_tbr.data.matching import (
 from pyro_tbr.data.numbers import cell_text, check_size, to_float64
 from pyro_tbr.data.schema import Schema
 from pyro_tbr.errors import DataError, ShapeError
-from pyro_tbr.tree.naming import listed
+from pyro_tbr.tree.readers.naming import listed
 
 
 def align_outcomes(

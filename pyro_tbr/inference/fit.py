@@ -30,9 +30,9 @@ from pyro_tbr.data import (
     check_ranks,
 )
 from pyro_tbr.errors import DataError, IdentificationWarning
-from pyro_tbr.guides import Guide
-from pyro_tbr.guides.row_groups import RowGroups
-from pyro_tbr.inference.dense_stage import StandardRows
+from pyro_tbr.heads.groups import RowGroups
+from pyro_tbr.heads.guide import Guide
+from pyro_tbr.inference.encoder.dense_stage import StandardRows
 from pyro_tbr.inference.options import FitOptions
 from pyro_tbr.inference.resuming import check_start, go_on
 from pyro_tbr.inference.stages import Stages, make_guide

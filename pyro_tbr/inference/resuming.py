@@ -15,13 +15,13 @@ import pandas as pd
 
 from pyro_tbr.data import Schema
 from pyro_tbr.errors import DataError, TreeError
-from pyro_tbr.inference.cross_fit import honest_latents, is_trained
-from pyro_tbr.inference.dense_stage import DenseStage, Recipe, StandardRows
+from pyro_tbr.inference.encoder.cross_fit import honest_latents, is_trained
+from pyro_tbr.inference.encoder.dense_stage import DenseStage, Recipe, StandardRows
 from pyro_tbr.inference.stages import Fitted, Stages, make_guide, trace_table
 from pyro_tbr.models import TreeModel
 from pyro_tbr.posterior import Posterior
 from pyro_tbr.posterior.updating import carry_over
-from pyro_tbr.tree.naming import listed
+from pyro_tbr.tree.readers.naming import listed
 
 
 def check_start(start: Posterior, model: TreeModel, schema: Schema, dtype: str) -> None:

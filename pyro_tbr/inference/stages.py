@@ -12,23 +12,27 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyro_tbr.errors import DataError
-from pyro_tbr.guides import Guide, MeanFieldGuide, Statistics, TreeGuide
-from pyro_tbr.inference.arrange import arranged, widened
-from pyro_tbr.inference.cross_fit import (
+from pyro_tbr.heads.condition import fit_weights
+from pyro_tbr.heads.guide import Guide
+from pyro_tbr.heads.mean_field import MeanFieldGuide
+from pyro_tbr.heads.priors import GaussianPrior, HorseshoePrior
+from pyro_tbr.heads.statistics import Statistics
+from pyro_tbr.heads.tree_guide import TreeGuide
+from pyro_tbr.inference.encoder.cross_fit import (
     align,
     honest_latents,
     is_trained,
     optimism,
     stratified_folds,
 )
-from pyro_tbr.inference.dense_stage import DenseFit, DenseStage, StandardRows
-from pyro_tbr.inference.finals import decided, without_learnt_spike
-from pyro_tbr.inference.identify import RotationResult, rotate_to_sparsity
+from pyro_tbr.inference.encoder.dense_stage import DenseFit, DenseStage, StandardRows
+from pyro_tbr.inference.encoder.training import FitTrace, Schedule, train
 from pyro_tbr.inference.options import FitOptions
-from pyro_tbr.inference.rotation import Candidates, expand_basis, rotation_problem
-from pyro_tbr.inference.svi import FitTrace, Schedule, train
-from pyro_tbr.inference.weights import fit_weights
-from pyro_tbr.models import GaussianPrior, HorseshoePrior, LinearEncoder, TreeModel
+from pyro_tbr.inference.rotation.arranged import arranged, widened
+from pyro_tbr.inference.rotation.choice import RotationResult, rotate_to_sparsity
+from pyro_tbr.inference.rotation.finals import decided, without_learnt_spike
+from pyro_tbr.inference.rotation.search import Candidates, expand_basis, rotation_problem
+from pyro_tbr.models import LinearEncoder, TreeModel
 from pyro_tbr.posterior import FitReport
 
 # Below this many rows nothing is held out: the choice would be noise.

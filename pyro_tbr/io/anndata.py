@@ -17,7 +17,7 @@ import pandas as pd
 from pyro_tbr.data.sparse import sparse_of_frame
 from pyro_tbr.errors import DataError
 from pyro_tbr.posterior import Posterior
-from pyro_tbr.tree.naming import unknown_label
+from pyro_tbr.tree.readers.naming import unknown_label
 
 _PARTS = ("obs", "obsm", "uns", "var_names", "obs_names")
 

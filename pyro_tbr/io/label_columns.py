@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from pyro_tbr.errors import DataError, ShapeError
-from pyro_tbr.tree.naming import listed
+from pyro_tbr.tree.readers.naming import listed
 
 
 def split_columns(X: Any, columns: Mapping[str, Hashable]) -> tuple[Any, ...]:

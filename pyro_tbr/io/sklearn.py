@@ -23,7 +23,7 @@ from pyro_tbr.io.label_columns import split_columns
 from pyro_tbr.models import TreeModel
 from pyro_tbr.posterior import Posterior, Prediction
 from pyro_tbr.tree import Tree
-from pyro_tbr.tree.naming import listed
+from pyro_tbr.tree.readers.naming import listed
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin

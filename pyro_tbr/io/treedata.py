@@ -13,7 +13,7 @@ import pandas as pd
 
 from pyro_tbr.posterior import Posterior
 from pyro_tbr.tree import Tree
-from pyro_tbr.tree.naming import written_names
+from pyro_tbr.tree.readers.naming import written_names
 
 if TYPE_CHECKING:
     from treedata import TreeData

@@ -1,7 +1,7 @@
-"""What is believed: encoders, priors on the arcs' changes, likelihoods, and the model of them.
+"""Encoders, and the model of them and a head.
 
-Priors, likelihoods and encoders are given as descriptions and built by the model for its tree and
-sizes; a built part has all its parameters and buffers.
+Encoders are given as descriptions and built by the model for its sizes; a built part has all its
+parameters and buffers.
 """
 
 from pyro_tbr.models.encoders import (
@@ -11,28 +11,13 @@ from pyro_tbr.models.encoders import (
     MLPEncoder,
     ModuleEncoder,
 )
-from pyro_tbr.models.likelihoods import (
-    BernoulliLikelihood,
-    GaussianLikelihood,
-    Likelihood,
-    NoiseMoments,
-)
-from pyro_tbr.models.priors import ArcPrior, GaussianPrior, HorseshoePrior, SpikeSlabPrior
 from pyro_tbr.models.tree_model import TreeModel
 
 __all__ = [
-    "ArcPrior",
-    "BernoulliLikelihood",
     "Encoder",
-    "GaussianLikelihood",
-    "GaussianPrior",
-    "HorseshoePrior",
     "IdentityEncoder",
-    "Likelihood",
     "LinearEncoder",
     "MLPEncoder",
     "ModuleEncoder",
-    "NoiseMoments",
-    "SpikeSlabPrior",
     "TreeModel",
 ]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pyro_tbr.data import SparseFeatures
 from pyro_tbr.errors import ShapeError
-from pyro_tbr.models.local_params import LocalParamsModule
+from pyro_tbr.heads.local_params import LocalParamsModule
 from pyro_tbr.models.principal_axes import column_moments, principal_axes
 
 

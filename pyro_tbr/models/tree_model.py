@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from pyro_tbr.errors import DataError, ShapeError
+from pyro_tbr.heads.likelihoods import LIKELIHOODS, Likelihood
+from pyro_tbr.heads.local_params import LocalParamsModule
+from pyro_tbr.heads.priors import ArcPrior, SpikeSlabPrior
 from pyro_tbr.models.encoders import ENCODERS, Encoder, ModuleEncoder
-from pyro_tbr.models.likelihoods import LIKELIHOODS, Likelihood
-from pyro_tbr.models.local_params import LocalParamsModule
-from pyro_tbr.models.priors import ArcPrior, SpikeSlabPrior
 from pyro_tbr.tree import Tree, path_sum
-from pyro_tbr.tree.naming import listed
+from pyro_tbr.tree.readers.naming import listed
 
 
 class TreeModel(LocalParamsModule):

@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from pyro_tbr.errors import DataError, ShapeError
-from pyro_tbr.models import SpikeSlabPrior
+from pyro_tbr.heads.priors import SpikeSlabPrior
 from pyro_tbr.posterior import Posterior
-from pyro_tbr.tree.naming import listed
+from pyro_tbr.tree.readers.naming import listed
 
 
 def latent_place(posterior: Posterior, latent: str | int) -> int:

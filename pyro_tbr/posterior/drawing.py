@@ -13,11 +13,12 @@ from torch import Tensor
 
 from pyro_tbr.data import align_env
 from pyro_tbr.errors import DataError, TreeError
-from pyro_tbr.guides import NodeMoments, TreeGuide
-from pyro_tbr.models import HorseshoePrior, SpikeSlabPrior
+from pyro_tbr.heads.guide import NodeMoments
+from pyro_tbr.heads.priors import HorseshoePrior, SpikeSlabPrior
+from pyro_tbr.heads.tree_guide import TreeGuide
 from pyro_tbr.posterior.predictive import Form, NewLeaf, Prediction
 from pyro_tbr.tree import Tree, path_sum
-from pyro_tbr.tree.sum_product import InsideMessages, inside_pass, sample
+from pyro_tbr.tree.messages.sum_product import InsideMessages, inside_pass, sample
 
 if TYPE_CHECKING:
     from pyro_tbr.posterior.posterior import Posterior

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pyro_tbr.models import SpikeSlabPrior
+from pyro_tbr.heads.priors import SpikeSlabPrior
 
 if TYPE_CHECKING:
     from pyro_tbr.posterior.posterior import Posterior

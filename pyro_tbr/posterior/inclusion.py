@@ -9,9 +9,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pyro_tbr.guides import Guide, MeanFieldGuide, TreeGuide
-from pyro_tbr.guides.delta_factors import SpikeSlabDeltas
-from pyro_tbr.models import SpikeSlabPrior
+from pyro_tbr.heads.guide import Guide
+from pyro_tbr.heads.mean_field import MeanFieldGuide
+from pyro_tbr.heads.priors import SpikeSlabPrior
+from pyro_tbr.heads.priors.delta_factors import SpikeSlabDeltas
+from pyro_tbr.heads.tree_guide import TreeGuide
 from pyro_tbr.posterior.drawing import delta_draws, site_draws, tree_messages
 from pyro_tbr.posterior.selection import require_gates
 from pyro_tbr.posterior.tables import delta_table

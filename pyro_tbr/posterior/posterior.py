@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from pyro_tbr.data import Schema, SparseFeatures, align_features
-from pyro_tbr.guides import Guide, Statistics
+from pyro_tbr.heads.guide import Guide
+from pyro_tbr.heads.statistics import Statistics
 from pyro_tbr.models import TreeModel
 from pyro_tbr.posterior import drawing, inclusion, tables
 from pyro_tbr.posterior.credible_sets import credible_set_table

@@ -19,22 +19,21 @@ from torch import Tensor, nn
 
 from pyro_tbr.data import Schema
 from pyro_tbr.errors import DataError
-from pyro_tbr.guides import Guide, MeanFieldGuide, Statistics, TreeGuide
+from pyro_tbr.heads.guide import Guide
+from pyro_tbr.heads.likelihoods import LIKELIHOODS, Likelihood
+from pyro_tbr.heads.mean_field import MeanFieldGuide
+from pyro_tbr.heads.priors import ArcPrior, GaussianPrior, HorseshoePrior, SpikeSlabPrior
+from pyro_tbr.heads.statistics import Statistics
+from pyro_tbr.heads.tree_guide import TreeGuide
 from pyro_tbr.models import (
-    ArcPrior,
     Encoder,
-    GaussianPrior,
-    HorseshoePrior,
     IdentityEncoder,
-    Likelihood,
     LinearEncoder,
     MLPEncoder,
     ModuleEncoder,
-    SpikeSlabPrior,
     TreeModel,
 )
 from pyro_tbr.models.encoders import PreparedEncoder
-from pyro_tbr.models.likelihoods import LIKELIHOODS
 from pyro_tbr.posterior.plain import from_plain, to_plain
 from pyro_tbr.posterior.posterior import Posterior
 from pyro_tbr.posterior.report import FitReport, Scaling

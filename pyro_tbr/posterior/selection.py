@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from pyro_tbr.errors import DataError
-from pyro_tbr.guides import TreeGuide
-from pyro_tbr.models import HorseshoePrior, SpikeSlabPrior
+from pyro_tbr.heads.priors import HorseshoePrior, SpikeSlabPrior
+from pyro_tbr.heads.tree_guide import TreeGuide
 from pyro_tbr.posterior.drawing import site_draws
 from pyro_tbr.posterior.tables import long_table
 

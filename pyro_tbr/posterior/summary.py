@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import torch
 
-from pyro_tbr.guides.hyper_factors import ScaleFactor
-from pyro_tbr.models import SpikeSlabPrior
+from pyro_tbr.heads.hyper.factors import ScaleFactor
+from pyro_tbr.heads.priors import SpikeSlabPrior
 
 if TYPE_CHECKING:
     from pyro_tbr.posterior.posterior import Posterior

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
-from pyro_tbr.guides import DeltaMoments, NodeMoments
+from pyro_tbr.heads.guide import NodeMoments
+from pyro_tbr.heads.priors.delta_factors import DeltaMoments
 from pyro_tbr.tree import Tree
 
 Names = tuple[str, ...]

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from pyro_tbr.data import align_env, align_groups, align_outcomes
 from pyro_tbr.errors import DataError
-from pyro_tbr.guides import Guide, Statistics, TreeGuide
-from pyro_tbr.guides.base import expansion_point
-from pyro_tbr.guides.row_groups import RowGroups
-from pyro_tbr.guides.statistics import statistics
+from pyro_tbr.heads.groups import RowGroups
+from pyro_tbr.heads.guide import Guide, expansion_point
+from pyro_tbr.heads.statistics import Statistics, statistics
+from pyro_tbr.heads.tree_guide import TreeGuide
 from pyro_tbr.posterior.predictive import NewLeaf
 
 if TYPE_CHECKING:

@@ -11,18 +11,18 @@ forms a matrix of paths, and nothing in this room recurses, so stars of 20,000 l
 5,000 nodes are ordinary trees.
 """
 
-from pyro_tbr.tree.labels import match_labels
-from pyro_tbr.tree.linkage import read_linkage
-from pyro_tbr.tree.newick import read_newick, write_newick
 from pyro_tbr.tree.path_sum import descendant_sum, path_sum
-from pyro_tbr.tree.readers import (
+from pyro_tbr.tree.readers.labels import match_labels
+from pyro_tbr.tree.readers.linkage import read_linkage
+from pyro_tbr.tree.readers.newick import read_newick, write_newick
+from pyro_tbr.tree.readers.tables import (
     read_networkx,
     read_parents,
     read_treedata,
     write_frame,
     write_networkx,
 )
-from pyro_tbr.tree.taxonomy import read_taxonomy
+from pyro_tbr.tree.readers.taxonomy import read_taxonomy
 from pyro_tbr.tree.tree import Tree
 
 __all__ = [

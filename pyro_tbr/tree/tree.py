@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from pyro_tbr.errors import TreeError
-from pyro_tbr.tree.forms import TreeForms
-from pyro_tbr.tree.naming import arc_text, listed_texts, same_kind, unknown_node
+from pyro_tbr.tree.readers.forms import TreeForms
+from pyro_tbr.tree.readers.naming import arc_text, listed_texts, same_kind, unknown_node
 
 Node = Hashable
 

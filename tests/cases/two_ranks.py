@@ -15,8 +15,8 @@ from scipy.sparse import csr_matrix
 from torch import nn
 
 import pyro_tbr as tbr
-from pyro_tbr.guides import statistics
-from pyro_tbr.inference.svi import TrainingRows, minibatch_elbo
+from pyro_tbr.heads.statistics import statistics
+from pyro_tbr.inference.encoder.training import TrainingRows, minibatch_elbo
 from tests.cases.toy import star, toy
 
 LEAVES = [f"l{i}" for i in range(20)]

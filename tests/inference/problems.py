@@ -3,9 +3,9 @@
 import torch
 
 import pyro_tbr as tbr
-from pyro_tbr.guides import statistics
-from pyro_tbr.inference.dense_stage import StandardRows
-from pyro_tbr.models import GaussianLikelihood
+from pyro_tbr.heads.likelihoods import GaussianLikelihood
+from pyro_tbr.heads.statistics import statistics
+from pyro_tbr.inference.encoder.dense_stage import StandardRows
 
 QUICK = tbr.FitOptions(
     restarts=4, rotation_steps=100, sparse_steps=30, sweeps=20, mixture_components=8

@@ -15,11 +15,11 @@ import pyro_tbr as tbr
 from pyro_tbr.data import align_groups
 from pyro_tbr.errors import DataError, ShapeError
 from pyro_tbr.evaluation import baselines
-from pyro_tbr.guides import MeanFieldGuide
-from pyro_tbr.guides.row_groups import RowGroups
-from pyro_tbr.guides.statistics import statistics
-from pyro_tbr.inference.svi import minibatch_elbo
-from pyro_tbr.models import GaussianLikelihood
+from pyro_tbr.heads.groups import RowGroups
+from pyro_tbr.heads.likelihoods import GaussianLikelihood
+from pyro_tbr.heads.mean_field import MeanFieldGuide
+from pyro_tbr.heads.statistics import statistics
+from pyro_tbr.inference.encoder.training import minibatch_elbo
 from tests.inference.problems import standard_rows
 
 CORRELATION, NUM_GROUPS, SIZE = 0.6, 10, 6

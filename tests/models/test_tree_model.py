@@ -14,16 +14,11 @@ from torch import nn
 from torch.testing import assert_close
 
 from pyro_tbr.errors import DataError, ShapeError
-from pyro_tbr.guides import MeanFieldGuide, TreeGuide
-from pyro_tbr.models import (
-    BernoulliLikelihood,
-    GaussianLikelihood,
-    GaussianPrior,
-    HorseshoePrior,
-    LinearEncoder,
-    SpikeSlabPrior,
-    TreeModel,
-)
+from pyro_tbr.heads.likelihoods import BernoulliLikelihood, GaussianLikelihood
+from pyro_tbr.heads.mean_field import MeanFieldGuide
+from pyro_tbr.heads.priors import GaussianPrior, HorseshoePrior, SpikeSlabPrior
+from pyro_tbr.heads.tree_guide import TreeGuide
+from pyro_tbr.models import LinearEncoder, TreeModel
 from tests.tree.small_trees import SMALL_TREES, dense_paths
 
 TREE = SMALL_TREES["balanced"]

@@ -20,7 +20,7 @@ from pyro_tbr.evaluation.baselines.base import (
 )
 from pyro_tbr.evaluation.baselines.l1_starts import LinearStarts, Starts, all_starts, cosine
 from pyro_tbr.evaluation.baselines.squares import Squares, Weights, l1_weights
-from pyro_tbr.guides.base import NodeMoments, predictor_moments
+from pyro_tbr.heads.guide import NodeMoments, predictor_moments
 from pyro_tbr.tree import Tree, path_sum
 
 _STRENGTHS = tuple(np.geomspace(1, 1e-3, 10).round(6).tolist())

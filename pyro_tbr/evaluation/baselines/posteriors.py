@@ -12,9 +12,9 @@ from torch import Tensor
 
 from pyro_tbr.errors import IdentificationWarning
 from pyro_tbr.evaluation.baselines.base import Baseline, Problem, Rule, leading_components
+from pyro_tbr.heads.priors import ArcPrior, GaussianPrior, SpikeSlabPrior
 from pyro_tbr.inference import FitOptions, fit
-from pyro_tbr.models import GaussianPrior, SpikeSlabPrior, TreeModel
-from pyro_tbr.models.priors import ArcPrior
+from pyro_tbr.models import TreeModel
 from pyro_tbr.posterior import Posterior
 from pyro_tbr.posterior.drawing import at_nodes
 from pyro_tbr.posterior.predictive import linear_predictor

@@ -1,0 +1,102 @@
+r"""What the rows of a node say of one weight, the node's other weights being uncertain too.
+
+Given all weights :math:`u` of a node and outcome, its rows are a Gaussian
+:math:`\exp(b'u - u'Pu/2)`. A tree guide needs of it a potential for each weight alone:
+
+- *mean field*: the others at their means. The precision is then :math:`P_{kk}`, as if the others
+  were known: where latents correlate within an environment, or have a mean there, so that slopes
+  and intercept do the same, that is far too sure.
+- *expectation propagation*: the others integrated over what their own trees say without these rows
+  (their cavity). Means are then those of the joint posterior where all is Gaussian, and variances
+  nearly so.
+
+Source:
+    Minka, UAI 2001, "Expectation propagation for approximate Bayesian inference".
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_tbr.heads.statistics import Statistics
+
+_LEAST = 1e-6  # precision of a cavity over that of the rows: below it nothing is known,
+_MOST = 1e10  # above it everything, and differences of precisions keep six digits
+
+
+class Potential(NamedTuple):
+    """``exp(eta u - lam u^2 / 2)`` at nodes, outcomes and maybe weights, (E, Q, ...)."""
+
+    eta: Tensor
+    lam: Tensor
+
+
+class NodeRows(NamedTuple):
+    """Likelihood of the weights at each node and outcome.
+
+    Attributes:
+        precision: P, (E, Q, W, W).
+        linear: b, (E, Q, W).
+    """
+
+    precision: Tensor
+    linear: Tensor
+
+    @classmethod
+    def of(cls, stats: Statistics, noise_precision: Tensor) -> NodeRows:
+        """From statistics and the precision of the noise, (Q,)."""
+        gram = stats.gram.expand(*stats.cross.shape, -1)
+        return cls(noise_precision[:, None, None] * gram, noise_precision[:, None] * stats.cross)
+
+    def given_others(self, k: int, mean: Tensor) -> Potential:
+        """Of weight k with the others at their means (E, Q, W)."""
+        diagonal = self.precision[:, :, k, k]
+        others = (self.precision[:, :, k] * mean).sum(-1) - diagonal * mean[:, :, k]
+        return Potential(self.linear[:, :, k] - others, diagonal)
+
+    def cavity(self, mean: Tensor, var: Tensor, own: Potential) -> Potential:
+        """What all else says of each weight, from its posterior moments and its own potential."""
+        diagonal = self.precision.diagonal(dim1=-2, dim2=-1)
+        lam = (1 / var - own.lam).clamp(_LEAST * diagonal + 1e-12, _MOST * diagonal + 1.0)
+        return Potential(mean * (lam + own.lam) - own.eta, lam)
+
+    def joint_cov(self, cavity: Potential) -> Tensor:
+        """Covariance of a node's weights by rows and cavities together, (E, Q, W, W)."""
+        return torch.linalg.inv(self.precision + torch.diag_embed(cavity.lam))
+
+
+class Tilted:
+    """Rows and the cavities of all weights together, kept up to date as single weights move.
+
+    One inverse a sweep, and an update of rank one a weight. A sweep over 31 weights, 23 nodes and
+    16 outcomes takes 28 ms, with a solve for each weight 255 ms; over 6 weights 0.7 and 2.3 ms.
+
+    Args:
+        rows: Likelihood of the weights.
+        cavity: Of all weights, (E, Q, W) each; kept, and changed by :meth:`move`.
+    """
+
+    def __init__(self, rows: NodeRows, cavity: Potential) -> None:
+        self.cavity = Potential(*(part.clone() for part in cavity))
+        self._linear = rows.linear + cavity.eta
+        self._cov = rows.joint_cov(cavity)
+
+    def without(self, k: int) -> Potential:
+        """Of weight k by the rows, with the others integrated over their cavities."""
+        row = self._cov[:, :, k]
+        precision = 1 / row[..., k]
+        lam, eta = precision - self.cavity.lam[..., k], precision * (row * self._linear).sum(-1)
+        return Potential(eta - self.cavity.eta[..., k], lam.clamp(min=0))
+
+    def move(self, k: int, cavity: Potential) -> None:
+        """Puts a new cavity (E, Q) in the place of weight k's."""
+        more = cavity.lam - self.cavity.lam[..., k]
+        row = self._cov[:, :, k].clone()
+        share = more / (1 + more * row[..., k])
+        self._cov -= (share.unsqueeze(-1) * row).unsqueeze(-1) * row.unsqueeze(-2)
+        self._linear[..., k] += cavity.eta - self.cavity.eta[..., k]
+        for everywhere, value in zip(self.cavity, cavity, strict=True):
+            everywhere[..., k] = value

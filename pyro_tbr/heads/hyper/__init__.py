@@ -1,0 +1,1 @@
+"""Hyperparameters and their variational factors."""

@@ -1,0 +1,271 @@
+r"""The horseshoe along the tree: changes and their scales jointly exact.
+
+Given the global scale :math:`\tau` and the slab's scale c a change is a mixture of normals, one for
+each class of its local scale (``scale_classes.py``), so the passes are those of spike and slab with
+more classes. :math:`\log\tau` and :math:`\log c`, one pair a weight and outcome, are integrated by
+the trapezoid rule over a grid that follows their posterior: passes run at every point, and a
+point's weight is its prior times the evidence there. Every answer is a mixture over the grid. So
+within a weight's tree nothing is approximated but integrals by sums; mean field is across weights.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from pyro_tbr.heads.priors import HorseshoePrior
+from pyro_tbr.heads.priors.prior_factors import PriorFactors
+from pyro_tbr.heads.priors.prior_moments import scale_factor
+from pyro_tbr.heads.priors.scale_classes import draw_local_scales, scale_classes
+from pyro_tbr.heads.priors.scale_grid import ScaleGrid
+from pyro_tbr.heads.priors.tree_laws import (
+    Evidence,
+    Law,
+    TreeLaw,
+    inside_messages,
+    log_potential,
+    root_square,
+)
+from pyro_tbr.tree import descendant_sum
+from pyro_tbr.tree.messages.sum_product import TreePosterior, outside_pass, sample
+
+_GRID_SITES = ("global_scale", "slab_scale")
+_BLOCK = 1 << 18  # changes at points of the grid at once: bounds the memory of large trees
+
+
+@dataclass(frozen=True)
+class HorseshoePosterior(TreePosterior):
+    """Moments over the grid of scales; ``class_prob`` is that of the classes at each point's own.
+
+    Attributes:
+        log_local: Posterior mean of the log local scale, ``(w, Q, A)``.
+        log_local_square: Of its square.
+        shrinkage: Posterior mean of the share of a change that the prior takes away.
+        log_evidence_at: Log evidence at every point of the grid, ``(G, w, Q)``.
+    """
+
+    log_local: Tensor
+    log_local_square: Tensor
+    shrinkage: Tensor
+    log_evidence_at: Tensor
+
+
+class HorseshoeLaw(TreeLaw):
+    """Global, local and slab scales held jointly with the weights.
+
+    Attributes:
+        grid: Global and slab scales.
+    """
+
+    joint_hyper = frozenset({"global_scale", "local_scale", "slab_scale"})
+    rough_components = 8
+
+    def __init__(self, prior: HorseshoePrior, hyper: PriorFactors) -> None:
+        super().__init__(prior, hyper)
+        self.grid = ScaleGrid(prior.global_scale, prior.slab_scale)
+
+    def start(self) -> None:
+        """See :meth:`TreeLaw.start`; weights are those of the hyperprior."""
+        factors = [scale_factor(self.hyper, name) for name in _GRID_SITES]
+        self.grid.start(torch.stack([factor.log_moments()[0].double() for factor in factors]))
+
+    def arguments(self, data: Evidence, weights: slice, points: slice) -> tuple[Law, Tensor]:
+        """Arguments of the passes, (g, w, Q) or (g, w, Q, A, J) each, and log local scales."""
+        whole, slab = self.grid.points()[:, points, weights].unsqueeze(-1)
+        classes = scale_classes(whole, slab, self._precision(data, weights))
+        root = {name: value[weights].expand(whole.shape[:-1]) for name, value in
+                self.root_law().items()}  # fmt: skip
+        return root | {"class_prob": classes.prob, "class_var": classes.var}, classes.log_local
+
+    def _precision(self, data: Evidence, weights: slice) -> Tensor:
+        """Of a change by the data alone: were the weight it starts from known, (w, Q, A)."""
+        return descendant_sum(data.tree, data.lam[weights].double(), event_dim=0)[..., 1:]
+
+    @torch.no_grad()
+    def passes(
+        self,
+        data: Evidence,
+        weights: slice,
+        num_components: int | None,
+        sweeps: int,
+        refit: bool = False,
+    ) -> HorseshoePosterior:
+        """See :meth:`TreeLaw.passes`."""
+        grid, arcs = self.grid, data.tree.num_arcs
+        num, size = len(grid.log_weight), max(1, _BLOCK // (arcs * grid.loc[0, weights].numel()))
+        at_points = [
+            self._at(data, weights, slice(start, start + size), num_components, sweeps)
+            for start in range(0, num, size)
+        ]
+        parts = {
+            name: torch.cat([getattr(part, name) for part in at_points])
+            for name in HorseshoePosterior.__dataclass_fields__
+            if name != "pips"
+        }
+        log_joint = grid.log_prior()[:, weights] + parts["log_evidence"]
+        if refit:
+            grid.log_weight[:, weights] = log_joint.log_softmax(0).to(grid.log_weight)
+        log_weight = grid.log_weight[:, weights].double()
+        weight = log_weight.exp()
+        # The lower bound that these weights give; the log evidence itself where they are best.
+        log_evidence = (weight * (log_joint - log_weight)).sum(0)
+        mixed = {
+            name: (weight.reshape(*weight.shape, *[1] * (value.dim() - 3)) * value).sum(0)
+            for name, value in parts.items()
+        }
+        between = (parts["node_mean"] - mixed["node_mean"]).square()
+        mixed["node_var"] = mixed["node_var"] + (weight.unsqueeze(-1) * between).sum(0)
+        return HorseshoePosterior(
+            **mixed | {"log_evidence": log_evidence, "log_evidence_at": parts["log_evidence"]},
+            pips=None,
+        )
+
+    def _at(
+        self,
+        data: Evidence,
+        weights: slice,
+        points: slice,
+        num_components: int | None,
+        sweeps: int,
+    ) -> HorseshoePosterior:
+        """Passes at some points of the grid, which lead."""
+        law, log_local = self.arguments(data, weights, points)
+        inside = inside_messages(data, weights, law, num_components, sweeps)
+        found = outside_pass(data.tree, inside)
+        prob, precision = found.class_prob, self._precision(data, weights).unsqueeze(-1)
+        return HorseshoePosterior(
+            **found.__dict__,
+            log_local=(prob * log_local).sum(-1),
+            log_local_square=(prob * log_local.square()).sum(-1),
+            shrinkage=(prob / (1 + law["class_var"] * precision)).sum(-1),
+            log_evidence_at=found.log_evidence,
+        )
+
+    @torch.no_grad()
+    def learn(self, now: TreePosterior, informed: Tensor) -> None:
+        """See :meth:`TreeLaw.learn`: moves the grid, and factors to its moments for reports.
+
+        The weights then belong to the grid of before, until passes are made with ``refit``.
+        """
+        assert isinstance(now, HorseshoePosterior)
+        root = root_square(now, self.prior)
+        self.hyper.update_scale("root_scale", root, torch.ones_like(root))
+        for name, loc, spread in zip(_GRID_SITES, *self.grid.move(), strict=True):
+            factor = scale_factor(self.hyper, name)
+            if factor.hyper.fixed is None:
+                factor.match(loc, spread)
+        local_var = (now.log_local_square - now.log_local.square()).clamp(min=1e-4)
+        scale_factor(self.hyper, "local_scale").match(
+            torch.where(informed, now.log_local, 0.0).permute(2, 0, 1),
+            torch.where(informed, local_var.sqrt(), math.pi / 2).permute(2, 0, 1),
+        )
+
+    def gap(self, now: TreePosterior, informed: Tensor) -> Tensor:
+        """See :meth:`TreeLaw.gap`: scales are in the log evidence."""
+        return self.root_gap()
+
+    def silent_var(self) -> Tensor:
+        """See :meth:`TreeLaw.silent_var`."""
+        # E[t^2 c^2 / (t^2 + c^2)] for t half-Cauchy.
+        square = self.grid.mean(lambda whole, slab: whole * slab.square() / (whole + slab))
+        return square.expand(self.prior.delta_shape)
+
+    @torch.no_grad()
+    def draw(
+        self, data: Evidence, num_samples: int, sweeps: int, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """See :meth:`TreeLaw.draw`; arcs without rows below have the prior."""
+        draws = self._draw(data, num_samples, sweeps, generator)[0]
+        dtype = self.prior.root_loc.dtype
+        return {name: value.to(dtype) for name, value in draws.items()}
+
+    def _draw(
+        self, data: Evidence, num_samples: int, sweeps: int, generator: torch.Generator
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """Draws, the points of the grid behind them and log q of their scales, (S, W, Q)."""
+        point, (whole, slab), log_q = self.grid.draw(num_samples, generator)
+        root, deltas = self._draw_weights(data, point, sweeps, generator)
+        scales = {"global_scale": whole, "slab_scale": slab}
+        known = data.informed.reshape(-1, 1, 1)
+        whole, slab = whole.unsqueeze(-3), slab.unsqueeze(-3)
+        local, log_local = draw_local_scales(deltas, whole, slab, generator)
+        silent = torch.tan(0.5 * math.pi * _uniform(local.shape, generator, local.device))
+        local = torch.where(known, local, silent.clamp(min=1e-12))
+        scale = whole * local
+        scale = scale * slab / torch.hypot(scale, slab)
+        noise = torch.randn(deltas.shape, generator=generator, dtype=torch.float64)
+        deltas = torch.where(known, deltas, scale * noise.to(scale.device))
+        log_silent = _half_cauchy(local) + dist.Normal(0.0, scale).log_prob(deltas)
+        log_q = log_q + torch.where(known, log_local, log_silent).sum(-3)
+        draws = {"root_weights": root, "deltas": deltas, "local_scale": local}
+        return draws | scales, point, log_q
+
+    def _draw_weights(
+        self, data: Evidence, point: Tensor, sweeps: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Root weights (S, W, Q) and deltas (S, A, W, Q), each at its point of the grid."""
+        root = torch.zeros(point.shape, dtype=torch.float64, device=point.device)
+        deltas = root.new_zeros(*point.shape, data.tree.num_arcs)
+        for g in range(len(self.grid.log_weight)):
+            here = point == g
+            num = int(here.sum(0).max())
+            if not num:
+                continue
+            law = self.arguments(data, slice(None), slice(g, g + 1))[0]
+            inside = inside_messages(data, slice(None), law, data.num_components, sweeps)
+            found, _, changes = sample(data.tree, inside, num, generator)
+            order = (here.cumsum(0) - 1).clamp(min=0)  # the how many-th draw at this point it is
+            root = torch.where(here, found[:, 0].gather(0, order), root)
+            order = order.unsqueeze(-1).expand_as(deltas)
+            deltas = torch.where(here.unsqueeze(-1), changes[:, 0].gather(0, order), deltas)
+        return root, deltas.movedim(-1, 1)
+
+    @torch.no_grad()
+    def guide(
+        self, data: Evidence, now: TreePosterior, sweeps: int, generator: torch.Generator
+    ) -> None:
+        """One joint draw of weights and scales, its log density on ``root_weights``.
+
+        The scales are uniform within their cell, so the mean of log p - log q is a little below
+        the guide's ELBO: by some 0.4 a weight and outcome, 0.15 where the global
+        scale is fixed.
+        """
+        assert isinstance(now, HorseshoePosterior)
+        self.hyper["root_scale"]()
+        draws, point, log_q = self._draw(data, 1, sweeps, generator)
+        root, deltas = draws["root_weights"], draws["deltas"]
+        law = self.root_law()
+        log_q = log_q + dist.Normal(law["root_loc"], law["root_scale"]).log_prob(root)
+        log_q = log_q - now.log_evidence_at.double().gather(0, point)
+        log_q = log_q + self._log_changes(data, deltas, point)
+        total = log_q.sum() + log_potential(data, root, deltas).sum()
+        dtype = self.prior.root_loc.dtype
+        density = total.to(dtype)
+        for name in ("root_weights", "deltas", "global_scale", "local_scale", "slab_scale"):
+            if name not in self.hyper or scale_factor(self.hyper, name).hyper.fixed is None:
+                value = draws[name][0].to(dtype)
+                pyro.sample(name, dist.Delta(value, log_density=density, event_dim=value.dim()))
+                density = torch.zeros_like(density)
+
+    def _log_changes(self, data: Evidence, deltas: Tensor, point: Tensor) -> Tensor:
+        """Log prior of the informed changes at the points, classes summed out, (S, W, Q)."""
+        law = self.arguments(data, slice(None), slice(None))[0]
+        place = point[..., None, None].expand(*point.shape, *law["class_prob"].shape[-2:])
+        prob, var = (law[name].gather(0, place) for name in ("class_prob", "class_var"))
+        changes = deltas.movedim(1, -1).unsqueeze(-1)  # (S, W, Q, A, 1)
+        log_each = (prob.log() + dist.Normal(0.0, var.sqrt()).log_prob(changes)).logsumexp(-1)
+        return torch.where(data.informed, log_each, 0.0).sum(-1)
+
+
+def _uniform(shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> Tensor:
+    return torch.rand(shape, generator=generator, dtype=torch.float64).to(device)
+
+
+def _half_cauchy(scale: Tensor) -> Tensor:
+    """Log density of the standard half-Cauchy."""
+    return math.log(2 / math.pi) - torch.log1p(scale.square())

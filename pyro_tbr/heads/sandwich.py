@@ -1,0 +1,95 @@
+"""Honest spread of the weights where the encoder misses: sandwich variances.
+
+A learnt encoder is never right. Where it misses, the outcome has an error that is no noise of its
+own: it is larger where the latents are large, and there the rows pull most at the weights. So the
+weights' errors are larger than the residuals' variance says. Measured with an MLP on MLP mixing
+(200 rows a leaf, 5 fits, 20 latents): squared errors of the leaves' weights are 1.5 times what the
+model takes them for; taken from the rows' own squared residuals (sandwich) they are 1.05 times.
+
+The sandwich's ratio to the model's variance is taken for each weight and outcome over all leaves,
+and the likelihood of that weight flattened by it, its peak where it was.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pyro_tbr.heads.statistics import Statistics
+
+_SURE = 2.0  # standard errors by which a ratio must be above 1 to be believed
+_ROWS_A_WEIGHT = 2  # leaves with fewer rows a weight say nothing of their residuals
+
+
+@torch.no_grad()
+def inflation(design: Tensor, y: Tensor, env_index: Tensor, stats: Statistics) -> Tensor:
+    """Ratio of sandwich to model variance of the leaves' weights, (E, Q, W).
+
+    Args:
+        design: Latents and intercept, (N, W).
+        y: Outcomes, NaN where not observed, (N, Q).
+        env_index: Node of each row, (N,).
+        stats: Statistics of these rows, Gaussian outcomes.
+    """
+    design, y = design.double(), y.double()
+    num_weights = design.shape[1]
+    rich = stats.count > _ROWS_A_WEIGHT * num_weights  # (E, Q)
+    inverse, peak = _least_squares(stats)
+    place = torch.searchsorted(stats.nodes, env_index)
+    sandwich, fourth = torch.zeros_like(stats.cross), torch.zeros_like(stats.cross)
+    square = torch.zeros_like(stats.square)
+    for q in range(y.shape[1]):
+        seen = ~torch.isnan(y[:, q])
+        rows, at = design[seen], place[seen]
+        residual = y[seen, q] - (rows * peak[at, q]).sum(-1)
+        pull = (inverse[at, q] @ rows.unsqueeze(-1)).squeeze(-1)  # of a row at the weights
+        leverage = (rows * pull).sum(-1)
+        each = residual.square() / (1 - leverage).clamp(min=0.05)  # unbiased if noise is even (HC2)
+        part = pull.square() * each.unsqueeze(-1)
+        sandwich[:, q].index_add_(0, at, part)
+        fourth[:, q].index_add_(0, at, part.square())
+        square[:, q].index_add_(0, at, residual.square())
+    free = torch.where(rich, stats.count - num_weights, 0.0)
+    noise = torch.where(rich, square, 0.0).sum(0) / free.sum(0).clamp(min=1)  # (Q,)
+    model = inverse.diagonal(dim1=-2, dim2=-1) * noise[:, None]
+    usable = rich.unsqueeze(-1) & (sandwich > 0) & (model > 0)
+    log_ratio = torch.where(usable, sandwich / model, 1.0).log()
+    error = torch.where(usable, fourth / sandwich.square(), 0.0)  # variance of log_ratio
+    return _shrunken(log_ratio + 0.5 * error, error, usable).exp()
+
+
+def _shrunken(value: Tensor, error: Tensor, usable: Tensor) -> Tensor:
+    """Estimates (E, Q, W) with error variances, each drawn to its weight's mean, by moments.
+
+    Means differ from 0 and estimates from their mean only as far as the data are sure of it.
+    """
+    num = usable.sum(0).clamp(min=1)
+    mean = torch.where(usable, value, 0.0).sum(0) / num
+    spread = torch.where(usable, (value - mean).square(), 0.0).sum(0) / (num - 1).clamp(min=1)
+    own = spread - torch.where(usable, error, 0.0).sum(0) / num
+    own = torch.where(own > _SURE * spread * (2 / num).sqrt(), own, 0.0)
+    mean = torch.where(mean.abs() > _SURE * (spread / num).sqrt(), mean, 0.0)
+    keep = own / (own + error).clamp(min=1e-300)
+    return torch.where(usable, mean + keep * (value - mean), mean)
+
+
+def flattened(stats: Statistics, ratio: Tensor) -> Statistics:
+    """Statistics whose likelihood says the same of the weights, but not as surely.
+
+    Peaks, residuals and correlations stay, variances are ``ratio`` (E, Q, W) times as large.
+    """
+    if bool((ratio == 1).all()):
+        return stats
+    shrink = ratio.rsqrt()
+    peak = _least_squares(stats)[1]
+    flat = stats.gram * shrink[..., :, None] * shrink[..., None, :]
+    cross = (flat @ peak.unsqueeze(-1)).squeeze(-1)
+    gain = ((cross - stats.cross) * peak).sum(-1)
+    return stats._replace(gram=flat, cross=cross, square=stats.square + gain)
+
+
+def _least_squares(stats: Statistics) -> tuple[Tensor, Tensor]:
+    """Inverse grams (E, Q, W, W) and where each leaf's likelihood peaks, (E, Q, W)."""
+    inverse = torch.linalg.pinv(stats.gram, hermitian=True)  # once where outcomes share it
+    peak = (inverse @ stats.cross.unsqueeze(-1)).squeeze(-1)
+    return inverse.expand(*peak.shape, -1), peak

@@ -1,0 +1,287 @@
+"""The dense stage: finds the encoder with weights that may change on every arc.
+
+The dense Gaussian tree prior shares strength between leaves, so leaves with fewer rows than latents
+are fine, and it is easy to fit: no gates, no bad optima but rotations. What the stage chooses on
+held-out rows is how strongly the encoder is held back: its weight decay, for wide features the
+number of leading components it sees, and when to stop.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from pyro_tbr.data import SparseFeatures
+from pyro_tbr.heads.condition import fit_weights
+from pyro_tbr.heads.groups import RowGroups
+from pyro_tbr.heads.guide import predictor_moments
+from pyro_tbr.heads.mean_field import MeanFieldGuide
+from pyro_tbr.heads.priors import GaussianPrior
+from pyro_tbr.heads.tree_guide import TreeGuide
+from pyro_tbr.inference.encoder.prepared_rows import prepared
+from pyro_tbr.inference.encoder.reduced_rank import leading_directions
+from pyro_tbr.inference.encoder.training import FitTrace, Schedule, TrainingRows, train
+from pyro_tbr.inference.options import FitOptions
+from pyro_tbr.models.encoders import Encoder, LinearEncoder, PreparedEncoder
+from pyro_tbr.models.tree_model import TreeModel
+
+_ROWS_A_FEATURE = 10  # with fewer rows than this a feature, the number of components is chosen
+_DENSE_SWEEPS = 40
+
+
+class Recipe(NamedTuple):
+    """How an encoder is trained.
+
+    Attributes:
+        decay: Weight decay.
+        num_components: Leading components of the features; ``None``: all.
+        steps: Steps of SVI.
+        lr: Peak learning rate.
+    """
+
+    decay: float
+    num_components: int | None
+    steps: int
+    lr: float
+
+
+@dataclass(frozen=True)
+class StandardRows:
+    """Rows in the units of training, before any encoder.
+
+    Attributes:
+        x: Features, (N, D), float64; sparse ones stay so, and are made dense block by block.
+        y: Standardised outcomes, NaN where not observed, (N, Q), in the dtype of training.
+        env_index: Node of each row, (N,).
+        groups: Rows that are alike, if that was said.
+    """
+
+    x: Tensor | SparseFeatures
+    y: Tensor
+    env_index: Tensor
+    groups: RowGroups | None = None
+
+    def select(self, rows: Tensor) -> StandardRows:
+        """These rows."""
+        groups = None if self.groups is None else self.groups.select(rows)
+        return StandardRows(self.x[rows], self.y[rows], self.env_index[rows], groups)
+
+    def prepared(self, model: TreeModel) -> TrainingRows:
+        """The rows as this model's encoder takes them."""
+        observed = ~torch.isnan(self.y)
+        y = torch.where(observed, self.y, 0.0)
+        weights = observed.to(y)
+        if self.groups is not None:
+            weights *= self.groups.weights(self.y).to(y)
+        return TrainingRows(prepared(model.encoder, self.x), y, weights, self.env_index)
+
+    def nodes(self, num_nodes: int) -> Tensor:
+        """Nodes with rows, (V,) bool."""
+        nodes = torch.zeros(num_nodes, dtype=torch.bool)
+        nodes[self.env_index.cpu()] = True
+        return nodes
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+
+@dataclass(frozen=True)
+class DenseFit:
+    """An encoder with the posterior of its dense weights.
+
+    Attributes:
+        model: The model, its prior dense.
+        guide: Posterior of root weights and deltas given the rows of training.
+        recipe: How it was trained.
+        trace: What training did; ``None`` where the encoder has a closed form.
+    """
+
+    model: TreeModel
+    guide: TreeGuide
+    recipe: Recipe
+    trace: FitTrace | None
+
+    @torch.no_grad()
+    def latents(self, x: Tensor | SparseFeatures) -> Tensor:
+        """Latents of features (N, D), in double precision."""
+        return self.model.encoder(x).double()
+
+    @torch.no_grad()
+    def loss(self, rows: StandardRows, *, seen: bool) -> Tensor:
+        """Of each observed outcome: an estimate of its noise variance.
+
+        The squared residual, less the weights' own variance on new rows; plus it on rows of
+        training, which the weights have moved towards. So the two agree but for the optimism of
+        the encoder. Binary outcomes: negative expected log score.
+
+        Args:
+            rows: The rows.
+            seen: They are the rows of training.
+        """
+        moments = self.guide.node_moments()
+        design = self.model.design(self.model.encoder(rows.x))
+        mean, var = predictor_moments(design, rows.env_index, moments)
+        if self.model.likelihood.binary:
+            each = -self.model.likelihood.expected_log_prob(rows.y, mean, var, None)
+        else:
+            each = (rows.y - mean).square() + (var if seen else -var)
+        return each[~torch.isnan(rows.y)]
+
+    def score(self, rows: StandardRows) -> float:
+        """Mean loss of held-out rows."""
+        return self.loss(rows, seen=False).mean().item()
+
+
+@dataclass(frozen=True)
+class DenseStage:
+    """Makes dense fits.
+
+    Attributes:
+        model: The built model whose encoder is to be trained; never changed.
+        options: Options of the fit.
+        generator: Randomness of the fit.
+        progress: A bar.
+    """
+
+    model: TreeModel
+    options: FitOptions
+    generator: torch.Generator
+    progress: tqdm | None = None
+
+    def recipes(self, num_rows: int) -> list[Recipe]:
+        """What to choose from on held-out rows, in the order of warm starts."""
+        options, encoder = self.options, self.model.encoder
+        linear = isinstance(encoder, LinearEncoder)
+        steps = options.max_steps if options.max_steps is not None else (600 if linear else 2500)
+        lr = options.encoder_lr or 3e-3
+        decays = options.encoder_decays
+        if decays is None:
+            decays = (0.0,) if linear else (0.3, 0.03)
+        components: tuple[int | None, ...] = (None,)
+        if isinstance(encoder, PreparedEncoder) and encoder.num_components is None:
+            width = encoder.num_features
+            if options.num_components is not None:
+                components = tuple(min(n, width) for n in options.num_components)
+            elif width > 20 and width * _ROWS_A_FEATURE > num_rows:
+                least = max(self.model.latent_dim, 15)
+                components = tuple(n for n in (least, 2 * least, 4 * least) if n < width)
+        return [Recipe(d, c, steps, lr) for c in components for d in decays]
+
+    def choose(self, rows: StandardRows, held_out: StandardRows) -> DenseFit:
+        """The fit to ``rows`` by the recipe that does best on held-out rows."""
+        best, best_score, last = None, float("inf"), None
+        for recipe in self.recipes(len(rows)):
+            warm = last is not None and last.recipe.num_components == recipe.num_components
+            last = self.fit(rows, recipe, held_out, start=last if warm else None)
+            score = last.score(held_out)
+            if best is None or score < best_score:
+                best, best_score = last, score
+        assert best is not None  # there is at least one recipe
+        return best
+
+    def fit(
+        self,
+        rows: StandardRows,
+        recipe: Recipe,
+        held_out: StandardRows | None = None,
+        start: DenseFit | None = None,
+    ) -> DenseFit:
+        """Trains an encoder with dense weights.
+
+        Args:
+            rows: Rows to train on.
+            recipe: How.
+            held_out: Rows that choose among states of the training.
+            start: A fit to go on from, for half the steps; else afresh.
+        """
+        model = copy.deepcopy(self.model if start is None else start.model)
+        if start is None:
+            self._begin(model, rows, recipe)
+        trace = None
+        encoder = model.encoder
+        settled = isinstance(encoder, LinearEncoder) and encoder.width <= encoder.latent_dim
+        trainable = any(p.requires_grad for p in encoder.parameters())
+        if trainable and not settled and recipe.steps:
+            trace = self._train(model, rows, recipe, held_out, start)
+        guide = self._weights(model, rows)
+        return DenseFit(model, guide, recipe, trace)
+
+    def resumed(self, encoder: Encoder, rows: StandardRows, recipe: Recipe) -> DenseFit:
+        """The dense fit of an encoder that is trained already, by this recipe."""
+        model = copy.deepcopy(self.model)
+        model.encoder = copy.deepcopy(encoder)
+        self._dense_prior(model, rows)
+        return DenseFit(model, self._weights(model, rows), recipe, None)
+
+    def _dense_prior(self, model: TreeModel, rows: StandardRows) -> None:
+        prior = model.build_prior(GaussianPrior(), root_loc=self.model.prior.root_loc)
+        model.prior = prior.to(dtype=self.model.prior.root_loc.dtype)
+        model.to(device=rows.y.device)
+
+    def _begin(self, model: TreeModel, rows: StandardRows, recipe: Recipe) -> None:
+        """A fresh encoder with standardised latents, and the dense prior."""
+        encoder = model.encoder
+        if isinstance(encoder, PreparedEncoder):
+            encoder.num_components = recipe.num_components or encoder.num_components
+        encoder.fit_preparation(rows.x)
+        encoder.reset(self.generator)
+        self._dense_prior(model, rows)
+        if isinstance(encoder, LinearEncoder):
+            features = prepared(encoder, rows.x)
+            directions = leading_directions(model, features, rows.y, rows.env_index, rows.groups)
+            encoder.set_directions(directions)
+        if encoder.trainable:
+            with torch.no_grad():
+                z = encoder(rows.x)
+                encoder.set_output(z.mean(0), torch.diag(1 / z.std(0).clamp(min=1e-6)))
+
+    def _train(
+        self,
+        model: TreeModel,
+        rows: StandardRows,
+        recipe: Recipe,
+        held_out: StandardRows | None,
+        start: DenseFit | None,
+    ) -> FitTrace:
+        """SVI in encoder and mean-field weights."""
+        guide = MeanFieldGuide(model, rows.nodes(model.tree.num_nodes)).to(rows.y.device)
+        known = start.guide if start is not None else None
+        if known is None and isinstance(model.encoder, LinearEncoder):
+            known = self._weights(model, rows)  # the encoder is good already: so be the weights
+        if known is not None:
+            guide.start(known.node_moments().mean[0], known.delta_moments().mean)
+        else:
+            with torch.no_grad():
+                draw = torch.randn(guide.root_loc.shape, generator=self.generator)
+                guide.root_loc += 0.3 * draw.to(guide.root_loc)
+        schedule = Schedule(
+            steps=max(1, recipe.steps // (1 if start is None else 2)),
+            batch_size=min(self.options.batch_size, len(rows)),
+            encoder_lr=recipe.lr,
+            guide_lr=self.options.guide_lr,
+            encoder_decay=recipe.decay,
+            patience=self.options.patience,
+        )
+        return train(
+            model,
+            guide,
+            rows.prepared(model),
+            schedule,
+            self.generator,
+            held_out=None if held_out is None else held_out.prepared(model),
+            progress=self.progress,
+        )
+
+    def _weights(self, model: TreeModel, rows: StandardRows) -> TreeGuide:
+        """Posterior of the dense weights for the encoder as it is, exact along the tree."""
+        nodes = rows.nodes(model.tree.num_nodes)
+        guide = TreeGuide(model, nodes).to(rows.y.device)
+        with torch.no_grad():
+            design = model.design(model.encoder(rows.x))
+        fit_weights(guide, design, rows.y, rows.env_index, sweeps=_DENSE_SWEEPS, groups=rows.groups)
+        return guide

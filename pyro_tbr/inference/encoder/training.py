@@ -1,0 +1,231 @@
+"""Stochastic variational inference: the ELBO of a minibatch, and the loop that climbs it.
+
+The ELBO is the one Pyro's ``Trace_ELBO`` estimates for the same model and guide, with everything
+that can be integrated integrated: weights enter a Gaussian predictor by their means and variances,
+hyperparameters by quadrature. So a step has only the noise of its minibatch.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from pyro_tbr.errors import TrainingError
+from pyro_tbr.heads.guide import Guide, NodeMoments, predictor_moments
+from pyro_tbr.heads.likelihoods import NoiseMoments
+from pyro_tbr.inference.encoder.prepared_rows import PreparedRows, blocks_of
+from pyro_tbr.models.tree_model import TreeModel
+
+
+@dataclass(frozen=True)
+class TrainingRows:
+    """Rows as training sees them, on the device and in the dtype of training.
+
+    Attributes:
+        prepared: Features after ``encoder.prepare``, (N, R), or made so when they are selected.
+        y: Standardised outcomes, 0 where not observed, (N, Q).
+        weights: By how much of a row each outcome counts, 0 where not observed, (N, Q).
+        env_index: Node of each row, (N,).
+    """
+
+    prepared: Tensor | PreparedRows
+    y: Tensor
+    weights: Tensor
+    env_index: Tensor
+
+    def select(self, rows: Tensor) -> TrainingRows:
+        """These rows."""
+        return TrainingRows(
+            self.prepared[rows], self.y[rows], self.weights[rows], self.env_index[rows]
+        )
+
+    def __len__(self) -> int:
+        return self.y.shape[0]
+
+
+def expected_log_lik(
+    model: TreeModel,
+    rows: TrainingRows,
+    moments: NodeMoments,
+    noise: NoiseMoments | None,
+) -> Tensor:
+    """E[log likelihood] of each row under q, its weighted sum over outcomes, (N,)."""
+    parts = []
+    for at, block in blocks_of(rows.prepared):
+        design = model.design(model.encoder.encode(block))
+        mean, var = predictor_moments(design, rows.env_index[at], moments)
+        each = model.likelihood.expected_log_prob(rows.y[at], mean, var, noise)
+        parts.append((each * rows.weights[at]).sum(-1))
+    return torch.cat(parts)
+
+
+def minibatch_elbo(model: TreeModel, guide: Guide, rows: TrainingRows, num_rows: int) -> Tensor:
+    """ELBO per row of the data set, unbiased over minibatches.
+
+    Args:
+        model: The model.
+        guide: Its guide.
+        rows: The minibatch.
+        num_rows: Rows in the data set: the minibatch stands for all of them.
+    """
+    each = expected_log_lik(model, rows, guide.node_moments(), guide.noise_moments())
+    return each.mean() - guide.kl() / num_rows
+
+
+class Schedule(NamedTuple):
+    """How a run of SVI goes.
+
+    Attributes:
+        steps: At most this many.
+        batch_size: Rows a minibatch.
+        encoder_lr: Peak learning rate of the encoder.
+        guide_lr: Peak learning rate of the guide.
+        encoder_decay: Decoupled weight decay of the encoder (AdamW): the encoder's weight prior.
+        patience: Checks without gain before the run stops.
+        check_every: Steps between checks on held-out rows.
+    """
+
+    steps: int
+    batch_size: int
+    encoder_lr: float
+    guide_lr: float
+    encoder_decay: float = 0.0
+    patience: int = 8
+    check_every: int = 100
+
+
+class FitTrace(NamedTuple):
+    """What a run did.
+
+    Attributes:
+        steps: Step of each entry.
+        loss: Negative ELBO per row, mean since the entry before.
+        held_out: Negative expected log score per held-out row, NaN without held-out rows.
+        best_held_out: Least of them; NaN likewise.
+        best_step: Step of the state that was kept.
+    """
+
+    steps: list[int]
+    loss: list[float]
+    held_out: list[float]
+    best_held_out: float
+    best_step: int
+
+
+def train(
+    model: TreeModel,
+    guide: Guide,
+    rows: TrainingRows,
+    schedule: Schedule,
+    generator: torch.Generator,
+    *,
+    held_out: TrainingRows | None = None,
+    progress: tqdm | None = None,
+) -> FitTrace:
+    """Climbs the ELBO in encoder and guide; ends at the best state on held-out rows if there are.
+
+    Args:
+        model: The model; its encoder is trained in place.
+        guide: The guide, trained in place.
+        rows: Training rows.
+        schedule: Steps and rates; the rates rise over the first tenth, then fall to zero.
+        generator: Order of the rows.
+        held_out: Rows that choose among states.
+        progress: A bar to move by one a step.
+
+    Raises:
+        TrainingError: Loss or a gradient is not finite; the parameters are the last finite ones.
+    """
+    encoder_params = [p for p in model.encoder.parameters() if p.requires_grad]
+    guide_params = list(guide.parameters())
+    groups = [
+        {"params": encoder_params, "weight_decay": schedule.encoder_decay},
+        {"params": guide_params, "weight_decay": 0.0},
+    ]
+    peaks = [schedule.encoder_lr, schedule.guide_lr]
+    used = [pair for pair in zip(groups, peaks, strict=True) if pair[0]["params"]]
+    optimizer = torch.optim.AdamW([group for group, _ in used], lr=1e-3, betas=(0.9, 0.99))
+    best_state, best, best_step = None, math.inf, 0
+    trace = FitTrace([], [], [], math.nan, 0)
+    losses: list[Tensor] = []
+    waited, step, num_rows = 0, 0, len(rows)
+    model.encoder.train()
+    while step < schedule.steps and waited < schedule.patience:
+        order = torch.randperm(num_rows, generator=generator).to(rows.y.device)
+        for batch in order.split(schedule.batch_size):
+            for group, (_, peak) in zip(optimizer.param_groups, used, strict=True):
+                group["lr"] = peak * _ramp(step / schedule.steps)
+            elbo = minibatch_elbo(model, guide, rows.select(batch), num_rows)
+            optimizer.zero_grad()
+            (-elbo).backward()
+            total = nn.utils.clip_grad_norm_(encoder_params + guide_params, 100.0)
+            if not torch.isfinite(total + elbo):
+                raise TrainingError(_blown(model, guide, step, trace, elbo))
+            optimizer.step()
+            losses.append(-elbo.detach())
+            step += 1
+            if progress is not None:
+                progress.update()
+            if step % schedule.check_every == 0 or step == schedule.steps:
+                trace.steps.append(step)
+                trace.loss.append(torch.stack(losses).mean().item())
+                losses.clear()
+                score = _score(model, guide, held_out)
+                trace.held_out.append(score)
+                if held_out is not None:
+                    waited += 1
+                    if score < best:
+                        best, best_step, waited = score, step, 0
+                        best_state = _state(model, guide)
+                if progress is not None:
+                    progress.set_postfix(loss=f"{trace.loss[-1]:.3f}", refresh=False)
+            if step >= schedule.steps or waited >= schedule.patience:
+                break
+    model.encoder.eval()
+    if best_state is not None:
+        model.encoder.load_state_dict(best_state[0])
+        guide.load_state_dict(best_state[1])
+    return trace._replace(
+        best_held_out=best if held_out is not None else math.nan,
+        best_step=best_step if held_out is not None else step,
+    )
+
+
+def _ramp(position: float) -> float:
+    """Share of the peak rate: up over the first tenth, then half a cosine down."""
+    if position < 0.1:
+        return 0.1 + 9 * position
+    return 0.5 * (1 + math.cos(math.pi * (position - 0.1) / 0.9)) + 1e-3
+
+
+@torch.no_grad()
+def _score(model: TreeModel, guide: Guide, rows: TrainingRows | None) -> float:
+    """Negative expected log score per observed row."""
+    if rows is None:
+        return math.nan
+    model.encoder.eval()
+    each = expected_log_lik(model, rows, guide.node_moments(), guide.noise_moments())
+    model.encoder.train()
+    return -(each.sum() / rows.weights.any(-1).sum().clamp(min=1)).item()
+
+
+def _state(model: TreeModel, guide: Guide) -> tuple[dict, dict]:
+    return copy.deepcopy(model.encoder.state_dict()), copy.deepcopy(guide.state_dict())
+
+
+def _blown(model: TreeModel, guide: Guide, step: int, trace: FitTrace, elbo: Tensor) -> str:
+    named = [("encoder." + n, p) for n, p in model.encoder.named_parameters()]
+    named += [("guide." + n, p) for n, p in guide.named_parameters()]
+    bad = [n for n, p in named if p.grad is not None and not torch.isfinite(p.grad).all()]
+    last = f"{trace.loss[-1]:.4g}" if trace.loss else "none yet"
+    return (
+        f"training stopped at step {step}: loss {-elbo.item():.4g}, gradients not finite in "
+        f"{bad[:5] or 'none'}; last finite mean loss {last}. The parameters of the step before are "
+        f"kept. Lower options.encoder_lr or guide_lr, or look for outliers and scale the data"
+    )

@@ -1,0 +1,1 @@
+"""The basis of the latents in which changes are sparse."""

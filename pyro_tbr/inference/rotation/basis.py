@@ -1,0 +1,225 @@
+"""Assembles a basis of latents from directions, each judged by its evidence along the tree.
+
+A new latent's weights at the leaves are ``v @ w`` with v a row of the basis's inverse, so they can
+be judged without knowing the other latents: the log evidence that the estimates ``v @ w_leaf``,
+with their standard errors, come from sparse changes on the tree. For a whole basis V the evidence
+of the leaves' estimates is the sum over its rows plus ``E Q log|det V|``, the Jacobian, up to the
+correlation of the errors. So the best basis out of a pool of rows is found by exchanging rows, at
+the cost of a small matrix product a move.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from pyro_tbr.heads.priors import RATE_CONCENTRATION
+from pyro_tbr.inference.rotation.search import RotationProblem
+from pyro_tbr.tree.messages.sum_product import inside_pass
+
+_RATES = (0.05, 0.15, 0.4)  # inclusion rates tried for a direction; its best counts
+_NUM_COMPONENTS = 8  # a ranking, not a posterior
+_MOST_POTENTIALS = 1 << 19  # in one pass: of all directions at once a large tree takes many GB
+
+
+class Basis(NamedTuple):
+    """A basis and its evidence.
+
+    Attributes:
+        rows: Rows v of the inverse, unit length, (K, K).
+        evidence: Sum of the rows' log evidence plus the Jacobian's; comparable within a problem.
+    """
+
+    rows: Tensor
+    evidence: float
+
+    @property
+    def basis(self) -> Tensor:
+        """New latents are ``z @ basis``; unit columns, (K, K)."""
+        inverse = torch.linalg.inv(self.rows)
+        return inverse / inverse.norm(dim=0)
+
+
+def rows_of(basis: Tensor) -> Tensor:
+    """Rows of the inverses, unit length, (S, K, K)."""
+    rows = torch.linalg.inv(basis.double())
+    return rows / rows.norm(dim=-1, keepdim=True)
+
+
+def leaf_estimates(problem: RotationProblem) -> tuple[Tensor, Tensor]:
+    """Estimates (E, Q, K) and covariances (E, Q, K, K) of the latents' weights at each node.
+
+    The intercept and the other latents are integrated out, under a prior ten typical differences
+    wide, so nodes with fewer rows than weights have wide but finite estimates.
+    """
+    k, width = problem.latent_dim, problem.precision.shape[-1]
+    ridge = 1e-2 * torch.eye(width, dtype=torch.float64, device=problem.precision.device)
+    cov = torch.linalg.inv(problem.precision + ridge)
+    linear = (problem.precision @ problem.target.unsqueeze(-1)).squeeze(-1)
+    mean = (cov @ linear.unsqueeze(-1)).squeeze(-1)[..., :k]
+    return mean, cov[..., :k, :k].expand(*mean.shape, k)
+
+
+def evidence(
+    problem: RotationProblem, rows: Tensor, mean: Tensor, cov: Tensor, rates: tuple = _RATES
+) -> Tensor:
+    """Log evidence of the estimates along each direction, summed over outcomes, (P,).
+
+    Args:
+        problem: The tree and its nodes with rows.
+        rows: Directions v, (P, K).
+        mean: See :func:`leaf_estimates`.
+        cov: Likewise.
+        rates: Inclusion rates to try.
+    """
+    few = max(1, _MOST_POTENTIALS // (problem.tree.num_nodes * mean.shape[1]))
+    found = []
+    for some in rows.split(few):
+        value, var = _along(some, mean, cov)
+        spread = _spread(value)
+        tried = [_log_evidence(problem, value, var, torch.tensor(rate), spread) for rate in rates]
+        found.append(torch.stack(tried).amax(0).sum(-1))
+    return torch.cat(found)
+
+
+def _along(rows: Tensor, mean: Tensor, cov: Tensor) -> tuple[Tensor, Tensor]:
+    """Estimates along directions (*P, K) and their variances, each (*P, Q, E)."""
+    value = torch.einsum("...k,eqk->...qe", rows, mean)
+    var = torch.einsum("...k,eqkl,...l->...qe", rows, cov, rows)
+    return value, var
+
+
+def _spread(value: Tensor) -> Tensor:
+    """Standard deviation over the nodes, (*P, Q)."""
+    return (value - value.mean(-1, keepdim=True)).square().mean(-1).sqrt().clamp(min=1e-6)
+
+
+def _log_evidence(
+    problem: RotationProblem, value: Tensor, var: Tensor, rate: Tensor, slab_scale: Tensor
+) -> Tensor:
+    """Log density of estimates (*P, Q, E) under sparse changes, (*P, Q); differentiable."""
+    index = problem.nodes.expand_as(value)
+    empty = value.new_zeros(*value.shape[:-1], problem.tree.num_nodes)
+    inside = inside_pass(
+        problem.tree,
+        empty.scatter(-1, index, value / var),
+        empty.scatter(-1, index, 1 / var),
+        inclusion_prob=rate.to(value),
+        slab_scale=slab_scale,
+        root_scale=3 * slab_scale + value.detach().abs().mean(-1),
+        num_components=_NUM_COMPONENTS,
+    )
+    at_peak = -0.5 * (value.square() / var + torch.log(2 * math.pi * var)).sum(-1)
+    return inside.log_evidence + at_peak
+
+
+def ascend(
+    problem: RotationProblem, rows: Tensor, mean: Tensor, cov: Tensor, steps: int = 60
+) -> Tensor:
+    """Moves bases (S, K, K) up their evidence, with a rate and a slab of its own for each row.
+
+    This is independent component analysis with the tree as source prior: the sum of the rows' log
+    evidence plus ``E Q log|det V|``, climbed by Adam through the inside pass.
+
+    Args:
+        problem: The tree and its nodes with rows.
+        rows: Rows of the bases' inverses, (S, K, K).
+        mean: See :func:`leaf_estimates`.
+        cov: Likewise.
+        steps: Of Adam.
+
+    Returns:
+        Rows, unit length, (S, K, K).
+    """
+    num_estimates = mean.shape[0] * mean.shape[1]
+    moving = rows.clone().requires_grad_()
+    with torch.no_grad():
+        spread = _spread(_along(rows, mean, cov)[0]).mean(-1)  # (S, K)
+    log_slab = spread.log().requires_grad_()
+    logit_rate = torch.full_like(spread, -1.4).requires_grad_()  # 0.2
+    optimizer = torch.optim.Adam(
+        [{"params": [moving]}, {"params": [log_slab, logit_rate]}], betas=(0.9, 0.95)
+    )
+    one, zero = RATE_CONCENTRATION
+    for step in range(steps):
+        fade = min(1.0, (1 - step / steps) / 0.5 + 0.02)
+        for group, peak in zip(optimizer.param_groups, (0.03, 0.1), strict=True):
+            group["lr"] = peak * fade
+        unit = moving / moving.norm(dim=-1, keepdim=True)
+        value, var = _along(unit, mean, cov)
+        rate = torch.sigmoid(logit_rate)[..., None, None]
+        slab = log_slab.exp()[..., None].expand(value.shape[:-1])
+        total = _log_evidence(problem, value, var, rate, slab).sum((-1, -2))
+        total = total + num_estimates * torch.linalg.slogdet(unit)[1]
+        total = total + (one * logsigmoid(logit_rate) + zero * logsigmoid(-logit_rate)).sum(-1)
+        if not torch.isfinite(total).all():
+            break  # a basis has become singular; the others are bases all the same
+        optimizer.zero_grad()
+        (-total.sum()).backward()
+        optimizer.step()
+    moving = moving.detach()
+    return moving / moving.norm(dim=-1, keepdim=True)
+
+
+def null_directions(
+    problem: RotationProblem, mean: Tensor, num: int, generator: torch.Generator
+) -> Tensor:
+    """Directions along which K - 1 random contrasts of related nodes all vanish, (num, K).
+
+    If none of the K - 1 contrasts moved a latent, that latent's row is the one direction that is
+    orthogonal to all of them; with sparse changes this is often so. Contrasts are between nodes
+    under one parent where there are such, else between any two.
+
+    Args:
+        problem: The tree and its nodes with rows.
+        mean: Estimates (E, Q, K).
+        num: How many to propose.
+        generator: Randomness.
+    """
+    num_nodes, num_outcomes, k = mean.shape
+    if k == 1 or num_nodes < 2:
+        return mean.new_ones(num, k) if k == 1 else mean.new_zeros(0, k)
+    nodes = problem.nodes.cpu()
+    parent = torch.where(nodes > 0, problem.tree.arc_parent[(nodes - 1).clamp(min=0)], -1)
+    order = parent.argsort(stable=True)  # families next to each other
+    _, family, size = parent[order].unique_consecutive(return_inverse=True, return_counts=True)
+    begin = size.cumsum(0) - size
+    shape = (num, k - 1)
+    place = torch.randint(num_nodes, shape, generator=generator)
+    mine, uniform = family[place], torch.rand(shape, generator=generator)
+    among = 1 + (uniform * (size[mine] - 1)).long()
+    sibling = begin[mine] + (place - begin[mine] + among) % size[mine]
+    anyone = (place + 1 + (uniform * (num_nodes - 1)).long()) % num_nodes
+    other = torch.where(size[mine] > 1, sibling, anyone)
+    outcome = torch.randint(num_outcomes, shape, generator=generator)
+    contrast = mean.cpu()[order[place], outcome] - mean.cpu()[order[other], outcome]
+    return torch.linalg.svd(contrast).Vh[:, -1].to(mean.device)
+
+
+def best_basis(
+    pool: Tensor, scores: Tensor, start: Tensor, start_scores: Tensor, num_estimates: int
+) -> Basis:
+    """Exchanges rows of a basis for rows of a pool while the evidence grows.
+
+    Args:
+        pool: Directions, (P, K), unit length.
+        scores: Their log evidence, (P,).
+        start: Rows to start from, (K, K).
+        start_scores: Their log evidence, (K,).
+        num_estimates: E Q, the power of the Jacobian.
+    """
+    rows, held = start.clone(), start_scores.clone()
+    for _ in range(20 * len(rows)):  # each exchange gains, so this is a guard, not a limit
+        cofactor = (pool @ torch.linalg.inv(rows)).abs().clamp(min=1e-12).log()
+        gain = scores[:, None] - held[None, :] + num_estimates * cofactor
+        best = int(gain.argmax())
+        if gain.flatten()[best] < 1e-6:
+            break
+        new, old = divmod(best, len(rows))
+        rows[old], held[old] = pool[new], scores[new]
+    total = held.sum() + num_estimates * torch.linalg.slogdet(rows)[1]
+    return Basis(rows, total.item())

@@ -1,0 +1,228 @@
+"""Rotation to sparsity: the basis of the latents in which the arcs' changes are sparse.
+
+Any invertible linear map of the latents fits the rows as well; what tells the true latents from
+their mixtures is that their weights change on few arcs. The search sees sufficient statistics only,
+so its cost does not depend on the number of rows. It goes in three steps, each over many candidates
+at once:
+
+1. :func:`search`: a penalised fit of basis, root weights and deltas from random orthogonal starts,
+   the likelihood tempered (with its full curvature the starts freeze) and the penalty annealed from
+   smooth to sharp.
+2. :func:`refine`: the best of them again, the likelihood brought to its full curvature.
+3. ``basis.best_basis``: every direction found by any start is scored by its evidence along the tree
+   and the best set of K directions is assembled from all of them.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_tbr.heads.statistics import Statistics
+from pyro_tbr.tree import Tree, path_sum
+
+TEMPERED_CURVATURE = 200.0  # mean curvature a leaf while searching
+_SHARP = 0.02  # width of the penalty's cusp at the end, in typical weight differences
+_SMOOTH = 1.0  # and at the start
+_OFFSET_RATE = 5.0  # offsets move in units of their prior's spread, faster than weights
+
+
+class RotationProblem(NamedTuple):
+    """What the search needs to know, in double precision, weights in units of ``unit``.
+
+    Attributes:
+        tree: The environments.
+        nodes: Nodes with rows, (E,).
+        precision: Curvature of the log likelihood in a node's weights, (E, Q or 1, W, W).
+        target: Weights at which each node's likelihood peaks, (E, Q, W).
+        root: Dense root weights, (W, Q).
+        deltas: Dense deltas, (A, W, Q).
+        unit: Typical difference of a leaf's weights from their mean, outcome by outcome, (Q,).
+        latent_dim: K; weights past the first K (the intercept) are not rotated.
+        offset_scale: Standard error of the latents' mean. Where latents are centred at the mean of
+            the rows, an arc that changes a latent's effect changes the intercept by the error of
+            that mean; so a small offset of each latent is fitted too, with this prior spread.
+    """
+
+    tree: Tree
+    nodes: Tensor
+    precision: Tensor
+    target: Tensor
+    root: Tensor
+    deltas: Tensor
+    unit: Tensor
+    latent_dim: int
+    offset_scale: float
+
+
+class Candidates(NamedTuple):
+    """Bases with the point estimates that belong to them, S of each.
+
+    Attributes:
+        basis: New latents are ``z @ basis - offset``; unit columns, (S, K, K).
+        offset: (S, K); zero without an intercept.
+        root: Root weights of the new latents, (S, W, Q), in units of ``unit``.
+        deltas: (S, A, W, Q), likewise.
+        loss: Penalised loss at full curvature, (S,); lower is better.
+    """
+
+    basis: Tensor
+    offset: Tensor
+    root: Tensor
+    deltas: Tensor
+    loss: Tensor
+
+    def take(self, index: Tensor) -> Candidates:
+        """Some of them."""
+        return Candidates(*(value[index] for value in self))
+
+
+def rotation_problem(
+    tree: Tree,
+    stats: Statistics,
+    noise_precision: Tensor,
+    root: Tensor,
+    deltas: Tensor,
+    latent_dim: int,
+    num_rows: int,
+) -> RotationProblem:
+    """The search's problem from statistics of whitened latents and a dense fit to them.
+
+    Args:
+        tree: The environments.
+        stats: Statistics of the whitened design.
+        noise_precision: 1 / noise variance of each outcome, (Q,).
+        root: Dense root weights of the whitened latents, (W, Q).
+        deltas: Dense deltas, (A, W, Q).
+        latent_dim: K.
+        num_rows: N.
+    """
+    root, deltas = root.double(), deltas.double()
+    weights = path_sum(tree, root, deltas, event_dim=2)[stats.nodes][:, :latent_dim]
+    unit = (weights - weights.mean(0)).square().mean((0, 1)).sqrt() * latent_dim**0.5
+    unit = unit.clamp(min=1e-3 * unit.max().clamp(min=1e-12))
+    factor = (noise_precision.double() * unit.square())[:, None, None]
+    precision = stats.gram * factor
+    linear = stats.cross * (noise_precision.double() * unit)[:, None]
+    # Nodes with fewer rows than weights: any peak will do, the likelihood is flat between them.
+    target = torch.linalg.pinv(precision, hermitian=True, rtol=1e-10) @ linear.unsqueeze(-1)
+    return RotationProblem(
+        tree,
+        stats.nodes,
+        precision,
+        target.squeeze(-1),
+        root / unit,
+        deltas / unit,
+        unit,
+        latent_dim,
+        num_rows**-0.5,
+    )
+
+
+def start_from(problem: RotationProblem, basis: Tensor) -> Candidates:
+    """Candidates with these bases (S, K, K) and the dense fit's weights; of unknown loss."""
+    inverse = torch.linalg.inv(basis.double())
+    root = problem.root.expand(len(basis), *problem.root.shape).clone()
+    deltas = problem.deltas.expand(len(basis), *problem.deltas.shape).clone()
+    k = problem.latent_dim
+    root[:, :k] = inverse @ root[:, :k]
+    deltas[:, :, :k] = inverse[:, None] @ deltas[:, :, :k]
+    loss = root.new_full((len(basis),), torch.inf)
+    return Candidates(basis, root.new_zeros(len(basis), k), root, deltas, loss)
+
+
+def search(
+    problem: RotationProblem, restarts: int, steps: int, generator: torch.Generator
+) -> Candidates:
+    """Candidates from random orthogonal starts, best first."""
+    k = problem.latent_dim
+    start = torch.randn(restarts, k, k, generator=generator, dtype=torch.float64)
+    start = torch.linalg.qr(start.to(problem.root.device))[0]
+    temper = min(1.0, TEMPERED_CURVATURE / _curvature(problem))
+    found = _descend(
+        problem,
+        start_from(problem, start),
+        steps,
+        peak_rate=0.03,
+        temper=lambda _: temper,
+        width=lambda done: _SMOOTH * (_SHARP / _SMOOTH) ** min(1.0, done / 0.8),
+    )
+    return found.take(found.loss.argsort())
+
+
+def refine(problem: RotationProblem, candidates: Candidates, steps: int) -> Candidates:
+    """The candidates at the likelihood's full curvature, in the order given."""
+    curvature = max(_curvature(problem), TEMPERED_CURVATURE)
+    first = TEMPERED_CURVATURE / curvature
+    return _descend(
+        problem,
+        candidates,
+        steps,
+        peak_rate=0.01,
+        temper=lambda done: first ** max(0.0, 1 - done / 0.6),
+        width=lambda _: _SHARP,
+    )
+
+
+def _curvature(problem: RotationProblem) -> float:
+    """Mean curvature a leaf of the latents' weights."""
+    diagonal = problem.precision.diagonal(dim1=-2, dim2=-1)[..., : problem.latent_dim]
+    return max(diagonal.mean().item(), 1e-12)
+
+
+def _descend(problem, candidates, steps, *, peak_rate, temper, width) -> Candidates:  # type: ignore[no-untyped-def]
+    """Adam on basis, root weights and deltas together, float32: nothing here is ill-conditioned.
+
+    The likelihood is written around each node's peak, so that its value is small where the fit is
+    good and float32 resolves the differences between candidates.
+    """
+    precision, target = problem.precision.float(), problem.target.float()
+    basis, offset, root, deltas = (
+        value.float().clone().requires_grad_() for value in candidates[:4]
+    )
+    moving = [basis, root, deltas]
+    if root.shape[1] > problem.latent_dim:  # an intercept takes up the offset
+        moving.append(offset)
+    optimizer = torch.optim.Adam([{"params": [p]} for p in moving], betas=(0.9, 0.99))
+    for step in range(steps + 1):
+        done = step / steps
+        unit_basis = basis / basis.norm(dim=1, keepdim=True)
+        weights = path_sum(problem.tree, root, deltas, event_dim=2)[:, problem.nodes]
+        shift = offset * problem.offset_scale  # in standard deviations of its prior
+        error = expand_basis(unit_basis, shift, root.shape[1])[:, None] @ weights
+        error = error.transpose(-1, -2) - target  # (S, E, Q, W)
+        fit = 0.5 * (error * (precision @ error.unsqueeze(-1)).squeeze(-1)).sum((1, 2, 3))
+        penalty = torch.log1p(deltas.abs() / width(done)).sum((1, 2, 3))
+        penalty = penalty + 0.5 * offset.square().sum(1)
+        if step == steps:
+            break
+        for group in optimizer.param_groups:
+            faster = _OFFSET_RATE if group["params"][0] is offset else 1.0
+            group["lr"] = faster * peak_rate * min(1.0, (1 - done) / 0.3 + 0.01)
+        optimizer.zero_grad()
+        (temper(done) * fit + penalty).sum().backward()
+        optimizer.step()
+    loss = (fit + penalty).detach().double()
+    loss = torch.where(torch.isfinite(loss), loss, torch.inf)
+    basis, offset, root, deltas = (
+        part.detach().double() for part in (unit_basis, offset, root, deltas)
+    )
+    return Candidates(basis, offset, root, deltas, loss)
+
+
+def expand_basis(basis: Tensor, offset: Tensor, num_weights: int) -> Tensor:
+    """The map of the whole design, (*B, W, W): new latents are ``z @ basis - offset``.
+
+    Args:
+        basis: (*B, K, K).
+        offset: (*B, K), taken off the new latents; ignored without an intercept.
+        num_weights: W; the intercept, if any, stays 1.
+    """
+    k = basis.shape[-1]
+    if num_weights == k:
+        return basis
+    last = torch.cat([-offset, torch.ones_like(offset[..., :1])], dim=-1)
+    upper = torch.cat([basis, torch.zeros_like(basis[..., :1])], dim=-1)
+    return torch.cat([upper, last.unsqueeze(-2)], dim=-2)

@@ -1,0 +1,1 @@
+"""Sums over all patterns of changes, by messages along the tree."""

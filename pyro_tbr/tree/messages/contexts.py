@@ -1,0 +1,131 @@
+"""What the rest of the tree says about a weight: densities to weigh a message's components by.
+
+They decide which components an inside message keeps, no more; so they may be rough, and carry no
+gradient. A first guess lets every arc change by its widest class, which is Gaussian and errs on the
+wide side. A second one is the outside messages proper, mixtures of a few components, made from the
+inside messages that the first guess gave.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from pyro_tbr.tree.messages.folding import FoldedLevel
+from pyro_tbr.tree.messages.laws import ArcLaw
+from pyro_tbr.tree.messages.merging import Context, shrink_density
+from pyro_tbr.tree.messages.mixtures import (
+    Density,
+    Message,
+    absorb,
+    blur,
+    concatenate,
+    multiply,
+    rows,
+    take,
+)
+
+_POINT = 1e-12  # variance of a weight that the prior fixes, so that one can divide by it
+_BLOCK = 1 << 20  # pairs of components at once: bounds the memory of large trees
+
+Contexts = list[tuple[Density, Density]]
+
+
+def paired(wide: Contexts, densities: Contexts) -> list[tuple[Context, Context]]:
+    """Gaussians and mixtures together, for each level's nodes and for their parents."""
+    return [
+        (Context(*at_node), Context(*at_parent))
+        for at_node, at_parent in (
+            zip(*pair, strict=True) for pair in zip(wide, densities, strict=True)
+        )
+    ]
+
+
+@torch.no_grad()
+def gaussian_contexts(
+    levels: Sequence[FoldedLevel], potential: Message, arcs: ArcLaw, root: Density
+) -> Contexts:
+    """Contexts as if every arc changed by its widest class.
+
+    Returns:
+        For each level a density of the nodes' weights, given all data that are not at or below
+        them, and one of their parents' weights given the same, ``(n, B, 1)`` each.
+    """
+    always = arcs.widest()
+    node: list[Message] = []
+    arc: list[Message] = []
+    for level in reversed(levels):
+        message = take(potential, level.node)
+        if arc:
+            pairs, end = level.num_pairs, level.num_pairs + level.num_singles
+            below = take(arc[-1], level.children)
+            message = concatenate(
+                [
+                    multiply(
+                        multiply(rows(message, 0, pairs), rows(below, 0, pairs)),
+                        rows(below, pairs, 2 * pairs),
+                    ),
+                    multiply(rows(message, pairs, end), rows(below, 2 * pairs, pairs + end)),
+                    rows(message, end, len(level.node)),
+                ]
+            )
+        node.append(message)
+        arc.append(blur(message, always.at(level.arc).var))
+    return mixture_contexts(levels, potential, always, root, node[::-1], arc[::-1], None)
+
+
+@torch.no_grad()
+def mixture_contexts(
+    levels: Sequence[FoldedLevel],
+    potential: Message,
+    arcs: ArcLaw,
+    root: Density,
+    node: Sequence[Message],
+    arc: Sequence[Message],
+    cap: int | None,
+) -> Contexts:
+    """Outside messages of at most so many components, from inside messages at nodes and arcs.
+
+    Returns:
+        As :func:`gaussian_contexts`, ``(n, B, C)``.
+    """
+    at_node = root._replace(var=root.var + _POINT)
+    contexts = [(at_node, at_node)]
+    for depth in range(1, len(levels)):
+        above, level = levels[depth - 1], levels[depth]
+        here = absorb(at_node, take(potential, above.node))
+        size = here.mean.shape[1] * here.mean.shape[2] * (arc[depth].mean.shape[2] + 1) ** 2
+        steps = []
+        for child, sibling in _families(above, max(1, _BLOCK // size)):
+            at_parent = take(here, level.parent[child])
+            if sibling is not None:
+                at_parent = absorb(at_parent, take(arc[depth], sibling))
+            at_parent = shrink_density(at_parent, cap, take(arc[depth], child), arcs.num_classes)
+            arrived = _arrive(at_parent, arcs.at(level.arc[child]))
+            met = take(node[depth], child)
+            arrived = shrink_density(arrived, cap, met, arcs.num_classes)
+            steps.append((arrived, at_parent))
+        at_node, at_parent = (
+            take(concatenate(blocks), level.slot) for blocks in zip(*steps, strict=True)
+        )
+        contexts.append((at_node, at_parent))
+    return contexts
+
+
+def _families(above: FoldedLevel, size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Children of a level and their siblings, None where they have none, in blocks."""
+    paired, single = above.children.tensor_split([2 * above.num_pairs])
+    siblings = paired.roll(above.num_pairs)
+    for start in range(0, len(paired), size):
+        yield paired[start : start + size], siblings[start : start + size]
+    for start in range(0, len(single), size):
+        yield single[start : start + size], None
+
+
+def _arrive(density: Density, arcs: ArcLaw) -> Density:
+    """The density of a weight, taken through its arc: once for every class."""
+    log_weight, mean, var = (part.unsqueeze(-2) for part in density)
+    spread = (arcs.var + _POINT * (arcs.var > 0)).unsqueeze(-1)
+    log_weight = log_weight + arcs.log_prob.unsqueeze(-1)
+    parts = (log_weight, mean + arcs.mean.unsqueeze(-1), var + spread)
+    return Density(*(part.flatten(-2) for part in parts))

@@ -1,0 +1,121 @@
+"""Joint draws from the posterior along the tree: from the root to the leaves."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from pyro_tbr.tree.messages.folding import FoldedLevel, fold
+from pyro_tbr.tree.messages.inside import InsideMessages
+from pyro_tbr.tree.messages.laws import ArcLaw
+from pyro_tbr.tree.messages.mixtures import Density, Message, absorb, blur, leading, take
+from pyro_tbr.tree.tree import Tree
+
+_BLOCK = 1 << 18  # numbers at once, draws times components: what stays in the cache
+
+
+def sample(
+    tree: Tree, inside: InsideMessages, num_samples: int, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Joint draws from the posterior: the root, then every arc given the weight it starts from.
+
+    Args:
+        tree: The environments.
+        inside: Messages of the inside pass; with a cap the draws are exact given the messages.
+        num_samples: ``S``.
+        generator: Source of randomness; torch's global one if None.
+
+    Returns:
+        The root's weight ``(S, *B)``; the class of every change, counted from 0, or its gate under
+        ``inside_pass``, ``(S, *B, A)``; and the changes, exactly 0 where the gate is closed,
+        ``(S, *B, A)``. Without gradient.
+    """
+    with torch.no_grad():
+        folded = fold(tree, inside.root.mean.device)
+        weight = _draw_root(inside, num_samples, generator)  # (S, 1, B)
+        root, classes, deltas = weight[:, 0], [], []
+        for level, message in zip(folded.levels[1:], inside.node[1:], strict=True):
+            parent = weight.index_select(1, level.parent)
+            picked, weight = _draw_level(level, parent, message, inside.arcs, generator)
+            classes.append(picked)
+            deltas.append(weight - parent)
+
+    def restored(parts: list[Tensor]) -> Tensor:
+        values = torch.cat(parts, 1).index_select(1, folded.node_order[1:] - 1).movedim(1, -1)
+        return values.reshape(num_samples, *inside.batch_shape, -1).to(inside.log_evidence.dtype)
+
+    root = root.reshape(num_samples, *inside.batch_shape).to(inside.log_evidence.dtype)
+    picks = restored(classes)
+    return root, picks.clamp(max=1) if inside.arcs.gated else picks, restored(deltas)
+
+
+def _draw_root(
+    inside: InsideMessages, num_samples: int, generator: torch.Generator | None
+) -> Tensor:
+    """Weights at the root, ``(S, 1, B)``."""
+    at_root = Density(*(part[0] for part in absorb(inside.root, inside.node[0])))  # (B, C)
+    like = at_root.mean[:, :1].expand(-1, num_samples)
+    uniform, normal = (_random(make, like, generator) for make in (torch.rand, torch.randn))
+    upto = at_root.log_weight.softmax(-1).cumsum(-1)
+    pick = torch.searchsorted(upto, uniform * upto[:, -1:], right=True)
+    pick = pick.clamp(max=upto.shape[-1] - 1)
+    mean, var = (part.gather(-1, pick) for part in (at_root.mean, at_root.var))
+    return (mean + var.sqrt() * normal).T.unsqueeze(1)
+
+
+def _draw_level(
+    level: FoldedLevel,
+    parent: Tensor,
+    message: Message,
+    arcs: ArcLaw,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, Tensor]:
+    """Classes and weights at the nodes of a level, given their parents' weights ``(S, n, B)``."""
+    uniform, normal = (_random(make, parent, generator) for make in (torch.rand, torch.randn))
+    picked, weight = torch.zeros_like(parent), parent.clone()  # so it stays at helpers
+    inner = level.num_pairs + level.num_singles
+    real = (level.arc < len(arcs.var) - 1).nonzero()[:, 0]
+    # Leaves have one component, whatever the others are padded to.
+    for nodes, most in ((real[real < inner], message.mean.shape[-1]), (real[real >= inner], 1)):
+        if not len(nodes):
+            continue
+        seen, law = leading(take(message, nodes), most), arcs.at(level.arc[nodes])
+        runs = max(1, _BLOCK // (seen.mean.numel() * law.num_classes))
+        for run in torch.arange(len(parent), device=parent.device).split(runs):
+            at = (run.unsqueeze(-1), nodes)
+            picked[at], weight[at] = _draw_step(parent[at], seen, law, uniform[at], normal[at])
+    return picked, weight
+
+
+def _draw_step(
+    parent: Tensor, message: Message, arcs: ArcLaw, uniform: Tensor, normal: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Class and component by the uniform noise, the weight given these by the normal noise."""
+    num = message.mean.shape[-1]
+    # Classes from the last one down, so a gate is on where the uniform is below its chance.
+    classes = [part.flip(-1).unsqueeze(-1) for part in (arcs.mean, arcs.var, arcs.log_prob)]
+    mean, var, log_prob = classes  # (n, B, J, 1)
+    sent = blur(Message(*(part.unsqueeze(-2) for part in message)), var)
+    height, centre, precision = (
+        part.flatten(-2) for part in (sent.log_height + log_prob, sent.mean - mean, sent.precision)
+    )
+    log_mass = (parent.unsqueeze(-1) - centre).square_().mul_(-0.5 * precision).add_(height)
+    upto = log_mass.sub_(log_mass.amax(-1, keepdim=True)).exp_().cumsum_(-1)
+    pick = (upto <= (uniform * upto[..., -1]).unsqueeze(-1)).sum(-1).clamp_(max=upto.shape[-1] - 1)
+    picked, component = arcs.num_classes - 1 - pick // num, pick % num
+
+    def at(values: Tensor, index: Tensor) -> Tensor:
+        return values.expand(len(parent), *values.shape).gather(-1, index.unsqueeze(-1))[..., 0]
+
+    start, var = parent + at(arcs.mean, picked), at(arcs.var, picked)
+    precision = at(message.precision, component)
+    spread = 1 + precision * var
+    gap = at(message.mean, component) - start
+    weight = start + var * precision / spread * gap + (var / spread).sqrt() * normal
+    return picked.to(parent.dtype), weight
+
+
+def _random(make: Callable[..., Tensor], like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Noise made where the generator is, whatever device the numbers are on."""
+    device = like.device if generator is None else generator.device
+    return make(like.shape, dtype=like.dtype, device=device, generator=generator).to(like.device)

@@ -1,0 +1,241 @@
+"""Trees from tables of parents, from networkx graphs and back. Newick has a file of its own."""
+
+from collections.abc import Hashable, Iterable, Mapping, Sequence, Set
+from typing import Any
+
+import networkx as nx
+import numpy as np
+import pandas as pd
+
+from pyro_tbr.errors import TreeError
+from pyro_tbr.tree.readers.arrange import arrange
+from pyro_tbr.tree.readers.naming import is_missing, listed, unknown_label
+from pyro_tbr.tree.tree import Tree
+
+Row = tuple[Any, Any, Any]  # child, parent, length
+
+
+def read_parents(
+    parents: Mapping[Any, Any] | pd.DataFrame | pd.Series | Sequence[Any] | np.ndarray,
+    *,
+    lengths: Mapping[Any, float] | pd.Series | None = None,
+) -> Tree:
+    """A tree from the parent of each node.
+
+    Args:
+        parents: A mapping (or Series) child -> parent, or a table of two columns, child and
+            parent: DataFrame, ``(n, 2)`` array, list of pairs. A third column holds the length
+            of the arc to the parent, in any unit. A DataFrame with columns ``child``, ``parent``
+            and perhaps ``length`` is read by these names, in any order. The root may be left
+            out as a child, or have None, NaN, ``""`` or itself as its parent.
+        lengths: Lengths by child, instead of a third column; None or absent where not known.
+
+    Returns:
+        The tree, with the labels as they were given; siblings stand in the order of the rows.
+        Whole floats become ints where all children are whole numbers, as a column with a NaN for
+        the root makes floats of them.
+
+    Raises:
+        TreeError: Not a table of two or three columns, or its rows are not one rooted tree:
+            a child given twice, two roots, a cycle, no arc, missing labels.
+
+    Example:
+        >>> read_parents([("a", "r", 0.5), ("b", "r", 1.5)]).lengths
+        (0.5, 1.5)
+    """
+    rows, num_columns = _as_rows(parents)
+    if lengths is not None:
+        if num_columns == 3:
+            raise TreeError("lengths: parents has lengths in a third column already; give one")
+        by_child = dict(lengths.items())
+        rows = [(child, parent, by_child.pop(child, None)) for child, parent, _ in rows]
+        if by_child:
+            raise TreeError(
+                f"lengths: {len(by_child)} keys are no child in parents: {listed(by_child)}; "
+                "lengths go by the child of the arc"
+            )
+    rows = _whole_numbers(rows)
+    missing = [place for place, row in enumerate(rows) if _is_blank(row[0])]
+    if missing:
+        raise TreeError(
+            f"parents: {len(missing)} of {len(rows)} rows have no child label, at rows "
+            f"{listed(missing)}; name the child or drop the row"
+        )
+    roots = [(child, parent) for child, parent, _ in rows if _marks_root(child, parent)]
+    arcs = [row for row in rows if not _marks_root(*row[:2])]
+    tree = arrange(
+        "parents",
+        [(parent, child) for child, parent, _ in arcs],
+        [length for _, _, length in arcs],
+        nodes=[child for child, _ in roots],
+        turn_round="give child -> parent, in a table the child's column first",
+    )
+    both = [child for child, _ in roots if child != tree.root]
+    if both:
+        raise TreeError(
+            f"parents: {len(both)} nodes are marked as the root and have a parent too: "
+            f"{listed(both)}; drop one of the rows"
+        )
+    return tree
+
+
+def read_networkx(graph: nx.DiGraph) -> Tree:
+    """A tree from a directed networkx graph, arcs from parent to child.
+
+    Args:
+        graph: A DiGraph (a MultiDiGraph without parallel arcs will do). The arc attribute
+            ``length`` holds lengths in any unit; if no arc has it, ``weight`` is taken.
+
+    Returns:
+        The tree; siblings stand in the order of ``graph.successors``.
+
+    Raises:
+        TreeError: No directed graph, or not one rooted tree; the message names the culprit.
+
+    Example:
+        >>> read_networkx(nx.DiGraph([("r", "a"), ("r", "b")])).leaves
+        ('a', 'b')
+    """
+    if not isinstance(graph, nx.Graph):
+        raise TreeError(
+            f"graph: expected a networkx DiGraph, received {type(graph).__name__}; for a table "
+            "of parents use Tree.from_parents, for text Tree.from_newick"
+        )
+    if not graph.is_directed():
+        raise TreeError(
+            f"graph: an undirected graph ({graph.number_of_nodes()} nodes) has no root; direct "
+            "its arcs away from it, as nx.bfs_tree(graph, root) does"
+        )
+    edges = list(graph.edges(data=True))
+    name = "length" if any("length" in data for *_, data in edges) else "weight"
+    return arrange(
+        "graph",
+        [(parent, child) for parent, child, _ in edges],
+        [data.get(name) for *_, data in edges],
+        nodes=graph.nodes,
+        turn_round="turn them round with graph.reverse()",
+    )
+
+
+def read_treedata(tdata: Any, key: str | None = None) -> Tree:
+    """A tree out of a TreeData object, whose trees are directed networkx graphs.
+
+    Args:
+        tdata: The object, or any with a mapping ``obst`` of graphs.
+        key: Which of its trees; None: the only one.
+
+    Returns:
+        The tree; arc lengths as :func:`read_networkx` finds them.
+
+    Raises:
+        TreeError: No such object or key, or not one rooted tree.
+    """
+    trees = getattr(tdata, "obst", None)
+    if trees is None:
+        raise TreeError(f"tdata: expected a TreeData object, received {type(tdata).__name__}")
+    known = list(trees.keys())
+    if key is None and len(known) != 1:
+        raise TreeError(f"tdata.obst has {len(known)} trees: {listed(known)}; name one by key=")
+    if key is not None and key not in known:
+        raise TreeError(f"key: {unknown_label(key, known, 'trees of tdata.obst')}")
+    return read_networkx(trees[known[0] if key is None else key])
+
+
+def write_networkx(tree: Tree) -> nx.DiGraph:
+    """A graph with the nodes and arcs of a tree, attribute ``length`` where an arc has one."""
+    graph = nx.DiGraph()
+    graph.add_nodes_from(tree.nodes)
+    for (parent, child), length in zip(tree.arcs, tree.lengths, strict=True):
+        graph.add_edge(parent, child, **({} if length is None else {"length": length}))
+    return graph
+
+
+def write_frame(tree: Tree) -> pd.DataFrame:
+    """A table of the arcs of a tree, in their order.
+
+    Returns:
+        Columns ``parent``, ``child`` (the user's labels), ``length`` (NaN where not known),
+        ``is_leaf`` (of the child). ``(A, 4)``. :func:`read_parents` reads it back.
+
+    Example:
+        >>> write_frame(read_parents([("a", "r", 0.5), ("b", "r", 1.5)]))
+          parent child  length  is_leaf
+        0      r     a     0.5     True
+        1      r     b     1.5     True
+    """
+    leaves = set(tree.leaves)
+    parents, children = zip(*tree.arcs, strict=True)
+    return pd.DataFrame(
+        {
+            "parent": _objects(parents),
+            "child": _objects(children),
+            "length": pd.Series(tree.lengths, dtype=np.float64),
+            "is_leaf": [child in leaves for child in children],
+        }
+    )
+
+
+def _objects(labels: Sequence[Hashable]) -> pd.Series:
+    """A column that keeps labels as they are, tuples and ints among text too."""
+    return pd.Series(np.fromiter(labels, dtype=object, count=len(labels)), dtype=object)
+
+
+def _as_rows(parents: Any) -> tuple[list[Row], int]:
+    """Rows (child, parent, length or None) and the number of columns they had."""
+    is_other = isinstance(parents, str | bytes | nx.Graph | Set)
+    if is_other or not isinstance(parents, Iterable):
+        raise TreeError(
+            "parents: expected a mapping child -> parent or a table of two columns, received "
+            f"{type(parents).__name__}; for graphs use Tree.from_networkx, for text "
+            "Tree.from_newick, and a list in place of a set"
+        )
+    if isinstance(parents, Mapping | pd.Series):
+        return [(child, parent, None) for child, parent in parents.items()], 2
+    if isinstance(parents, pd.DataFrame):
+        if {"child", "parent"} <= set(parents.columns):
+            by_name = [c for c in ("child", "parent", "length") if c in parents.columns]
+            parents = parents[by_name]
+        table = list(parents.itertuples(index=False, name=None))
+        width = parents.shape[1]
+        if width not in (2, 3):
+            raise TreeError(
+                f"parents: expected columns child, parent and perhaps length, received "
+                f"{width}: {listed(parents.columns)}; select them"
+            )
+    else:
+        table = parents.tolist() if isinstance(parents, np.ndarray) else list(parents)
+    wrong = [
+        place
+        for place, row in enumerate(table)
+        if not isinstance(row, Sequence) or isinstance(row, str) or len(row) not in (2, 3)
+    ]
+    if wrong:
+        raise TreeError(
+            f"parents: {len(wrong)} of {len(table)} rows are not (child, parent) or (child, "
+            f"parent, length), the first at row {wrong[0]}: {table[wrong[0]]!r}"
+        )
+    rows = [(row[0], row[1], row[2] if len(row) == 3 else None) for row in table]
+    return rows, max((len(row) for row in table), default=2)
+
+
+def _whole_numbers(rows: list[Row]) -> list[Row]:
+    if not all(_is_whole(child) for child, *_ in rows):
+        return rows
+    return [(_to_int(child), _to_int(parent), length) for child, parent, length in rows]
+
+
+def _is_whole(label: object) -> bool:
+    whole = isinstance(label, int | np.integer) and not isinstance(label, bool)
+    return whole or (isinstance(label, float | np.floating) and float(label).is_integer())
+
+
+def _to_int(label: Hashable) -> Hashable:
+    return int(label) if isinstance(label, float | np.floating) and _is_whole(label) else label
+
+
+def _is_blank(label: object) -> bool:
+    return is_missing(label) or (isinstance(label, str) and not label)
+
+
+def _marks_root(child: object, parent: object) -> bool:
+    return _is_blank(parent) or bool(child == parent)

@@ -1,0 +1,163 @@
+"""Latents that correlate within environments, against the joint posterior of all weights."""
+
+import functools
+import itertools
+
+import pytest
+import torch
+from torch.distributions import MultivariateNormal
+from torch.testing import assert_close
+
+from pyro_tbr.heads.coupling import NodeRows, Potential, Tilted
+from pyro_tbr.heads.likelihoods import GaussianLikelihood
+from pyro_tbr.heads.priors import GaussianPrior, SpikeSlabPrior
+from pyro_tbr.heads.statistics import statistics
+from pyro_tbr.heads.tree_guide import TreeGuide
+from pyro_tbr.models import TreeModel
+from pyro_tbr.tree import Tree
+from tests.tree.small_trees import dense_paths
+
+TREE = Tree.from_newick("((a,b)u,c)r;")
+A, K, W = TREE.num_arcs, 2, 3
+RATE, SLAB, ROOT, NOISE = 0.2, 1.0, 1.0, 0.5
+PRIORS = {
+    "dense": GaussianPrior(SLAB, ROOT),
+    "sparse": SpikeSlabPrior(None, RATE, SLAB, ROOT),
+}
+
+
+def rows(seed, num=15):
+    """Two latents that correlate by 0.8 and have a mean in each leaf; one change, at ``a``."""
+    generator = torch.Generator().manual_seed(seed)
+    env = TREE.leaf_index.repeat_interleave(num)
+    draw = functools.partial(torch.randn, generator=generator, dtype=torch.float64)
+    shared = draw(len(env), 1)
+    x = 0.9 * shared + 0.45 * draw(len(env), K) + draw(TREE.num_nodes, K)[env]
+    deltas = torch.zeros(A, W, dtype=torch.float64)
+    deltas[TREE.nodes.index("a") - 1, 0] = 0.7
+    weights = draw(W) + dense_paths(TREE) @ deltas
+    design = torch.cat([x, torch.ones(len(x), 1, dtype=torch.float64)], 1)
+    y = (design * weights[env]).sum(1, keepdim=True) + NOISE * draw(len(env), 1)
+    return x, env, y
+
+
+def settled(prior, data, *, coupled):
+    x, env, y = data
+    model = TreeModel(TREE, K, "identity", PRIORS[prior], GaussianLikelihood(NOISE))
+    model = model.build(K, 1).double()
+    guide = TreeGuide(model, TREE_ROWS, None, coupled=coupled).double()
+    guide.update(statistics(model.design(x), y, env, model.likelihood), sweeps=200)
+    return guide
+
+
+TREE_ROWS = torch.zeros(TREE.num_nodes, dtype=torch.bool)
+TREE_ROWS[TREE.leaf_index] = True
+
+
+def exact(data, patterns):
+    """Joint posterior of node weights (V, W) and gates (A, W), over patterns of gates (P, A, W)."""
+    x, env, y = data
+    design = torch.cat([x, torch.ones(len(x), 1, dtype=torch.float64)], 1)
+    paths = dense_paths(TREE)
+    gain = torch.einsum("nw,na->naw", design, paths[env]).flatten(1)  # rows by deltas
+    gain = torch.cat([design, gain], 1)
+    to_nodes = torch.cat([torch.ones(TREE.num_nodes, 1, dtype=torch.float64), paths], 1)
+    at_nodes = torch.kron(to_nodes, torch.eye(W, dtype=torch.float64))
+    patterns, log_weight, moments = torch.stack(patterns), [], []
+    for some in patterns.split(256):
+        root = torch.full((len(some), 1, W), ROOT**2, dtype=torch.float64)
+        var = torch.cat([root, some.double() * SLAB**2], 1).flatten(1)
+        part = gain * var.unsqueeze(1)
+        cov = part @ gain.T + NOISE**2 * torch.eye(len(y))
+        law = MultivariateNormal(torch.zeros(len(y)).double(), cov)
+        prior = torch.where(some, RATE, 1 - RATE).double().log().sum((1, 2))
+        log_weight.append(law.log_prob(y[:, 0]) + prior)
+        mean = (part.mT @ torch.linalg.solve(cov, y))[..., 0] @ at_nodes.T
+        spread = torch.diag_embed(var) - part.mT @ torch.linalg.solve(cov, part)
+        spread = (at_nodes @ spread @ at_nodes.T).diagonal(dim1=1, dim2=2)
+        moments.append(torch.stack([mean, spread + mean.square()], 1))
+    weight = torch.cat(log_weight).softmax(0)
+    mean, second = torch.einsum("p,pmv->mv", weight, torch.cat(moments))
+    gates = torch.einsum("p,paw->aw", weight, patterns.double())
+    return mean.reshape(-1, W), (second - mean.square()).reshape(-1, W), gates
+
+
+def all_gates():
+    return [torch.tensor(g).reshape(A, W) > 0 for g in itertools.product([0, 1], repeat=A * W)]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_dense_weights_have_the_joint_posteriors_means_and_nearly_its_variances(seed):
+    data = rows(seed)
+    mean, var, _ = exact(data, [torch.ones(A, W, dtype=torch.bool)])
+    coupled, apart = (settled("dense", data, coupled=flag).node_moments() for flag in (True, False))
+    leaves = TREE.leaf_index
+    assert ((coupled.mean[..., 0] - mean).abs()[leaves] < 0.1 * var.sqrt()[leaves]).all()
+    found, too_sure = ((m.var[..., 0] / var)[leaves] for m in (coupled, apart))
+    assert ((found > 0.8) & (found < 1.25)).all()
+    assert too_sure.min() < 0.5
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_gates_are_nearer_to_the_joint_posteriors(seed):
+    data = rows(seed)
+    gates = exact(data, all_gates())[2]
+    errors = []
+    for coupled in (True, False):
+        found = settled("sparse", data, coupled=coupled).delta_moments().inclusion[..., 0]
+        errors.append((found - gates).abs())
+    assert errors[0].mean() < errors[1].mean()
+    assert errors[0].max() < 0.2
+
+
+def test_potentials_integrate_the_others():
+    generator = torch.Generator().manual_seed(0)
+    root = torch.randn(2, 1, W, W + 1, generator=generator, dtype=torch.float64)
+    node = NodeRows(root @ root.mT, torch.randn(2, 1, W, generator=generator).double())
+    mean, var = torch.zeros(2, 1, W).double(), torch.full((2, 1, W), 0.5).double()
+    nothing = node.given_others(0, mean)._replace(eta=mean, lam=torch.zeros_like(mean))
+    cavity = node.cavity(mean, var, nothing)
+    assert_close(cavity.lam, 1 / var)
+    found = Tilted(node, cavity).without(1)
+    assert_close(found, Potential(*without_others(node, 1, cavity)))
+    cov = torch.linalg.inv(node.precision + torch.diag_embed(torch.tensor([2.0, 0.0, 2.0])))
+    assert_close(found.lam, 1 / cov[..., 1, 1])
+    assert_close(found.eta / found.lam, (cov @ node.linear.unsqueeze(-1))[..., 1, 0])
+    sure = cavity._replace(lam=1e12 * cavity.lam)
+    for one, two in zip(without_others(node, 1, sure), node.given_others(1, mean), strict=True):
+        assert_close(one, two)
+    sure = node.cavity(mean, 1e-12 * var, nothing)
+    for one, two in zip(Tilted(node, sure).without(1), node.given_others(1, mean), strict=True):
+        assert_close(one, two, rtol=1e-5, atol=1e-5)
+
+
+def without_others(node, k, cavity):
+    """The slow way: the others' cavities solved for, for each weight anew."""
+    others = [j for j in range(node.linear.shape[-1]) if j != k]
+    cross = node.precision[:, :, k][..., others]
+    rest = node.precision[:, :, others][..., others] + torch.diag_embed(cavity.lam[..., others])
+    pull = torch.linalg.solve(rest, cross.unsqueeze(-1)).squeeze(-1)
+    known = node.linear[..., others] + cavity.eta[..., others]
+    lam = node.precision[:, :, k, k] - (pull * cross).sum(-1)
+    return node.linear[:, :, k] - (pull * known).sum(-1), lam
+
+
+@pytest.mark.parametrize("width", [2, 6, 31])
+@pytest.mark.parametrize("rank", [1, 100])
+def test_moving_one_weight_after_the_other_is_solving_anew(width, rank):
+    """Also where the rows are fewer than the weights, so that they leave most directions open."""
+    generator = torch.Generator().manual_seed(width)
+    root = torch.randn(3, 2, width, rank, generator=generator, dtype=torch.float64)
+    node = NodeRows(root @ root.mT, torch.randn(3, 2, width, generator=generator).double())
+    size = (3, 2, width)
+    mean = torch.randn(size, generator=generator).double()
+    var = torch.rand(size, generator=generator).double().pow(4) + 1e-3
+    own = Potential(torch.zeros(size).double(), torch.zeros(size).double())
+    tilted = Tilted(node, node.cavity(mean, var, own))
+    for k in [*range(width), *range(width)]:
+        found, exact = tilted.without(k), without_others(node, k, node.cavity(mean, var, own))
+        for one, two in zip(found, exact, strict=True):
+            assert_close(one, two, rtol=1e-6, atol=1e-6)
+        mean[..., k] += torch.randn(3, 2, generator=generator)
+        var[..., k] *= 10 ** torch.randn(3, 2, generator=generator)
+        tilted.move(k, Potential(*(part[..., k] for part in node.cavity(mean, var, own))))
