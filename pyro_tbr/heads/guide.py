@@ -2,126 +2,111 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import copy
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from pyro_tbr.heads.hyper.factors import HyperFactor, ScaleFactor
-from pyro_tbr.heads.likelihoods import NoiseMoments
+from pyro_tbr.errors import DataError, TrainingError
+from pyro_tbr.heads.head import Head
 from pyro_tbr.heads.local_params import LocalParamsModule
-from pyro_tbr.heads.priors.delta_factors import DeltaMoments
-from pyro_tbr.heads.priors.prior_factors import PriorFactors, hyper_factor
+from pyro_tbr.heads.moments import DeltaMoments, NodeMoments
+from pyro_tbr.heads.priors import PriorFactor
 from pyro_tbr.heads.statistics import Statistics
-from pyro_tbr.models.tree_model import TreeModel
 from pyro_tbr.tree import Tree, descendant_sum
 
-
-class NodeMoments(NamedTuple):
-    """Means and variances of the weights at every node, each (V, W, Q)."""
-
-    mean: Tensor
-    var: Tensor
+_SITE_ELEMENTS = 500_000  # of one block of draws; a draw goes through all components of a message
+_PATH_DRAWS, _PATH_SEED = 4000, 141_421  # behind the inclusion of a path, where it has no other form
 
 
-def predictor_moments(design: Tensor, env_index: Tensor, moments: NodeMoments) -> NodeMoments:
-    """Mean and variance of the linear predictor of each row, each (N, Q).
+class Settled(NamedTuple):
+    """How an update of a guide ended.
 
-    Args:
-        design: Latents and intercept, (N, W).
-        env_index: Node of each row, (N,).
-        moments: Of the weights at every node.
+    Attributes:
+        sweeps: Rounds it took.
+        moved: Largest move of a weight in the last of them, in its standard deviations.
+        trouble: What did not come to rest, (weight, outcome, node) each; empty if all did.
     """
-    mean = torch.einsum("nw,nwq->nq", design, moments.mean[env_index])
-    var = torch.einsum("nw,nwq->nq", design.square(), moments.var[env_index])
-    return NodeMoments(mean, var)
 
-
-@torch.no_grad()
-def expansion_point(guide: Guide, design: Tensor, env_index: Tensor) -> Tensor:
-    """Root mean square of each row's predictor, (N, Q): there a binary likelihood's bound is best.
-
-    Args:
-        guide: Of the weights.
-        design: Latents and intercept, (N, W).
-        env_index: Node of each row, (N,).
-    """
-    moments = guide.node_moments()
-    mean, var = predictor_moments(design.to(moments.mean), env_index, moments)
-    return (mean.square() + var).sqrt()
+    sweeps: int
+    moved: float
+    trouble: tuple[tuple[int, int, int], ...] = ()
 
 
 class Guide(LocalParamsModule):
     """An approximate posterior of everything but the encoder; abstract.
 
-    A guide holds hyperparameter factors of its own; what it says of root weights and deltas is the
+    A guide holds factors of the hyperparameters; what it says of root weights and changes is the
     business of its class. All parameters exist after construction.
 
     Args:
-        model: A built model.
+        head: A head, or a built model that has one; a guide does not own it.
         informed_nodes: (V,) bool, nodes that have rows; ``None``: all.
 
     Attributes:
         informed_arcs: (A,) bool, arcs with rows below them. The others keep their prior, exactly.
-        joint_hyper: Sites of hyperparameters that are held jointly with the weights; what their
-            factors say is matched to that, for reports.
+        factor: The prior's part of q.
+        nuisance: Factors of the likelihood's own parameters by site name.
     """
 
-    joint_hyper: frozenset[str] = frozenset()
+    informed_arcs: Tensor
+    along_tree = False  # the factor may hold hyperparameters jointly with the weights
 
-    def __init__(self, model: TreeModel, informed_nodes: Tensor | None = None) -> None:
+    def __init__(self, head: Any, informed_nodes: Tensor | None = None) -> None:
         super().__init__()
-        self._model = (model,)  # in a tuple: a guide does not own its model
-        nodes = torch.ones(model.tree.num_nodes, dtype=torch.bool)
+        head = head if isinstance(head, Head) else head.head
+        self._head = (head,)  # in a tuple: a guide does not own its head
+        nodes = torch.ones(head.tree.num_nodes, dtype=torch.bool)
         nodes = nodes if informed_nodes is None else informed_nodes.cpu()
-        self.register_buffer("informed_arcs", informed_arcs(model.tree, nodes))
-        self.hyper = PriorFactors(model.prior)
-        noise = model.likelihood.noise_scale
-        self.noise = None if noise is None else hyper_factor(noise)
+        self.register_buffer("informed_arcs", informed_arcs(head.tree, nodes))
+        prior = head.prior
+        self.factor: PriorFactor = prior.tree_factor() if self.along_tree else prior.factor()
+        parameters = head.likelihood.hyperparameters()
+        self.nuisance = nn.ModuleDict({hyper.name: hyper.factor() for hyper in parameters})
 
     @property
-    def model(self) -> TreeModel:
-        """The model this is a guide of."""
-        return self._model[0]
+    def head(self) -> Head:
+        """The head this is a guide of."""
+        return self._head[0]
+
+    @property
+    def hyper(self) -> nn.ModuleDict:
+        """Factors of the prior's hyperparameters by site name."""
+        return self.factor.hyper
+
+    @property
+    def has_gates(self) -> bool:
+        """Changes have gates, so they are included or not."""
+        return self.head.prior.gated
+
+    @property
+    def closed_form(self) -> bool:
+        """A change is a point and a normal, so its quantiles have a closed form."""
+        raise NotImplementedError
 
     def _match_dtype(self) -> None:
-        """Parameters in the model's dtype; potentials along the tree stay in double precision."""
-        dtype = self.model.prior.root_loc.dtype
+        """Parameters in the head's dtype; potentials along the tree stay in double precision."""
+        dtype = self.head.prior.root_loc.dtype
         for parameter in self.parameters():
             parameter.data = parameter.data.to(dtype)
 
-    def noise_moments(self) -> NoiseMoments | None:
-        """Moments of the noise scale, or ``None`` where the likelihood has none."""
-        if self.noise is None:
-            return None
-        assert isinstance(self.noise, ScaleFactor)
-        return NoiseMoments(self.noise.mean_power(-2.0), self.noise.mean_log())
-
-    def noise_precision(self) -> Tensor:
-        """E[1 / noise variance] of each outcome, (Q,); 1 where the likelihood has no noise."""
-        noise, prior = self.noise_moments(), self.model.prior
-        return (
-            prior.root_loc.new_ones(prior.num_outcomes) if noise is None else noise.inverse_square
-        )
+    def site_scale(self) -> Tensor:
+        """By what the rows' precisions are multiplied, (Q,) double: 1 / noise variance, or 1."""
+        return self.head.likelihood.site_scale(self.nuisance).double()
 
     def hyper_kl(self) -> Tensor:
         """KL of the hyperparameters that have factors of their own to their hyperpriors."""
-        factors = [*self._own_factors().values(), *([] if self.noise is None else [self.noise])]
-        return sum((factor.kl().sum() for factor in factors), start=torch.zeros(()))
-
-    def _own_factors(self) -> dict[str, HyperFactor]:
-        return {
-            name: factor  # type: ignore[misc]
-            for name, factor in self.hyper.items()
-            if name not in self.joint_hyper
-        }
+        nuisance = (factor.kl().sum() for factor in self.nuisance.values())  # type: ignore[operator]
+        return sum(nuisance, start=self.factor.kl())
 
     def node_moments(self) -> NodeMoments:
         """Means and variances of the weights at every node, differentiable."""
         raise NotImplementedError
 
     def delta_moments(self) -> DeltaMoments:
-        """Inclusion probabilities and moments of the deltas."""
+        """Inclusion probabilities and moments of the changes."""
         raise NotImplementedError
 
     def kl(self) -> Tensor:
@@ -144,32 +129,89 @@ class Guide(LocalParamsModule):
         *,
         sweeps: int,
         learn_hyper: bool = True,
-        learn_noise: bool = True,
+        learn_nuisance: bool = True,
         rough: bool = False,
-    ) -> int:
+    ) -> Settled:
         """Moves q to its optimum given the rows' statistics, the encoder held fixed.
 
         Args:
             stats: Of all rows.
-            sweeps: At most this many rounds.
+            sweeps: Rounds after which it goes on with care only: shorter steps.
             learn_hyper: Update the hyperparameters too.
-            learn_noise: Update the noise scale too.
+            learn_nuisance: Update the parameters of an exact likelihood too; those of others are
+                learnt from rows, see ``condition``.
             rough: Statistics will change again, so leave out what only the last update needs.
 
-        Returns:
-            Rounds it took.
+        Raises:
+            TrainingError: A number is not finite.
         """
         raise NotImplementedError
 
+    def step(self, stats: Statistics) -> None:
+        """One round towards the optimum for these statistics; nothing where gradients do it."""
+
     def elbo(self, stats: Statistics) -> Tensor:
-        """ELBO of all rows, from their statistics."""
-        moments = self.node_moments()
-        lik = stats.expected_log_lik(moments.mean, moments.var, self.noise_moments())
-        return lik - self.kl()
+        """ELBO of all rows, from their statistics.
+
+        For a likelihood that is not exact the statistics hold its sites at the moments they were
+        taken at: there it is the ELBO itself, elsewhere an expansion of it.
+        """
+        return self.expected_log_lik(stats) - self.kl()
+
+    def expected_log_lik(self, stats: Statistics) -> Tensor:
+        """E[log likelihood] of all rows, from their statistics."""
+        stats, moments = stats.flattened(), self.node_moments()
+        each = stats.constant - 0.5 * self.site_scale() * stats.residual(*moments)
+        log_norm = self.head.likelihood.log_normaliser(self.nuisance).double()
+        return (each + stats.count * log_norm).sum()
+
+    def learn_nuisance_from(self, stats: Statistics, cov: Tensor | None = None) -> None:
+        """Moves the parameters of an exact likelihood to their optimum, weights held fixed.
+
+        Args:
+            stats: Of all rows, flattened.
+            cov: Covariances of the weights at the nodes with rows, (E, Q, W, W), in place of the
+                guide's own variances.
+        """
+        with torch.no_grad():
+            square = stats.residual(*self.node_moments(), cov).sum(0)
+            self.head.likelihood.learn_from_residuals(self.nuisance, square, stats.count.sum(0))
 
     def sample(self, num_samples: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Joint draws by site name, draws first; needs no Pyro and no global generator."""
         raise NotImplementedError
+
+    def sample_arcs(
+        self, site: str, num_samples: int, generator: torch.Generator
+    ) -> Iterator[Tensor]:
+        """Draws of ``gates`` or ``deltas`` in blocks (s, A, W, Q), together ``num_samples``."""
+        size = max(1, _SITE_ELEMENTS // self.head.prior.root_loc.numel() // max(1, self.num_arcs))
+        for block in torch.arange(num_samples).split(size):
+            yield self.sample(len(block), generator)[site]
+
+    @property
+    def num_arcs(self) -> int:
+        """A."""
+        return len(self.informed_arcs)
+
+    def log_odds(self) -> Tensor:
+        """Posterior log odds of inclusion, (A, W, Q) double, finite; NaN without gates."""
+        inclusion = self.delta_moments().inclusion.double()
+        return logit(inclusion) if self.has_gates else torch.full_like(inclusion, torch.nan)
+
+    def path_inclusion(self, arcs: Tensor) -> Tensor:
+        """Probability that some of these arcs changed, (W, Q); here a share of draws."""
+        generator = torch.Generator().manual_seed(_PATH_SEED)
+        blocks = self.sample_arcs("gates", _PATH_DRAWS, generator)
+        return torch.cat([block[:, arcs].any(1) for block in blocks]).double().mean(0)
+
+    def shrinkage(self) -> Tensor:
+        """Posterior mean of the share of a change that its prior takes away, (A, W, Q).
+
+        Raises:
+            DataError: The prior has none, or the guide does not hold its scales along the tree.
+        """
+        raise DataError("shrinkage() needs the scales along the tree: fit with guide='tree'")
 
     def with_prior_changes(
         self, draws: dict[str, Tensor], generator: torch.Generator
@@ -178,22 +220,62 @@ class Guide(LocalParamsModule):
 
         There the spread of the hyperparameters is much of the uncertainty, so it goes in.
         """
-        prior = self.model.prior.draw_changes(draws, generator)
+        prior = self.head.prior.draw_changes(draws, generator)
         known = self.informed_arcs.reshape(-1, 1, 1)
         return draws | {name: torch.where(known, draws[name], new) for name, new in prior.items()}
 
     def sample_hyper(self, num_samples: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Draws of the hyperparameters that have factors of their own, noise included."""
-        draws = {
-            name: factor.sample(num_samples, generator)
-            for name, factor in self._own_factors().items()
+        """Draws of the hyperparameters that have factors of their own, nuisance included."""
+        own = self.factor.own() | dict(self.nuisance.items())
+        return {name: factor.sample(num_samples, generator) for name, factor in own.items()}
+
+    def settings(self) -> dict[str, Any]:
+        """Arguments of the constructor but for head and nodes."""
+        return {}
+
+    def knowing(self, informed_nodes: Tensor) -> Guide:
+        """A copy in the same state that knows which nodes have rows now, (V,) bool."""
+        new = type(self)(self.head, informed_nodes, **self.settings())
+        new.to(self.informed_arcs.device)
+        new.copy_state(self)
+        return new
+
+    def copy_state(self, other: Guide) -> None:
+        """Goes into the state of another guide of its class, but for where rows are."""
+        state = {
+            name: self.state_dict()[name] if name == "informed_arcs" else value.clone()
+            for name, value in other.state_dict().items()
         }
-        if self.noise is not None:
-            draws["noise_scale"] = self.noise.sample(num_samples, generator)
-        return draws
+        self.load_state_dict(state, assign=True)  # dtypes included
+
+    def check_finite(self, where: str) -> None:
+        """Refuses a state with a number that is not finite.
+
+        Raises:
+            TrainingError: Says what, and after what.
+        """
+        bad = [name for name, value in self.state_dict().items() if not torch.isfinite(value).all()]
+        if not bad:
+            return
+        raise TrainingError(
+            f"{where}: not finite in the guide's {', '.join(bad[:5])}. Look for outcomes or "
+            "features of extreme size, or for outcomes that the features determine exactly"
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Guide:
+        new = self.__class__.__new__(self.__class__)
+        memo[id(self)] = new
+        new.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return new
 
 
 def informed_arcs(tree: Tree, informed_nodes: Tensor) -> Tensor:
     """(A,) bool: arcs whose child, or a node below it, is informed (V,)."""
     below = descendant_sum(tree, informed_nodes.double()[:, None])
     return below[1:, 0] > 0
+
+
+def logit(prob: Tensor) -> Tensor:
+    """Log odds in double precision, finite also at 0 and 1."""
+    prob = prob.double()
+    return prob.clamp(min=1e-300).log() - (1 - prob).clamp(min=1e-16).log()

@@ -1,14 +1,18 @@
-"""Sufficient statistics of the rows of each node: all that the weights' posterior needs of them."""
+"""Sufficient statistics of the rows of each node: all that the weights' posterior needs of them.
+
+They are additive: over blocks of rows, over processes, over updates. What rows leave unsaid, as
+their own residuals show that they are less sure than the noise says, stands beside them and is
+applied when they are used.
+"""
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from pyro_tbr.heads.likelihoods import Likelihood, NoiseMoments
+from pyro_tbr.heads.rows import DesignRows
 
 _CHUNK_ELEMENTS = 4_000_000  # rows are taken in chunks whose outer products have about this size
 
@@ -16,8 +20,9 @@ _CHUNK_ELEMENTS = 4_000_000  # rows are taken in chunks whose outer products hav
 class Statistics(NamedTuple):
     """Weighted moments of design and response at each node with rows, in double precision.
 
-    The log likelihood of node weights w is, up to a constant and in units of the noise variance,
-    ``-(square - 2 cross' w + w' gram w) / 2`` for each outcome.
+    The log likelihood of node weights w is ``constant - (square - 2 cross' w + w' gram w) / 2`` for
+    each outcome; for an exact likelihood the second part is in units of the noise variance, and
+    what depends on the noise alone comes on top.
 
     Attributes:
         nodes: Nodes that have rows, (E,) int64.
@@ -25,6 +30,9 @@ class Statistics(NamedTuple):
         cross: Sums of precision * z * response, (E, Q, W).
         square: Sums of precision * response^2, (E, Q).
         count: Observed outcomes, (E, Q); sums of their weights, where rows have such.
+        constant: Sums of what does not depend on the weights, (E, Q).
+        inflation: Variances of the node's weights over those that the noise says, (E, Q, W);
+            ``None``: 1.
     """
 
     nodes: Tensor
@@ -32,6 +40,8 @@ class Statistics(NamedTuple):
     cross: Tensor
     square: Tensor
     count: Tensor  # type: ignore[assignment]
+    constant: Tensor
+    inflation: Tensor | None = None
 
     def transform(self, linear: Tensor) -> Statistics:
         """Statistics of the design ``z @ linear``, with ``linear`` (*B, W, W); batch goes first."""
@@ -40,8 +50,13 @@ class Statistics(NamedTuple):
         cross = (linear.transpose(-1, -2) @ self.cross.unsqueeze(-1)).squeeze(-1)
         return self._replace(gram=gram, cross=cross)
 
+    def scaled(self, share: float) -> Statistics:
+        """Statistics of rows that count by a share, or as so many."""
+        parts = (part * share for part in self[1:6])
+        return Statistics(self.nodes, *parts, self.inflation)
+
     def residual(self, mean: Tensor, var: Tensor, cov: Tensor | None = None) -> Tensor:
-        """Expected sum of squared residuals, (E, Q), double precision.
+        """Expected sum of squared residuals, (E, Q), double precision, never below zero.
 
         Args:
             mean: Means of the weights at every node, (V, W, Q).
@@ -56,15 +71,25 @@ class Statistics(NamedTuple):
             spread = (self.gram.diagonal(dim1=-2, dim2=-1) * var).sum(-1)
         else:
             spread = (gram * cov).sum((-1, -2))
-        return self.square - 2 * (self.cross * mean).sum(-1) + fitted + spread
+        at_mean = (self.square - 2 * (self.cross * mean).sum(-1) + fitted).clamp(min=0)
+        return at_mean + spread.clamp(min=0)
 
-    def expected_log_lik(self, mean: Tensor, var: Tensor, noise: NoiseMoments | None) -> Tensor:
-        """E[log likelihood] of all rows under independent weights; arguments as above."""
-        residual = self.residual(mean, var)
-        if noise is None:
-            return -0.5 * residual.sum()
-        log_norm = self.count * (noise.log.double() + 0.5 * math.log(2 * math.pi))
-        return (-0.5 * residual * noise.inverse_square.double() - log_norm).sum()
+    def peaks(self) -> tuple[Tensor, Tensor]:
+        """Inverse grams (E, Q, W, W) and where each node's likelihood peaks, (E, Q, W)."""
+        inverse = torch.linalg.pinv(self.gram, hermitian=True)  # once where outcomes share it
+        peak = (inverse @ self.cross.unsqueeze(-1)).squeeze(-1)
+        return inverse.expand(*peak.shape, -1), peak
+
+    def flattened(self) -> Statistics:
+        """The same peaks, residuals and correlations, variances ``inflation`` times as large."""
+        if self.inflation is None or bool((self.inflation == 1).all()):
+            return self._replace(inflation=None)
+        shrink = self.inflation.rsqrt()
+        peak = self.peaks()[1]
+        flat = self.gram * shrink[..., :, None] * shrink[..., None, :]
+        cross = (flat @ peak.unsqueeze(-1)).squeeze(-1)
+        gain = ((cross - self.cross) * peak).sum(-1)
+        return self._replace(gram=flat, cross=cross, square=self.square + gain, inflation=None)
 
     def __add__(self, other: object) -> Statistics:
         """Statistics of both sets of rows together."""
@@ -78,52 +103,70 @@ class Statistics(NamedTuple):
             return total.index_add(0, position, both)
 
         grams = (s.gram.expand(-1, width, -1, -1) for s in (self, other))
-        pairs = zip(self[2:], other[2:], strict=True)
-        return Statistics(nodes, summed(*grams), *(summed(*pair) for pair in pairs))
+        pairs = zip(self[2:6], other[2:6], strict=True)
+        return Statistics(
+            nodes,
+            summed(*grams),
+            *(summed(*pair) for pair in pairs),
+            self._inflation_with(other, summed),
+        )
+
+    def _inflation_with(self, other: Statistics, summed) -> Tensor | None:  # type: ignore[no-untyped-def]
+        """Of both together: by rows, in logs; rows of which none is known have the average."""
+        if self.inflation is None and other.inflation is None:
+            return None
+        known = [s for s in (self, other) if s.inflation is not None]
+        logs = torch.cat([s.inflation.log() for s in known])  # type: ignore[union-attr]
+        rows = torch.cat([s.count for s in known]).unsqueeze(-1)
+        usual = (rows * logs).sum(0) / rows.sum(0).clamp(min=1e-300)
+        parts = [
+            (usual.expand_as(s.cross) if s.inflation is None else s.inflation.log())
+            * s.count.unsqueeze(-1)
+            for s in (self, other)
+        ]
+        total = summed(self.count, other.count).unsqueeze(-1)
+        return torch.where(total > 0, summed(*parts) / total.clamp(min=1e-300), usual).exp()
 
 
 @torch.no_grad()
-def statistics(
-    design: Tensor,
-    y: Tensor,
-    env_index: Tensor,
-    likelihood: Likelihood,
-    predictor: Tensor | None = None,
-    weights: Tensor | None = None,
-) -> Statistics:
-    """Sufficient statistics of rows; exact for Gaussian outcomes.
+def statistics(rows: DesignRows, sites: Sites) -> Statistics:
+    """Sufficient statistics of some rows.
 
     Args:
-        design: Latents and intercept, (N, W).
-        y: Outcomes, (N, Q), NaN where not observed.
-        env_index: Node of each row, (N,) int64.
-        likelihood: Gives the quadratic expansion of each row.
-        predictor: Where to expand, (N, Q); needed where the likelihood is not Gaussian.
-        weights: By how much of a row each outcome counts, (N, Q); 1 where absent.
+        rows: The rows.
+        sites: The Gaussian that stands for each row's likelihood.
     """
-    nodes, position = env_index.unique(return_inverse=True)
-    observed = ~torch.isnan(y)
-    y = torch.where(observed, y, 0.0).double()
-    point = torch.zeros_like(y) if predictor is None else predictor.double()
-    precision, response = likelihood.working_response(y, point)
-    share = observed.double() if weights is None else torch.where(observed, weights.double(), 0.0)
-    precision = share * precision
+    nodes, position = rows.env_index.unique(return_inverse=True)
+    precision = torch.where(sites.share > 0, sites.share * sites.precision.double(), 0.0)
+    response = torch.where(sites.share > 0, sites.response.double(), 0.0)
     shared = bool((precision == precision[:, :1]).all())
-    num_weights, num_outcomes, num_nodes = design.shape[1], y.shape[1], len(nodes)
+    num_weights, num_outcomes = rows.design.shape[1], precision.shape[1]
     width = 1 if shared else num_outcomes
-    gram = design.new_zeros(num_nodes, width, num_weights, num_weights, dtype=torch.float64)
-    cross = gram.new_zeros(num_nodes, num_outcomes, num_weights)
+    gram = precision.new_zeros(len(nodes), width, num_weights, num_weights)
+    cross = gram.new_zeros(len(nodes), num_outcomes, num_weights)
     chunk = max(1, _CHUNK_ELEMENTS // (width * num_weights**2))
-    for rows in torch.arange(len(y), device=y.device).split(chunk):
-        z, w = design[rows].double(), precision[rows]
+    for some in torch.arange(len(precision), device=precision.device).split(chunk):
+        z, w = rows.design[some].double(), precision[some]
         outer = torch.einsum("nq,nv,nw->nqvw", w[:, :width], z, z)
-        gram.index_add_(0, position[rows], outer)
-        cross.index_add_(0, position[rows], torch.einsum("nq,nw->nqw", w * response[rows], z))
-    zeros = gram.new_zeros(num_nodes, num_outcomes)
-    return Statistics(
-        nodes,
-        gram,
-        cross,
-        zeros.index_add(0, position, precision * response.square()),
-        zeros.index_add(0, position, share),
-    )
+        gram.index_add_(0, position[some], outer)
+        cross.index_add_(0, position[some], torch.einsum("nq,nw->nqw", w * response[some], z))
+    zeros = gram.new_zeros(len(nodes), num_outcomes)
+    height = torch.where(sites.share > 0, sites.share * sites.log_norm.double(), 0.0)
+    sums = (precision * response.square(), sites.share, height)
+    return Statistics(nodes, gram, cross, *(zeros.index_add(0, position, part) for part in sums))
+
+
+class Sites(NamedTuple):
+    """A Gaussian for each row and outcome, exp(log_norm - precision (f - response)^2 / 2).
+
+    Attributes:
+        precision: (N, Q).
+        response: (N, Q).
+        log_norm: (N, Q).
+        share: By how much of a row the outcome counts, 0 where it was not observed, (N, Q) double.
+    """
+
+    precision: Tensor
+    response: Tensor
+    log_norm: Tensor
+    share: Tensor

@@ -1,81 +1,188 @@
 """Moves a tree guide to its optimum: sweeps over the latents, one tree after the other.
 
 Mean field first, which always converges. Then, where the guide is coupled, expectation propagation
-between the latents (``node_rows``), in steps a little shorter than whole. Hyperparameters and noise
-are moved after every sweep.
+between the latents (``coupling``), in steps a little shorter than whole, and shorter still where it
+does not come to rest. Hyperparameters and noise are moved after every sweep. Expectation
+propagation that never rests, or ends where it fits the rows worse than mean field, is given up:
+the guide is then left at mean field, and what was in trouble is reported.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_tbr.heads.coupling import NodeRows, Potential, Tilted
-from pyro_tbr.heads.hyper.factors import ScaleFactor
-from pyro_tbr.heads.priors.hyper_starts import choose_start
+from pyro_tbr.heads.guide import Settled
+from pyro_tbr.heads.head import Head
+from pyro_tbr.heads.priors import PriorFactor
+from pyro_tbr.heads.second_start import choose_start
 from pyro_tbr.heads.statistics import Statistics
-from pyro_tbr.tree.messages.sum_product import TreePosterior
-
-if TYPE_CHECKING:
-    from pyro_tbr.heads.tree_guide import TreeGuide
+from pyro_tbr.tree.messages import TreePosterior
 
 # A sweep that moves no leaf's weight by more than this share of its standard deviation is the last.
 _SETTLED = 0.05
 _COUPLED_SETTLED = 0.01  # and nor the standard deviation itself, when coupled
 _BEFORE_COUPLED = 0.2  # mean field that is only on the way to coupled sweeps
+_TROUBLE = 0.25  # a last sweep that moved a weight by more has not come to rest
 # Sweeps run with few components and are polished with all: the passes take most of a fit's time.
 _POLISHING_SWEEPS = 2
 _STEP = 0.8  # of a potential towards its new value, when coupled;
 _SHRINK = 0.5  # shorter by this factor after a sweep that moved more than the one before,
 _DRIFT = 0.1  # and more than this, which other components that are kept can do
+_CAREFUL = (0.3, 0.1)  # steps of the runs that go on where one has not come to rest
+# Squared residuals over the noise variance, of a node and outcome, by which expectation propagation
+# may be above mean field, and as many again for each weight: it shrinks what is uncertain.
+_WORSE, _WORSE_A_WEIGHT = 10.0, 3.0
 
 
-class TreeSweeps:
+class Swept(Protocol):
+    """What sweeps ask of a tree guide."""
+
+    eta: Tensor
+    lam: Tensor
+    informed_arcs: Tensor
+    coupled: bool
+    num_components: int | None
+    nuisance: nn.ModuleDict
+
+    @property
+    def head(self) -> Head:
+        """Tree, prior and likelihood."""
+
+    @property
+    def factor(self) -> PriorFactor:
+        """The prior's part of q."""
+
+    @property
+    def current(self) -> TreePosterior:
+        """The passes for all weights."""
+
+    def refresh(self, now: TreePosterior | None = None) -> None:
+        """Forgets the passes, or keeps new ones."""
+
+    def passes(
+        self,
+        weights: slice = ...,
+        num_components: int | None = None,
+        sweeps: int = 1,
+        *,
+        refit: bool = False,
+    ) -> TreePosterior:
+        """Both passes for some weights."""
+
+    def log_evidence(self) -> Tensor:
+        """A lower bound for each weight, (W,)."""
+
+    def site_scale(self) -> Tensor:
+        """By what the rows' precisions are multiplied, (Q,)."""
+
+    def learn_nuisance_from(self, stats: Statistics, cov: Tensor | None = None) -> None:
+        """Moves the likelihood's parameters."""
+
+    def check_finite(self, where: str) -> None:
+        """Refuses a state that is not finite."""
+
+
+class _Run(NamedTuple):
+    """How a run of sweeps ended: how many, and the last moves of the weights, (E, Q, W)."""
+
+    sweeps: int
+    moves: Tensor
+
+    @property
+    def moved(self) -> float:
+        return self.moves.max().item() if self.moves.numel() else 0.0
+
+
+class Sweeps:
     """Sweeps of a guide over rows.
 
     Args:
         guide: Its potentials, passes, hyperparameters and noise are changed.
         stats: Of the rows.
         learn_hyper: Move hyperparameters too.
-        learn_noise: Move the noise too.
+        learn_nuisance: Move the parameters of an exact likelihood too.
     """
 
     def __init__(
-        self, guide: TreeGuide, stats: Statistics, *, learn_hyper: bool, learn_noise: bool
+        self, guide: Swept, stats: Statistics, *, learn_hyper: bool, learn_nuisance: bool
     ) -> None:
-        self.guide, self.stats = guide, stats
+        self.guide, self.stats = guide, stats.flattened()
         self.learn_hyper = learn_hyper
-        self.learn_noise = learn_noise and guide.noise is not None
+        self.learn_nuisance = learn_nuisance and guide.head.likelihood.exact
         self._step = _STEP
 
-    def settle(self, start: Tensor | None, sweeps: int, *, rough: bool) -> int:
-        """Sweeps until weights no longer move; returns how many.
+    def settle(self, start: Tensor | None, sweeps: int, *, rough: bool) -> Settled:
+        """Sweeps until weights no longer move.
 
         Args:
             start: Means of the weights to start from, (E, Q, W); ``None``: the guide's own.
-            sweeps: At most this many, and two or so to polish.
-            rough: No second start of the hyperparameters and no polish.
+            sweeps: After this many steps get shorter, and later the run ends.
+            rough: No second start of the hyperparameters, no polish, no run that goes on.
         """
         guide = self.guide
         mean = self._moments()[0] if start is None else start.clone()
         guide.eta.zero_()
         guide.lam.zero_()
         full = guide.num_components
-        few = guide.tree_law.rough_components
+        few = guide.factor.rough_components
         few = few if full is None else min(full, few)
         coupled = guide.coupled and mean.shape[-1] > 1
         limit = (sweeps + 1) // 2 if coupled else sweeps
         settled = _BEFORE_COUPLED if coupled else _SETTLED
-        done = self._run(False, few, limit, settled, mean)
-        if self.learn_hyper and not rough and choose_start(guide, few):
-            done += self._run(False, few, limit, settled)
-        if coupled:
-            settled = _COUPLED_SETTLED
-            done += self._run(True, few, limit, settled)
-        return done if rough else done + self._run(coupled, full, _POLISHING_SWEEPS, settled)
+        run = self._run(False, few, limit, settled, mean)
+        if not rough:
+            run = self._go_on(run, False, few, sweeps, settled)
+            if self.learn_hyper and choose_start(guide, few):
+                run = self._run(False, few, limit, settled)
+        if not coupled:
+            return self._polished(run, False, full, settled, rough)
+        if rough:
+            run = self._run(True, few, limit, _COUPLED_SETTLED)
+            return Settled(run.sweeps, run.moved)
+        return self._coupled(run, few, full, limit)
+
+    def once(self) -> None:
+        """One sweep from where the guide stands, hyperparameters and noise after it."""
+        few = self.guide.factor.rough_components
+        self._run(self.guide.coupled and len(self.guide.eta) > 1, few, 1, 0.0)
+
+    def _coupled(self, run: _Run, few: int | None, full: int | None, limit: int) -> Settled:
+        """Expectation propagation after mean field, which it goes back to where it fails."""
+        before, misfit = self._state(), self._misfit()
+        run = self._run(True, few, limit, _COUPLED_SETTLED)
+        run = self._go_on(run, True, few, limit, _COUPLED_SETTLED)
+        if run.moved < _TROUBLE:
+            run = self._run(True, full, _POLISHING_SWEEPS, _COUPLED_SETTLED)
+        worse = self._misfit(before["scale"]) - misfit
+        worse = worse > _WORSE + _WORSE_A_WEIGHT * run.moves.shape[-1]
+        trouble = (run.moves > _TROUBLE) | worse.unsqueeze(-1)
+        if not bool(trouble.any()):
+            return Settled(run.sweeps, run.moved)
+        self._restore(before)
+        last = self._polished(run, False, full, _SETTLED, rough=False)
+        return Settled(run.sweeps + last.sweeps, last.moved, self._places(trouble))
+
+    def _polished(
+        self, run: _Run, coupled: bool, full: int | None, settled: float, rough: bool
+    ) -> Settled:
+        if not rough:
+            run = self._run(coupled, full, _POLISHING_SWEEPS, settled)
+        return Settled(run.sweeps, run.moved, self._places(run.moves > _TROUBLE) if not rough else ())
+
+    def _go_on(self, run: _Run, coupled: bool, few: int | None, limit: int, settled: float) -> _Run:
+        """More sweeps where a run has not come to rest: shorter steps, or as many again."""
+        for step in _CAREFUL:
+            if run.moved < settled:
+                break
+            self._step = step
+            run = self._run(coupled, few, 2 * limit, settled)
+        self._step = _STEP
+        return run
 
     def _run(
         self,
@@ -84,41 +191,44 @@ class TreeSweeps:
         limit: int,
         settled: float,
         mean: Tensor | None = None,
-    ) -> int:
+    ) -> _Run:
         """Sweeps of one kind until one moves less than ``settled``, the first from given means."""
-        guide, done, last = self.guide, 0, math.inf
-        for _ in range(limit):
-            done += 1
-            moved = self._sweep(coupled, components, mean)
+        guide, last, step = self.guide, math.inf, self._step
+        moves = guide.eta.new_zeros(len(self.stats.nodes), *guide.eta.shape[1::-1])
+        for done in range(1, limit + 1):
+            moves = self._sweep(coupled, components, mean, step)
             mean = None
             guide.refresh(self._passes(slice(None), components))
             if self.learn_hyper:
-                guide.tree_law.learn(guide.current, guide.informed_arcs)
-            if self.learn_noise:
+                guide.factor.learn(guide.current, guide.informed_arcs)
+            if self.learn_nuisance:
                 self._move_noise(coupled)
+            guide.check_finite("after a sweep over the latents")
+            moved = moves.max().item()
             if moved < settled:
                 break
             if coupled and moved > max(last, _DRIFT):
-                self._step *= _SHRINK
+                step *= _SHRINK
             last = moved
-        return done
+        return _Run(done, moves)
 
-    def _sweep(self, coupled: bool, components: int | None, mean: Tensor | None) -> float:
-        """Every weight once; returns the largest move at a node, see ``_SETTLED``."""
-        guide, nodes, moved = self.guide, self.stats.nodes, 0.0
+    def _sweep(
+        self, coupled: bool, components: int | None, mean: Tensor | None, step: float
+    ) -> Tensor:
+        """Every weight once; returns the moves at the nodes, see ``_SETTLED``, (E, Q, W)."""
+        guide, nodes = self.guide, self.stats.nodes
         rows, own = self._rows(), self._potentials()
         if mean is None:
             mean, var = self._moments()
         else:
             var = torch.ones_like(mean)  # of no use to mean field
+        moves = torch.zeros_like(mean)
         tilted = Tilted(rows, rows.cavity(mean, var, own)) if coupled else None
         for k in range(mean.shape[-1]):
             if tilted is not None:
                 aim = tilted.without(k)
                 pairs = zip(own, aim, strict=True)
-                new = Potential(
-                    *(torch.lerp(old[:, :, k], value, self._step) for old, value in pairs)
-                )
+                new = Potential(*(torch.lerp(old[:, :, k], value, step) for old, value in pairs))
             else:
                 new = rows.given_others(k, mean)
             for everywhere, here, value in zip((guide.eta, guide.lam), own, new, strict=True):
@@ -129,17 +239,17 @@ class TreeSweeps:
             mean[:, :, k] = now.node_mean[0][:, nodes].T
             var[:, :, k] = now.node_var[0][:, nodes].T.clamp(min=1e-300)
             sd = var[:, :, k].sqrt()
-            moved = max(moved, ((mean[:, :, k] - before).abs() / sd).max().item())
+            moves[:, :, k] = (mean[:, :, k] - before).abs() / sd
             if tilted is not None:
                 tilted.move(k, Potential(*(p[..., k] for p in rows.cavity(mean, var, own))))
-                moved = max(moved, (sd_before / sd - 1).abs().max().item())
-        return moved
+                moves[:, :, k] = torch.maximum(moves[:, :, k], (sd_before / sd - 1).abs())
+        return moves
 
     def _passes(self, weights: slice, components: int | None) -> TreePosterior:
         return self.guide.passes(weights, components, refit=self.learn_hyper)
 
     def _rows(self) -> NodeRows:
-        return NodeRows.of(self.stats, self.guide.noise_precision().double())
+        return NodeRows.of(self.stats, self.guide.site_scale())
 
     def _moments(self) -> tuple[Tensor, Tensor]:
         """Means and variances of the weights at the nodes with rows, (E, Q, W) each."""
@@ -156,13 +266,44 @@ class TreeSweeps:
         return values[:, :, self.stats.nodes].permute(2, 1, 0).double().clone()
 
     def _move_noise(self, coupled: bool) -> None:
-        guide, cov = self.guide, None
-        assert isinstance(guide.noise, ScaleFactor)
+        cov = None
         if coupled:
             rows = self._rows()
             cov = rows.joint_cov(rows.cavity(*self._moments(), self._potentials()))
-        mean, var = (
-            part.permute(2, 0, 1) for part in (guide.current.node_mean, guide.current.node_var)
-        )
-        residual = self.stats.residual(mean, var, cov)
-        guide.noise.update(residual.sum(0), self.stats.count.sum(0))
+        self.guide.learn_nuisance_from(self.stats, cov)
+
+    def _misfit(self, scale: Tensor | None = None) -> Tensor:
+        """Squared residuals at the means over the noise variance, (E, Q)."""
+        mean = self.guide.current.node_mean.permute(2, 0, 1)
+        scale = self.guide.site_scale() if scale is None else scale
+        return scale * self.stats.residual(mean, torch.zeros_like(mean))
+
+    def _state(self) -> dict[str, Tensor]:
+        guide = self.guide
+        parts = {"factor": guide.factor, "nuisance": guide.nuisance}
+        state = {
+            f"{part}.{name}": value.clone()
+            for part, module in parts.items()
+            for name, value in module.state_dict().items()
+        }
+        return state | {
+            "eta": guide.eta.clone(),
+            "lam": guide.lam.clone(),
+            "scale": guide.site_scale().clone(),
+        }
+
+    def _restore(self, state: dict[str, Tensor]) -> None:
+        guide = self.guide
+        for part, module in (("factor", guide.factor), ("nuisance", guide.nuisance)):
+            head = f"{part}."
+            own = {n.removeprefix(head): v for n, v in state.items() if n.startswith(head)}
+            module.load_state_dict(own)
+        guide.eta.copy_(state["eta"])
+        guide.lam.copy_(state["lam"])
+        guide.refresh()
+
+    def _places(self, trouble: Tensor) -> tuple[tuple[int, int, int], ...]:
+        """Weight, outcome and node of what is in trouble, (E, Q, W) bool."""
+        node, outcome, weight = trouble.nonzero().T
+        places = torch.stack([weight, outcome, self.stats.nodes[node]], 1)
+        return tuple((int(k), int(q), int(v)) for k, q, v in places.tolist())

@@ -1,23 +1,22 @@
-"""Priors on the changes along the arcs: what is believed before any row is seen.
+"""Priors on the arcs' changes, one file each with its part of q.
 
-A prior is given to :class:`~pyro_tbr.TreeModel` as a plain description (``SpikeSlabPrior()``) and
-*built* by it for a tree and numbers of weights and outcomes; the description itself never changes.
-Fixed values are in the user's units (outcome per unit of latent); ``build`` divides them by
-``outcome_scale`` where the model sees standardised outcomes.
+A prior says in :meth:`ArcPrior.classes` which mixture of normals a change is drawn from; its sites,
+its draws and its variational factor follow from that, see :class:`ArcPrior`.
 """
 
-from pyro_tbr.heads.priors.arc_prior import ArcPrior
+from pyro_tbr.heads.priors.base import ArcPrior
+from pyro_tbr.heads.priors.classes import Classes, ExpectedLaw
+from pyro_tbr.heads.priors.factor import PriorFactor
 from pyro_tbr.heads.priors.gaussian import GaussianPrior
 from pyro_tbr.heads.priors.horseshoe import HorseshoePrior
-from pyro_tbr.heads.priors.slab import slab_halves, slab_law
-from pyro_tbr.heads.priors.spike_slab import RATE_CONCENTRATION, SpikeSlabPrior
+from pyro_tbr.heads.priors.spike_slab import SpikeSlabPrior
 
 __all__ = [
-    "RATE_CONCENTRATION",
     "ArcPrior",
+    "Classes",
+    "ExpectedLaw",
     "GaussianPrior",
     "HorseshoePrior",
+    "PriorFactor",
     "SpikeSlabPrior",
-    "slab_halves",
-    "slab_law",
 ]

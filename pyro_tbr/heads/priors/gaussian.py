@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import pyro
-import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyro_tbr.heads.hyper.hyperparameters import as_fixed
-from pyro_tbr.heads.priors.arc_prior import ArcPrior
+from pyro_tbr.heads.hyper.base import as_fixed
+from pyro_tbr.heads.priors.base import ArcPrior
+from pyro_tbr.heads.priors.classes import ChangeSums, Classes, ExpectedLaw, Values
+from pyro_tbr.heads.priors.factor import PriorFactor
 from pyro_tbr.tree import Tree
 
 
@@ -32,21 +32,53 @@ class GaussianPrior(ArcPrior):
         self.pooled = pooled
         self.scale_value = as_fixed(scale, "scale")
 
-    def _build_deltas(self, tree: Tree, standard_error: float) -> None:
+    def _build_changes(self, tree: Tree, standard_error: float) -> None:
         self.slab_scale = self._scale("slab_scale", self.scale_value, median=0.3)
 
-    def _sample_deltas(self) -> Tensor:
-        scale = self.slab_scale().unsqueeze(-3)
-        zero = scale.new_zeros(self.delta_shape)
-        return pyro.sample("deltas", dist.Normal(zero, scale).to_event(3))
+    def classes(self, values: Values, relative_length: Tensor | None = None) -> Classes:
+        """One class around zero."""
+        var = values["slab_scale"].unsqueeze(-3).unsqueeze(-1).square()
+        return Classes(torch.ones_like(var), torch.zeros_like(var), var)
 
-    def draw_changes(
-        self,
-        values: dict[str, Tensor],
-        generator: torch.Generator,
-        relative_length: Tensor | None = None,
-    ) -> dict[str, Tensor]:
-        """See :meth:`ArcPrior.draw_changes`."""
-        scale = values["slab_scale"].unsqueeze(-3)
-        num_arcs = self.num_arcs if relative_length is None else len(relative_length)
-        return {"deltas": scale * self._noise(len(scale), num_arcs, generator)}
+    def factor(self) -> PriorFactor:
+        """See :meth:`ArcPrior.factor`."""
+        return _GaussianFactor(self, self.pooled)
+
+
+class _GaussianFactor(PriorFactor):
+    """Closed forms.
+
+    Args:
+        prior: The built prior.
+        pooled: All latents share their scales.
+    """
+
+    def __init__(self, prior: GaussianPrior, pooled: bool) -> None:
+        super().__init__(prior)
+        self.pooled = pooled
+
+    def law(self) -> ExpectedLaw:
+        """See :meth:`PriorFactor.law`."""
+        scale = self.scale("slab_scale")
+        inverse, square = (
+            scale.mean_power(power).unsqueeze(0).unsqueeze(-1) for power in (-2.0, 2.0)
+        )
+        excess = -scale.mean_log().unsqueeze(0).unsqueeze(-1) - 0.5 * inverse.log()
+        one, zero = torch.ones_like(inverse), torch.zeros_like(inverse)
+        return ExpectedLaw(one, zero, zero, 1 / inverse, excess, square)
+
+    def learn_changes(self, sums: ChangeSums) -> None:
+        """See :meth:`PriorFactor.learn_changes`."""
+        self.update_scale("slab_scale", sums.second.sum((0, -1)), sums.count.sum((0, -1)))
+
+    def update_scale(
+        self, name: str, square: Tensor, count: Tensor, size: Tensor | float = 0.0
+    ) -> None:
+        """See :meth:`PriorFactor.update_scale`."""
+        if self.pooled:
+            first = self.prior.num_latents
+            square, count = (
+                torch.cat([part[:first].sum(0).expand(first, -1), part[first:]])
+                for part in (square, count)
+            )
+        super().update_scale(name, square, count, size)

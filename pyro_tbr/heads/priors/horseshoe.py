@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import math
 
-import pyro
-import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyro_tbr.heads.hyper.hyperparameters import (
-    HalfCauchyScale,
-    SlabScale,
-    as_fixed,
-    spread_fixed,
-)
-from pyro_tbr.heads.priors.arc_prior import ArcPrior, share_of
+from pyro_tbr.heads.hyper.base import as_fixed, spread_fixed
+from pyro_tbr.heads.hyper.scales import HalfCauchyScale, SlabScale
+from pyro_tbr.heads.priors.base import ArcPrior, share_of
+from pyro_tbr.heads.priors.classes import Classes, Values
+from pyro_tbr.heads.priors.factor import PriorFactor
+from pyro_tbr.heads.priors.horseshoe_factor import HorseshoeFactor, HorseshoeTreeFactor
 from pyro_tbr.tree import Tree
 
 
@@ -61,7 +58,7 @@ class HorseshoePrior(ArcPrior):
         self.global_scale_value = as_fixed(global_scale, "global_scale")
         self.slab_scale_value = as_fixed(slab_scale, "slab_scale")
 
-    def _build_deltas(self, tree: Tree, standard_error: float) -> None:
+    def _build_changes(self, tree: Tree, standard_error: float) -> None:
         expected = self.description["expected_num_nonzero"]
         share = share_of(
             0.2 * tree.num_arcs if expected is None else float(expected), tree.num_arcs
@@ -83,25 +80,33 @@ class HorseshoePrior(ArcPrior):
             "slab_scale", shape, None, scale=slab, df=self.description["slab_df"]
         )
 
-    def _sample_deltas(self) -> Tensor:
-        scale = self.global_scale().unsqueeze(-3) * self.local_scale()
-        slab = self.slab_scale().unsqueeze(-3)
+    def classes(self, values: Values, relative_length: Tensor | None = None) -> Classes:
+        """One class, as wide as the scales say; ``local_scale`` is (*S, A', W, Q)."""
+        wide = values["global_scale"].unsqueeze(-3) * values["local_scale"]
+        slab = values["slab_scale"].unsqueeze(-3)
         # c s / sqrt(c^2 + s^2) with the larger of the two factored out, so nothing overflows.
-        regularized = slab * scale / torch.hypot(slab, scale)
-        return pyro.sample(
-            "deltas", dist.Normal(torch.zeros_like(regularized), regularized).to_event(3)
-        )
+        var = (slab * wide / torch.hypot(slab, wide)).square().unsqueeze(-1)
+        return Classes(torch.ones_like(var), torch.zeros_like(var), var)
 
     def draw_changes(
         self,
-        values: dict[str, Tensor],
+        values: Values,
         generator: torch.Generator,
         relative_length: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """See :meth:`ArcPrior.draw_changes`."""
-        whole, slab = values["global_scale"].unsqueeze(-3), values["slab_scale"].unsqueeze(-3)
+        """See :meth:`ArcPrior.draw_changes`; local scales are drawn anew."""
+        whole = values["global_scale"]
         num_arcs = self.num_arcs if relative_length is None else len(relative_length)
-        noise = self._noise(len(whole), num_arcs, generator)
-        uniform = torch.rand(noise.shape, generator=generator, dtype=noise.dtype).to(noise)
-        scale = whole * torch.tan(0.5 * math.pi * uniform)  # half-Cauchy by its quantiles
-        return {"deltas": slab * scale / torch.hypot(slab, scale) * noise}
+        shape = (len(whole), num_arcs, *whole.shape[1:])
+        uniform = torch.rand(shape, generator=generator, dtype=whole.dtype).to(whole)
+        local = torch.tan(0.5 * math.pi * uniform)  # half-Cauchy by its quantiles
+        new = {**values, "local_scale": local}
+        return super().draw_changes(new, generator, relative_length)
+
+    def factor(self) -> PriorFactor:
+        """See :meth:`ArcPrior.factor`."""
+        return HorseshoeFactor(self)
+
+    def tree_factor(self) -> PriorFactor:
+        """See :meth:`ArcPrior.tree_factor`."""
+        return HorseshoeTreeFactor(self, (self.global_scale, self.slab_scale))

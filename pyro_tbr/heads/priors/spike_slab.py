@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import copy
 
-import pyro
-import pyro.distributions as dist
 import torch
 from torch import Tensor
 
 from pyro_tbr.errors import DataError
-from pyro_tbr.heads.hyper.hyperparameters import Rate, Separation, as_fixed, spread_fixed
-from pyro_tbr.heads.priors.arc_prior import ArcPrior, share_of
-from pyro_tbr.heads.priors.slab import slab_halves, slab_law
+from pyro_tbr.heads.hyper.base import as_fixed, spread_fixed
+from pyro_tbr.heads.hyper.rates import Rate, RateFactor
+from pyro_tbr.heads.hyper.separation import Separation, SeparationFactor
+from pyro_tbr.heads.priors.base import ArcPrior, share_of
+from pyro_tbr.heads.priors.classes import ChangeSums, Classes, ExpectedLaw, Values
+from pyro_tbr.heads.priors.factor import PriorFactor
 from pyro_tbr.tree import Tree
+from pyro_tbr.tree.messages import TreePosterior
 
 # Pseudo-counts of the learnt inclusion rate: mean 0.2, zero density at 0, worth 7.5 arcs.
 RATE_CONCENTRATION = (1.5, 6.0)
 # Median of the learnt separation of the slab's halves and standard deviation of its logarithm:
 # with few changes, all of one size, a flat law would let the halves shrink to two points. A lower
-# median says that small changes are common. With known latents, 42 data sets as those of
-# ``examples/calibration.py`` (sizes 0.5 + |N(0, 1)|, which have a separation of 2.2) and a median
-# of 1, PIPs of 0.88 are true in 0.80 and those of 0.70 in 0.76; with 2 in 0.87 and 0.73. Where
-# sizes are |N(0, 1)| the two are alike.
-SEPARATION = (2.0, 0.5)
+# median says that small changes are common.
+_SEPARATION = (2.0, 0.5)
+
+# A start counts as a change where it is above this share of the latent's root mean square change.
+_START_SHARE = 0.1
+_LEAST_START = 0.3  # least slab scale to start from, over the hyperprior's median
+_ALTERNATIONS = 3  # of the slab's scale and separation, each given the other
+# The second start: inclusion rate, and slab and spike over the root mean square change now.
+_SECOND_RATE, _SECOND_SLAB, _SECOND_SPIKE = 0.05, 2.0, 0.5
+_SECOND_SPREAD = 0.2  # of the factors there, on the real line
 
 
 class SpikeSlabPrior(ArcPrior):
@@ -37,8 +44,8 @@ class SpikeSlabPrior(ArcPrior):
 
     With ``spike_scale`` above 0 an arc whose gate is off changes a little all the same, by a draw
     from :math:`N(0, b^2)`; a PIP is then the probability of a change by more than that. In real
-    data everything differs a bit, and learnt latents mix a little of each other (by 0.016 in
-    ``examples/calibration.py``), which looks like small changes.
+    data everything differs a bit, and learnt latents mix a little of each other, which looks like
+    small changes.
 
     Args:
         expected_num_nonzero: Expected number of changed arcs per latent and outcome; fixes
@@ -52,7 +59,6 @@ class SpikeSlabPrior(ArcPrior):
         spike_scale: :math:`b`, in the unit of ``slab_scale``; 0: no change where the gate is off.
             ``None``: 0 where ``slab_scale`` is fixed, else one per latent, learnt, with a prior
             median a tenth of the slab's.
-        shared_gates: One gate an arc and latent for all outcomes.
         use_lengths: Scale the rate by arc length, :math:`\pi_a = 1 - (1-\pi)^{l_a / \bar l}`:
             :math:`\pi` is then the rate of an arc of mean length, and an arc of length 0 never
             changes.
@@ -63,6 +69,7 @@ class SpikeSlabPrior(ArcPrior):
         (1993) 881.
     """
 
+    gated = True
     inclusion_rate: Rate
     relative_length: Tensor
 
@@ -75,7 +82,6 @@ class SpikeSlabPrior(ArcPrior):
         *,
         slab_separation: float | None = None,
         spike_scale: float | Tensor | None = None,
-        shared_gates: bool = False,
         use_lengths: bool = False,
     ) -> None:
         super().__init__(
@@ -85,7 +91,6 @@ class SpikeSlabPrior(ArcPrior):
             root_scale=root_scale,
             slab_separation=slab_separation,
             spike_scale=spike_scale,
-            shared_gates=shared_gates,
             use_lengths=use_lengths,
         )
         if expected_num_nonzero is not None and inclusion_prob is not None:
@@ -106,11 +111,16 @@ class SpikeSlabPrior(ArcPrior):
         if spike_scale is None and slab_scale is not None:
             spike_scale = 0.0
         # Likewise: 0 is no spike of some width rather than a width.
-        self.wide_spike = not (isinstance(spike_scale, (int, float)) and spike_scale == 0)
-        self.spike_scale_value = as_fixed(spike_scale, "spike_scale") if self.wide_spike else None
-        self.shared_gates, self.use_lengths = shared_gates, use_lengths
+        self._wide = not (isinstance(spike_scale, (int, float)) and spike_scale == 0)
+        self.spike_scale_value = as_fixed(spike_scale, "spike_scale") if self._wide else None
+        self.use_lengths = use_lengths
 
-    def _build_deltas(self, tree: Tree, standard_error: float) -> None:
+    @property
+    def has_spike(self) -> bool:
+        """See :attr:`ArcPrior.has_spike`."""
+        return self._wide
+
+    def _build_changes(self, tree: Tree, standard_error: float) -> None:
         relative = torch.ones(tree.num_arcs)
         if self.use_lengths:
             tree.require_lengths()
@@ -124,11 +134,6 @@ class SpikeSlabPrior(ArcPrior):
         shape = (self.num_weights, 1)
         if fixed is not None and fixed.dim() == 2 and fixed.shape[-1] > 1:
             shape = (self.num_weights, self.num_outcomes)
-            if self.shared_gates:
-                raise DataError(
-                    "shared_gates=True has one gate for all outcomes, inclusion_prob a rate for "
-                    "each: give rates of shape (weights, 1)"
-                )
         value = None if fixed is None else spread_fixed(fixed, shape, "inclusion_prob")
         one, zero = RATE_CONCENTRATION
         self.inclusion_rate = Rate(
@@ -136,95 +141,205 @@ class SpikeSlabPrior(ArcPrior):
         )
         self.slab_scale = self._scale("slab_scale", self.slab_scale_value, median=0.5)
         if self.halves:
-            median, spread = SEPARATION
+            median, spread = _SEPARATION
             value = self.slab_separation_value
             value = None if value is None else spread_fixed(value, (1, 1), "slab_separation")
             self.slab_separation = Separation(
                 "slab_separation", (1, 1), value, median=median, spread=spread
             )
-        if self.wide_spike:
+        if self._wide:
             self.spike_scale = self._scale("spike_scale", self.spike_scale_value, median=0.05)
 
-    def without_spike(self) -> SpikeSlabPrior:
-        """A built prior as if ``spike_scale`` were 0."""
+    def without_learnt_spike(self) -> SpikeSlabPrior:
+        """See :meth:`ArcPrior.without_learnt_spike`."""
+        if not self._wide or self.spike_scale.fixed is not None:
+            return self
         sharp = copy.deepcopy(self)
-        if self.wide_spike:
-            sharp.wide_spike = False
-            del sharp.spike_scale
+        sharp._wide = False
+        del sharp.spike_scale
         return sharp
 
-    @property
-    def gate_shape(self) -> tuple[int, int, int]:
-        """(A, W, Q), or (A, W, 1) where outcomes share their gates."""
-        arcs, weights, outcomes = self.delta_shape
-        return (arcs, weights, 1 if self.shared_gates else outcomes)
+    def _length(self, relative_length: Tensor | None) -> Tensor:
+        """(A', 1, 1), on the prior's device."""
+        if relative_length is None:
+            return self.relative_length
+        return relative_length.to(self.relative_length).reshape(-1, 1, 1)
 
-    def changing(self, relative_length: Tensor | None = None) -> Tensor:
-        """Which arcs may change at all, (A, 1, 1) bool: not those of length 0, where it counts."""
-        length = self.relative_length if relative_length is None else relative_length
-        length = length.reshape(-1, 1, 1).to(self.relative_length.device)
+    def may_change(self, relative_length: Tensor | None = None) -> Tensor:
+        """Not arcs of length 0, where lengths count."""
+        length = self._length(relative_length)
         return length > 0 if self.use_lengths else torch.ones_like(length, dtype=torch.bool)
 
     def arc_inclusion_prob(self, rate: Tensor, relative_length: Tensor | None = None) -> Tensor:
-        """Prior inclusion probability of each arc, (*B, A, W, Q or 1), from the rate (*B, W, .)."""
-        length = self.relative_length
-        if relative_length is not None:
-            length = relative_length.to(rate).reshape(-1, 1, 1)
+        """Prior inclusion probability of each arc, (*S, A, W, Q or 1), from the rate (*S, W, .)."""
+        length = self._length(relative_length)
         if not self.use_lengths:
             return rate.unsqueeze(-3).expand(*rate.shape[:-2], len(length), *rate.shape[-2:])
-        return -torch.expm1(length * torch.log1p(-rate).unsqueeze(-3))
+        return -torch.expm1(length.to(rate) * torch.log1p(-rate).unsqueeze(-3))
 
-    def _sample_deltas(self) -> Tensor:
-        prob = self.arc_inclusion_prob(self.inclusion_rate())
-        scale = self.slab_scale().unsqueeze(-3)
-        prob = prob + scale.new_zeros(self.gate_shape)
-        gates = pyro.sample("gates", dist.Bernoulli(prob).to_event(3))
-        scale = scale + scale.new_zeros(self.delta_shape)
-        separation = self.slab_separation().unsqueeze(-3) if self.halves else None
-        deltas = gates * pyro.sample("slab", slab_law(scale, separation).to_event(3))
-        if self.wide_spike:
-            spike = self.spike_scale().unsqueeze(-3) + scale.new_zeros(self.delta_shape)
-            small = pyro.sample("spike", dist.Normal(0.0, spike).to_event(3))
-            deltas = deltas + (1 - gates) * self.changing() * small
-        return pyro.deterministic("deltas", deltas, event_dim=3)
-
-    def draw_changes(
-        self,
-        values: dict[str, Tensor],
-        generator: torch.Generator,
-        relative_length: Tensor | None = None,
-    ) -> dict[str, Tensor]:
-        """See :meth:`ArcPrior.draw_changes`."""
-        prob = self.arc_inclusion_prob(values["inclusion_rate"], relative_length)
-        slab = self.draw_slab(values, prob.shape[1], generator)
-        width = 1 if self.shared_gates else self.num_outcomes
-        shape = (*slab.shape[:-1], width)
-        uniform = torch.rand(shape, generator=generator, dtype=prob.dtype).to(prob.device)
-        gates = (uniform < prob).to(slab.dtype).expand_as(slab)
-        deltas = gates * slab
-        if self.wide_spike:
-            small = self.draw_spike(values, prob.shape[1], generator)
-            deltas = deltas + (1 - gates) * self.changing(relative_length) * small
-        return {"gates": gates, "deltas": deltas}
-
-    def draw_spike(
-        self, values: dict[str, Tensor], num_arcs: int, generator: torch.Generator
-    ) -> Tensor:
-        """Changes (S, A', W, Q) where gates are off, given draws of the hyperparameters."""
-        scale = values["spike_scale"].unsqueeze(-3)
-        return scale * self._noise(len(scale), num_arcs, generator)
-
-    def draw_slab(
-        self, values: dict[str, Tensor], num_arcs: int, generator: torch.Generator
-    ) -> Tensor:
-        """Sizes of changes (S, A', W, Q) given draws of the hyperparameters, were all gates on."""
-        scale = values["slab_scale"].unsqueeze(-3)
-        noise = self._noise(len(scale), num_arcs, generator)
+    def classes(self, values: Values, relative_length: Tensor | None = None) -> Classes:
+        """Closed gate, then the slab or its two halves."""
+        on = self.arc_inclusion_prob(values["inclusion_rate"], relative_length)
+        each = values["slab_scale"].unsqueeze(-3)
+        zero = torch.zeros_like(each)
+        spike = zero
+        if self._wide:
+            spike = values["spike_scale"].unsqueeze(-3) * self.may_change(relative_length)
         if not self.halves:
-            return scale * noise
-        loc, each = slab_halves(scale, values["slab_separation"].unsqueeze(-3))
-        heads = torch.rand(noise.shape, generator=generator, dtype=noise.dtype).to(noise) < 0.5
-        return torch.where(heads, loc, -loc) + each * noise
+            return _stacked([1 - on, on], [zero, zero], [spike.square(), each.square()])
+        separation = values["slab_separation"].unsqueeze(-3)
+        each = each / (1 + separation.square()).sqrt()
+        away, var = separation * each, each.square()
+        return _stacked([1 - on, on / 2, on / 2], [zero, away, -away], [spike.square(), var, var])
+
+    def factor(self) -> PriorFactor:
+        """See :meth:`ArcPrior.factor`."""
+        return _SpikeSlabFactor(self)
+
+
+class _SpikeSlabFactor(PriorFactor):
+    r"""Closed forms of the expectations.
+
+    A change d in the half of sign s has the log density
+
+    .. math::
+        -\frac{(1 + c^2) d^2}{2 \tau^2} + \frac{c \sqrt{1 + c^2} \, s d}{\tau} - \frac{c^2}{2}
+        - \log \tau + \frac12 \log \frac{1 + c^2}{2 \pi}
+
+    with :math:`\tau` the slab's scale and c its separation.
+    """
+
+    _prior: tuple[SpikeSlabPrior]
+
+    def law(self) -> ExpectedLaw:
+        """See :meth:`PriorFactor.law`."""
+        prior = self._prior[0]
+        rates, weights = self._rate().points()
+        weights = weights.reshape(-1, 1, 1, 1)
+        on = prior.arc_inclusion_prob(rates)
+        log_keep = prior.relative_length * torch.log1p(-rates).unsqueeze(1)
+        tiny = torch.finfo(on.dtype).tiny
+        log_on, log_off, mean_on = (
+            (weights * part).sum(0) for part in (on.clamp(min=tiny).log(), log_keep, on)
+        )
+        precision, away, excess = self._slab()
+        zero = torch.zeros_like(precision)
+        square = self.scale("slab_scale").mean_power(2.0)
+        var, extra, spike_square = zero, zero, zero
+        if prior.has_spike:
+            spike, still = self.scale("spike_scale"), ~prior.may_change()
+            inverse = spike.mean_power(-2.0)
+            var = torch.where(still, 0.0, 1 / inverse)
+            extra = torch.where(still, 0.0, -spike.mean_log() - 0.5 * inverse.log())
+            spike_square = torch.where(still, 0.0, (1 - mean_on) * spike.mean_power(2.0))
+        num = 2 if prior.halves else 1
+        open_square = mean_on * square / num
+        return ExpectedLaw(
+            _stack([1 - mean_on, *[mean_on / num] * num]),
+            _stack([log_off, *[log_on - torch.log(torch.tensor(float(num)))] * num]),
+            _stack([zero, away, -away][: num + 1]),
+            _stack([var, *[1 / precision] * num]),
+            _stack([extra, *[excess] * num]),
+            _stack([spike_square, *[open_square] * num]),
+        )
+
+    def _rate(self) -> RateFactor:
+        rate = self.hyper["inclusion_rate"]
+        assert isinstance(rate, RateFactor)
+        return rate
+
+    def _slab(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Precision, distance from zero and excess of one half, (W, Q) each."""
+        scale = self.scale("slab_scale")
+        inverse, log_scale = scale.mean_power(-2.0), scale.mean_log()
+        if not self._prior[0].halves:
+            return inverse, torch.zeros_like(inverse), -log_scale - 0.5 * inverse.log()
+        square, cross, log_square = self._separation().moments()
+        precision = square * inverse
+        away = cross * scale.mean_power(-1.0) / precision
+        excess = 0.5 * (1 - square + log_square - precision.log() + precision * away.square())
+        return precision, away, excess - log_scale
+
+    def _separation(self) -> SeparationFactor:
+        factor = self.hyper["slab_separation"]
+        assert isinstance(factor, SeparationFactor)
+        return factor
+
+    @torch.no_grad()
+    def start_from(self, root: Tensor, deltas: Tensor, informed: Tensor) -> None:
+        """See :meth:`PriorFactor.start_from`."""
+        prior, mask = self._prior[0], informed.reshape(-1, 1, 1)
+        square = torch.where(mask, deltas.square(), 0.0).double()
+        # Slabs start wide: from a slab as narrow as the estimates' errors the updates do not find
+        # back, since every change is then as likely as none.
+        least = _LEAST_START * prior.slab_scale.prior_loc.exp().amax().double()
+        typical = square.mean((0, 2), keepdim=True).clamp(min=least**2)
+        gates = torch.where(mask, (square > _START_SHARE**2 * typical).double(), 0.0)
+        square = gates * square.clamp(min=least**2)
+        self._learn_root((root - prior.root_loc).square())
+        self._learn_rate(gates, torch.where(mask, 1 - gates, 0.0))
+        # A spike starts at its hyperprior's middle: sparse estimates are zero where gates are off,
+        # and from no width at all the updates find none.
+        self._learn_slab(square.sum(0), square.sqrt().sum(0), gates.sum(0))
+
+    def learn_changes(self, sums: ChangeSums) -> None:
+        """See :meth:`PriorFactor.learn_changes`."""
+        prior = self._prior[0]
+        on, off = sums.count[..., 1:].sum(-1), sums.count[..., 0]
+        self._learn_rate(on, off)
+        if prior.has_spike:
+            still = torch.where(prior.may_change(), off, 0.0)
+            self.update_scale("spike_scale", sums.second[..., 0].sum(0), still.sum(0))
+        size = sums.first[..., 1] - sums.first[..., -1]
+        self._learn_slab(sums.second[..., 1:].sum((0, -1)), size.sum(0), on.sum(0))
+
+    def _learn_rate(self, on: Tensor, off: Tensor) -> None:
+        """From expected gates that are on and off, (A, W, Q) each."""
+        rate = self._rate()
+        if rate.hyper.shape[-1] == 1:
+            on, off = on.sum(-1, keepdim=True), off.sum(-1, keepdim=True)
+        rate.update(on, off, self._prior[0].relative_length)
+
+    def _learn_slab(self, square: Tensor, size: Tensor, count: Tensor) -> None:
+        """From sums of squared changes, of changes times the sign of their half, and of gates."""
+        if not self._prior[0].halves:
+            self.update_scale("slab_scale", square, count)
+            return
+        scale, separation = self.scale("slab_scale"), self._separation()
+        for _ in range(_ALTERNATIONS):
+            one_plus, cross, _ = separation.moments()
+            self.update_scale("slab_scale", one_plus * square, count, cross * size)
+            separation.learn(
+                (square * scale.mean_power(-2.0)).sum(),
+                (size * scale.mean_power(-1.0)).sum(),
+                count.sum(),
+            )
+
+    def second_start(self, now: TreePosterior, informed: Tensor) -> bool:
+        """Few changes beside small ones everywhere, where the width of those is learnt.
+
+        Much the same data come from many changes of one size and nothing in between, or from small
+        changes everywhere and few that are larger. Each holds itself up: small changes taken for
+        changes leave none to widen the spike.
+        """
+        prior = self._prior[0]
+        if not prior.has_spike or prior.spike_scale.fixed is not None:
+            return False
+        known = informed.to(now.delta_second.device)
+        size = now.delta_second[..., known].mean((1, 2)).sqrt().reshape(-1, 1)
+        self._rate().initialise(torch.tensor(_SECOND_RATE), _SECOND_SPREAD)
+        self.scale("slab_scale").initialise(_SECOND_SLAB * size, _SECOND_SPREAD)
+        self.scale("spike_scale").initialise(_SECOND_SPIKE * size, _SECOND_SPREAD)
+        return True
+
+
+def _stack(parts: list[Tensor]) -> Tensor:
+    """Classes behind, from (..., W, Q) that broadcast against each other."""
+    return torch.stack(torch.broadcast_tensors(*parts), -1)
+
+
+def _stacked(prob: list[Tensor], mean: list[Tensor], var: list[Tensor]) -> Classes:
+    return Classes(_stack(prob), _stack(mean), _stack(var))
 
 
 def _rate_for(expected: float, relative_length: Tensor) -> Tensor:

@@ -1,11 +1,10 @@
-r"""The horseshoe along the tree: changes and their scales jointly exact.
+r"""The horseshoe's part of q: factors of its scales, and along the tree the scales jointly.
 
 Given the global scale :math:`\tau` and the slab's scale c a change is a mixture of normals, one for
-each class of its local scale (``scale_classes.py``), so the passes are those of spike and slab with
-more classes. :math:`\log\tau` and :math:`\log c`, one pair a weight and outcome, are integrated by
-the trapezoid rule over a grid that follows their posterior: passes run at every point, and a
-point's weight is its prior times the evidence there. Every answer is a mixture over the grid. So
-within a weight's tree nothing is approximated but integrals by sums; mean field is across weights.
+each class of its local scale (``horseshoe_classes.py``). :math:`\log\tau` and :math:`\log c`, one
+pair a weight and outcome, are integrated by the trapezoid rule over a grid that follows their
+posterior: passes run at every point, and a point's weight is its prior times the evidence there.
+So within a weight's tree nothing is approximated but integrals by sums.
 """
 
 from __future__ import annotations
@@ -17,25 +16,50 @@ import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
-from pyro_tbr.heads.priors import HorseshoePrior
-from pyro_tbr.heads.priors.prior_factors import PriorFactors
-from pyro_tbr.heads.priors.prior_moments import scale_factor
-from pyro_tbr.heads.priors.scale_classes import draw_local_scales, scale_classes
-from pyro_tbr.heads.priors.scale_grid import ScaleGrid
-from pyro_tbr.heads.priors.tree_laws import (
-    Evidence,
-    Law,
-    TreeLaw,
-    inside_messages,
-    log_potential,
-    root_square,
-)
+from pyro_tbr.heads.hyper.base import Hyperparameter, quadrature
+from pyro_tbr.heads.priors.classes import BuiltPrior, ExpectedLaw
+from pyro_tbr.heads.priors.factor import Evidence, PriorFactor, log_potential, root_square
+from pyro_tbr.heads.priors.horseshoe_classes import draw_local_scales, scale_classes
+from pyro_tbr.heads.priors.horseshoe_grid import ScaleGrid
 from pyro_tbr.tree import descendant_sum
-from pyro_tbr.tree.messages.sum_product import TreePosterior, outside_pass, sample
+from pyro_tbr.tree.messages import (
+    ArcLaw,
+    InsideMessages,
+    TreePosterior,
+    inside_pass,
+    outside_pass,
+    sample,
+)
 
 _GRID_SITES = ("global_scale", "slab_scale")
 _BLOCK = 1 << 18  # changes at points of the grid at once: bounds the memory of large trees
+
+
+class HorseshoeFactor(PriorFactor):
+    """Factors of all scales, independent of the changes."""
+
+    def law(self) -> ExpectedLaw:
+        """See :meth:`PriorFactor.law`."""
+        # 1/s^2 = 1/t^2 + 1/c^2 with t the product of global and local scale, c the slab's.
+        slab = self.scale("slab_scale")
+        local_loc, local_var = self.scale("local_scale").log_moments()
+        whole_loc, whole_var = self.scale("global_scale").log_moments()
+        slab_loc, slab_var = slab.log_moments()
+        loc, var = local_loc + whole_loc, local_var + whole_var
+        inverse = torch.exp(-2 * loc + 2 * var) + slab.mean_power(-2.0)
+        # log s = log t - softplus(2 log(t/c)) / 2, and log(t/c) is normal under q.
+        points, weights = quadrature(2 * (loc - slab_loc), 2 * (var + slab_var).sqrt())
+        weights = weights.reshape(-1, 1, 1, 1)
+        log_scale = loc - 0.5 * (weights * softplus(points)).sum(0)
+        # s^2 = c^2 sigmoid(-2 log(c/t)); c^2 and the sigmoid are both increasing in c, and their
+        # covariance is small beside the prior's own width, so it is left out of this one moment.
+        square = slab.mean_power(2.0) * (weights * torch.sigmoid(points)).sum(0)
+        inverse, log_scale, square = (p.unsqueeze(-1) for p in (inverse, log_scale, square))
+        one, zero = torch.ones_like(inverse), torch.zeros_like(inverse)
+        excess = -log_scale - 0.5 * inverse.log()
+        return ExpectedLaw(one, zero, zero, 1 / inverse, excess, square)
 
 
 @dataclass(frozen=True)
@@ -55,36 +79,57 @@ class HorseshoePosterior(TreePosterior):
     log_evidence_at: Tensor
 
 
-class HorseshoeLaw(TreeLaw):
+class HorseshoeTreeFactor(HorseshoeFactor):
     """Global, local and slab scales held jointly with the weights.
 
+    Args:
+        prior: The built prior.
+        scales: Its global and its slab scale.
+
     Attributes:
-        grid: Global and slab scales.
+        grid: Of both.
     """
 
-    joint_hyper = frozenset({"global_scale", "local_scale", "slab_scale"})
+    joint = frozenset({"global_scale", "local_scale", "slab_scale"})
     rough_components = 8
 
-    def __init__(self, prior: HorseshoePrior, hyper: PriorFactors) -> None:
-        super().__init__(prior, hyper)
-        self.grid = ScaleGrid(prior.global_scale, prior.slab_scale)
+    def __init__(self, prior: BuiltPrior, scales: tuple[Hyperparameter, Hyperparameter]) -> None:
+        super().__init__(prior)
+        self.grid = ScaleGrid(*scales)
 
-    def start(self) -> None:
-        """See :meth:`TreeLaw.start`; weights are those of the hyperprior."""
-        factors = [scale_factor(self.hyper, name) for name in _GRID_SITES]
+    @torch.no_grad()
+    def start_from(self, root: Tensor, deltas: Tensor, informed: Tensor) -> None:
+        """See :meth:`PriorFactor.start_from`; weights of the grid are those of the hyperprior."""
+        super().start_from(root, deltas, informed)
+        factors = [self.scale(name) for name in _GRID_SITES]
         self.grid.start(torch.stack([factor.log_moments()[0].double() for factor in factors]))
 
-    def arguments(self, data: Evidence, weights: slice, points: slice) -> tuple[Law, Tensor]:
-        """Arguments of the passes, (g, w, Q) or (g, w, Q, A, J) each, and log local scales."""
+    def _law_at(
+        self, data: Evidence, weights: slice, points: slice
+    ) -> tuple[ArcLaw, Tensor, Tensor]:
+        """The law of changes at points of the grid, (g, w, Q), and by class: variance, log local
+        scale, (g, w, Q, A, J)."""  # fmt: skip
         whole, slab = self.grid.points()[:, points, weights].unsqueeze(-1)
         classes = scale_classes(whole, slab, self._precision(data, weights))
-        root = {name: value[weights].expand(whole.shape[:-1]) for name, value in
-                self.root_law().items()}  # fmt: skip
-        return root | {"class_prob": classes.prob, "class_var": classes.var}, classes.log_local
+        law = ArcLaw.of(classes.prob, torch.zeros_like(classes.var), classes.var)
+        return law, classes.var, classes.log_local
 
     def _precision(self, data: Evidence, weights: slice) -> Tensor:
         """Of a change by the data alone: were the weight it starts from known, (w, Q, A)."""
         return descendant_sum(data.tree, data.lam[weights].double(), event_dim=0)[..., 1:]
+
+    def _inside_at(
+        self,
+        data: Evidence,
+        weights: slice,
+        law: ArcLaw,
+        num_points: int,
+        num_components: int | None,
+        sweeps: int,
+    ) -> InsideMessages:
+        eta, lam = (part.expand(num_points, *part.shape) for part in data.some(weights))
+        loc, scale = (p[weights].expand(num_points, -1, -1) for p in self.root_law())
+        return inside_pass(data.tree, eta, lam, law, loc, scale, num_components, sweeps)
 
     @torch.no_grad()
     def passes(
@@ -95,11 +140,11 @@ class HorseshoeLaw(TreeLaw):
         sweeps: int,
         refit: bool = False,
     ) -> HorseshoePosterior:
-        """See :meth:`TreeLaw.passes`."""
+        """See :meth:`PriorFactor.passes`."""
         grid, arcs = self.grid, data.tree.num_arcs
         num, size = len(grid.log_weight), max(1, _BLOCK // (arcs * grid.loc[0, weights].numel()))
         at_points = [
-            self._at(data, weights, slice(start, start + size), num_components, sweeps)
+            self._at(data, weights, slice(start, min(start + size, num)), num_components, sweeps)
             for start in range(0, num, size)
         ]
         parts = {
@@ -134,52 +179,58 @@ class HorseshoeLaw(TreeLaw):
         sweeps: int,
     ) -> HorseshoePosterior:
         """Passes at some points of the grid, which lead."""
-        law, log_local = self.arguments(data, weights, points)
-        inside = inside_messages(data, weights, law, num_components, sweeps)
-        found = outside_pass(data.tree, inside)
+        law, var, log_local = self._law_at(data, weights, points)
+        num = points.stop - points.start
+        found = outside_pass(
+            data.tree, self._inside_at(data, weights, law, num, num_components, sweeps)
+        )
         prob, precision = found.class_prob, self._precision(data, weights).unsqueeze(-1)
         return HorseshoePosterior(
             **found.__dict__,
             log_local=(prob * log_local).sum(-1),
             log_local_square=(prob * log_local.square()).sum(-1),
-            shrinkage=(prob / (1 + law["class_var"] * precision)).sum(-1),
+            shrinkage=(prob / (1 + var * precision)).sum(-1),
             log_evidence_at=found.log_evidence,
         )
 
     @torch.no_grad()
     def learn(self, now: TreePosterior, informed: Tensor) -> None:
-        """See :meth:`TreeLaw.learn`: moves the grid, and factors to its moments for reports.
+        """See :meth:`PriorFactor.learn`: moves the grid, and factors to its moments for reports.
 
         The weights then belong to the grid of before, until passes are made with ``refit``.
         """
         assert isinstance(now, HorseshoePosterior)
-        root = root_square(now, self.prior)
-        self.hyper.update_scale("root_scale", root, torch.ones_like(root))
+        self._learn_root(root_square(now, self.prior.root_loc))
         for name, loc, spread in zip(_GRID_SITES, *self.grid.move(), strict=True):
-            factor = scale_factor(self.hyper, name)
+            factor = self.scale(name)
             if factor.hyper.fixed is None:
                 factor.match(loc, spread)
         local_var = (now.log_local_square - now.log_local.square()).clamp(min=1e-4)
-        scale_factor(self.hyper, "local_scale").match(
+        self.scale("local_scale").match(
             torch.where(informed, now.log_local, 0.0).permute(2, 0, 1),
             torch.where(informed, local_var.sqrt(), math.pi / 2).permute(2, 0, 1),
         )
 
     def gap(self, now: TreePosterior, informed: Tensor) -> Tensor:
-        """See :meth:`TreeLaw.gap`: scales are in the log evidence."""
+        """See :meth:`PriorFactor.gap`: scales are in the log evidence."""
         return self.root_gap()
 
-    def silent_var(self) -> Tensor:
-        """See :meth:`TreeLaw.silent_var`."""
+    def silent_square(self) -> Tensor:
+        """See :meth:`PriorFactor.silent_square`."""
         # E[t^2 c^2 / (t^2 + c^2)] for t half-Cauchy.
         square = self.grid.mean(lambda whole, slab: whole * slab.square() / (whole + slab))
-        return square.expand(self.prior.delta_shape)
+        return square.expand(self.prior.delta_shape).unsqueeze(-1)
+
+    def shrinkage(self, now: TreePosterior) -> Tensor:
+        """See :meth:`PriorFactor.shrinkage`."""
+        assert isinstance(now, HorseshoePosterior)
+        return now.shrinkage.permute(2, 0, 1)
 
     @torch.no_grad()
     def draw(
         self, data: Evidence, num_samples: int, sweeps: int, generator: torch.Generator
     ) -> dict[str, Tensor]:
-        """See :meth:`TreeLaw.draw`; arcs without rows below have the prior."""
+        """See :meth:`PriorFactor.draw`; arcs without rows below have the prior."""
         draws = self._draw(data, num_samples, sweeps, generator)[0]
         dtype = self.prior.root_loc.dtype
         return {name: value.to(dtype) for name, value in draws.items()}
@@ -194,13 +245,15 @@ class HorseshoeLaw(TreeLaw):
         known = data.informed.reshape(-1, 1, 1)
         whole, slab = whole.unsqueeze(-3), slab.unsqueeze(-3)
         local, log_local = draw_local_scales(deltas, whole, slab, generator)
-        silent = torch.tan(0.5 * math.pi * _uniform(local.shape, generator, local.device))
+        uniform = torch.rand(local.shape, generator=generator, dtype=torch.float64)
+        silent = torch.tan(0.5 * math.pi * uniform.to(local.device))
         local = torch.where(known, local, silent.clamp(min=1e-12))
         scale = whole * local
         scale = scale * slab / torch.hypot(scale, slab)
         noise = torch.randn(deltas.shape, generator=generator, dtype=torch.float64)
         deltas = torch.where(known, deltas, scale * noise.to(scale.device))
-        log_silent = _half_cauchy(local) + dist.Normal(0.0, scale).log_prob(deltas)
+        log_silent = math.log(2 / math.pi) - torch.log1p(local.square())  # half-Cauchy
+        log_silent = log_silent + dist.Normal(0.0, scale).log_prob(deltas)
         log_q = log_q + torch.where(known, log_local, log_silent).sum(-3)
         draws = {"root_weights": root, "deltas": deltas, "local_scale": local}
         return draws | scales, point, log_q
@@ -216,8 +269,8 @@ class HorseshoeLaw(TreeLaw):
             num = int(here.sum(0).max())
             if not num:
                 continue
-            law = self.arguments(data, slice(None), slice(g, g + 1))[0]
-            inside = inside_messages(data, slice(None), law, data.num_components, sweeps)
+            law = self._law_at(data, slice(None), slice(g, g + 1))[0]
+            inside = self._inside_at(data, slice(None), law, 1, data.num_components, sweeps)
             found, _, changes = sample(data.tree, inside, num, generator)
             order = (here.cumsum(0) - 1).clamp(min=0)  # the how many-th draw at this point it is
             root = torch.where(here, found[:, 0].gather(0, order), root)
@@ -226,46 +279,36 @@ class HorseshoeLaw(TreeLaw):
         return root, deltas.movedim(-1, 1)
 
     @torch.no_grad()
-    def guide(
+    def emit(
         self, data: Evidence, now: TreePosterior, sweeps: int, generator: torch.Generator
     ) -> None:
-        """One joint draw of weights and scales, its log density on ``root_weights``.
+        """See :meth:`PriorFactor.emit`.
 
         The scales are uniform within their cell, so the mean of log p - log q is a little below
-        the guide's ELBO: by some 0.4 a weight and outcome, 0.15 where the global
-        scale is fixed.
+        the guide's ELBO.
         """
         assert isinstance(now, HorseshoePosterior)
         self.hyper["root_scale"]()
         draws, point, log_q = self._draw(data, 1, sweeps, generator)
         root, deltas = draws["root_weights"], draws["deltas"]
-        law = self.root_law()
-        log_q = log_q + dist.Normal(law["root_loc"], law["root_scale"]).log_prob(root)
+        log_q = log_q + dist.Normal(*self.root_law()).log_prob(root)
         log_q = log_q - now.log_evidence_at.double().gather(0, point)
         log_q = log_q + self._log_changes(data, deltas, point)
         total = log_q.sum() + log_potential(data, root, deltas).sum()
         dtype = self.prior.root_loc.dtype
         density = total.to(dtype)
         for name in ("root_weights", "deltas", "global_scale", "local_scale", "slab_scale"):
-            if name not in self.hyper or scale_factor(self.hyper, name).hyper.fixed is None:
+            if name not in self.hyper or self.scale(name).hyper.fixed is None:
                 value = draws[name][0].to(dtype)
                 pyro.sample(name, dist.Delta(value, log_density=density, event_dim=value.dim()))
                 density = torch.zeros_like(density)
 
     def _log_changes(self, data: Evidence, deltas: Tensor, point: Tensor) -> Tensor:
         """Log prior of the informed changes at the points, classes summed out, (S, W, Q)."""
-        law = self.arguments(data, slice(None), slice(None))[0]
-        place = point[..., None, None].expand(*point.shape, *law["class_prob"].shape[-2:])
-        prob, var = (law[name].gather(0, place) for name in ("class_prob", "class_var"))
+        whole, slab = self.grid.points().unsqueeze(-1)
+        classes = scale_classes(whole, slab, self._precision(data, slice(None)))
+        place = point[..., None, None].expand(*point.shape, *classes.prob.shape[-2:])
+        prob, var = (part.gather(0, place) for part in (classes.prob, classes.var))
         changes = deltas.movedim(1, -1).unsqueeze(-1)  # (S, W, Q, A, 1)
         log_each = (prob.log() + dist.Normal(0.0, var.sqrt()).log_prob(changes)).logsumexp(-1)
         return torch.where(data.informed, log_each, 0.0).sum(-1)
-
-
-def _uniform(shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> Tensor:
-    return torch.rand(shape, generator=generator, dtype=torch.float64).to(device)
-
-
-def _half_cauchy(scale: Tensor) -> Tensor:
-    """Log density of the standard half-Cauchy."""
-    return math.log(2 / math.pi) - torch.log1p(scale.square())

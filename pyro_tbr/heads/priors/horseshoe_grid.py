@@ -13,7 +13,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_tbr.heads.hyper.hyperparameters import Hyperparameter
+from pyro_tbr.heads.hyper.base import Hyperparameter
 
 # Points along the log scales, and their distance in standard deviations of the posterior there.
 _POINTS, _STEPS = (7, 4), (1.0, 1.3)

@@ -1,0 +1,86 @@
+"""Weights on a tree, given a design: prior and likelihood as a Pyro model that needs no encoder."""
+
+from __future__ import annotations
+
+import pyro
+import torch
+from torch import Tensor
+
+from pyro_tbr.errors import ShapeError
+from pyro_tbr.heads.likelihoods import Likelihood
+from pyro_tbr.heads.local_params import LocalParamsModule
+from pyro_tbr.heads.priors import ArcPrior
+from pyro_tbr.tree import Tree, path_sum
+
+
+class Head(LocalParamsModule):
+    r"""Outcomes given a design, by weights that change along the arcs of a tree.
+
+    .. math::
+        w_v = w_{\mathrm{root}} + \sum_{a \in \mathrm{path}(v)} \delta_a, \quad
+        y \sim \mathrm{likelihood}(d^\top w_{\mathrm{env}})
+
+    Args:
+        tree: The environments.
+        prior: A built prior of the tree's arcs.
+        likelihood: A built likelihood of as many outcomes.
+
+    Attributes:
+        num_rows: Rows in the whole data set, for the scale of a minibatch; ``None``: the rows
+            given are all there are.
+    """
+
+    def __init__(self, tree: Tree, prior: ArcPrior, likelihood: Likelihood) -> None:
+        super().__init__()
+        self.tree, self.prior, self.likelihood = tree, prior, likelihood
+        self.num_rows: int | None = None
+
+    @property
+    def num_weights(self) -> int:
+        """W."""
+        return self.prior.num_weights
+
+    @property
+    def num_outcomes(self) -> int:
+        """Q."""
+        return self.prior.num_outcomes
+
+    def forward(self, design: Tensor, env_index: Tensor, y: Tensor | None = None) -> Tensor:
+        """The generative process.
+
+        Args:
+            design: Latents and intercept, (N, W).
+            env_index: Node of each row in ``tree.nodes`` order, (N,) int64.
+            y: Outcomes (N, Q), or (N,) where Q is 1; NaN where not observed.
+
+        Returns:
+            Outcomes (N, Q), drawn where not given.
+        """
+        num_batch = design.shape[0]
+        if y is not None:
+            y = y.unsqueeze(-1) if y.dim() == 1 else y
+            if y.shape != (num_batch, self.num_outcomes):
+                raise ShapeError(
+                    f"y has shape {tuple(y.shape)}, expected ({num_batch}, {self.num_outcomes})"
+                )
+        root_weights, deltas = self.prior()
+        nuisance = self.likelihood.sample_nuisance()
+        weights = path_sum(self.tree, root_weights, deltas, event_dim=2)
+        with pyro.plate(
+            "rows",
+            self.num_rows or num_batch,
+            subsample=torch.arange(num_batch, device=design.device),
+            dim=-1,
+        ):
+            predictor = torch.einsum(
+                "...nw,...nwq->...nq", design, weights.index_select(-3, env_index)
+            )
+            # A vectorised Predictive puts its draws left of the plate, where sites without rows
+            # have a dimension of one.
+            predictor = predictor.squeeze(-3) if predictor.dim() > 3 else predictor
+            outcome = self.likelihood(predictor, nuisance)
+            if y is None:
+                return pyro.sample("y", outcome.to_event(1))
+            observed = ~torch.isnan(y)
+            usual = torch.where(observed, y, self.likelihood.filler)
+            return pyro.sample("y", outcome.mask(observed).to_event(1), obs=usual)

@@ -1,0 +1,48 @@
+"""Moments under q: of weights at nodes, of changes along arcs, of predictors of rows."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class NodeMoments(NamedTuple):
+    """Means and variances of the weights at every node, each (V, W, Q)."""
+
+    mean: Tensor
+    var: Tensor
+
+
+class DeltaMoments(NamedTuple):
+    """Posterior and prior of the changes, each (A, W, Q) in the model's units.
+
+    Attributes:
+        mean: E[delta].
+        var: Var[delta].
+        inclusion: Posterior inclusion probability; for priors without gates, 1.
+        prior_inclusion: Its prior mean.
+        slab_mean: Mean given inclusion.
+        slab_var: Variance given inclusion.
+    """
+
+    mean: Tensor
+    var: Tensor
+    inclusion: Tensor
+    prior_inclusion: Tensor
+    slab_mean: Tensor
+    slab_var: Tensor
+
+
+def predictor_moments(design: Tensor, env_index: Tensor, moments: NodeMoments) -> NodeMoments:
+    """Mean and variance of the linear predictor of each row, each (N, Q).
+
+    Args:
+        design: Latents and intercept, (N, W).
+        env_index: Node of each row, (N,).
+        moments: Of the weights at every node.
+    """
+    mean = torch.einsum("nw,nwq->nq", design, moments.mean[env_index])
+    var = torch.einsum("nw,nwq->nq", design.square(), moments.var[env_index])
+    return NodeMoments(mean, var)

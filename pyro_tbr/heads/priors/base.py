@@ -1,0 +1,231 @@
+"""What every prior on the arcs' changes is: hyperparameters, and classes of normal changes."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from pyro_tbr.errors import DataError
+from pyro_tbr.heads.hyper.base import Hyperparameter, as_fixed, spread_fixed
+from pyro_tbr.heads.hyper.scales import PositiveScale
+from pyro_tbr.heads.local_params import LocalParamsModule
+from pyro_tbr.heads.priors.classes import Classes, Values, draw_classes, normal_mixture
+from pyro_tbr.heads.priors.factor import PriorFactor
+from pyro_tbr.tree import Tree
+
+
+class ArcPrior(LocalParamsModule):
+    """A prior on root weights (W, Q) and arc changes (A, W, Q); abstract.
+
+    ``W`` counts the weights of one outcome: the latents, then the intercept if there is one.
+
+    A new prior says two things: its hyperparameters, which ``_build_changes`` makes as attributes,
+    and in :meth:`classes` the mixture of normals that a change is drawn from given their values.
+    Sites, draws, messages along the tree and both guides follow from these. Where the default of
+    :class:`PriorFactor` is too coarse, :meth:`factor` returns a subclass of it.
+
+    Example:
+        Changes that are small, or large, with even odds and known sizes:
+
+        >>> class TwoNormals(ArcPrior):
+        ...     def __init__(self, scale=None, root_scale=None):
+        ...         super().__init__(scale=scale, root_scale=root_scale)
+        ...         self.scale_value = as_fixed(scale, "scale")
+        ...
+        ...     def _build_changes(self, tree, standard_error):
+        ...         self.slab_scale = self._scale("slab_scale", self.scale_value, median=0.5)
+        ...
+        ...     def classes(self, values, relative_length=None):
+        ...         var = values["slab_scale"].unsqueeze(-3).square()
+        ...         var = torch.stack([0.01 * var, var], -1)
+        ...         return Classes(torch.full_like(var, 0.5), torch.zeros_like(var), var)
+        >>> TwoNormals(scale=1.0)
+        TwoNormals(scale=1.0)
+
+    Attributes:
+        gated: The first class is the closed gate: a change is *included* in the others. Sites are
+            then ``gates``, ``slab`` and, where the first class has a width, ``spike``.
+    """
+
+    gated = False
+
+    def __init__(self, **description: Any) -> None:
+        super().__init__()
+        self.description = description
+        self.root_scale_value = as_fixed(description["root_scale"], "root_scale")
+
+    def build(
+        self,
+        tree: Tree,
+        num_weights: int,
+        num_outcomes: int,
+        *,
+        num_latents: int | None = None,
+        outcome_scale: Tensor | None = None,
+        latent_scale: Tensor | None = None,
+        root_loc: Tensor | None = None,
+        standard_error: float = 0.1,
+    ) -> ArcPrior:
+        """This prior for a tree and sizes, as a new module that has all its buffers.
+
+        Args:
+            tree: The environments.
+            num_weights: W.
+            num_outcomes: Q.
+            num_latents: K; W where absent. What comes behind is the intercept.
+            outcome_scale: (Q,), the user's units in one unit of the outcomes the model sees.
+            latent_scale: (W,), likewise of the latents.
+            root_loc: (W, Q), prior mean of the root weights in the model's units; zero if absent.
+            standard_error: Typical standard error of one leaf's weight in the model's units; sets
+                the horseshoe's global scale.
+        """
+        built = copy.deepcopy(self)
+        outcome = torch.ones(num_outcomes) if outcome_scale is None else outcome_scale
+        latent = torch.ones(num_weights) if latent_scale is None else latent_scale
+        built.unit = (outcome / latent[:, None]).to(torch.get_default_dtype())
+        built.num_arcs, built.num_weights, built.num_outcomes = (
+            tree.num_arcs,
+            num_weights,
+            num_outcomes,
+        )
+        built.num_latents = num_weights if num_latents is None else num_latents
+        loc = torch.zeros(num_weights, num_outcomes) if root_loc is None else root_loc
+        built.register_buffer("root_loc", loc.to(torch.get_default_dtype()))
+        built.root_scale = built._scale("root_scale", built.root_scale_value, median=1.0)
+        built._build_changes(tree, standard_error)
+        return built
+
+    def _scale(self, name: str, fixed: Tensor | None, *, median: float) -> PositiveScale:
+        """A scale of shape (W, 1) where learnt, (W, Q) where the user fixed it."""
+        if fixed is None:
+            return PositiveScale(name, (self.num_weights, 1), None, median=median)
+        shape = (self.num_weights, self.num_outcomes)
+        return PositiveScale(name, shape, spread_fixed(fixed, shape, name) / self.unit)
+
+    def _build_changes(self, tree: Tree, standard_error: float) -> None:
+        """Sets the hyperparameters of the changes as attributes."""
+        raise NotImplementedError
+
+    def classes(self, values: Values, relative_length: Tensor | None = None) -> Classes:
+        """The law of the changes given values of the hyperparameters.
+
+        Args:
+            values: By site name, (*S, ...).
+            relative_length: Lengths of some arcs over the mean of the tree's, (A',); the tree's
+                own arcs where absent.
+        """
+        raise NotImplementedError
+
+    def factor(self) -> PriorFactor:
+        """Its part of q, for a built prior."""
+        return PriorFactor(self)
+
+    def tree_factor(self) -> PriorFactor:
+        """The same for a guide that is exact along the tree; may hold hyperparameters jointly."""
+        return self.factor()
+
+    @property
+    def delta_shape(self) -> tuple[int, int, int]:
+        """(A, W, Q)."""
+        return (self.num_arcs, self.num_weights, self.num_outcomes)
+
+    def hyperparameters(self) -> list[Hyperparameter]:
+        """Hyperparameters in the order of their sites."""
+        return [module for module in self.children() if isinstance(module, Hyperparameter)]
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """Pyro sites; returns root weights (W, Q) and deltas (A, W, Q)."""
+        values = {hyper.name: hyper() for hyper in self.hyperparameters()}
+        root = dist.Normal(self.root_loc, values["root_scale"]).to_event(2)
+        return pyro.sample("root_weights", root), self._sample_changes(values)
+
+    def _sample_changes(self, values: Values) -> Tensor:
+        sites = {
+            name: pyro.sample(name, law.to_event(3)) for name, law in self.site_laws(values).items()
+        }
+        if not self.gated:
+            return sites["deltas"]
+        deltas = sites["gates"] * sites["slab"]
+        if "spike" in sites:
+            deltas = deltas + (1 - sites["gates"]) * self.may_change() * sites["spike"]
+        return pyro.deterministic("deltas", deltas, event_dim=3)
+
+    def may_change(self, relative_length: Tensor | None = None) -> Tensor:
+        """Which arcs may change at all, (A, 1, 1) bool."""
+        num = self.num_arcs if relative_length is None else len(relative_length)
+        return torch.ones(num, 1, 1, dtype=torch.bool, device=self.root_loc.device)
+
+    def site_laws(self, values: Values) -> dict[str, dist.TorchDistribution]:
+        """Distributions of the sites of the changes given the hyperparameters, (*S, A, W, Q)."""
+        prob, mean, var = (
+            part.expand(*part.shape[:-4], *self.delta_shape, part.shape[-1])
+            for part in torch.broadcast_tensors(*self.classes(values))
+        )
+        if not self.gated:
+            return {"deltas": normal_mixture(prob, mean, var)}
+        laws: dict[str, dist.TorchDistribution] = {
+            "gates": dist.Bernoulli(prob[..., 1:].sum(-1)),
+            "slab": normal_mixture(prob[..., 1:], mean[..., 1:], var[..., 1:]),
+        }
+        if self.has_spike:
+            width = torch.where(var[..., 0] > 0, var[..., 0], 1.0).sqrt()
+            laws["spike"] = dist.Normal(mean[..., 0], width)
+        return laws
+
+    @property
+    def has_spike(self) -> bool:
+        """Arcs whose gate is closed change a little."""
+        return False
+
+    def without_learnt_spike(self) -> ArcPrior:
+        """This built prior with no change where gates are closed, unless the user gave its size.
+
+        A spike of learnt width takes up what latents mix of each other, so it hardly minds a wrong
+        basis: bases are compared without it.
+        """
+        return self
+
+    def draw_changes(
+        self,
+        values: Values,
+        generator: torch.Generator,
+        relative_length: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Changes along arcs nothing is known of, given draws of the hyperparameters.
+
+        Args:
+            values: Hyperparameters by site name, draws first.
+            generator: Randomness.
+            relative_length: Lengths of the arcs over the mean of the tree's, (A',); the tree's own
+                arcs where absent.
+
+        Returns:
+            ``deltas`` and, where the prior has them, ``gates``, each (S, A', W, Q).
+        """
+        num_samples = len(values["root_scale"])
+        num_arcs = self.num_arcs if relative_length is None else len(relative_length)
+        shape = (num_samples, num_arcs, self.num_weights, self.num_outcomes)
+        deltas, pick = draw_classes(self.classes(values, relative_length), shape, generator)
+        draws = {"deltas": deltas}
+        if self.gated:
+            draws["gates"] = (pick > 0).to(deltas.dtype)
+        return draws
+
+    def __repr__(self) -> str:
+        given = ", ".join(f"{k}={v!r}" for k, v in self.description.items() if v is not None)
+        return f"{type(self).__name__}({given})"
+
+
+def share_of(expected: float, num_arcs: int) -> float:
+    """Expected share of changed arcs, refused where it is no probability."""
+    if not 0 < expected < num_arcs:
+        raise DataError(
+            f"expected_num_nonzero={expected:g} must be above 0 and below the number of arcs, "
+            f"{num_arcs}: it counts changed arcs per latent and outcome"
+        )
+    return expected / num_arcs

@@ -1,0 +1,136 @@
+"""Changes as mixtures of normals: what priors say of them, and what q expects of that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from pyro_tbr.heads.hyper.base import Hyperparameter
+
+Values = Mapping[str, Tensor]
+
+
+class Classes(NamedTuple):
+    """The law of a change given the hyperparameters: a mixture of J normals.
+
+    Attributes:
+        prob: Probability of each class, broadcastable to (*S, A, W, Q, J).
+        mean: Mean of a change in each class, likewise.
+        var: Its variance, likewise; 0 for no change.
+    """
+
+    prob: Tensor
+    mean: Tensor
+    var: Tensor
+
+
+class ExpectedLaw(NamedTuple):
+    """What q of the hyperparameters expects of the law of a change, broadcastable to (A, W, Q, J).
+
+    The expected log density of a change in class j is that of ``Normal(mean, var)`` plus ``excess``
+    for every q, as it is quadratic in the change.
+
+    Attributes:
+        prob: Mean probability of each class.
+        log_prob: Mean of its logarithm.
+        mean: Mean of the normal.
+        var: Its variance; 0 for no change.
+        excess: What the expected log density has over the normal's.
+        square: Mean of probability times squared change: changes that no row tells of.
+    """
+
+    prob: Tensor
+    log_prob: Tensor
+    mean: Tensor
+    var: Tensor
+    excess: Tensor
+    square: Tensor
+
+
+class ChangeSums(NamedTuple):
+    """Expected changes by class, 0 on arcs that no row tells of, (A, W, Q, J) each.
+
+    Attributes:
+        count: Probability of the class.
+        first: Mean of the change times the indicator of its class.
+        second: Of the squared change, likewise.
+    """
+
+    count: Tensor
+    first: Tensor
+    second: Tensor
+
+
+class BuiltPrior(Protocol):
+    """What a factor of q asks of its prior; see :class:`ArcPrior`."""
+
+    gated: bool
+    root_loc: Tensor
+    num_latents: int
+
+    @property
+    def delta_shape(self) -> tuple[int, int, int]:
+        """(A, W, Q)."""
+
+    @property
+    def has_spike(self) -> bool:
+        """Whether arcs whose gate is closed change a little."""
+
+    def hyperparameters(self) -> list[Hyperparameter]:
+        """In the order of their sites."""
+
+    def classes(self, values: Values, relative_length: Tensor | None = None) -> Classes:
+        """The law of the changes."""
+
+    def site_laws(self, values: Values) -> dict[str, dist.TorchDistribution]:
+        """Distributions of the sites of the changes."""
+
+    def may_change(self, relative_length: Tensor | None = None) -> Tensor:
+        """Which arcs may change at all."""
+
+
+def normal_mixture(prob: Tensor, mean: Tensor, var: Tensor) -> dist.TorchDistribution:
+    """The mixture of normals whose classes lie in the last dimension, weighed by ``prob``."""
+    scale = var.sqrt()
+    if prob.shape[-1] == 1:
+        return dist.Normal(mean[..., 0], scale[..., 0])
+    return dist.MixtureSameFamily(dist.Categorical(prob), dist.Normal(mean, scale))
+
+
+def draw_classes(
+    classes: Classes, shape: tuple[int, ...], generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Draws of changes and of their classes, ``shape`` each."""
+    prob, mean, var = (part.expand(*shape, part.shape[-1]) for part in classes)
+    pick = torch.zeros(shape, dtype=torch.int64, device=prob.device)
+    if prob.shape[-1] > 1:
+        uniform = torch.rand(shape, generator=generator, dtype=prob.dtype).to(prob.device)
+        pick = (uniform.unsqueeze(-1) >= prob.cumsum(-1)[..., :-1]).sum(-1)
+    mean, var = (part.gather(-1, pick.unsqueeze(-1)).squeeze(-1) for part in (mean, var))
+    noise = torch.randn(shape, generator=generator, dtype=prob.dtype).to(prob.device)
+    return mean + var.sqrt() * noise, pick
+
+
+def expected_law(classes: Classes) -> ExpectedLaw:
+    """Averages over the first dimension, along which the hyperparameters have been drawn."""
+    prob, mean, var = torch.broadcast_tensors(*classes)
+    still = (var == 0).all(0)
+    inverse = torch.where(still, 0.0, 1 / torch.where(var > 0, var, 1.0))
+    precision = torch.where(still, 1.0, inverse.mean(0))
+    loc = (mean * inverse).mean(0) / precision
+    log_var = torch.where(var > 0, var, 1.0).log()
+    excess = precision * loc.square() - (mean.square() * inverse + log_var).mean(0)
+    excess = torch.where(still, 0.0, 0.5 * (excess - precision.log()))
+    tiny = torch.finfo(prob.dtype).tiny
+    return ExpectedLaw(
+        prob.mean(0),
+        prob.clamp(min=tiny).log().mean(0),
+        loc,
+        torch.where(still, 0.0, 1 / precision),
+        excess,
+        (prob * (var + mean.square())).mean(0),
+    )

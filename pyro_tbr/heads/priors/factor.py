@@ -1,0 +1,367 @@
+"""A prior's part of q: factors of its hyperparameters, and changes jointly along each tree.
+
+What the rows say of a weight enters as Gaussian potentials at the nodes (``Evidence``). The tree
+sees one law of changes: what q of the hyperparameters expects of it. Probabilities enter by their
+mean; the best factorised q has the odds of the expected logarithms, which are lower, and against
+enumeration with the rate integrated out inclusion probabilities by the mean are nearer.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import NamedTuple
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pyro_tbr.errors import DataError
+from pyro_tbr.heads.hyper.base import HyperFactor
+from pyro_tbr.heads.hyper.scales import ScaleFactor
+from pyro_tbr.heads.priors.classes import (
+    BuiltPrior,
+    ChangeSums,
+    ExpectedLaw,
+    Values,
+    expected_law,
+)
+from pyro_tbr.tree import Tree, path_sum
+from pyro_tbr.tree.messages import (
+    ArcLaw,
+    InsideMessages,
+    TreePosterior,
+    inside_pass,
+    sample,
+    smooth,
+)
+
+_NUM_POINTS = 64  # of all hyperparameters together, for expectations without a closed form
+_CLIMB_STEPS = 25  # of the update of hyperparameters without a closed form
+
+
+class Evidence(NamedTuple):
+    """What the rows say, and where.
+
+    Attributes:
+        tree: The environments.
+        eta: Linear terms of the potentials exp(eta u - lam u^2 / 2), (W, Q, V), in double.
+        lam: Their precisions.
+        informed: Arcs with rows below, (A,) bool.
+        num_components: Cap on the components of a message; ``None``: exact.
+    """
+
+    tree: Tree
+    eta: Tensor
+    lam: Tensor
+    informed: Tensor
+    num_components: int | None
+
+    def some(self, weights: slice) -> tuple[Tensor, Tensor]:
+        """Potentials of some weights, in double precision."""
+        return self.eta[weights].double(), self.lam[weights].double()
+
+
+class PriorFactor(nn.Module):
+    """Hyperparameters with factors of their own, and what follows for the changes.
+
+    A prior whose expectations have a closed form overrides :meth:`law` and :meth:`learn_changes`;
+    one whose hyperparameters are held jointly with the weights, as the horseshoe's, overrides
+    :meth:`passes` and what reads their result.
+
+    Args:
+        prior: The built prior.
+
+    Attributes:
+        hyper: Factors of the hyperparameters by site name.
+        joint: Sites of hyperparameters held jointly with the weights; what their factors say is
+            matched to that, for reports.
+        rough_components: Cap on the components of a message while sweeps still move far.
+    """
+
+    joint: frozenset[str] = frozenset()
+    rough_components: int = 4
+
+    def __init__(self, prior: BuiltPrior) -> None:
+        super().__init__()
+        self._prior = (prior,)  # in a tuple: the head owns the prior, not we
+        self.hyper = nn.ModuleDict({h.name: h.factor() for h in prior.hyperparameters()})
+
+    @property
+    def prior(self) -> BuiltPrior:
+        """The prior."""
+        return self._prior[0]
+
+    def scale(self, name: str) -> ScaleFactor:
+        """The factor of a scale."""
+        factor = self.hyper[name]
+        assert isinstance(factor, ScaleFactor)
+        return factor
+
+    def own(self) -> dict[str, HyperFactor]:
+        """Factors of the hyperparameters that are not held jointly with the weights."""
+        return {
+            name: factor  # type: ignore[misc]
+            for name, factor in self.hyper.items()
+            if name not in self.joint
+        }
+
+    def kl(self) -> Tensor:
+        """KL of the hyperparameters with factors of their own to their hyperpriors."""
+        return sum((f.kl().sum() for f in self.own().values()), start=torch.zeros(()))
+
+    def law(self) -> ExpectedLaw:
+        """What q of the hyperparameters expects of the law of changes, differentiable.
+
+        Here an average over points that cover q of all hyperparameters evenly.
+        """
+        learnt = [f for f in self.own().values() if f.hyper.fixed is None]
+        device = self.prior.root_loc.device
+        standard = torch.zeros(1, 1, dtype=torch.float64)
+        if learnt:
+            sobol = torch.quasirandom.SobolEngine(len(learnt)).draw(_NUM_POINTS).double()
+            standard = torch.special.ndtri(sobol + 0.5 / _NUM_POINTS)
+        columns, nothing = iter(standard.T), itertools.repeat(standard[:, 0])
+        values = {
+            name: factor.at(next(columns if factor in learnt else nothing).to(device))
+            for name, factor in self.own().items()
+        }
+        return expected_law(self.prior.classes(values))
+
+    def prior_inclusion(self) -> Tensor:
+        """Prior mean of the inclusion probability, (A, W, Q); 1 where changes have no gates."""
+        if not self.prior.gated:
+            return torch.ones(self.prior.delta_shape, dtype=torch.float64)
+        return self.law().prob[..., 1:].sum(-1).double().expand(self.prior.delta_shape)
+
+    def silent_square(self) -> Tensor:
+        """Mean squared change by class where there are no rows, (A, W, Q, J), double precision.
+
+        Hyperparameters are integrated out.
+        """
+        square = self.law().square.double()
+        return square.expand(*self.prior.delta_shape, square.shape[-1])
+
+    def root_law(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the root weights as the passes take them, (W, Q) each."""
+        scale = self.scale("root_scale").mean_power(-2.0).rsqrt().expand(self.prior.delta_shape[1:])
+        return self.prior.root_loc.detach().double(), scale.detach().double()
+
+    def root_gap(self) -> Tensor:
+        """KL that the root's law leaves out, as its scale has a factor of its own, (W,)."""
+        return (self.scale("root_scale").mean_log() - self.root_law()[1].log()).sum(-1)
+
+    def arc_law(self, weights: slice = slice(None)) -> ArcLaw:
+        """The law of changes as the passes take it, at q's centre, for some weights."""
+        law = self.law()
+        parts = torch.broadcast_tensors(law.prob, law.mean, law.var)
+        shape = self.prior.delta_shape[1:]
+        prob, mean, var = (
+            part.detach().double().movedim(-4, -2).expand(*shape, *part.shape[:1], -1)[weights]
+            for part in parts
+        )
+        return ArcLaw.of(prob, mean, var, gated=self.prior.gated)
+
+    def inside(
+        self, data: Evidence, weights: slice, num_components: int | None, sweeps: int
+    ) -> InsideMessages:
+        """Inside messages for some weights."""
+        loc, scale = (part[weights] for part in self.root_law())
+        return inside_pass(
+            data.tree, *data.some(weights), self.arc_law(weights), loc, scale, num_components, sweeps
+        )
+
+    @torch.no_grad()
+    def passes(
+        self,
+        data: Evidence,
+        weights: slice,
+        num_components: int | None,
+        sweeps: int,
+        refit: bool = False,
+    ) -> TreePosterior:
+        """Both passes for some weights; with ``refit`` joint hyperparameters are moved too."""
+        loc, scale = (part[weights] for part in self.root_law())
+        return smooth(
+            data.tree, *data.some(weights), self.arc_law(weights), loc, scale, num_components, sweeps
+        )
+
+    @torch.no_grad()
+    def start_from(self, root: Tensor, deltas: Tensor, informed: Tensor) -> None:
+        """Starts at what point estimates say: root weights (W, Q), deltas (A, W, Q)."""
+        law = self.law()
+        normal = dist.Normal(law.mean, law.var.clamp(min=1e-12).sqrt())
+        share = (law.log_prob + normal.log_prob(deltas.unsqueeze(-1))).softmax(-1)
+        self._learn_root((root - self.prior.root_loc).square())
+        self.learn_changes(_sums(share, deltas, informed))
+
+    @torch.no_grad()
+    def learn(self, now: TreePosterior, informed: Tensor) -> None:
+        """Moves the hyperparameters to their optimum given the passes of all weights."""
+        self._learn_root(root_square(now, self.prior.root_loc))
+        parts = (now.class_prob, now.class_mean, now.class_second)
+        mask = informed.reshape(-1, 1, 1, 1)
+        sums = (torch.where(mask, part.movedim(-2, 0), 0.0) for part in parts)
+        self.learn_changes(ChangeSums(*sums))
+
+    def _learn_root(self, square: Tensor) -> None:
+        self.update_scale("root_scale", square, torch.ones_like(square))
+
+    def update_scale(
+        self, name: str, square: Tensor, count: Tensor, size: Tensor | float = 0.0
+    ) -> None:
+        """Moves the factor of a scale; as for ``ScaleFactor.update``, (W, Q) each."""
+        factor = self.scale(name)
+        size = torch.as_tensor(size).expand_as(square)
+        if factor.hyper.shape[-1] == 1:
+            square, count, size = (p.sum(-1, keepdim=True) for p in (square, count, size))
+        factor.update(square, count, size)
+
+    @torch.enable_grad()
+    def learn_changes(self, sums: ChangeSums) -> None:
+        """Moves the hyperparameters of the changes given expected changes, by climbing the ELBO."""
+        factors: list[HyperFactor] = [
+            f  # type: ignore[misc]
+            for name, f in self.hyper.items()
+            if name != "root_scale"
+        ]
+        params = [p for factor in factors for p in factor.parameters()]
+        if not params:
+            return
+        optimizer = torch.optim.LBFGS(
+            params, max_iter=_CLIMB_STEPS, line_search_fn="strong_wolfe"
+        )
+        sums = ChangeSums(*(part.detach().to(params[0]) for part in sums))
+
+        def loss() -> Tensor:
+            optimizer.zero_grad()
+            total = -expected_log_density(self.law(), sums).sum()
+            total = total + sum(factor.kl().sum() for factor in factors)
+            total.backward()
+            return total
+
+        optimizer.step(loss)  # type: ignore[arg-type]
+
+    def second_start(self, now: TreePosterior, informed: Tensor) -> bool:
+        """Goes to another start of the hyperparameters that is worth trying, if there is one."""
+        del now, informed
+        return False
+
+    def shrinkage(self, now: TreePosterior) -> Tensor:
+        """Posterior mean of the share of a change that its prior takes away, (A, W, Q).
+
+        Raises:
+            DataError: The prior has no scale for every change.
+        """
+        raise DataError(
+            f"shrinkage() is a horseshoe's, {self.prior!r} has none: use pips() or deltas()"
+        )
+
+    def gap(self, now: TreePosterior, informed: Tensor) -> Tensor:
+        """KL of root, changes and joint hyperparameters less what the passes have of it, (W,)."""
+        law = self.law()
+        each = law.prob.clamp(min=torch.finfo(law.prob.dtype).tiny).log() - law.log_prob
+        share = torch.where(informed.reshape(-1, 1, 1, 1), now.class_prob.movedim(-2, 0), 0.0)
+        return self.root_gap() + (share * (each - law.excess)).sum((0, 2, 3))
+
+    @torch.no_grad()
+    def draw(
+        self, data: Evidence, num_samples: int, sweeps: int, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Joint draws of root weights, changes, gates and joint hyperparameters, by site name.
+
+        Other hyperparameters are at q's centre.
+        """
+        messages = self.inside(data, slice(None), data.num_components, sweeps)
+        return self.draw_from(messages, data.tree, num_samples, generator)
+
+    def draw_from(
+        self, messages: InsideMessages, tree: Tree, num_samples: int, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """The same from messages that were sent before."""
+        root, classes, deltas = sample(tree, messages, num_samples, generator)
+        dtype = self.prior.root_loc.dtype
+        draws = {"root_weights": root.to(dtype), "deltas": deltas.permute(0, 3, 1, 2).to(dtype)}
+        if self.prior.gated:
+            draws["gates"] = (classes > 0).permute(0, 3, 1, 2).to(dtype)
+        return draws
+
+    @torch.no_grad()
+    def log_prob(self, data: Evidence, now: TreePosterior, draws: dict[str, Tensor]) -> Tensor:
+        """Log q of joint draws (S,) of root weights, and gates and changes where there are rows.
+
+        Relative to a point mass at zero for gates that are closed, if the spike has no width.
+        """
+        loc, scale = self.root_law()
+        root, deltas = draws["root_weights"].double(), draws["deltas"].double()
+        log_q = log_potential(data, root, deltas) - now.log_evidence.sum()
+        log_q = log_q + dist.Normal(loc, scale).log_prob(root).sum((1, 2))
+        law = ExpectedLaw(*(part.detach().double() for part in self.law()))
+        normal = dist.Normal(law.mean, torch.where(law.var > 0, law.var, 1.0).sqrt())
+        each = torch.where(law.var > 0, normal.log_prob(deltas.unsqueeze(-1)), 0.0)
+        each = each + law.prob.clamp(min=1e-300).log()
+        if self.prior.gated:
+            open_ = each[..., 1:].logsumexp(-1)
+            total = torch.where(draws["gates"] > 0, open_, each[..., 0])
+        else:
+            total = each.logsumexp(-1)
+        informed = data.informed.reshape(-1, 1, 1)
+        return log_q + torch.where(informed, total, 0.0).sum((1, 2, 3))
+
+    def emit(
+        self, data: Evidence, now: TreePosterior, sweeps: int, generator: torch.Generator
+    ) -> None:
+        """Pyro sites: one joint draw along the tree, its log density on ``root_weights``."""
+        values = {name: factor() for name, factor in self.hyper.items()}
+        draws = self.draw(data, 1, sweeps, generator)
+        density = self.log_prob(data, now, draws)[0].to(draws["root_weights"])
+        root = dist.Delta(draws["root_weights"][0], log_density=density, event_dim=2)
+        pyro.sample("root_weights", root)
+        ours = {name: value[0] for name, value in draws.items() if name != "root_weights"}
+        self.emit_changes(values, ours, data.informed.reshape(-1, 1, 1))
+
+    def emit_changes(self, values: Values, draws: dict[str, Tensor], known: Tensor) -> None:
+        """Pyro sites of the changes; what the draws do not say has the prior, which cancels."""
+        laws = self.prior.site_laws(values)
+        if not self.prior.gated:
+            _emit("deltas", laws["deltas"], draws["deltas"], known)
+            return
+        gates = _emit("gates", laws["gates"], draws["gates"], known)
+        _emit("slab", laws["slab"], draws["deltas"], known & (gates > 0))
+        if "spike" in laws:
+            own = known & self.prior.may_change() & (gates == 0)
+            _emit("spike", laws["spike"], draws["deltas"], own)
+
+
+def _emit(name: str, law: dist.TorchDistribution, ours: Tensor, own: Tensor) -> Tensor:
+    """A site with our value, whose density is accounted for elsewhere, or else the prior's."""
+    value = torch.where(own, ours, law.sample())
+    density = torch.where(own, 0.0, law.log_prob(value)).sum()
+    return pyro.sample(name, dist.Delta(value, log_density=density, event_dim=value.dim()))
+
+
+def _sums(share: Tensor, deltas: Tensor, informed: Tensor) -> ChangeSums:
+    """Changes (A, W, Q) that belong to classes by these shares (A, W, Q, J)."""
+    share = torch.where(informed.reshape(-1, 1, 1, 1), share, 0.0)
+    first = share * deltas.unsqueeze(-1)
+    return ChangeSums(share, first, first * deltas.unsqueeze(-1))
+
+
+def expected_log_density(law: ExpectedLaw, sums: ChangeSums) -> Tensor:
+    """Expected log density of changes under q of the hyperparameters, (A, W, Q)."""
+    precision = torch.where(law.var > 0, 1 / torch.where(law.var > 0, law.var, 1.0), 0.0)
+    log_scale = 0.5 * torch.where(law.var > 0, law.var, 1.0).log()
+    square = sums.second - 2 * law.mean * sums.first + law.mean.square() * sums.count
+    each = sums.count * (law.log_prob + law.excess - log_scale) - 0.5 * precision * square
+    return each.sum(-1)
+
+
+def root_square(now: TreePosterior, root_loc: Tensor) -> Tensor:
+    """Expected squared deviation of the root weights from their prior mean, (W, Q)."""
+    return now.node_var[..., 0] + (now.node_mean[..., 0] - root_loc).square()
+
+
+def log_potential(data: Evidence, root: Tensor, deltas: Tensor) -> Tensor:
+    """Log potentials of draws (S,), from root weights (S, W, Q) and deltas (S, A, W, Q)."""
+    nodes = path_sum(data.tree, root, deltas, event_dim=2).permute(0, 2, 3, 1)
+    return (data.eta * nodes - 0.5 * data.lam * nodes.square()).sum((1, 2, 3))
