@@ -13,13 +13,9 @@ import torch
 from torch import Tensor
 
 from pyro_tbr.tree import Tree, path_sum
-from pyro_tbr.tree.messages.sum_product import (
-    gaussian_inside_pass,
-    gaussian_smoothing,
-    inside_pass,
-    outside_pass,
-    sample,
-)
+from pyro_tbr.tree.messages import ArcLaw, inside_pass, outside_pass, sample, smooth
+
+ROOT = (0.0, 3.0)  # prior mean and standard deviation of the root's weight
 
 
 def balanced(num_leaves: int) -> Tree:
@@ -66,12 +62,11 @@ def timed(run: Callable[[], object]) -> float:
 def measure(tree: Tree, num: int, components: int, sweeps: int, repeats: int) -> list[float]:
     """Seconds of the inside pass, the outside pass, and the inside pass with its gradient."""
     eta, lam = potentials(tree, num, 0.2, 0.05)
-    law = {"inclusion_prob": 0.05, "slab_scale": 1.0, "root_scale": 3.0}
-    cap = {"num_components": components, "sweeps": sweeps}
+    law = (ArcLaw.spike_slab(inclusion_prob=0.05, slab_scale=1.0), *ROOT, components, sweeps)
 
-    inside = inside_pass(tree, eta, lam, **law, **cap)
+    inside = inside_pass(tree, eta, lam, *law)
     times = (
-        [timed(lambda: inside_pass(tree, eta, lam, **law, **cap)) for _ in range(repeats)],
+        [timed(lambda: inside_pass(tree, eta, lam, *law)) for _ in range(repeats)],
         [timed(lambda: outside_pass(tree, inside)) for _ in range(repeats)],
     )
     if tree.num_arcs > 1_000:
@@ -79,7 +74,7 @@ def measure(tree: Tree, num: int, components: int, sweeps: int, repeats: int) ->
 
     def gradient() -> None:
         leaf = eta.clone().requires_grad_()
-        inside_pass(tree, leaf, lam, **law, **cap).log_evidence.sum().backward()
+        inside_pass(tree, leaf, lam, *law).log_evidence.sum().backward()
 
     return [*(min(part) for part in times), min(timed(gradient) for _ in range(repeats))]
 
@@ -87,8 +82,8 @@ def measure(tree: Tree, num: int, components: int, sweeps: int, repeats: int) ->
 def measure_draws(tree: Tree, num: int, components: int, draws: int) -> tuple[int, float]:
     """Numbers drawn, and seconds: spike, slab in halves, as in a fit by default."""
     eta, lam = potentials(tree, num, 0.2, 0.05)
-    law = {"inclusion_prob": 0.2, "slab_scale": 0.5, "slab_loc": 1.0, "spike_scale": 0.05}
-    inside = inside_pass(tree, eta, lam, **law, root_scale=3.0, num_components=components)
+    law = ArcLaw.spike_slab(inclusion_prob=0.2, slab_scale=0.5, slab_loc=1.0, spike_scale=0.05)
+    inside = inside_pass(tree, eta, lam, law, *ROOT, components)
     generator = torch.Generator().manual_seed(0)
     seconds = timed(lambda: sample(tree, inside, draws, generator))
     return draws * num * tree.num_arcs, seconds
@@ -97,12 +92,12 @@ def measure_draws(tree: Tree, num: int, components: int, draws: int) -> tuple[in
 def measure_dense(tree: Tree, num: int, repeats: int) -> tuple[float, float]:
     """Seconds of smoothing dense changes in closed form, and by the passes for mixtures."""
     eta, lam = potentials(tree, num, 0.2, 1.0)
-    law = {"delta_var": 1.0, "root_scale": 3.0}
+    law = ArcLaw.of(prob=1.0, mean=0.0, var=1.0)
 
     def by_passes() -> None:
-        outside_pass(tree, gaussian_inside_pass(tree, eta, lam, **law))
+        outside_pass(tree, inside_pass(tree, eta, lam, law, *ROOT))
 
-    direct = min(timed(lambda: gaussian_smoothing(tree, eta, lam, **law)) for _ in range(repeats))
+    direct = min(timed(lambda: smooth(tree, eta, lam, law, *ROOT)) for _ in range(repeats))
     return direct, min(timed(by_passes) for _ in range(repeats))
 
 

@@ -19,7 +19,7 @@ from torch.nn.functional import logsigmoid
 
 from pyro_tbr.heads.priors import RATE_CONCENTRATION
 from pyro_tbr.inference.rotation.search import RotationProblem
-from pyro_tbr.tree.messages.sum_product import inside_pass
+from pyro_tbr.tree.messages import ArcLaw, inside_pass
 
 _RATES = (0.05, 0.15, 0.4)  # inclusion rates tried for a direction; its best counts
 _NUM_COMPONENTS = 8  # a ranking, not a posterior
@@ -108,8 +108,8 @@ def _log_evidence(
         problem.tree,
         empty.scatter(-1, index, value / var),
         empty.scatter(-1, index, 1 / var),
-        inclusion_prob=rate.to(value),
-        slab_scale=slab_scale,
+        ArcLaw.spike_slab(rate.to(value), slab_scale.unsqueeze(-1)),
+        root_loc=0.0,
         root_scale=3 * slab_scale + value.detach().abs().mean(-1),
         num_components=_NUM_COMPONENTS,
     )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pyro_tbr.tree.messages.folding import FoldedLevel
-from pyro_tbr.tree.messages.laws import ArcLaw
+from pyro_tbr.tree.messages.laws import ClassRows, LawTable
 from pyro_tbr.tree.messages.merging import Context, shrink_density
 from pyro_tbr.tree.messages.mixtures import (
     Density,
@@ -43,7 +43,7 @@ def paired(wide: Contexts, densities: Contexts) -> list[tuple[Context, Context]]
 
 @torch.no_grad()
 def gaussian_contexts(
-    levels: Sequence[FoldedLevel], potential: Message, arcs: ArcLaw, root: Density
+    levels: Sequence[FoldedLevel], potential: Message, arcs: LawTable, root: Density
 ) -> Contexts:
     """Contexts as if every arc changed by its widest class.
 
@@ -78,7 +78,7 @@ def gaussian_contexts(
 def mixture_contexts(
     levels: Sequence[FoldedLevel],
     potential: Message,
-    arcs: ArcLaw,
+    arcs: LawTable,
     root: Density,
     node: Sequence[Message],
     arc: Sequence[Message],
@@ -122,7 +122,7 @@ def _families(above: FoldedLevel, size: int) -> Iterator[tuple[Tensor, Tensor | 
         yield single[start : start + size], None
 
 
-def _arrive(density: Density, arcs: ArcLaw) -> Density:
+def _arrive(density: Density, arcs: ClassRows) -> Density:
     """The density of a weight, taken through its arc: once for every class."""
     log_weight, mean, var = (part.unsqueeze(-2) for part in density)
     spread = (arcs.var + _POINT * (arcs.var > 0)).unsqueeze(-1)

@@ -1,22 +1,38 @@
 """Joint draws from the posterior along the tree: from the root to the leaves."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pyro_tbr.tree.messages.folding import FoldedLevel, fold
 from pyro_tbr.tree.messages.inside import InsideMessages
-from pyro_tbr.tree.messages.laws import ArcLaw
+from pyro_tbr.tree.messages.laws import ClassRows, LawTable
 from pyro_tbr.tree.messages.mixtures import Density, Message, absorb, blur, leading, take
 from pyro_tbr.tree.tree import Tree
 
 _BLOCK = 1 << 18  # numbers at once, draws times components: what stays in the cache
 
 
+class TreeDraws(NamedTuple):
+    """Joint draws along the tree.
+
+    Attributes:
+        root: The root's weight, ``(S, *B)``.
+        classes: Of every change, ``(S, *B, A)``: under a law with gates 1 where the gate is open
+            and 0 where it is closed, under another one the number of its class, counted from 0.
+        deltas: The changes, ``(S, *B, A)``; exactly 0 in a class of mean and variance 0.
+    """
+
+    root: Tensor
+    classes: Tensor
+    deltas: Tensor
+
+
 def sample(
     tree: Tree, inside: InsideMessages, num_samples: int, generator: torch.Generator | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> TreeDraws:
     """Joint draws from the posterior: the root, then every arc given the weight it starts from.
 
     Args:
@@ -26,9 +42,7 @@ def sample(
         generator: Source of randomness; torch's global one if None.
 
     Returns:
-        The root's weight ``(S, *B)``; the class of every change, counted from 0, or its gate under
-        ``inside_pass``, ``(S, *B, A)``; and the changes, exactly 0 where the gate is closed,
-        ``(S, *B, A)``. Without gradient.
+        The draws, without gradient, in the dtype of the passes' input.
     """
     with torch.no_grad():
         folded = fold(tree, inside.root.mean.device)
@@ -46,7 +60,7 @@ def sample(
 
     root = root.reshape(num_samples, *inside.batch_shape).to(inside.log_evidence.dtype)
     picks = restored(classes)
-    return root, picks.clamp(max=1) if inside.arcs.gated else picks, restored(deltas)
+    return TreeDraws(root, picks.clamp(max=1) if inside.arcs.gated else picks, restored(deltas))
 
 
 def _draw_root(
@@ -67,20 +81,20 @@ def _draw_level(
     level: FoldedLevel,
     parent: Tensor,
     message: Message,
-    arcs: ArcLaw,
+    arcs: LawTable,
     generator: torch.Generator | None,
 ) -> tuple[Tensor, Tensor]:
     """Classes and weights at the nodes of a level, given their parents' weights ``(S, n, B)``."""
     uniform, normal = (_random(make, parent, generator) for make in (torch.rand, torch.randn))
     picked, weight = torch.zeros_like(parent), parent.clone()  # so it stays at helpers
     inner = level.num_pairs + level.num_singles
-    real = (level.arc < len(arcs.var) - 1).nonzero()[:, 0]
+    real = (level.arc < arcs.num_arcs).nonzero()[:, 0]
     # Leaves have one component, whatever the others are padded to.
     for nodes, most in ((real[real < inner], message.mean.shape[-1]), (real[real >= inner], 1)):
         if not len(nodes):
             continue
         seen, law = leading(take(message, nodes), most), arcs.at(level.arc[nodes])
-        runs = max(1, _BLOCK // (seen.mean.numel() * law.num_classes))
+        runs = max(1, _BLOCK // (seen.mean.numel() * arcs.num_classes))
         for run in torch.arange(len(parent), device=parent.device).split(runs):
             at = (run.unsqueeze(-1), nodes)
             picked[at], weight[at] = _draw_step(parent[at], seen, law, uniform[at], normal[at])
@@ -88,7 +102,7 @@ def _draw_level(
 
 
 def _draw_step(
-    parent: Tensor, message: Message, arcs: ArcLaw, uniform: Tensor, normal: Tensor
+    parent: Tensor, message: Message, arcs: ClassRows, uniform: Tensor, normal: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Class and component by the uniform noise, the weight given these by the normal noise."""
     num = message.mean.shape[-1]
@@ -102,7 +116,7 @@ def _draw_step(
     log_mass = (parent.unsqueeze(-1) - centre).square_().mul_(-0.5 * precision).add_(height)
     upto = log_mass.sub_(log_mass.amax(-1, keepdim=True)).exp_().cumsum_(-1)
     pick = (upto <= (uniform * upto[..., -1]).unsqueeze(-1)).sum(-1).clamp_(max=upto.shape[-1] - 1)
-    picked, component = arcs.num_classes - 1 - pick // num, pick % num
+    picked, component = arcs.var.shape[-1] - 1 - pick // num, pick % num
 
     def at(values: Tensor, index: Tensor) -> Tensor:
         return values.expand(len(parent), *values.shape).gather(-1, index.unsqueeze(-1))[..., 0]

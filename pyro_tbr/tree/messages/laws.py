@@ -1,13 +1,15 @@
-"""What the passes work with: the law of the changes, the data, and the shapes of both."""
+"""The law of the changes along the arcs: as a caller states it, and as the passes read it."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pyro_tbr.errors import ShapeError
-from pyro_tbr.tree.messages.mixtures import DEAD, Message
+from pyro_tbr.tree.messages.mixtures import DEAD
 from pyro_tbr.tree.tree import Tree
 
 WORK = torch.float64
@@ -15,25 +17,152 @@ WORK = torch.float64
 
 @dataclass(frozen=True)
 class ArcLaw:
-    """How weights change along arcs: by a draw from one of J normals, its class drawn first.
+    r"""How weights change along arcs: by a draw from one of J normals, its class drawn first.
 
-    Spike and slab has two classes, of which the first is no change (or a small one), or three where
-    the slab has two halves; arcs that all change have one; a scale mixture of normals has as many
-    as it takes. The last row stands for arcs of helpers, which are in the first class and do not
-    change.
+    A change is drawn from :math:`\sum_j p_j N(m_j, v_j)`. Spike and slab has two classes, of which
+    the first is no change (or a small one), or three where the slab has two halves; arcs that all
+    change by a Gaussian have one; a scale mixture of normals has as many as it takes. Make one with
+    :meth:`of` or :meth:`spike_slab`; the passes are differentiable in all three parts.
 
     Attributes:
-        prob: Probability of each class, ``(A + 1, B, J)``.
-        log_prob: Its logarithm, ``DEAD`` where it is zero, ``(A + 1, B, J)``.
-        mean: Mean of a change in each class, ``(A + 1, B, J)``.
-        var: Its variance, likewise.
+        prob: Probability of each class, summing to 1, what broadcasts to ``(*B, A, J)``: the batch,
+            the arcs, the classes.
+        mean: Mean of a change in each class, in the unit of the weights, likewise.
+        var: Its variance, that unit squared, likewise; 0 is a point.
         gated: Whether the first class is the closed gate, so that the others are an open one.
+    """
+
+    prob: Tensor
+    mean: Tensor
+    var: Tensor
+    gated: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        prob: Tensor | float,
+        mean: Tensor | float,
+        var: Tensor | float,
+        gated: bool = False,
+    ) -> ArcLaw:
+        """A law from the parts of its mixture.
+
+        Args:
+            prob: Probability of each class, ``(*B, A, J)`` or what broadcasts to it; zeros are
+                allowed.
+            mean: Mean of a change in each class, likewise.
+            var: Its variance, likewise; zeros are allowed.
+            gated: Whether the first class is the closed gate: then the passes give the probability
+                of an open one, and draws say whether it is open.
+
+        Raises:
+            ShapeError: The parts do not broadcast, or gates are asked for with a single class.
+        """
+        parts = [torch.as_tensor(part, dtype=WORK) for part in (prob, mean, var)]
+        parts = [part if part.dim() else part.reshape(1) for part in parts]
+        shapes = ", ".join(
+            f"{name} {tuple(part.shape)}"
+            for name, part in zip(("prob", "mean", "var"), parts, strict=True)
+        )
+        try:
+            num_classes = torch.broadcast_shapes(*(part.shape for part in parts))[-1]
+        except RuntimeError:
+            num_classes = -1
+        if parts[0].shape[-1] != num_classes:
+            raise ShapeError(
+                "prob, mean, var: expected what broadcasts to (*B, A, J), with as many classes J "
+                f"in the last dimension of prob as of the others, received {shapes}"
+            )
+        if num_classes < 1 + gated:
+            raise ShapeError(
+                f"prob, mean, var: expected {1 + gated} or more classes in the last dimension, "
+                f"gated={gated}, received {shapes}"
+            )
+        return cls(parts[0], parts[1], parts[2], gated)
+
+    @classmethod
+    def spike_slab(
+        cls,
+        inclusion_prob: Tensor | float,
+        slab_scale: Tensor | float,
+        slab_loc: Tensor | float | None = None,
+        spike_scale: Tensor | float = 0.0,
+    ) -> ArcLaw:
+        """The law of changes with gates.
+
+        Args:
+            inclusion_prob: Prior probability that the gate is open, in [0, 1], what broadcasts to
+                ``(*B, A)``.
+            slab_scale: Standard deviation of a change where it is open, likewise.
+            slab_loc: Distance m from zero of the two halves of the slab, a change being drawn from
+                N(m, slab_scale^2) or N(-m, slab_scale^2), likewise. None for a slab of one piece
+                around zero.
+            spike_scale: Standard deviation where the gate is closed, likewise; 0: no change there.
+
+        Raises:
+            ShapeError: The arguments do not broadcast.
+        """
+        given = (inclusion_prob, slab_scale, spike_scale, 0.0 if slab_loc is None else slab_loc)
+        device = next((part.device for part in given if isinstance(part, Tensor)), None)
+        rate, slab, spike, loc = (
+            torch.as_tensor(part, dtype=WORK, device=device) for part in given
+        )
+        if slab_loc is None:
+            prob, var = [1 - rate, rate], [spike.square(), slab.square()]
+            return cls.of(_stack(prob), 0.0, _stack(var), gated=True)
+        prob, var = [1 - rate, rate / 2, rate / 2], [spike.square(), *[slab.square()] * 2]
+        mean = [torch.zeros_like(loc), loc, -loc]
+        return cls.of(_stack(prob), _stack(mean), _stack(var), gated=True)
+
+    @property
+    def num_classes(self) -> int:
+        """J."""
+        return torch.broadcast_shapes(self.prob.shape, self.mean.shape, self.var.shape)[-1]
+
+
+def _stack(classes: list[Tensor]) -> Tensor:
+    """Classes side by side in a new last dimension."""
+    try:
+        return torch.stack(torch.broadcast_tensors(*classes), -1)
+    except RuntimeError as error:
+        raise ShapeError(
+            "slab_scale, spike_scale: expected what broadcasts to (*B, A) each, received "
+            f"{tuple(classes[-1].shape)} and {tuple(classes[0].shape)}"
+        ) from error
+
+
+class ClassRows(NamedTuple):
+    """Classes of some arcs, ``(n, B, J)`` each; the fields are those of :class:`LawTable`."""
+
+    prob: Tensor
+    log_prob: Tensor
+    mean: Tensor
+    var: Tensor
+
+
+@dataclass(frozen=True)
+class LawTable:
+    """A law as the passes read it: arcs first, the batch in one dimension.
+
+    What all arcs share has one row, and what the whole batch shares one column. The last row stands
+    for the arcs of helpers, which are in the first class and do not change.
+
+    Attributes:
+        prob: Probability of each class, ``(A + 1 or 2, B or 1, J)``.
+        log_prob: Its logarithm, ``DEAD`` where it is zero.
+        mean: Mean of a change in each class.
+        var: Its variance.
+        num_arcs: ``A``, also the number by which a helper's arc is asked for.
+        batch: ``B``.
+        gated: Whether the first class is the closed gate.
     """
 
     prob: Tensor
     log_prob: Tensor
     mean: Tensor
     var: Tensor
+    num_arcs: int
+    batch: int
     gated: bool = False
 
     @property
@@ -41,152 +170,65 @@ class ArcLaw:
         """J."""
         return self.var.shape[-1]
 
-    def at(self, arc: Tensor) -> "ArcLaw":
-        """Rows of some arcs."""
-        return self._map(lambda values: values[arc])
+    def at(self, arc: Tensor) -> ClassRows:
+        """The classes of some arcs."""
+        if len(self.var) == 2:
+            arc = (arc == self.num_arcs).long()
+        parts = (self.prob, self.log_prob, self.mean, self.var)
+        return ClassRows(*(part[arc].expand(-1, self.batch, -1) for part in parts))
 
-    def rows(self, start: int, stop: int) -> "ArcLaw":
-        """A run of rows."""
-        return self._map(lambda values: values[start:stop])
-
-    def widest(self) -> "ArcLaw":
+    def widest(self) -> LawTable:
         """The same as if every arc changed by its widest class, around zero."""
         var = (self.var + self.mean.square()).amax(-1, keepdim=True)
         zero = torch.zeros_like(var)
-        return ArcLaw(torch.ones_like(var), zero, zero, var)
-
-    def _map(self, change: Callable[[Tensor], Tensor]) -> "ArcLaw":
-        parts = (self.prob, self.log_prob, self.mean, self.var)
-        prob, log_prob, mean, var = (change(part) for part in parts)
-        return ArcLaw(prob, log_prob, mean, var, self.gated)
-
-
-def gated_arcs(
-    tree: Tree,
-    eta: Tensor,
-    batch: torch.Size,
-    inclusion_prob: Tensor | float,
-    slab_scale: Tensor | float,
-    slab_loc: Tensor | float | None = None,
-    spike_scale: Tensor | float = 0.0,
-) -> ArcLaw:
-    """Arcs that change with some probability; shapes as in ``sum_product``."""
-    rate = _by_arc("inclusion_prob", inclusion_prob, batch, tree, eta)
-    var = _by_slab("slab_scale", slab_scale, batch, tree, eta).square()
-    spike = _by_slab("spike_scale", spike_scale, batch, tree, eta).square()
-    if slab_loc is None:
-        return _law([1 - rate, rate], [spike, var], gated=True)
-    loc = _by_slab("slab_loc", slab_loc, batch, tree, eta)
-    mean = [torch.zeros_like(loc), loc, -loc]
-    return _law([1 - rate, rate / 2, rate / 2], [spike, var, var], mean, gated=True)
-
-
-def changing_arcs(tree: Tree, eta: Tensor, batch: torch.Size, delta_var: Tensor | float) -> ArcLaw:
-    """Arcs that all change; shapes as in ``gaussian_smoothing``."""
-    var = _by_arc("delta_var", delta_var, batch, tree, eta)
-    return _law([torch.ones_like(var)], [var])
-
-
-def mixed_arcs(
-    tree: Tree, eta: Tensor, batch: torch.Size, class_prob: Tensor, class_var: Tensor
-) -> ArcLaw:
-    """Arcs whose changes are mixtures of normals; shapes as in ``mixture_inside_pass``."""
-    if class_prob.dim() < 1 or class_var.dim() < 1 or class_prob.shape[-1] != class_var.shape[-1]:
-        raise ShapeError(
-            f"class_prob, class_var: expected as many classes in the last dimension of both, "
-            f"received {tuple(class_prob.shape)} and {tuple(class_var.shape)}"
+        return replace(
+            self, prob=torch.ones_like(var), log_prob=zero, mean=zero, var=var, gated=False
         )
-    prob, var = (
-        [_by_arc(name, part, batch, tree, eta) for part in value.unbind(-1)]
-        for name, value in (("class_prob", class_prob), ("class_var", class_var))
-    )
-    return _law(prob, var)
 
 
-def _law(
-    prob: list[Tensor],
-    var: list[Tensor],
-    mean: list[Tensor] | None = None,
-    gated: bool = False,
-) -> ArcLaw:
-    """From probabilities, variances and means ``(A, B)`` of each class; means of 0 if absent."""
-    mean = [torch.zeros_like(part) for part in var] if mean is None else mean
-    certain = [1.0, *[0.0] * (len(prob) - 1)]
-    probs = [with_helper(part, fill) for part, fill in zip(prob, certain, strict=True)]
-    return ArcLaw(
-        torch.stack(probs, -1),
-        torch.stack([_safe_log(part) for part in probs], -1),
-        torch.stack([with_helper(part, 0.0) for part in mean], -1),
-        torch.stack([with_helper(part, 0.0) for part in var], -1),
-        gated,
-    )
+def law_table(law: ArcLaw, tree: Tree, batch: torch.Size, device: torch.device) -> LawTable:
+    """A law for a tree and a batch.
 
-
-def potentials(eta: Tensor, lam: Tensor) -> tuple[Message, Tensor, Tensor]:
-    """Messages of the data at every node and the helpers; where there are data; their height."""
-    eta, lam = (_flat(part.to(WORK)) for part in (eta, lam))
-    has_data = lam > 0
-    mean = torch.where(has_data, eta / torch.where(has_data, lam, 1.0), 0.0)
-    lam = torch.where(has_data, lam, 0.0)
-    message = Message(
-        *(with_helper(p, 0.0).unsqueeze(-1) for p in (torch.zeros_like(lam), mean, lam))
-    )
-    return message, has_data, 0.5 * (lam * mean.square()).sum(0)
-
-
-def batch_shape(tree: Tree, eta: Tensor, lam: Tensor) -> torch.Size:
-    """``*B``, if the potentials fit each other and the tree."""
-    if eta.shape != lam.shape or eta.dim() < 1 or eta.shape[-1] != tree.num_nodes:
+    Raises:
+        ShapeError: It has another number of arcs or another batch.
+    """
+    parts = (law.prob, law.mean, law.var)
+    whole = (*batch, tree.num_arcs, law.num_classes)
+    shared = torch.broadcast_shapes(*(part.shape for part in parts))
+    try:
+        fits = torch.broadcast_shapes(shared, whole) == whole
+    except RuntimeError:
+        fits = False
+    if not fits:
         raise ShapeError(
-            f"eta, lam: expected (*B, {tree.num_nodes}) each, a potential for every node of "
-            f"{tree!r}; received {tuple(eta.shape)} and {tuple(lam.shape)}"
+            f"law: expected classes that broadcast to (*B, A, J) = {whole}, received "
+            + ", ".join(
+                f"{name} {tuple(part.shape)}"
+                for name, part in zip(("prob", "mean", "var"), parts, strict=True)
+            )
         )
-    return eta.shape[:-1]
+    shared = (1,) * (len(whole) - len(shared)) + tuple(shared)
+    columns = batch if any(size != 1 for size in shared[:-2]) else torch.Size([1])
 
+    def table(part: Tensor) -> Tensor:
+        part = part.to(device).expand(*columns, *shared[-2:])
+        return part.reshape(-1, *shared[-2:]).movedim(1, 0)  # (A or 1, B or 1, J)
 
-def by_batch(name: str, value: Tensor | float, batch: torch.Size, eta: Tensor) -> Tensor:
-    """One number per element of the batch, ``(1, B, 1)``."""
-    value = torch.as_tensor(value, dtype=WORK, device=eta.device)
-    try:
-        return value.expand(batch).reshape(1, -1, 1)
-    except RuntimeError as error:
-        raise ShapeError(
-            f"{name}: expected a number or (*B) = {tuple(batch)}, received {tuple(value.shape)}"
-        ) from error
-
-
-def _by_slab(
-    name: str, value: Tensor | float, batch: torch.Size, tree: Tree, eta: Tensor
-) -> Tensor:
-    """The same from one number per element of the batch, or one per arc too."""
-    value = torch.as_tensor(value, dtype=WORK)
-    if value.dim() <= len(batch):
-        value = value.unsqueeze(-1)
-    return _by_arc(name, value, batch, tree, eta)
-
-
-def _by_arc(name: str, value: Tensor | float, batch: torch.Size, tree: Tree, eta: Tensor) -> Tensor:
-    """One number per arc and element of the batch, ``(A, B)``."""
-    value = torch.as_tensor(value, dtype=WORK, device=eta.device)
-    try:
-        return _flat(value.expand(*batch, tree.num_arcs))
-    except RuntimeError as error:
-        raise ShapeError(
-            f"{name}: expected what broadcasts to (*B, A) = {(*batch, tree.num_arcs)}, received "
-            f"{tuple(value.shape)}"
-        ) from error
-
-
-def _flat(value: Tensor) -> Tensor:
-    """``(*B, M)`` with the batch in one dimension and behind: ``(M, B)``."""
-    return value.reshape(-1, value.shape[-1]).T
+    prob, mean, var = map(table, parts)
+    certain = torch.zeros_like(prob[:1])
+    certain[..., 0] = 1.0
+    prob = torch.cat([prob, certain])
+    return LawTable(
+        prob=prob,
+        log_prob=torch.where(prob > 0, prob, 1.0).log() + torch.where(prob > 0, 0.0, DEAD),
+        mean=with_helper(mean, 0.0),
+        var=with_helper(var, 0.0),
+        num_arcs=tree.num_arcs,
+        batch=batch.numel(),
+        gated=law.gated,
+    )
 
 
 def with_helper(value: Tensor, fill: float) -> Tensor:
     """One more row, for helpers."""
     return torch.cat([value, torch.full_like(value[:1], fill)])
-
-
-def _safe_log(prob: Tensor) -> Tensor:
-    """Log of a probability; ``DEAD``, with gradient zero, where it is zero."""
-    return torch.where(prob > 0, prob, 1.0).log() + torch.where(prob > 0, 0.0, DEAD)

@@ -38,6 +38,7 @@ class Density(NamedTuple):
 
 
 _Parts = TypeVar("_Parts", Message, Density)
+_Rows = TypeVar("_Rows", bound=tuple[Tensor, ...])
 
 
 def take(parts: _Parts, index: Tensor) -> _Parts:
@@ -45,8 +46,8 @@ def take(parts: _Parts, index: Tensor) -> _Parts:
     return type(parts)(*(part.index_select(0, index) for part in parts))
 
 
-def rows(parts: _Parts, start: int, stop: int) -> _Parts:
-    """A run of rows, without a copy."""
+def rows(parts: _Rows, start: int, stop: int) -> _Rows:
+    """A run of rows, without a copy; of any named tuple of tensors."""
     return type(parts)(*(part[start:stop] for part in parts))
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pyro_tbr.tree.messages.folding import FoldedLevel, fold
 from pyro_tbr.tree.messages.inside import InsideMessages, pair_blocks, through
-from pyro_tbr.tree.messages.laws import ArcLaw
+from pyro_tbr.tree.messages.laws import ClassRows
 from pyro_tbr.tree.messages.merging import split
 from pyro_tbr.tree.messages.mixtures import (
     Density,
@@ -143,7 +143,7 @@ def _cross(
         nothing = torch.zeros_like(arcs.prob)
         return same, (arcs.prob, nothing, nothing)
     parts = split(at_parent, arc, through(node, arcs), group)
-    by_class = Density(*(part.unflatten(-1, (-1, arcs.num_classes)) for part in parts))
+    by_class = Density(*(part.unflatten(-1, (-1, inside.arcs.num_classes)) for part in parts))
     changed, (weight, mean, second) = _changes(by_class, node, arcs)
     # Exact where a class is impossible, and without data below: there it is the prior, to the
     # last digit.
@@ -153,7 +153,7 @@ def _cross(
 
 
 def _changes(
-    parent: Density, node: Message, arcs: ArcLaw
+    parent: Density, node: Message, arcs: ClassRows
 ) -> tuple[Density, tuple[Tensor, Tensor, Tensor]]:
     """The node's weight given its parent's, by component and class, and moments of the change.
 

@@ -8,8 +8,9 @@ import torch
 from torch.distributions import MultivariateNormal
 from torch.testing import assert_close
 
-from pyro_tbr.tree.messages.sum_product import inside_pass, outside_pass, sample, sum_product
+from pyro_tbr.tree.messages import outside_pass, sample
 from tests.oracles import dense_paths
+from tests.tree.messages.gates import gated_inside, smooth_gated
 from tests.tree.small_trees import SMALL_TREES
 
 RATE, SCALE, LOC, ROOT = 0.3, 0.4, 1.1, 2.0
@@ -54,7 +55,7 @@ def enumerated(tree, eta, lam, spike=0.0):
 def test_passes_enumerate_the_halves(tree, cap, tolerance, spike):
     eta, lam = data(tree)
     law = {"inclusion_prob": RATE, "slab_scale": SCALE, "slab_loc": LOC, "root_scale": ROOT}
-    found = sum_product(tree, eta, lam, **law, spike_scale=spike, num_components=cap, sweeps=2)
+    found = smooth_gated(tree, eta, lam, **law, spike_scale=spike, num_components=cap, sweeps=2)
     log_evidence, pips, mean, second, *on = enumerated(tree, eta, lam, spike)
     for name, value, expected in (
         ("log evidence", found.log_evidence, log_evidence),
@@ -73,7 +74,7 @@ def test_halves_at_zero_are_one_slab():
     tree = SMALL_TREES["balanced"]
     eta, lam = data(tree, seed=1)
     law = {"inclusion_prob": RATE, "slab_scale": 1.2, "root_scale": ROOT, "num_components": None}
-    one, two = (sum_product(tree, eta, lam, **law, slab_loc=loc) for loc in (None, 0.0))
+    one, two = (smooth_gated(tree, eta, lam, **law, slab_loc=loc) for loc in (None, 0.0))
     for name in ("log_evidence", "pips", "node_mean", "node_var", "delta_second"):
         assert_close(getattr(one, name), getattr(two, name))
 
@@ -82,7 +83,7 @@ def test_draws_have_the_posterior_s_gates_and_means():
     tree, num = SMALL_TREES["balanced"], 20_000
     eta, lam = data(tree, seed=2)
     law = {"inclusion_prob": RATE, "slab_scale": SCALE, "slab_loc": LOC, "root_scale": ROOT}
-    inside = inside_pass(tree, eta, lam, **law, num_components=None)
+    inside = gated_inside(tree, eta, lam, **law, num_components=None)
     exact = outside_pass(tree, inside)
     _, gates, deltas = sample(tree, inside, num, torch.Generator().manual_seed(0))
     assert set(gates.unique().tolist()) == {0.0, 1.0}

@@ -9,16 +9,9 @@ from torch.testing import assert_close
 
 from pyro_tbr.errors import ShapeError
 from pyro_tbr.tree import Tree
-from pyro_tbr.tree.messages.sum_product import (
-    gaussian_inside_pass,
-    gaussian_smoothing,
-    inside_pass,
-    mixture_inside_pass,
-    outside_pass,
-    sample,
-    sum_product,
-)
+from pyro_tbr.tree.messages import ArcLaw, inside_pass, outside_pass, sample, smooth
 from tests.oracles import dense_paths, enumerate_classes, enumerate_posterior
+from tests.tree.messages.gates import gated_inside, smooth_gated
 from tests.tree.small_trees import SMALL_TREES
 
 TREES = SMALL_TREES | {
@@ -77,7 +70,7 @@ def law_of(rate, slab, root):
 @pytest.mark.parametrize("inner", [False, True], ids=["leaves", "any node"])
 def test_without_a_cap_it_is_enumeration(tree, batch, inner):
     eta, lam = draw_potentials(tree, *batch, seed=1, num=2, inner=inner)
-    result = sum_product(tree, eta, lam, **law_of(*batch[1:]), root_loc=0.3, num_components=None)
+    result = smooth_gated(tree, eta, lam, **law_of(*batch[1:]), root_loc=0.3, num_components=None)
     exact = enumerated(tree, eta, lam, *batch[1:], root_loc=0.3)
     for name in FIELDS:  # rtol: log evidence of precise leaves is of size 1e5
         assert_close(getattr(result, name), exact[name], rtol=1e-9, atol=1e-6, msg=name)
@@ -88,7 +81,7 @@ def test_without_a_cap_it_is_enumeration(tree, batch, inner):
 @pytest.mark.parametrize("sweeps", [1, 2])
 def test_with_the_default_cap_it_is_close(tree, batch, sweeps):
     eta, lam = draw_potentials(tree, *batch, seed=2, num=4)
-    result = sum_product(tree, eta, lam, **law_of(*batch[1:]), sweeps=sweeps)
+    result = smooth_gated(tree, eta, lam, **law_of(*batch[1:]), sweeps=sweeps)
     exact = enumerated(tree, eta, lam, *batch[1:])
     assert_close(result.pips, exact["pips"], rtol=0, atol=0.02)
     assert_close(result.log_evidence, exact["log_evidence"], rtol=0, atol=0.02)
@@ -105,7 +98,7 @@ def test_data_unlike_the_prior(name, sweeps):
     """Every arc changes although few should: what the prior thinks light decides."""
     tree = TREES[name]
     eta, lam = draw_potentials(tree, 0.05, 1.0, 3.0, 1.0, seed=3, num=6)
-    result = sum_product(tree, eta, lam, **law_of(0.1, 3.0, 1.0), sweeps=sweeps)
+    result = smooth_gated(tree, eta, lam, **law_of(0.1, 3.0, 1.0), sweeps=sweeps)
     exact = enumerated(tree, eta, lam, 0.1, 3.0, 1.0)
     assert_close(result.pips, exact["pips"], rtol=0, atol=0.02 if sweeps == 2 else 0.04)
     assert_close(result.log_evidence, exact["log_evidence"], rtol=0, atol=0.02 * (3 - sweeps))
@@ -118,7 +111,7 @@ def test_fewer_components_are_worse_and_a_second_sweep_helps():
 
     def error(num_components, sweeps):
         law = law_of(0.1, 3.0, 1.0) | {"num_components": num_components, "sweeps": sweeps}
-        return float((inside_pass(tree, eta, lam, **law).log_evidence - exact).abs().mean())
+        return float((gated_inside(tree, eta, lam, **law).log_evidence - exact).abs().mean())
 
     assert error(4, 1) > 10 * error(32, 1)
     assert error(8, 2) < 0.5 * error(8, 1)
@@ -130,11 +123,11 @@ def test_three_arcs_in_series_share_one_change():  # case O-05
     a, b = tree.index("a"), tree.index("b")
     eta[a], lam[[a, b]] = 2.0 / 0.0025, 1 / 0.0025
     law = law_of(0.2, 1.0, 1.0)
-    result = sum_product(tree, eta, lam, **law)
+    result = smooth_gated(tree, eta, lam, **law)
     series, other = tree.path("a"), tree.path("b")
     assert_close(result.pips[series], torch.full((3,), 0.441).double(), rtol=0, atol=5e-4)
     assert_close(result.pips[other], torch.tensor([0.219]).double(), rtol=0, atol=5e-4)
-    inside = inside_pass(tree, eta, lam, **law)
+    inside = gated_inside(tree, eta, lam, **law)
     _, gates, _ = sample(tree, inside, 20_000, torch.Generator().manual_seed(0))
     any_on = gates[:, series].any(-1).double()
     assert abs(any_on.mean() - 0.977) < 4.5 * any_on.std() / math.sqrt(20_000) + 5e-4
@@ -143,7 +136,7 @@ def test_three_arcs_in_series_share_one_change():  # case O-05
 def test_two_leaves_under_the_root_share_a_change():
     tree = SMALL_TREES["cherry"]
     lam = torch.tensor([0.0, 400.0, 400.0])
-    result = sum_product(tree, lam * torch.tensor([0.0, 1.0, -1.0]), lam, **law_of(0.1, 1.0, 9.0))
+    result = smooth_gated(tree, lam * torch.tensor([0.0, 1.0, -1.0]), lam, **law_of(0.1, 1.0, 9.0))
     assert_close(result.pips[0], result.pips[1])
     assert 0.5 < result.pips[0] < 0.6
 
@@ -159,7 +152,7 @@ def test_arcs_without_data_below_keep_their_prior(tree, num_components):
     on_path[tree.path(tree.nodes[seen])] = True
     rate = torch.linspace(0.1, 0.9, tree.num_arcs, dtype=torch.float64)
     law = law_of(rate, 1.5, 3.0)
-    result = sum_product(tree, eta, lam, **law, num_components=num_components)
+    result = smooth_gated(tree, eta, lam, **law, num_components=num_components)
     assert torch.equal(result.pips[0][~on_path], rate[~on_path])
     assert torch.equal(result.pips[1], rate)
     assert_close(result.delta_second[1], rate * 1.5**2)
@@ -173,7 +166,7 @@ def test_arcs_without_data_below_keep_their_prior(tree, num_components):
 def test_draws_agree_with_the_passes(tree):
     batch = (0.3, 0.3, 1.5, 3.0)
     eta, lam = draw_potentials(tree, *batch, seed=6, num=2, inner=True)
-    inside = inside_pass(tree, eta, lam, **law_of(*batch[1:]), root_loc=0.5, num_components=None)
+    inside = gated_inside(tree, eta, lam, **law_of(*batch[1:]), root_loc=0.5, num_components=None)
     result = outside_pass(tree, inside)
     num = 4_000
     root, gates, deltas = sample(tree, inside, num, torch.Generator().manual_seed(7))
@@ -195,7 +188,7 @@ def test_draws_agree_with_the_passes(tree):
 def test_capped_draws_stay_close():
     tree, batch = TREES["10 arcs, deep"], BATCHES["rough"]
     eta, lam = draw_potentials(tree, *batch, seed=8)
-    inside = inside_pass(tree, eta, lam, **law_of(*batch[1:]))
+    inside = gated_inside(tree, eta, lam, **law_of(*batch[1:]))
     _, gates, _ = sample(tree, inside, 10_000, torch.Generator().manual_seed(9))
     exact = enumerated(tree, eta, lam, *batch[1:])["pips"]
     assert_close(gates.mean(0), exact, rtol=0, atol=0.02 + 4.5 * 0.005)
@@ -210,7 +203,7 @@ def test_rates_of_zero_and_one(tree):
     exact = enumerated(tree, eta, lam, rate, 1.0, 3.0)
     rate.requires_grad_()
     for num_components in (None, 32):
-        inside = inside_pass(
+        inside = gated_inside(
             tree, eta, lam, **law_of(rate, 1.0, 3.0), num_components=num_components
         )
         result = outside_pass(tree, inside)
@@ -227,7 +220,7 @@ def test_rates_of_zero_and_one(tree):
 def test_no_change_anywhere_pools_the_leaves():
     tree = TREES["10 arcs, deep"]
     eta, lam = draw_potentials(tree, 0.1, 0.0, 1.0, 3.0, seed=11)
-    result = sum_product(tree, eta, lam, **law_of(0.0, 1.0, 3.0))
+    result = smooth_gated(tree, eta, lam, **law_of(0.0, 1.0, 3.0))
     precision = lam.sum(-1) + 3.0**-2
     assert_close(result.node_mean, (eta.sum(-1) / precision).unsqueeze(-1).expand_as(eta))
     assert_close(result.node_var, (1 / precision).unsqueeze(-1).expand_as(eta))
@@ -246,7 +239,7 @@ def test_gradients_without_a_cap(tree):
     def log_evidence(eta_seen, lam_seen, rate, slab, root, loc):
         law = law_of(rate, slab, root) | {"root_loc": loc, "num_components": None}
         full = torch.zeros_like(eta)
-        return inside_pass(
+        return gated_inside(
             tree,
             full.masked_scatter(seen, eta_seen),
             full.masked_scatter(seen, lam_seen),
@@ -264,7 +257,7 @@ def test_gradients_are_moments():
     rate = torch.full((tree.num_arcs,), batch[1], dtype=torch.float64)
     for part in (eta, lam, rate):
         part.requires_grad_()
-    inside = inside_pass(tree, eta, lam, **law_of(rate, *batch[2:]))
+    inside = gated_inside(tree, eta, lam, **law_of(rate, *batch[2:]))
     by_eta, by_lam, by_rate = torch.autograd.grad(inside.log_evidence.sum(), (eta, lam, rate))
     with torch.no_grad():
         result = outside_pass(tree, inside)
@@ -279,8 +272,8 @@ def test_gradients_are_moments():
 def test_single_precision():
     tree, batch = TREES["10 arcs, 7 leaves"], BATCHES["precise"]
     eta, lam = draw_potentials(tree, *batch, seed=14)
-    double = sum_product(tree, eta, lam, **law_of(*batch[1:]))
-    single = sum_product(tree, eta.float(), lam.float(), **law_of(*batch[1:]))
+    double = smooth_gated(tree, eta, lam, **law_of(*batch[1:]))
+    single = smooth_gated(tree, eta.float(), lam.float(), **law_of(*batch[1:]))
     for name in FIELDS:
         value = getattr(single, name)
         assert value.dtype == torch.float32
@@ -301,7 +294,7 @@ def test_extremes_stay_finite(num_components, sweeps):
     law = law_of(0.2, slab, root) | {"num_components": num_components, "sweeps": sweeps}
     for part in (eta, lam):
         part.requires_grad_()
-    inside = inside_pass(tree, eta, lam, **law)
+    inside = gated_inside(tree, eta, lam, **law)
     result = outside_pass(tree, inside)
     for name in FIELDS:
         assert getattr(result, name).isfinite().all(), name
@@ -321,13 +314,13 @@ def test_batches_are_independent_and_laws_broadcast():
     roots = torch.linspace(1.0, 5.0, 6).double().reshape(2, 3)
     shaped = [part.reshape(2, 3, -1) for part in (eta, lam)]
     law = law_of(rates, slabs.reshape(2, 3), roots)
-    result = sum_product(tree, *shaped, **law, root_loc=roots / 10)
+    result = smooth_gated(tree, *shaped, **law, root_loc=roots / 10)
     by_arc = law | {"slab_scale": slabs.reshape(2, 3, 1).expand(2, 3, tree.num_arcs)}
-    same = sum_product(tree, *shaped, **by_arc, root_loc=roots / 10)
+    same = smooth_gated(tree, *shaped, **by_arc, root_loc=roots / 10)
     for i in range(6):
         place = divmod(i, 3)
         one = law_of(rates, float(slabs[i]), float(roots[place]))
-        alone = sum_product(tree, eta[i], lam[i], **one, root_loc=float(roots[place]) / 10)
+        alone = smooth_gated(tree, eta[i], lam[i], **one, root_loc=float(roots[place]) / 10)
         for name in FIELDS:
             assert_close(getattr(result, name)[place], getattr(alone, name), rtol=1e-6, atol=1e-9)
             assert torch.equal(getattr(result, name), getattr(same, name))
@@ -340,10 +333,16 @@ def test_slab_scale_by_arc():
     tree = TREES["mixed"]
     eta, lam = draw_potentials(tree, 0.1, 0.2, 1.0, 3.0, seed=17, num=1)
     slab = torch.linspace(0.0, 3.0, tree.num_arcs).double()
-    result = sum_product(tree, eta[0], lam[0], **law_of(0.2, slab, 3.0), num_components=None)
+    result = smooth_gated(tree, eta[0], lam[0], **law_of(0.2, slab, 3.0), num_components=None)
     exact = enumerated(tree, eta, lam, 0.2, slab, 3.0)
     for name in FIELDS:
         assert_close(getattr(result, name), exact[name][0], rtol=1e-9, atol=1e-7)
+
+
+def dense_law(var, mean=0.0):
+    """Every arc changes, by N(mean, var); means and variances by arc."""
+    mean = torch.as_tensor(mean)
+    return ArcLaw.of(1.0, mean.unsqueeze(-1) if mean.dim() else mean, var.unsqueeze(-1))
 
 
 @each_tree
@@ -351,7 +350,7 @@ def test_slab_scale_by_arc():
 def test_gaussian_smoothing_is_exact(tree, inner):
     eta, lam = draw_potentials(tree, 0.3, 1.0, 1.0, 3.0, seed=18, inner=inner)
     var = torch.linspace(0.0, 2.0, tree.num_arcs).double()
-    result = gaussian_smoothing(tree, eta, lam, delta_var=var, root_scale=3.0, root_loc=0.5)
+    result = smooth(tree, eta, lam, dense_law(var), root_loc=0.5, root_scale=3.0)
     always = torch.ones(1, tree.num_arcs, dtype=torch.float64)
     law = (1.0, var.sqrt(), 3.0)
     exact = enumerated(tree, eta, lam, *law, root_loc=0.5, gates=always)
@@ -375,9 +374,9 @@ def test_dense_changes_are_one_component(name):
     eta, lam = draw_potentials(tree, 0.1, 1.0, 1.0, 3.0, seed=21, inner=True)
     var = torch.linspace(0.0, 2.0, tree.num_arcs).double()  # the first arc cannot change
     given = [part.clone().requires_grad_() for part in (eta, lam, var)]
-    law = {"root_scale": 3.0, "root_loc": 0.5}
-    direct = gaussian_smoothing(tree, *given[:2], delta_var=given[2], **law)
-    inside = gaussian_inside_pass(tree, *given[:2], delta_var=given[2], **law)
+    law = (dense_law(given[2]), 0.5, 3.0)
+    direct = smooth(tree, *given[:2], *law)
+    inside = inside_pass(tree, *given[:2], *law)
     passes = outside_pass(tree, inside)
     for field in FIELDS:
         if field != "pips":
@@ -409,8 +408,7 @@ def scale_mixture(error, num_classes):
 
 
 def by_classes(tree, eta, lam, prob, var, **more):
-    law = {"class_prob": prob, "class_var": var, "root_scale": 2.0, "root_loc": 0.3}
-    return mixture_inside_pass(tree, eta, lam, **law, **more)
+    return inside_pass(tree, eta, lam, ArcLaw.of(prob, 0.0, var), 0.3, 2.0, **more)
 
 
 def enumerated_classes(tree, eta, lam, prob, var):
@@ -466,7 +464,7 @@ def test_gates_are_the_case_of_two_classes(tree, num_components):
         tree, by_classes(tree, eta, lam, prob, var, num_components=num_components)
     )
     law = law_of(0.2, 1.0, 2.0) | {"root_loc": 0.3, "num_components": num_components}
-    gated = sum_product(tree, eta, lam, **law)
+    gated = smooth_gated(tree, eta, lam, **law)
     assert result.pips is None
     assert_close(result.class_prob[..., 1], gated.pips)
     for name in FIELDS:
@@ -496,23 +494,80 @@ def test_draws_of_classes_agree_with_the_passes():
     [
         ({"eta": torch.zeros(2, 4)}, r"eta, lam: expected \(\*B, 3\) each"),
         ({"lam": torch.zeros(3)}, r"eta, lam: .* received \(2, 3\) and \(3,\)"),
-        ({"inclusion_prob": torch.zeros(3)}, r"inclusion_prob: .* \(2, 2\), received \(3,\)"),
-        ({"slab_scale": torch.zeros(3)}, r"slab_scale: .* \(2, 2\), received \(3, 1\)"),
+        ({"inclusion_prob": torch.zeros(3)}, r"law: .* = \(2, 2, 2\), received prob \(3, 2\)"),
+        ({"slab_scale": torch.zeros(3)}, r"law: .* = \(2, 2, 2\), .* var \(3, 1, 2\)"),
         ({"root_scale": torch.zeros(3)}, r"root_scale: .* \(2,\), received \(3,\)"),
     ],
 )
 def test_wrong_shapes(change, message):
     arguments = {"eta": torch.zeros(2, 3), "lam": torch.zeros(2, 3)} | law_of(0.1, 1.0, 1.0)
     with pytest.raises(ShapeError, match=message):
-        sum_product(SMALL_TREES["cherry"], **(arguments | change))
+        smooth_gated(SMALL_TREES["cherry"], **(arguments | change))
 
 
-def test_classes_that_do_not_fit():
+def test_laws_that_do_not_fit():
+    for parts in (torch.ones(2), 0.0, torch.ones(3)), (torch.ones(2, 1), 0.0, torch.ones(3)):
+        with pytest.raises(ShapeError, match=r"as many classes J .* received prob \(2,.*var \(3,"):
+            ArcLaw.of(*parts)
+    with pytest.raises(ShapeError, match=r"expected 2 or more classes .* received prob \(1,\)"):
+        ArcLaw.of(1.0, 0.0, 1.0, gated=True)
+    with pytest.raises(ShapeError, match=r"slab_scale, spike_scale: .* \(2,\) and \(3,\)"):
+        ArcLaw.spike_slab(0.5, torch.ones(2), spike_scale=torch.ones(3))
     tree, eta = SMALL_TREES["cherry"], torch.zeros(2, 3)
-    with pytest.raises(ShapeError, match=r"class_prob, class_var: .* received \(2,\) and \(3,\)"):
-        by_classes(tree, eta, eta, torch.ones(2) / 2, torch.ones(3))
-    with pytest.raises(ShapeError, match=r"class_prob: .* \(2, 2\), received \(5,\)"):
+    with pytest.raises(ShapeError, match=r"= \(2, 2, 3\), received prob \(5, 3\), mean \(1,\)"):
         by_classes(tree, eta, eta, torch.ones(5, 3) / 3, torch.ones(3))
+
+
+def test_laws_are_constant_where_they_are_not_by_arc_or_batch():
+    """One row and one column stand for all, and the answers are those of the law written out."""
+    tree, num = SMALL_TREES["mixed"], 3
+    eta, lam = draw_potentials(tree, 0.3, 0.3, 1.0, 2.0, seed=26, num=num)
+    prob, mean, var = torch.tensor([[0.6, 0.3, 0.1], [0.0, 1.0, -1.0], [0.0, 0.2, 0.5]]).double()
+    shape = (num, tree.num_arcs, 3)
+    found = [
+        smooth(tree, eta, lam, ArcLaw.of(*parts), 0.0, 2.0)
+        for parts in (
+            (prob, mean, var),
+            (prob.expand(shape), mean.expand(shape), var.expand(shape)),
+            (prob.expand(num, 1, 3), mean, var.expand(tree.num_arcs, 3)),
+        )
+    ]
+    for field in CLASS_FIELDS:
+        assert torch.equal(getattr(found[0], field), getattr(found[1], field))
+        assert torch.equal(getattr(found[0], field), getattr(found[2], field))
+
+
+@each_tree
+def test_one_class_may_have_a_mean(tree):
+    """The closed form against the passes, moments, gradients and draws."""
+    eta, lam = draw_potentials(tree, 0.3, 1.0, 1.0, 3.0, seed=27, inner=True)
+    mean = torch.linspace(-1.0, 2.0, tree.num_arcs).double().requires_grad_()
+    law = dense_law(torch.linspace(0.0, 2.0, tree.num_arcs).double(), mean)
+    direct = smooth(tree, eta, lam, law, 0.5, 3.0)
+    inside = inside_pass(tree, eta, lam, law, 0.5, 3.0, None)
+    passes = outside_pass(tree, inside)
+    for field in CLASS_FIELDS:
+        assert_close(getattr(direct, field), getattr(passes, field), rtol=1e-9, atol=1e-9)
+    one, other = (
+        torch.autograd.grad(found.log_evidence.sum(), mean)[0] for found in (direct, passes)
+    )
+    assert_close(one, other)
+    draws = sample(tree, inside, 4_000, torch.Generator().manual_seed(28))
+    sd = (direct.delta_second - direct.delta_mean.square()).clamp(min=0).sqrt().detach()
+    gap = (draws.deltas.mean(0) - direct.delta_mean).abs()
+    assert (gap < 5 * sd / 4_000**0.5 + 1e-7).all()
+
+
+def test_draws_of_a_law_without_gates_name_its_classes():
+    tree = SMALL_TREES["balanced"]
+    eta, lam = draw_potentials(tree, 0.3, 0.3, 1.0, 2.0, seed=29, num=2)
+    prob, mean = torch.tensor([0.2, 0.5, 0.3]).double(), torch.tensor([0.0, 3.0, -3.0]).double()
+    for gated in (False, True):
+        law = ArcLaw.of(prob, mean, torch.zeros(3), gated=gated)
+        inside = inside_pass(tree, eta, lam, law, 0.0, 2.0)
+        draws = sample(tree, inside, 500, torch.Generator().manual_seed(30))
+        expected = (draws.deltas.abs() > 1).double() * (1 if gated else 1 + (draws.deltas < 0))
+        assert torch.equal(draws.classes, expected)
 
 
 @pytest.mark.parametrize(
@@ -527,7 +582,7 @@ def test_large_trees(parents):
     lam[tree.leaf_index] = 100.0
     eta = lam * torch.randn(tree.num_nodes, generator=generator).double().round()
     start = time.perf_counter()
-    result = sum_product(tree, eta, lam, **law_of(0.01, 1.0, 3.0), num_components=8)
+    result = smooth_gated(tree, eta, lam, **law_of(0.01, 1.0, 3.0), num_components=8)
     assert time.perf_counter() - start < 60  # takes a few seconds; this is no measurement
     for name in FIELDS:
         assert getattr(result, name).isfinite().all()
@@ -540,7 +595,7 @@ def test_chain_of_5000():
     lam[[0, -1]] = 400.0
     eta = torch.zeros_like(lam)
     eta[-1] = 2.0 * lam[-1]
-    result = sum_product(tree, eta, lam, **law_of(2e-4, 1.0, 3.0))
+    result = smooth_gated(tree, eta, lam, **law_of(2e-4, 1.0, 3.0))
     assert_close(result.pips, result.pips.mean().expand_as(result.pips), rtol=0, atol=1e-4)
     expected = result.pips.sum()  # about one change, wherever it is; one is on for sure
     assert 1.0 < expected < 2.5
@@ -553,7 +608,7 @@ def test_a_star_is_a_product_of_its_leaves():
     lam = torch.full((tree.num_nodes,), 25.0, dtype=torch.float64)
     lam[0] = 0.0
     value = torch.randn(tree.num_nodes, generator=generator).double()
-    result = sum_product(tree, lam * value, lam, **law_of(0.1, 1.0, 1e-4))
+    result = smooth_gated(tree, lam * value, lam, **law_of(0.1, 1.0, 1e-4))
     slab = torch.distributions.Normal(0.0, math.sqrt(1 / 25 + 1)).log_prob(value[1:])
     spike = torch.distributions.Normal(0.0, 1 / 5).log_prob(value[1:])
     exact = torch.sigmoid(slab - spike + math.log(0.1 / 0.9))

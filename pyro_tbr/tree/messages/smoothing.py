@@ -1,0 +1,54 @@
+"""The posterior along the tree in one call."""
+
+from torch import Tensor
+
+from pyro_tbr.tree.messages.gaussian import smooth_gaussian
+from pyro_tbr.tree.messages.inside import inside_pass
+from pyro_tbr.tree.messages.laws import ArcLaw
+from pyro_tbr.tree.messages.outside import TreePosterior, outside_pass
+from pyro_tbr.tree.tree import Tree
+
+
+def smooth(
+    tree: Tree,
+    eta: Tensor,
+    lam: Tensor,
+    law: ArcLaw,
+    root_loc: Tensor | float,
+    root_scale: Tensor | float,
+    num_components: int | None = 32,
+    sweeps: int = 1,
+) -> TreePosterior:
+    r"""Log evidence, probabilities of classes and moments: an inside and an outside pass.
+
+    A law of one class is Gaussian: there the answer has a closed form, which is used.
+
+    Args:
+        tree: The environments.
+        eta: Linear terms of the potentials :math:`\exp(\eta u - \lambda u^2 / 2)`, ``(*B, V)``:
+            estimate over squared standard error. Ignored where ``lam`` is zero.
+        lam: Precisions of the potentials, zero where a node has no data, ``(*B, V)``.
+        law: Of the changes along the arcs, for this batch or what broadcasts to it.
+        root_loc: Prior mean of the root's weight, broadcastable to ``(*B,)``.
+        root_scale: Prior standard deviation of the root's weight, broadcastable to ``(*B,)``.
+        num_components: Cap on the components of a message, see :func:`inside_pass`.
+        sweeps: Of the inside pass, see there.
+
+    Raises:
+        ShapeError: Arguments do not fit the tree or each other.
+
+    Example:
+        >>> import torch
+        >>> tree = Tree.from_parents({"u": "r", "v": "u", "a": "v", "b": "r"})
+        >>> weight, error = torch.tensor([0.0, 0.0, 0.0, 0.0, 2.0]), 0.05
+        >>> lam = torch.tensor([0.0, 0.0, 1.0, 0.0, 1.0]) / error**2  # data at "b" and "a" only
+        >>> law = ArcLaw.spike_slab(inclusion_prob=0.2, slab_scale=1.0)
+        >>> smooth(tree, lam * weight, lam, law, root_loc=0.0, root_scale=1.0).pips
+        tensor([0.4413, 0.2185, 0.4413, 0.4413])
+
+        These are the arcs r-u, r-b, u-v and v-a: the first and the last two are in series.
+    """
+    if law.num_classes == 1:
+        return smooth_gaussian(tree, eta, lam, law, root_loc, root_scale)
+    inside = inside_pass(tree, eta, lam, law, root_loc, root_scale, num_components, sweeps)
+    return outside_pass(tree, inside)
