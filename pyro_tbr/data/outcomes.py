@@ -1,6 +1,6 @@
 """Outcomes: a column each, NaN where not observed, refused where a likelihood cannot use them."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,32 @@ from pyro_tbr.data.numbers import cell_text, check_size, to_float64
 from pyro_tbr.data.schema import Schema
 from pyro_tbr.errors import DataError, ShapeError
 from pyro_tbr.tree.readers.naming import listed
+
+
+class Outcomes(NamedTuple):
+    """Outcomes as a likelihood checks them.
+
+    Attributes:
+        values: (N, Q), NaN where not observed.
+        names: Of the columns.
+        index: The user's index of the rows, where they have one.
+    """
+
+    values: NDArray[np.float64]
+    names: tuple[str, ...]
+    index: pd.Index | None  # type: ignore[assignment]
+
+    def refuse(self, bad: NDArray[np.bool_], what: str, remedy: str) -> None:
+        """Raises where some values (N, Q) are bad.
+
+        Raises:
+            DataError: What y must be, how many values are not, the first of them, the remedy.
+        """
+        if bad.any():
+            raise DataError(
+                f"y {what}, but {bad.sum()} value(s) are not, first "
+                f"{cell_text(self.values, bad, self.names, self.index)}: {remedy}"
+            )
 
 
 def align_outcomes(

@@ -1,1 +1,32 @@
-"""Hyperparameters and their variational factors."""
+"""Hyperparameters and their factors of q."""
+
+from pyro_tbr.heads.hyper.base import (
+    FactorState,
+    HyperFactor,
+    HyperFactors,
+    Hyperparameter,
+    as_fixed,
+    quadrature,
+    spread_fixed,
+)
+from pyro_tbr.heads.hyper.rates import Rate, RateFactor
+from pyro_tbr.heads.hyper.scales import HalfCauchyScale, PositiveScale, ScaleFactor, SlabScale
+from pyro_tbr.heads.hyper.separation import Separation, SeparationFactor
+
+__all__ = [
+    "FactorState",
+    "HalfCauchyScale",
+    "Hyperparameter",
+    "HyperFactor",
+    "HyperFactors",
+    "PositiveScale",
+    "Rate",
+    "RateFactor",
+    "ScaleFactor",
+    "Separation",
+    "SeparationFactor",
+    "SlabScale",
+    "as_fixed",
+    "quadrature",
+    "spread_fixed",
+]

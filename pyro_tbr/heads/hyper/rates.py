@@ -1,0 +1,108 @@
+"""Probabilities as hyperparameters, and their logit-normal factor of q."""
+
+from __future__ import annotations
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid, softplus
+
+from pyro_tbr.heads.hyper.base import HyperFactor, Hyperparameter
+
+_LOGITS = (-14.0, 8.0, 441)  # the grid on which a rate's posterior is summed
+_LEAST_VAR = 1e-6  # of a logit
+
+
+class Rate(Hyperparameter):
+    """A probability with hyperprior ``Beta(concentration1, concentration0)``.
+
+    Args:
+        name: Site name.
+        shape: Shape.
+        fixed: Fixed value, or ``None``.
+        concentration1: Pseudo-count of changes.
+        concentration0: Pseudo-count of arcs without change.
+    """
+
+    concentration1: Tensor
+    concentration0: Tensor
+
+    def __init__(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        fixed: Tensor | None,
+        *,
+        concentration1: float,
+        concentration0: float,
+    ) -> None:
+        super().__init__(name, shape, fixed)
+        self.register_buffer("concentration1", torch.full(self.shape, float(concentration1)))
+        self.register_buffer("concentration0", torch.full(self.shape, float(concentration0)))
+
+    def prior(self) -> dist.Independent:
+        """Beta over the whole shape."""
+        return dist.Beta(self.concentration1, self.concentration0).to_event(len(self.shape))
+
+    def middle(self) -> Tensor:
+        """The mean."""
+        return self.concentration1 / (self.concentration1 + self.concentration0)
+
+    def factor(self) -> RateFactor:
+        """See :meth:`Hyperparameter.factor`."""
+        return RateFactor(self)
+
+
+class RateFactor(HyperFactor):
+    """Logit-normal q of a probability."""
+
+    @staticmethod
+    def _to_real(value: Tensor) -> Tensor:
+        return torch.logit(value)
+
+    @staticmethod
+    def _to_support(real: Tensor) -> Tensor:
+        tiny = torch.finfo(real.dtype).eps  # logarithms of a rate and of its rest are finite
+        return torch.sigmoid(real).clamp(tiny, 1 - tiny)
+
+    @staticmethod
+    def _log_jacobian(real: Tensor) -> Tensor:
+        return logsigmoid(real) - softplus(real)
+
+    def _distribution(self) -> dist.TorchDistribution:
+        normal = dist.Normal(self.loc, self.scale)
+        return dist.TransformedDistribution(normal, [dist.transforms.SigmoidTransform()])
+
+    def mean(self) -> Tensor:
+        """E[rate]."""
+        rates, weights = self.points()
+        return torch.tensordot(weights, rates, 1)
+
+    @torch.no_grad()
+    def update(self, on: Tensor, off: Tensor, relative_length: Tensor) -> None:
+        r"""The logit-normal q that matches the posterior given expected gates, by a grid of logits.
+
+        The log posterior of the rate r is :math:`\log p(r) + \sum_a on_a \log(1-(1-r)^{l_a}) +
+        off_a l_a \log(1-r)`, :math:`l_a` the arc's length over the mean.
+
+        Args:
+            on: Expected gates that are on, summed over the outcomes that share the rate, (A, W, .).
+            off: Expected gates that are off, likewise.
+            relative_length: (A, 1, 1).
+        """
+        hyper = self.hyper
+        if hyper.fixed is not None:
+            return
+        assert isinstance(hyper, Rate)
+        logit = torch.linspace(*_LOGITS, dtype=torch.float64, device=on.device)
+        log_off = relative_length.double()[..., None] * logsigmoid(-logit)
+        log_on = torch.log(-torch.expm1(log_off.clamp(max=-1e-300)))
+        log_lik = (on.double()[..., None] * log_on + off.double()[..., None] * log_off).sum(0)
+        one = hyper.concentration1.double()[..., None]
+        zero = hyper.concentration0.double()[..., None]
+        log_post = log_lik + one * logsigmoid(logit) + zero * logsigmoid(-logit)
+        weight = log_post.softmax(-1)
+        mean = (weight * logit).sum(-1)
+        var = (weight * (logit - mean[..., None]).square()).sum(-1)
+        self.loc.copy_(mean)
+        self.log_scale.copy_(0.5 * var.clamp(min=_LEAST_VAR).log())

@@ -1,0 +1,224 @@
+"""Positive hyperparameters and their log-normal factor of q.
+
+Hyperpriors are proper and vanish at zero (or are bounded there), so that a learnt scale cannot
+collapse and explain nothing.
+"""
+
+from __future__ import annotations
+
+import math
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from pyro_tbr.heads.hyper.base import HyperFactor, Hyperparameter, check_finite
+
+_SETTLED = 1e-9  # moves of a logarithm below which an update ends
+_MOST_STEPS = 200  # of an update; each moves the logarithm by at most one
+_ROUNDING = torch.finfo(torch.float64).eps
+
+
+class Scale(Hyperparameter):
+    """A positive value; abstract. Its hyperprior is the business of its class."""
+
+    def factor(self) -> ScaleFactor:
+        """See :meth:`Hyperparameter.factor`."""
+        return ScaleFactor(self)
+
+
+class PositiveScale(Scale):
+    """A scale with hyperprior ``LogNormal(log(median), spread)``.
+
+    Args:
+        name: Site name.
+        shape: Shape.
+        fixed: Fixed value, or ``None``.
+        median: Median of the hyperprior, in the model's unit.
+        spread: Standard deviation of the logarithm.
+        unit: See :class:`Hyperparameter`.
+    """
+
+    prior_loc: Tensor
+    prior_scale: Tensor
+
+    def __init__(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        fixed: Tensor | None,
+        *,
+        median: float = 1.0,
+        spread: float = 1.0,
+        unit: str | None = None,
+    ) -> None:
+        super().__init__(name, shape, fixed, unit)
+        self.register_buffer("prior_loc", torch.full(self.shape, math.log(median)))
+        self.register_buffer("prior_scale", torch.full(self.shape, float(spread)))
+
+    def prior(self) -> dist.Independent:
+        """Log-normal over the whole shape."""
+        return dist.LogNormal(self.prior_loc, self.prior_scale).to_event(len(self.shape))
+
+    def middle(self) -> Tensor:
+        """The median."""
+        return self.prior_loc.exp()
+
+
+class HalfCauchyScale(Scale):
+    """A scale with hyperprior ``HalfCauchy(scale)``.
+
+    Args:
+        name: Site name.
+        shape: Shape.
+        fixed: Fixed value, or ``None``.
+        scale: Median of the hyperprior, in the model's unit.
+        unit: See :class:`Hyperparameter`.
+    """
+
+    prior_scale: Tensor
+
+    def __init__(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        fixed: Tensor | None,
+        *,
+        scale: float,
+        unit: str | None = None,
+    ) -> None:
+        super().__init__(name, shape, fixed, unit)
+        self.register_buffer("prior_scale", torch.full(self.shape, float(scale)))
+
+    def prior(self) -> dist.Independent:
+        """Half-Cauchy over the whole shape."""
+        return dist.HalfCauchy(self.prior_scale).to_event(len(self.shape))
+
+    def middle(self) -> Tensor:
+        """The median."""
+        return self.prior_scale
+
+
+class SlabScale(Scale):
+    """A scale whose square is inverse gamma: a Student-t slab once it is integrated out.
+
+    Args:
+        name: Site name.
+        shape: Shape.
+        fixed: Fixed value, or ``None``.
+        scale: Scale of the Student-t, broadcastable to ``shape``, in the model's unit.
+        df: Its degrees of freedom.
+        unit: See :class:`Hyperparameter`.
+    """
+
+    prior_scale: Tensor
+
+    def __init__(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        fixed: Tensor | None,
+        *,
+        scale: Tensor,
+        df: float,
+        unit: str | None = None,
+    ) -> None:
+        super().__init__(name, shape, fixed, unit)
+        self.register_buffer("prior_scale", scale.expand(self.shape).clone())
+        self.df = float(df)
+
+    def prior(self) -> dist.Independent:
+        """Square root of an inverse gamma, over the whole shape."""
+        square = dist.InverseGamma(
+            torch.full_like(self.prior_scale, self.df / 2), self.df / 2 * self.prior_scale**2
+        )
+        root = dist.transforms.PowerTransform(torch.tensor(0.5))
+        return dist.TransformedDistribution(square, [root]).to_event(len(self.shape))
+
+    def middle(self) -> Tensor:
+        """The scale."""
+        return self.prior_scale
+
+
+class ScaleFactor(HyperFactor):
+    """Log-normal q of a positive scale."""
+
+    @staticmethod
+    def _to_real(value: Tensor) -> Tensor:
+        return value.log()
+
+    @staticmethod
+    def _to_support(real: Tensor) -> Tensor:
+        return real.exp()
+
+    @staticmethod
+    def _log_jacobian(real: Tensor) -> Tensor:
+        return real
+
+    def _distribution(self) -> dist.TorchDistribution:
+        return dist.LogNormal(self.loc, self.scale)
+
+    def log_moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance of the logarithm; variance zero where fixed."""
+        loc, log_scale = self.state()
+        return loc, (2 * log_scale).exp()
+
+    def mean_log(self) -> Tensor:
+        """E[log scale]."""
+        return self.state().loc
+
+    def mean_power(self, power: float) -> Tensor:
+        """E[scale ** power]."""
+        loc, var = self.log_moments()
+        return torch.exp(power * loc + 0.5 * power**2 * var)
+
+    @torch.no_grad()
+    def update(self, square: Tensor, count: Tensor, size: Tensor | float = 0.0) -> None:
+        r"""The best log-normal q given normal draws of this scale, under a log-normal hyperprior.
+
+        With :math:`l, v` the mean and variance of the logarithm it climbs
+        :math:`-\tfrac12 S e^{-2l+2v} + C e^{-l+v/2} - n l - \frac{(l-\mu)^2 + v}{2 s^2}
+        + \tfrac12 \log v`.
+
+        Many draws that are all zero would send the logarithm to :math:`\mu - n s^2`, far beyond
+        what a float can hold. Sums of squares are differences of larger ones and known only to
+        their rounding, so S counts as no less than that share of n squares of the hyperprior's
+        median: the scale stays above some :math:`10^{-8}` medians.
+
+        Args:
+            square: S, sum of expected squares of the draws, the hyperparameter's shape.
+            count: n, expected number of draws, likewise.
+            size: C, likewise: of draws around a mean that is a multiple of the scale, the sum of
+                expected products with that mean over the scale; 0 for draws around 0.
+
+        Raises:
+            TrainingError: The sums are not finite.
+        """
+        hyper = self.hyper
+        if hyper.fixed is not None:
+            return
+        assert isinstance(hyper, PositiveScale)  # others have no closed form and never come here
+        prior_loc, precision = hyper.prior_loc.double(), hyper.prior_scale.double() ** -2
+        square, count = square.double(), count.double()
+        size = torch.as_tensor(size).to(square).clamp(min=0)
+        check_finite(hyper.name, square + count + size)
+        least = _ROUNDING * count * torch.exp(2 * prior_loc)
+        square = torch.maximum(square, least).clamp(min=1e-300)
+        loc, var = self.loc.double(), (2 * self.log_scale).exp().double()
+        for _ in range(_MOST_STEPS):
+            pull = square * torch.exp((-2 * loc + 2 * var).clamp(max=80))
+            push = size * torch.exp((-loc + 0.5 * var).clamp(max=40))
+            slope = pull - push - count - precision * (loc - prior_loc)
+            # Near the optimum pull - push is n: the curvature is positive there, not everywhere.
+            bend = torch.maximum(2 * pull - push, pull) + precision
+            step = (slope / bend).clamp(-1.0, 1.0)
+            loc = loc + step
+            pull = square * torch.exp((-2 * loc + 2 * var).clamp(max=80))
+            push = size * torch.exp((-loc + 0.5 * var).clamp(max=40))
+            change = 0.5 / (torch.maximum(2 * pull - push, pull) + precision) - 0.5 * var
+            moved = torch.maximum(step.abs(), change.abs() / var).max()
+            var = var + change
+            if moved < _SETTLED:
+                break
+        self.loc.copy_(loc)
+        self.log_scale.copy_(0.5 * var.log())
