@@ -1,1 +1,45 @@
-"""Weights on a tree, given a design: priors with their factors of q, likelihoods, guides."""
+"""Weights on a tree, given a design: all of the model but the encoder, and its posterior.
+
+A :class:`Head` is a Pyro model of outcomes given a design: a prior on the arcs' changes
+(``priors/``) and a likelihood (``likelihoods/``), each one object in one file. A guide is its
+approximate posterior: :class:`TreeGuide` is exact along the tree, :class:`MeanFieldGuide` fully
+factorised. :func:`condition` moves a guide to its optimum for rows, by sufficient statistics that
+are additive over blocks of rows.
+"""
+
+from pyro_tbr.heads.conditioning import condition
+from pyro_tbr.heads.guide import Guide
+from pyro_tbr.heads.head import Head
+from pyro_tbr.heads.likelihoods import (
+    LIKELIHOODS,
+    BernoulliLikelihood,
+    GaussianLikelihood,
+    Likelihood,
+)
+from pyro_tbr.heads.mean_field import MeanFieldGuide
+from pyro_tbr.heads.moments import DeltaMoments, NodeMoments
+from pyro_tbr.heads.priors import ArcPrior, GaussianPrior, HorseshoePrior, SpikeSlabPrior
+from pyro_tbr.heads.rows import DesignRows, RowSource
+from pyro_tbr.heads.statistics import Statistics
+from pyro_tbr.heads.tree_guide import TreeGuide
+
+__all__ = [
+    "LIKELIHOODS",
+    "ArcPrior",
+    "BernoulliLikelihood",
+    "DeltaMoments",
+    "DesignRows",
+    "GaussianLikelihood",
+    "GaussianPrior",
+    "Guide",
+    "Head",
+    "HorseshoePrior",
+    "Likelihood",
+    "MeanFieldGuide",
+    "NodeMoments",
+    "RowSource",
+    "SpikeSlabPrior",
+    "Statistics",
+    "TreeGuide",
+    "condition",
+]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -49,10 +48,12 @@ class Guide(LocalParamsModule):
         informed_arcs: (A,) bool, arcs with rows below them. The others keep their prior, exactly.
         factor: The prior's part of q.
         nuisance: Factors of the likelihood's own parameters by site name.
+        along_tree: Closed forms along the tree move it, so an objective has to call :meth:`step`;
+            else gradients of the ELBO do.
     """
 
     informed_arcs: Tensor
-    along_tree = False  # the factor may hold hyperparameters jointly with the weights
+    along_tree = False
 
     def __init__(self, head: Any, informed_nodes: Tensor | None = None) -> None:
         super().__init__()
@@ -63,8 +64,7 @@ class Guide(LocalParamsModule):
         self.register_buffer("informed_arcs", informed_arcs(head.tree, nodes))
         prior = head.prior
         self.factor: PriorFactor = prior.tree_factor() if self.along_tree else prior.factor()
-        parameters = head.likelihood.hyperparameters()
-        self.nuisance = nn.ModuleDict({hyper.name: hyper.factor() for hyper in parameters})
+        self.nuisance = nn.ModuleDict(head.likelihood.factors())
 
     @property
     def head(self) -> Head:
@@ -84,7 +84,7 @@ class Guide(LocalParamsModule):
     @property
     def closed_form(self) -> bool:
         """A change is a point and a normal, so its quantiles have a closed form."""
-        raise NotImplementedError
+        return self.factor.closed_form
 
     def _match_dtype(self) -> None:
         """Parameters in the head's dtype; potentials along the tree stay in double precision."""
@@ -147,8 +147,11 @@ class Guide(LocalParamsModule):
         """
         raise NotImplementedError
 
-    def step(self, stats: Statistics) -> None:
-        """One round towards the optimum for these statistics; nothing where gradients do it."""
+    def step(
+        self, stats: Statistics, *, learn_hyper: bool = True, learn_nuisance: bool = True
+    ) -> None:
+        """One round of :meth:`update` from where the guide stands."""
+        raise NotImplementedError
 
     def elbo(self, stats: Statistics) -> Tensor:
         """ELBO of all rows, from their statistics.
@@ -158,11 +161,11 @@ class Guide(LocalParamsModule):
         """
         return self.expected_log_lik(stats) - self.kl()
 
-    def expected_log_lik(self, stats: Statistics) -> Tensor:
-        """E[log likelihood] of all rows, from their statistics."""
-        stats, moments = stats.flattened(), self.node_moments()
+    def expected_log_lik(self, stats: Statistics, moments: NodeMoments | None = None) -> Tensor:
+        """E[log likelihood] of all rows, from their statistics; at the guide's own moments."""
+        stats, moments = stats.flattened(), self.node_moments() if moments is None else moments
         each = stats.constant - 0.5 * self.site_scale() * stats.residual(*moments)
-        log_norm = self.head.likelihood.log_normaliser(self.nuisance).double()
+        log_norm = self.head.likelihood.site_norm(self.nuisance).double()
         return (each + stats.count * log_norm).sum()
 
     def learn_nuisance_from(self, stats: Statistics, cov: Tensor | None = None) -> None:
@@ -261,12 +264,6 @@ class Guide(LocalParamsModule):
             f"{where}: not finite in the guide's {', '.join(bad[:5])}. Look for outcomes or "
             "features of extreme size, or for outcomes that the features determine exactly"
         )
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Guide:
-        new = self.__class__.__new__(self.__class__)
-        memo[id(self)] = new
-        new.__dict__.update(copy.deepcopy(self.__dict__, memo))
-        return new
 
 
 def informed_arcs(tree: Tree, informed_nodes: Tensor) -> Tensor:

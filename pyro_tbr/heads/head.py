@@ -45,6 +45,31 @@ class Head(LocalParamsModule):
         """Q."""
         return self.prior.num_outcomes
 
+    @property
+    def num_latents(self) -> int:
+        """K; weights behind the first K are the intercept."""
+        return self.prior.num_latents
+
+    def with_prior(self, prior: ArcPrior, num_latents: int | None = None) -> Head:
+        """A head of the same tree, likelihood and units with another prior.
+
+        Args:
+            prior: Not built yet.
+            num_latents: K of the new head; default as here.
+        """
+        own = self.prior
+        more = own.num_weights - own.num_latents
+        same = num_latents is None or num_latents == own.num_latents
+        built = prior.build(
+            self.tree,
+            (own.num_latents if num_latents is None else num_latents) + more,
+            own.num_outcomes,
+            num_latents=num_latents or own.num_latents,
+            root_loc=own.root_loc.cpu() if same else None,
+        )
+        built.to(dtype=own.root_loc.dtype, device=own.root_loc.device)
+        return Head(self.tree, built, self.likelihood)
+
     def forward(self, design: Tensor, env_index: Tensor, y: Tensor | None = None) -> Tensor:
         """The generative process.
 
@@ -82,5 +107,5 @@ class Head(LocalParamsModule):
             if y is None:
                 return pyro.sample("y", outcome.to_event(1))
             observed = ~torch.isnan(y)
-            usual = torch.where(observed, y, self.likelihood.filler)
-            return pyro.sample("y", outcome.mask(observed).to_event(1), obs=usual)
+            obs = self.likelihood.filled(y)
+            return pyro.sample("y", outcome.mask(observed).to_event(1), obs=obs)

@@ -3,47 +3,85 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
 
-from pyro_tbr.heads.guide import Guide, NodeMoments
-from pyro_tbr.heads.hyper.factors import ScaleFactor
-from pyro_tbr.heads.priors.delta_factors import DeltaMoments, delta_factor
+from pyro_tbr.heads.guide import Guide, Settled, logit
+from pyro_tbr.heads.hyper import quadrature
+from pyro_tbr.heads.moments import DeltaMoments, NodeMoments
+from pyro_tbr.heads.priors.classes import ExpectedLaw, Values, normal_mixture
 from pyro_tbr.heads.statistics import Statistics
-from pyro_tbr.models.tree_model import TreeModel
+from pyro_tbr.heads.tree_guide import TreeGuide
 from pyro_tbr.tree import path_sum
+
+_STEPS = 10  # of Adam in a sweep
+_LR = 0.03
+_STEP_SWEEPS = 5  # of a single step
+_MOST_SWEEPS = 3  # times as many as asked for, where the ELBO still climbs
+_SETTLED = 0.05  # gain of the ELBO over the last tenth of a run below which it has come to rest
+_START_SHARE = 0.05  # of a typical change: spread of a factor that starts
+_OPEN, _CLOSED = 6.0, -3.0  # log odds of gates that start
+_START_SWEEPS = 20  # of the tree guide whose changes are another start
 
 
 class MeanFieldGuide(Guide):
-    """Independent factors for root weights, every arc's delta, and every hyperparameter.
+    """Independent factors for root weights, every arc's change, and every hyperparameter.
 
-    Arcs in series and arcs under one root carry the same information, so the truth there is a
-    split probability; this guide picks one of them with too much confidence.
+    A change is normal, or, where the prior has gates, a gate and a normal change where it is open,
+    and one, or none, where it is closed. Arcs in series and arcs under one root carry the same
+    information, so the truth there is a split probability; this guide picks one of them with too
+    much confidence. Of its optima it takes the better of those next to the start it is given and
+    next to the changes that are likely by the tree guide.
 
     Args:
-        model: A built model.
+        head: A head, or a built model that has one.
         informed_nodes: (V,) bool, nodes that have rows; ``None``: all.
     """
 
-    def __init__(self, model: TreeModel, informed_nodes: Tensor | None = None) -> None:
-        super().__init__(model, informed_nodes)
-        self.deltas = delta_factor(model.prior, self.informed_arcs)
-        self.root_loc = nn.Parameter(model.prior.root_loc.clone())
+    def __init__(self, head: Any, informed_nodes: Tensor | None = None) -> None:
+        super().__init__(head, informed_nodes)
+        prior = self.head.prior
+        self.root_loc = nn.Parameter(prior.root_loc.clone())
         self.root_log_scale = nn.Parameter(torch.full_like(self.root_loc, math.log(0.05)))
+        shape = prior.delta_shape
+        self.loc = nn.Parameter(torch.zeros(shape))
+        self.log_scale = nn.Parameter(torch.full(shape, math.log(0.05)))
+        if prior.gated:
+            self.logits = nn.Parameter(torch.full(shape, -1.5))
+        if prior.has_spike:
+            self.spike_loc = nn.Parameter(torch.zeros(shape))
+            self.spike_log_scale = nn.Parameter(torch.full(shape, math.log(0.02)))
         self._match_dtype()
+        self._fresh = True
+
+    @property
+    def _known(self) -> Tensor:
+        return self.informed_arcs.reshape(-1, 1, 1)
+
+    @property
+    def _free(self) -> Tensor:
+        """Arcs whose gates are not the prior's, (A, 1, 1)."""
+        return self._known & self.head.prior.may_change()
 
     @torch.no_grad()
     def start(self, root: Tensor, deltas: Tensor, *, sparse: bool = True) -> None:
         """See :meth:`Guide.start`."""
         typical = deltas.square().mean((0, 2), keepdim=True).sqrt().clamp(min=1e-3)
+        spread = _START_SHARE * typical
         self.root_loc.copy_(root)
-        self.root_log_scale.copy_((0.05 * typical[0]).log().expand_as(root))
-        self.deltas.initialise(deltas, 0.05 * typical)
+        self.root_log_scale.copy_(spread[0].log().expand_as(root))
+        self.loc.copy_(deltas)
+        self.log_scale.copy_(spread.log().expand_as(deltas))
+        if self.has_gates:
+            evidence = (deltas / spread).square().clamp(max=60) / 2 + _CLOSED
+            self.logits.copy_(evidence.clamp(_CLOSED, _OPEN))
         if sparse:
-            self.hyper.start_from(root, deltas, self.informed_arcs)
+            self.factor.start_from(root, deltas, self.informed_arcs)
 
     def update(
         self,
@@ -51,62 +89,265 @@ class MeanFieldGuide(Guide):
         *,
         sweeps: int,
         learn_hyper: bool = True,
-        learn_noise: bool = True,
+        learn_nuisance: bool = True,
         rough: bool = False,
-    ) -> int:
+    ) -> Settled:
         """See :meth:`Guide.update`: ten Adam steps on the ELBO of the statistics a sweep."""
         kept = set()
         if not learn_hyper:
-            kept |= {id(p) for p in self.hyper.parameters()}
-        if not learn_noise and self.noise is not None:
-            kept |= {id(p) for p in self.noise.parameters()}
+            kept |= {id(p) for p in self.factor.parameters()}
+        if not learn_nuisance or not self.head.likelihood.exact:
+            kept |= {id(p) for p in self.nuisance.parameters()}
         params = [p for p in self.parameters() if id(p) not in kept]
-        optimizer = torch.optim.Adam(params, lr=0.03, betas=(0.9, 0.99))
+        stats = stats.flattened()
+        other = None
+        if self.has_gates and not rough and self._fresh:
+            other = self._near_tree(stats, learn_hyper, learn_nuisance)
+        done, gain = self._climb(stats, params, sweeps, rough)
+        if other is not None:
+            first = self.elbo(stats).item(), self._clone()
+            self.load_state_dict(other)
+            again, gain_again = self._climb(stats, params, sweeps, rough)
+            done += again
+            if self.elbo(stats).item() < first[0]:
+                self.load_state_dict(first[1])
+            else:
+                gain = gain_again
+        self._fresh = False
+        self.check_finite("after an update of the guide")
+        if rough or gain < _SETTLED * max(1.0, 0.01 * self.num_arcs):
+            return Settled(done, gain)
+        weights, outcomes = self.root_loc.shape
+        everywhere = tuple((k, q, 0) for k in range(weights) for q in range(outcomes))
+        return Settled(done, gain, everywhere)
+
+    def step(
+        self, stats: Statistics, *, learn_hyper: bool = True, learn_nuisance: bool = True
+    ) -> None:
+        """See :meth:`Guide.step`: a few sweeps, as the rates of Adam have to fall in between."""
+        self.update(
+            stats,
+            sweeps=_STEP_SWEEPS,
+            learn_hyper=learn_hyper,
+            learn_nuisance=learn_nuisance,
+            rough=True,
+        )
+
+    def elbo(self, stats: Statistics) -> Tensor:
+        """See :meth:`Guide.elbo`; what q expects of the law of changes is asked for once."""
+        law = self.factor.law()
+        return self.expected_log_lik(stats, self._node_moments(law)) - self._kl(law)
+
+    def _climb(
+        self, stats: Statistics, params: list[nn.Parameter], sweeps: int, rough: bool
+    ) -> tuple[int, float]:
+        """Runs of Adam until one's last tenth gains little; sweeps, and that gain."""
+        done, gain = 0, 0.0
+        with torch.enable_grad():
+            for _ in range(1 if rough else _MOST_SWEEPS):
+                gain = self._adam(stats, params, sweeps)
+                done += sweeps
+                if gain < _SETTLED:
+                    break
+        return done, gain
+
+    def _adam(self, stats: Statistics, params: list[nn.Parameter], sweeps: int) -> float:
+        optimizer = torch.optim.Adam(params, lr=_LR, betas=(0.9, 0.99))
         scale = 1 / stats.count.sum()
+        before = math.nan
         for sweep in range(sweeps):
-            for _ in range(10):
+            if sweep == sweeps - max(1, sweeps // 10):
+                before = self.elbo(stats).item()
+            for _ in range(_STEPS):
                 for group in optimizer.param_groups:
-                    group["lr"] = 0.03 * min(1.0, 2 * (1 - sweep / sweeps) + 0.02)
+                    group["lr"] = _LR * min(1.0, 2 * (1 - sweep / sweeps) + 0.02)
                 optimizer.zero_grad()
                 (-scale * self.elbo(stats)).backward()
                 optimizer.step()
-        return sweeps
+        return self.elbo(stats).item() - before
+
+    @torch.no_grad()
+    def _near_tree(
+        self, stats: Statistics, learn_hyper: bool, learn_nuisance: bool
+    ) -> dict[str, Tensor]:
+        """The state at the changes that are likely by a tree guide for the same rows."""
+        head, before = self.head, self._clone()
+        nodes = torch.cat([torch.zeros(1, dtype=torch.bool), self.informed_arcs.cpu()])
+        nodes[stats.nodes.cpu()] = True
+        guide = TreeGuide(head, nodes, num_components=8).to(self.root_loc.device)
+        guide.nuisance.load_state_dict(self.nuisance.state_dict())
+        if not guide.factor.joint:
+            guide.factor.load_state_dict(self.factor.state_dict())
+        guide.update(
+            stats, sweeps=_START_SWEEPS, learn_hyper=learn_hyper, learn_nuisance=learn_nuisance,
+            rough=True,
+        )  # fmt: skip
+        moments, deltas = guide.node_moments(), guide.delta_moments()
+        likely = torch.where(deltas.inclusion > 0.5, deltas.slab_mean, 0.0)
+        self.start(moments.mean[0], likely, sparse=False)
+        self.factor.load_state_dict(guide.factor.state_dict())
+        self.nuisance.load_state_dict(guide.nuisance.state_dict())
+        state = self._clone()
+        self.load_state_dict(before)
+        return state
+
+    def _clone(self) -> dict[str, Tensor]:
+        return {name: value.clone() for name, value in self.state_dict().items()}
+
+    def _gate_probs(self, law: ExpectedLaw) -> Tensor:
+        """Posterior inclusion (A, W, Q); exactly the prior's where nothing is known."""
+        return torch.where(self._free, torch.sigmoid(self.logits), law.prob[..., 1:].sum(-1))
 
     def node_moments(self) -> NodeMoments:
         """See :meth:`Guide.node_moments`."""
-        deltas = self.deltas.moments(self.hyper)
+        return self._node_moments(self.factor.law())
+
+    def _node_moments(self, law: ExpectedLaw) -> NodeMoments:
+        deltas = self._delta_moments(law)
         root = torch.stack([self.root_loc, (2 * self.root_log_scale).exp()], dim=-1)
         both = torch.stack([deltas.mean, deltas.var], dim=-1)
-        mean, var = path_sum(self.model.tree, root, both, event_dim=3).unbind(-1)
+        mean, var = path_sum(self.head.tree, root, both, event_dim=3).unbind(-1)
         return NodeMoments(mean, var)
 
     def delta_moments(self) -> DeltaMoments:
         """See :meth:`Guide.delta_moments`."""
-        return self.deltas.moments(self.hyper)
+        return self._delta_moments(self.factor.law())
+
+    def _delta_moments(self, law: ExpectedLaw) -> DeltaMoments:
+        shape = self.loc.shape
+        square = law.square.expand(*shape, law.square.shape[-1])
+        mean = torch.where(self._known, self.loc, 0.0)
+        own = (2 * self.log_scale).exp()
+        if not self.has_gates:
+            var, one = torch.where(self._known, own, square.sum(-1)), torch.ones_like(mean)
+            return DeltaMoments(mean, var, one, one, mean, var)
+        prior_prob = law.prob[..., 1:].sum(-1).expand(shape)
+        prob = self._gate_probs(law).expand(shape)
+        tiny = torch.finfo(prob.dtype).tiny
+        var = torch.where(self._known, own, square[..., 1:].sum(-1) / prior_prob.clamp(min=tiny))
+        first, second = prob * mean, prob * (mean.square() + var)
+        if self.head.prior.has_spike:
+            small = torch.where(self._known, self.spike_loc, 0.0)
+            width = torch.where(self._known, (2 * self.spike_log_scale).exp(),
+                                square[..., 0] / (1 - prior_prob).clamp(min=tiny))  # fmt: skip
+            closed = (1 - prob) * self.head.prior.may_change()
+            first = first + closed * small
+            second = second + closed * (small.square() + width)
+        return DeltaMoments(first, second - first.square(), prob, prior_prob, mean, var)
 
     def kl(self) -> Tensor:
         """See :meth:`Guide.kl`."""
-        scale = self.hyper["root_scale"]
-        assert isinstance(scale, ScaleFactor)
-        square = (self.root_loc - self.model.prior.root_loc).square()
+        return self._kl(self.factor.law())
+
+    def _kl(self, law: ExpectedLaw) -> Tensor:
+        scale = self.factor.scale("root_scale")
+        square = (self.root_loc - self.head.prior.root_loc).square()
         square = square + (2 * self.root_log_scale).exp()
         root = 0.5 * (square * scale.mean_power(-2.0) - 1) - self.root_log_scale + scale.mean_log()
-        return root.sum() + self.deltas.kl(self.hyper) + self.hyper_kl()
+        return root.sum() + self._changes_kl(law) + self.hyper_kl()
 
-    def forward(self, x: Tensor, env_index: Tensor, y: Tensor | None = None) -> None:
+    def _changes_kl(self, law: ExpectedLaw) -> Tensor:
+        first = 1 if self.has_gates else 0
+        change = _normal_kl(law, slice(first, None), self.loc, self.log_scale)
+        if not self.has_gates:
+            return torch.where(self._known, change, 0.0).sum()
+        on, off = logsigmoid(self.logits), logsigmoid(-self.logits)
+        closed = off - law.log_prob[..., 0]
+        if self.head.prior.has_spike:
+            closed = off + _normal_kl(law, slice(0, 1), self.spike_loc, self.spike_log_scale)
+        each = on.exp() * (on + change) + off.exp() * closed
+        return torch.where(self._free, each, 0.0).sum()
+
+    def log_odds(self) -> Tensor:
+        """See :meth:`Guide.log_odds`."""
+        if not self.has_gates:
+            return super().log_odds()
+        prior = logit(self.delta_moments().prior_inclusion)
+        return torch.where(self._free, self.logits.double(), prior)
+
+    def path_inclusion(self, arcs: Tensor) -> Tensor:
+        """See :meth:`Guide.path_inclusion`: arcs are independent."""
+        return 1 - (1 - self.delta_moments().inclusion[arcs].double()).prod(0)
+
+    def forward(self, *args: object, **kwargs: object) -> None:
         """Pyro sites of q; the arguments are the model's and not used."""
+        del args, kwargs
         values = {name: factor() for name, factor in self.hyper.items()}
-        if self.noise is not None:
-            self.noise()
+        for factor in self.nuisance.values():
+            factor()
         root = dist.Normal(self.root_loc, self.root_log_scale.exp())
         pyro.sample("root_weights", root.to_event(2))
-        self.deltas(values)
+        self._change_sites(values)
+
+    def _change_sites(self, values: Values) -> None:
+        """Sites of the changes; of a closed gate the slab, of an open one the spike is the prior's."""
+        prior = self.head.prior
+        parts = torch.broadcast_tensors(*prior.classes(values))
+        prob, mean, var = (
+            p.expand(*p.shape[:-4], *prior.delta_shape, p.shape[-1]) for p in parts
+        )
+        first = 1 if prior.gated else 0
+        own = self._known
+        if prior.gated:
+            on = torch.where(self._free, torch.sigmoid(self.logits), prob[..., 1:].sum(-1))
+            gates = pyro.sample("gates", dist.Bernoulli(on).to_event(3))
+            own = own & (gates > 0)
+        law = self._sites(prob[..., first:], mean[..., first:], var[..., first:], own,
+                          self.loc, self.log_scale)  # fmt: skip
+        pyro.sample("slab" if prior.gated else "deltas", law.to_event(3))
+        if prior.has_spike:
+            own = self._free & (gates == 0)
+            width = torch.where(var[..., :1] > 0, var[..., :1], 1.0)
+            law = self._sites(prob[..., :1], mean[..., :1], width, own,
+                              self.spike_loc, self.spike_log_scale)  # fmt: skip
+            pyro.sample("spike", law.to_event(3))
+
+    @staticmethod
+    def _sites(
+        prob: Tensor, mean: Tensor, var: Tensor, own: Tensor, loc: Tensor, log_scale: Tensor
+    ) -> dist.TorchDistribution:
+        """q's normal where it has one, else the prior's classes."""
+        own = own.unsqueeze(-1)
+        mean = torch.where(own, loc.unsqueeze(-1), mean)
+        return normal_mixture(prob, mean, torch.where(own, (2 * log_scale).exp().unsqueeze(-1), var))
 
     def sample(self, num_samples: int, generator: torch.Generator) -> dict[str, Tensor]:
         """See :meth:`Guide.sample`."""
         draws = self.sample_hyper(num_samples, generator)
-        noise = torch.randn(
-            num_samples, *self.root_loc.shape, generator=generator, dtype=self.root_loc.dtype
-        ).to(self.root_loc.device)
-        draws["root_weights"] = self.root_loc + self.root_log_scale.exp() * noise
-        return self.with_prior_changes(draws | self.deltas.sample(draws, generator), generator)
+
+        def normal(loc: Tensor, log_scale: Tensor) -> Tensor:
+            shape = (num_samples, *loc.shape)
+            noise = torch.randn(shape, generator=generator, dtype=loc.dtype).to(loc.device)
+            return loc + log_scale.exp() * noise
+
+        draws["root_weights"] = normal(self.root_loc, self.root_log_scale)
+        draws["deltas"] = normal(self.loc, self.log_scale)
+        if self.has_gates:
+            on = self._gate_probs(self.factor.law()).expand(num_samples, *self.loc.shape)
+            uniform = torch.rand(on.shape, generator=generator, dtype=on.dtype).to(on.device)
+            gates = (uniform < on).to(on.dtype)
+            small: Tensor | float = 0.0
+            if self.head.prior.has_spike:
+                small = normal(self.spike_loc, self.spike_log_scale)
+                small = small * self.head.prior.may_change()
+            draws["gates"] = gates
+            draws["deltas"] = torch.where(gates > 0, draws["deltas"], small)
+        return self.with_prior_changes(draws, generator)
+
+
+def _normal_kl(law: ExpectedLaw, classes: slice, loc: Tensor, log_scale: Tensor) -> Tensor:
+    """E[log q] less E[log prior] of normal changes in some classes, gates' part included.
+
+    Of several classes one normal q stands for all: the logarithm of their sum by quadrature.
+    """
+    height = (law.log_prob + law.excess)[..., classes]
+    mean, var = law.mean[..., classes], law.var[..., classes]
+    var = torch.where(var > 0, var, 1.0)  # of arcs that cannot change, which do not count
+    entropy = log_scale + 0.5 * (1 + math.log(2 * math.pi))
+    if height.shape[-1] == 1:
+        square = (loc - mean[..., 0]).square() + (2 * log_scale).exp()
+        log_prior = height[..., 0] - 0.5 * (square / var[..., 0] + (2 * math.pi * var[..., 0]).log())
+        return -entropy - log_prior
+    points, weights = quadrature(loc, log_scale.exp())
+    each = dist.Normal(mean, var.sqrt()).log_prob(points.unsqueeze(-1)) + height
+    return -entropy - torch.tensordot(weights, each.logsumexp(-1), 1)

@@ -96,7 +96,7 @@ def _own(guide: _Guide, state: State) -> list[str]:
 
 
 def _learnt(factor: PriorFactor) -> dict[str, HyperFactor]:
-    return {name: f for name, f in factor.own().items() if f.hyper.fixed is None}
+    return {name: f for name, f in factor.own().items() if f.learnt}
 
 
 def _state(factor: PriorFactor) -> State:

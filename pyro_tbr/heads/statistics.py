@@ -128,6 +128,22 @@ class Statistics(NamedTuple):
         return torch.where(total > 0, summed(*parts) / total.clamp(min=1e-300), usual).exp()
 
 
+class Sites(NamedTuple):
+    """A Gaussian for each row and outcome, exp(log_norm - precision (f - response)^2 / 2).
+
+    Attributes:
+        precision: (N, Q).
+        response: (N, Q).
+        log_norm: (N, Q).
+        share: By how much of a row the outcome counts, 0 where it was not observed, (N, Q) double.
+    """
+
+    precision: Tensor
+    response: Tensor
+    log_norm: Tensor
+    share: Tensor
+
+
 @torch.no_grad()
 def statistics(rows: DesignRows, sites: Sites) -> Statistics:
     """Sufficient statistics of some rows.
@@ -154,19 +170,3 @@ def statistics(rows: DesignRows, sites: Sites) -> Statistics:
     height = torch.where(sites.share > 0, sites.share * sites.log_norm.double(), 0.0)
     sums = (precision * response.square(), sites.share, height)
     return Statistics(nodes, gram, cross, *(zeros.index_add(0, position, part) for part in sums))
-
-
-class Sites(NamedTuple):
-    """A Gaussian for each row and outcome, exp(log_norm - precision (f - response)^2 / 2).
-
-    Attributes:
-        precision: (N, Q).
-        response: (N, Q).
-        log_norm: (N, Q).
-        share: By how much of a row the outcome counts, 0 where it was not observed, (N, Q) double.
-    """
-
-    precision: Tensor
-    response: Tensor
-    log_norm: Tensor
-    share: Tensor

@@ -77,12 +77,6 @@ class TreeGuide(Guide):
         return {"num_components": self.num_components, "coupled": self.coupled}
 
     @property
-    def closed_form(self) -> bool:
-        """See :attr:`Guide.closed_form`."""
-        prior = self.head.prior
-        return not self.factor.joint and not prior.has_spike
-
-    @property
     def evidence(self) -> Evidence:
         """What the rows say of the weights, as the passes take it."""
         return Evidence(
@@ -219,10 +213,12 @@ class TreeGuide(Guide):
         return settled
 
     @torch.no_grad()
-    def step(self, stats: Statistics) -> None:
+    def step(
+        self, stats: Statistics, *, learn_hyper: bool = True, learn_nuisance: bool = True
+    ) -> None:
         """See :meth:`Guide.step`: one sweep, hyperparameters and noise after it."""
-        Sweeps(self, stats, learn_hyper=True, learn_nuisance=True).once()
-        self._after(True)
+        Sweeps(self, stats, learn_hyper=learn_hyper, learn_nuisance=learn_nuisance).once()
+        self._after(learn_hyper)
 
     def _after(self, learn_hyper: bool) -> None:
         self.refresh()

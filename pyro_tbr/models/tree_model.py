@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from pyro_tbr.errors import DataError, ShapeError
+from pyro_tbr.heads.head import Head
 from pyro_tbr.heads.likelihoods import LIKELIHOODS, Likelihood
 from pyro_tbr.heads.local_params import LocalParamsModule
 from pyro_tbr.heads.priors import ArcPrior, SpikeSlabPrior
 from pyro_tbr.models.encoders import ENCODERS, Encoder, ModuleEncoder
-from pyro_tbr.tree import Tree, path_sum
+from pyro_tbr.tree import Tree
 from pyro_tbr.tree.readers.naming import listed
 
 
@@ -24,8 +25,8 @@ class TreeModel(LocalParamsModule):
         z = \mathrm{encoder}(x), \quad w_v = w_{\mathrm{root}} + \sum_{a \in \mathrm{path}(v)}
         \delta_a, \quad y \sim \mathrm{likelihood}(z^\top w_{\mathrm{env}})
 
-    A Pyro model: ``model(x, env_index, y=None)`` has the sites ``root_scale``, ``root_weights``,
-    those of the prior (``inclusion_rate``, ``slab_scale``, ``gates``, ``slab``, ``deltas``;
+    An encoder and a :class:`~pyro_tbr.heads.Head`. A Pyro model: ``model(x, env_index, y=None)``
+    has the sites ``root_scale``, ``root_weights``, those of the prior (``inclusion_rate``, ``slab_scale``, ``gates``, ``slab``, ``deltas``;
     ``global_scale``, ``local_scale``), ``noise_scale``, ``z`` and ``y``. It believes in whatever
     units its ``y`` has; :func:`~pyro_tbr.fit` gives it standardised outcomes.
 
@@ -40,8 +41,8 @@ class TreeModel(LocalParamsModule):
         num_outcomes: Q; likewise.
 
     Attributes:
-        num_rows: Rows in the whole data set, for the scale of a minibatch; ``None``: the rows
-            given are all there are.
+        head: Weights on the tree given a design, once built.
+        encoder: From features to latents, once built.
 
     Source:
         Tree-based regularization: arXiv 2405.20482.
@@ -76,7 +77,6 @@ class TreeModel(LocalParamsModule):
         _check_known(prior, {}, ArcPrior, "prior", priors)
         # In a tuple: descriptions are no part of what is trained, moved or saved.
         self._specs = (encoder, prior, likelihood)
-        self.num_rows: int | None = None
         self.num_features: int | None = None
         self.num_outcomes: int | None = None
         if num_features is not None and num_outcomes is not None:
@@ -109,10 +109,26 @@ class TreeModel(LocalParamsModule):
         return (*latents, "intercept") if self.intercept else latents
 
     @property
-    def likelihood_class(self) -> type[Likelihood]:
-        """The likelihood's class, known before the model is built."""
+    def prior(self) -> ArcPrior:
+        """The built prior."""
+        return self.head.prior
+
+    @property
+    def likelihood(self) -> Likelihood:
+        """The built likelihood, or, before, an unbuilt one of its kind."""
+        if self.num_features is not None:
+            return self.head.likelihood
         spec = self.likelihood_spec
-        return LIKELIHOODS[spec] if isinstance(spec, str) else type(spec)
+        return LIKELIHOODS[spec]() if isinstance(spec, str) else spec
+
+    @property
+    def num_rows(self) -> int | None:
+        """Rows in the whole data set, for the scale of a minibatch; ``None``: the rows given."""
+        return self.head.num_rows
+
+    @num_rows.setter
+    def num_rows(self, num_rows: int | None) -> None:
+        self.head.num_rows = num_rows
 
     def build(
         self,
@@ -120,6 +136,7 @@ class TreeModel(LocalParamsModule):
         num_outcomes: int,
         *,
         outcome_scale: Tensor | None = None,
+        latent_scale: Tensor | None = None,
         root_loc: Tensor | None = None,
         standard_error: float = 0.1,
     ) -> TreeModel:
@@ -129,12 +146,14 @@ class TreeModel(LocalParamsModule):
             num_features: D.
             num_outcomes: Q.
             outcome_scale: See :meth:`ArcPrior.build`.
+            latent_scale: (K,), see :meth:`ArcPrior.build`.
             root_loc: See :meth:`ArcPrior.build`.
             standard_error: See :meth:`ArcPrior.build`.
 
         Returns:
             This model.
         """
+        likelihood = self.likelihood
         self.num_features, self.num_outcomes = num_features, num_outcomes
         spec = self.encoder_spec
         if isinstance(spec, str):
@@ -143,22 +162,21 @@ class TreeModel(LocalParamsModule):
             self.encoder = copy.deepcopy(spec)
         else:
             self.encoder = ModuleEncoder(copy.deepcopy(spec), num_features, self.latent_dim)
-        likelihood = self.likelihood_spec
-        likelihood = LIKELIHOODS[likelihood]() if isinstance(likelihood, str) else likelihood
-        self.likelihood = likelihood.build(num_outcomes, outcome_scale=outcome_scale)
-        self.prior = self.build_prior(
-            self.prior_spec,
+        if latent_scale is not None and self.intercept:
+            latent_scale = torch.cat([latent_scale, latent_scale.new_ones(1)])
+        prior = self.prior_spec.build(
+            self.tree,
+            self.num_weights,
+            num_outcomes,
+            num_latents=self.latent_dim,
             outcome_scale=outcome_scale,
+            latent_scale=latent_scale,
             root_loc=root_loc,
             standard_error=standard_error,
         )
+        likelihood = likelihood.build(num_outcomes, outcome_scale=outcome_scale)
+        self.head = Head(self.tree, prior, likelihood)
         return self
-
-    def build_prior(self, prior: ArcPrior, **kwargs: object) -> ArcPrior:
-        """A prior built for this model's tree and sizes; keywords as in :meth:`ArcPrior.build`."""
-        assert self.num_outcomes is not None  # set by build()
-        sizes = (self.tree, self.num_weights, self.num_outcomes)
-        return prior.build(*sizes, num_latents=self.latent_dim, **kwargs)  # type: ignore[arg-type]
 
     def design(self, z: Tensor) -> Tensor:
         """Latents (N, K) with the intercept's 1 behind them: (N, W)."""
@@ -180,37 +198,8 @@ class TreeModel(LocalParamsModule):
                 "the model does not know its sizes yet: call model.build(num_features, "
                 "num_outcomes), or give both to TreeModel"
             )
-        num_batch = x.shape[0]
-        if y is not None:
-            y = y.unsqueeze(-1) if y.dim() == 1 else y
-            if y.shape != (num_batch, self.num_outcomes):
-                raise ShapeError(
-                    f"y has shape {tuple(y.shape)}, expected ({num_batch}, {self.num_outcomes})"
-                )
-        root_weights, deltas = self.prior()
-        noise_scale = self.likelihood.sample_noise()
-        weights = path_sum(self.tree, root_weights, deltas, event_dim=2)
-        z = self.encoder(x)
-        with pyro.plate(
-            "rows",
-            self.num_rows or num_batch,
-            subsample=torch.arange(num_batch, device=x.device),
-            dim=-1,
-        ):
-            z = pyro.deterministic("z", z, event_dim=1)
-            predictor = torch.einsum(
-                "...nw,...nwq->...nq", self.design(z), weights.index_select(-3, env_index)
-            )
-            # A vectorised Predictive puts its draws left of the plate, where sites without rows
-            # have a dimension of one.
-            predictor = predictor.squeeze(-3) if predictor.dim() > 3 else predictor
-            outcome = self.likelihood(predictor, noise_scale)
-            if y is None:
-                return pyro.sample("y", outcome.to_event(1))
-            observed = ~torch.isnan(y)
-            return pyro.sample(
-                "y", outcome.mask(observed).to_event(1), obs=torch.where(observed, y, 0.0)
-            )
+        z = pyro.deterministic("z", self.encoder(x), event_dim=2)
+        return self.head(self.design(z), env_index, y)
 
 
 def _check_known(value: object, names: dict, kind: type, argument: str, what: str) -> None:

@@ -8,7 +8,6 @@ enumeration with the rate integrated out inclusion probabilities by the mean are
 
 from __future__ import annotations
 
-import itertools
 from typing import NamedTuple
 
 import pyro
@@ -106,6 +105,12 @@ class PriorFactor(nn.Module):
             if name not in self.joint
         }
 
+    @property
+    def closed_form(self) -> bool:
+        """A change is a point and a normal, or one normal."""
+        prior = self.prior
+        return not prior.has_spike and (prior.gated or self.law().prob.shape[-1] == 1)
+
     def kl(self) -> Tensor:
         """KL of the hyperparameters with factors of their own to their hyperpriors."""
         return sum((f.kl().sum() for f in self.own().values()), start=torch.zeros(()))
@@ -115,17 +120,16 @@ class PriorFactor(nn.Module):
 
         Here an average over points that cover q of all hyperparameters evenly.
         """
-        learnt = [f for f in self.own().values() if f.hyper.fixed is None]
-        device = self.prior.root_loc.device
+        learnt = [name for name, factor in self.own().items() if factor.learnt]
         standard = torch.zeros(1, 1, dtype=torch.float64)
         if learnt:
             sobol = torch.quasirandom.SobolEngine(len(learnt)).draw(_NUM_POINTS).double()
             standard = torch.special.ndtri(sobol + 0.5 / _NUM_POINTS)
-        columns, nothing = iter(standard.T), itertools.repeat(standard[:, 0])
-        values = {
-            name: factor.at(next(columns if factor in learnt else nothing).to(device))
-            for name, factor in self.own().items()
-        }
+        values = {}
+        for name, factor in self.own().items():
+            column = standard[:, learnt.index(name)] if name in learnt else 0 * standard[:, 0]
+            column = column.reshape(-1, *[1] * len(factor.hyper.shape))
+            values[name] = factor.at(column.to(self.prior.root_loc))
         return expected_law(self.prior.classes(values))
 
     def prior_inclusion(self) -> Tensor:

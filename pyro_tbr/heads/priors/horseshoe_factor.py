@@ -40,6 +40,11 @@ _BLOCK = 1 << 18  # changes at points of the grid at once: bounds the memory of 
 class HorseshoeFactor(PriorFactor):
     """Factors of all scales, independent of the changes."""
 
+    @property
+    def closed_form(self) -> bool:
+        """See :attr:`PriorFactor.closed_form`: tails are heavy where rows say little."""
+        return False
+
     def law(self) -> ExpectedLaw:
         """See :meth:`PriorFactor.law`."""
         # 1/s^2 = 1/t^2 + 1/c^2 with t the product of global and local scale, c the slab's.

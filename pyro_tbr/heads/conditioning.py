@@ -1,0 +1,238 @@
+"""The one loop that moves a guide to its optimum for some rows, its encoder held fixed.
+
+A fit, an update with more rows, a cross-fit and the choice of an encoder all call it. For outcomes
+that are normal around their predictor the rows' statistics are exact and one round is enough.
+Otherwise each row's likelihood stands in as a normal site at the moments of its predictor; guide,
+sites and the likelihood's own parameters are moved in turns until the predictors are still.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from functools import reduce
+
+import torch
+from torch import Tensor
+
+from pyro_tbr.errors import ConvergenceWarning, DataError
+from pyro_tbr.heads.groups import RowGroups
+from pyro_tbr.heads.guide import Guide, Settled
+from pyro_tbr.heads.moments import predictor_moments
+from pyro_tbr.heads.rows import DesignRows, RowSource
+from pyro_tbr.heads.sandwich import inflation
+from pyro_tbr.heads.statistics import Sites, Statistics, statistics
+from pyro_tbr.tree.readers.naming import listed
+
+_ROUNDS = 60  # at most, of sites and guide; the first few are large steps
+_WHOLE_STEPS = 20  # after so many rounds sites move by half the way to their new values
+_SETTLED = 0.01  # mean change of the predictor, in its standard deviations, that ends the rounds
+_ROUGH_SHARE = 8  # a round in between has this share of the sweeps
+_CORRELATION_ROUNDS = 8  # at most, of weights and the correlation of rows of a group
+_CORRELATION_SETTLED = 0.015  # change of a correlation that ends them: one step of its grid
+
+
+def condition(
+    guide: Guide,
+    rows: RowSource,
+    *,
+    sweeps: int,
+    before: Statistics | None = None,
+    learn_hyper: bool = True,
+    learn_nuisance: bool = True,
+    learn_groups: bool = True,
+    sandwich: bool = False,
+    names: tuple[tuple[str, ...], tuple[str, ...]] | None = None,
+) -> Statistics:
+    """Moves a guide to its optimum for these rows, and returns all rows' statistics.
+
+    Args:
+        guide: The guide; changed.
+        rows: The rows.
+        sweeps: Sweeps of the guide's update after which it goes on with care.
+        before: Statistics of rows that were there before; sites of these stay what they were.
+        learn_hyper: Update hyperparameters too.
+        learn_nuisance: Update the parameters of the likelihood too.
+        learn_groups: Update the correlation of rows of a group too.
+        sandwich: Take the spread of the weights from the rows' own residuals, see ``sandwich``;
+            exact likelihoods only.
+        names: Of latents and outcomes: a last update that does not come to rest is warned of by
+            them; ``None``: no warning, as this is no last update.
+
+    Raises:
+        DataError: Groups for a likelihood that is not exact.
+        TrainingError: A number is not finite.
+
+    Warns:
+        ConvergenceWarning: The guide did not come to rest.
+    """
+    exact = guide.head.likelihood.exact
+    if rows.groups is not None and not exact:
+        raise DataError(
+            "groups need numeric outcomes with normal noise, and this model's are others: leave "
+            "groups out, or make each group a leaf of the tree"
+        )
+    if exact:
+        if rows.groups is not None and learn_groups:
+            _learn_correlation(guide, rows, rows.groups, sweeps, learn_hyper)
+        stats = _exact_statistics(guide, rows, grouped=True)
+        if sandwich:
+            plain = stats if rows.groups is None else _exact_statistics(guide, rows)
+            stats = stats._replace(inflation=inflation(rows, plain))
+        stats = stats if before is None else before + stats
+        settled = guide.update(
+            stats, sweeps=sweeps, learn_hyper=learn_hyper, learn_nuisance=learn_nuisance
+        )
+    else:
+        stats, settled = _by_sites(guide, rows, sweeps, before, learn_hyper, learn_nuisance)
+    if names is not None and settled.trouble:
+        warnings.warn(_unsettled(guide, settled, *names), ConvergenceWarning, stacklevel=2)
+    return stats
+
+
+def _exact_statistics(guide: Guide, rows: RowSource, *, grouped: bool = False) -> Statistics:
+    """Statistics of rows under an exact likelihood; with ``grouped`` rows of groups count less."""
+    likelihood, parts, start = guide.head.likelihood, [], 0
+    weights = _group_weights(rows) if grouped else None
+    for block in rows.blocks():
+        here = slice(start, start + len(block))
+        shares = block.shares(None if weights is None else weights[here])
+        start += len(block)
+        zero = torch.zeros_like(block.y)
+        terms = likelihood.site_terms(block.y, zero, zero, guide.nuisance)
+        # What depends on the noise alone is taken as it is when the statistics are used.
+        parts.append(statistics(block, Sites(*terms[:2], torch.zeros_like(terms.log_norm), shares)))
+    return reduce(Statistics.__add__, parts)
+
+
+def _group_weights(rows: RowSource) -> Tensor | None:
+    """By how much of a row each outcome counts, (N, Q), over all blocks."""
+    if rows.groups is None:
+        return None
+    return rows.groups.weights(torch.cat([block.y for block in rows.blocks()]))
+
+
+def _learn_correlation(
+    guide: Guide, rows: RowSource, groups: RowGroups, sweeps: int, learn_hyper: bool
+) -> None:
+    """Moves the correlation of rows of a group and the guide in turns until the first is still."""
+    few = max(2, sweeps // _ROUGH_SHARE)
+    for _ in range(_CORRELATION_ROUNDS):
+        stats = _exact_statistics(guide, rows, grouped=True)
+        guide.update(stats, sweeps=few, learn_hyper=learn_hyper, rough=True)
+        residual = [block.y - _moments(guide, block)[0] for block in rows.blocks()]
+        if groups.learn(torch.cat(residual)) < _CORRELATION_SETTLED:
+            break
+
+
+@torch.no_grad()
+def _moments(guide: Guide, block: DesignRows) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each row's predictor, (N, Q) each."""
+    moments = guide.node_moments()
+    found = predictor_moments(block.design.to(moments.mean), block.env_index, moments)
+    return found.mean, found.var
+
+
+def _by_sites(
+    guide: Guide,
+    rows: RowSource,
+    sweeps: int,
+    before: Statistics | None,
+    learn_hyper: bool,
+    learn_nuisance: bool,
+) -> tuple[Statistics, Settled]:
+    few = max(2, sweeps // _ROUGH_SHARE)
+    # A fresh guide knows nothing: sites at its prior's spread would say next to nothing too.
+    started = before is not None
+    stats, last, rough, settled = None, None, True, Settled(0, math.inf)
+    for done in range(1, _ROUNDS + 1):
+        new, points = _sites_statistics(guide, rows, at_zero=not started and last is None)
+        new = new if before is None else before + new
+        step = 1.0 if stats is None or done <= _WHOLE_STEPS else 0.5
+        stats = new if step == 1.0 or stats is None else stats.scaled(1 - step) + new.scaled(step)
+        if last is not None and rough:
+            guide.step(stats, learn_hyper=learn_hyper, learn_nuisance=False)
+        else:
+            settled = guide.update(
+                stats,
+                sweeps=few if rough else sweeps,
+                learn_hyper=learn_hyper,
+                learn_nuisance=False,
+                rough=rough,
+            )
+        moved = math.inf
+        if last is not None:
+            spread = points.std(correction=0).clamp(min=1e-6)
+            moved = ((points - last).abs().mean() / spread).item()
+        last = points
+        if learn_nuisance:
+            _learn_nuisance(guide, rows)
+        if moved < _SETTLED:
+            if not rough:
+                break
+            rough = False
+    else:
+        everything = torch.ones(guide.head.num_weights, guide.head.num_outcomes).nonzero().tolist()
+        settled = settled._replace(trouble=tuple((k, q, 0) for k, q in everything))
+    # The sites at the moments where the guide has ended: its ELBO is then exact.
+    stats = _sites_statistics(guide, rows, at_zero=False)[0]
+    return stats if before is None else before + stats, settled
+
+
+def _sites_statistics(
+    guide: Guide, rows: RowSource, *, at_zero: bool
+) -> tuple[Statistics, Tensor]:
+    """Statistics of the rows' sites at the guide's moments, and root mean squares of predictors."""
+    parts, points = [], []
+    for block in rows.blocks():
+        sites, point = row_sites(guide, block, at_zero=at_zero)
+        parts.append(statistics(block, sites))
+        points.append(point)
+    return reduce(Statistics.__add__, parts), torch.cat(points)
+
+
+@torch.no_grad()
+def row_sites(guide: Guide, block: DesignRows, *, at_zero: bool = False) -> tuple[Sites, Tensor]:
+    """The normal that stands for each row at the guide's moments; root mean square of predictors.
+
+    Args:
+        guide: Of the weights.
+        block: The rows.
+        at_zero: At predictors of zero rather than the guide's.
+    """
+    mean, var = _moments(guide, block)
+    if at_zero:
+        mean, var = torch.zeros_like(mean), torch.zeros_like(var)
+    likelihood = guide.head.likelihood
+    terms = likelihood.site_terms(block.y, mean, var, guide.nuisance)
+    log_norm = torch.zeros_like(terms.log_norm) if likelihood.exact else terms.log_norm
+    return Sites(terms.precision, terms.response, log_norm, block.shares()), (
+        mean.square() + var
+    ).sqrt()
+
+
+def _learn_nuisance(guide: Guide, rows: RowSource) -> None:
+    """The likelihood's own parameters at their optimum given the rows' predictors."""
+    if not len(guide.nuisance):
+        return
+    blocks = list(rows.blocks())
+    y = torch.cat([block.y for block in blocks])
+    mean, var = (torch.cat(p) for p in zip(*(_moments(guide, b) for b in blocks), strict=True))
+    shares = torch.cat([block.shares() for block in blocks])
+    guide.head.likelihood.learn(guide.nuisance, y, mean, var, shares)
+
+
+def _unsettled(
+    guide: Guide, settled: Settled, latents: tuple[str, ...], outcomes: tuple[str, ...]
+) -> str:
+    """What did not come to rest, and what to do."""
+    weights, columns, nodes = (list(dict.fromkeys(part)) for part in zip(*settled.trouble))
+    places = listed([guide.head.tree.nodes[v] for v in nodes], 5)
+    return (
+        f"the weights did not come to rest in {settled.sweeps} sweeps: latents "
+        f"{listed([latents[k] for k in weights], 5)} for outcomes "
+        f"{listed([outcomes[q] for q in columns], 5)} at nodes {places}. The rows cannot tell "
+        "these latents apart there, or there are too few; the posterior is that of latents judged "
+        "one by one, whose predictions hold but whose weights are too sure. Drop a latent that "
+        "repeats another, or give more rows"
+    )
