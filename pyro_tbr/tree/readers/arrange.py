@@ -7,6 +7,7 @@ from numbers import Real
 from typing import TypeVar
 
 from pyro_tbr.errors import DataWarning, TreeError
+from pyro_tbr.tree.parts import TreeParts
 from pyro_tbr.tree.readers.naming import (
     arc_text,
     is_missing,
@@ -15,7 +16,6 @@ from pyro_tbr.tree.readers.naming import (
     repeated,
     warn_of_missing_as_text,
 )
-from pyro_tbr.tree.tree import Tree
 
 Arc = tuple[Hashable, Hashable]
 Name = TypeVar("Name", bound=Hashable)
@@ -30,7 +30,7 @@ def arrange(
     *,
     nodes: Iterable[Hashable] = (),
     turn_round: str,
-) -> Tree:
+) -> TreeParts:
     """Checks that arcs form a rooted tree and puts them in level order. Linear in the arcs.
 
     Args:
@@ -41,7 +41,7 @@ def arrange(
         turn_round: How to reverse the arcs, told where they seem to run from child to parent.
 
     Returns:
-        The tree.
+        The parts of the tree.
 
     Raises:
         TreeError: No arc, a missing or unusable label, self loop, parallel arcs, two parents,
@@ -82,7 +82,7 @@ def arrange(
     by_child = dict(zip((child for _, child in arcs), lengths, strict=True))
     in_order = [(order[parent], child) for parent, child in zip(parents, order[1:], strict=True)]
     by_arc = [by_child[child] for _, child in in_order]
-    return Tree(order, parents, usable_lengths(argument, in_order, by_arc, stacklevel=5))
+    return TreeParts(order, parents, usable_lengths(argument, in_order, by_arc, stacklevel=5))
 
 
 def level_order(

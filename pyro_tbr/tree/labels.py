@@ -15,7 +15,6 @@ from pyro_tbr.tree.readers.naming import (
     folded,
     listed,
     listed_texts,
-    same_kind,
     seen_alike,
 )
 from pyro_tbr.tree.tree import Tree
@@ -51,9 +50,8 @@ def match_labels(tree: Tree, env: Any, *, argument: str = "env") -> Tensor:
     _check_missing(codes, argument)
     places = np.full(len(uniques), -1, dtype=np.int64)
     for code, label in enumerate(uniques):
-        place = tree._index.get(label)
-        if place is not None and same_kind(label, tree.nodes[place]):
-            places[code] = place
+        place = tree.find(label)
+        places[code] = -1 if place is None else place
     rows = places[codes]
     if (rows < 0).any():
         raise TreeError(_unknown_labels(tree, codes, uniques, rows < 0, argument))
