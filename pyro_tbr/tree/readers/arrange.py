@@ -13,6 +13,7 @@ from pyro_tbr.tree.readers.naming import (
     is_missing,
     listed,
     listed_texts,
+    refuse_rounded,
     repeated,
     warn_of_missing_as_text,
 )
@@ -150,6 +151,9 @@ def _check_labels(argument: str, arcs: Sequence[Arc], nodes: Sequence[Hashable])
             f"{argument}: {len(bad)} labels are missing or cannot be used: {listed_texts(bad)}; "
             "name every node by text, a number or a tuple of these"
         )
+    for end in (0, 1):
+        refuse_rounded(argument, (arc[end] for arc in arcs), "arc")
+    refuse_rounded(argument, nodes, "node")
 
 
 def _check_degrees(argument: str, arcs: Sequence[Arc], turn_round: str) -> None:

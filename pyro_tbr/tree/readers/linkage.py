@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 from pyro_tbr.errors import TreeError
 from pyro_tbr.tree.parts import TreeParts
 from pyro_tbr.tree.readers.arrange import level_order, usable_lengths
-from pyro_tbr.tree.readers.naming import MAX_SHOWN, is_missing, listed, listed_texts, repeated
+from pyro_tbr.tree.readers.naming import (
+    MAX_SHOWN,
+    is_missing,
+    listed,
+    listed_texts,
+    refuse_rounded,
+    repeated,
+)
 
 _LEAST_COLUMNS = 3  # two clusters and the height at which they merge; scipy adds a count
 
@@ -119,6 +126,7 @@ def _leaf_names(labels: Any, num_leaves: int) -> list[Hashable]:
             f"labels: expected a list of {num_leaves} names, received {type(labels).__name__}"
         )
     names = _as_list(labels)
+    refuse_rounded("labels", names, "place")
     if len(names) != num_leaves:
         raise TreeError(
             f"labels: {len(names)} given for {num_leaves} leaves, as Z has {num_leaves - 1} rows; "

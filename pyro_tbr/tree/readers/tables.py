@@ -10,7 +10,7 @@ import pandas as pd
 from pyro_tbr.errors import TreeError
 from pyro_tbr.tree.parts import TreeParts
 from pyro_tbr.tree.readers.arrange import arrange
-from pyro_tbr.tree.readers.naming import is_missing, listed, unknown_label
+from pyro_tbr.tree.readers.naming import is_missing, listed, refuse_rounded, unknown_label
 
 Row = tuple[Any, Any, Any]  # child, parent, length
 
@@ -22,10 +22,13 @@ def read_parents(
 ) -> TreeParts:
     """A tree from the parent of each node: see ``Tree.from_parents``."""
     rows, num_columns = _as_rows(parents)
+    for place, column in enumerate(_column_names(parents)):
+        refuse_rounded(f"parents, column {column!r}", (row[place] for row in rows))
     if lengths is not None:
         if num_columns == 3:
             raise TreeError("lengths: parents has lengths in a third column already; give one")
         by_child = dict(lengths.items())
+        refuse_rounded("lengths", by_child, "entry")
         rows = [(child, parent, by_child.pop(child, None)) for child, parent, _ in rows]
         if by_child:
             raise TreeError(
@@ -157,6 +160,12 @@ def _as_rows(parents: Any) -> tuple[list[Row], int]:
         )
     rows = [(row[0], row[1], row[2] if len(row) == 3 else None) for row in table]
     return rows, max((len(row) for row in table), default=2)
+
+
+def _column_names(parents: Any) -> Sequence[Hashable]:
+    """What the columns of children and of parents are called."""
+    named = isinstance(parents, pd.DataFrame) and not {"child", "parent"} <= set(parents.columns)
+    return list(parents.columns[:2]) if named else ["child", "parent"]
 
 
 def _whole_numbers(rows: list[Row]) -> list[Row]:

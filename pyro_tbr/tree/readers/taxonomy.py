@@ -21,6 +21,7 @@ from pyro_tbr.tree.readers.naming import (
     is_missing,
     listed,
     listed_texts,
+    refuse_rounded,
     unknown_label,
     warn_of_missing_as_text,
 )
@@ -103,6 +104,8 @@ def _columns(frame: Any, ranks: Any, leaves: Any) -> list[Hashable]:
 
 def _known(column: pd.Series, gaps: frozenset[str]) -> tuple[NDArray[np.int64], list[Any]]:
     """Codes of a rank's names (N,), -1 where a row does not know the rank, and the names."""
+    if column.dtype.kind in "fO":
+        refuse_rounded(f"frame, column {column.name!r}", column)
     try:
         codes, found = pd.factorize(column)
     except TypeError as error:
@@ -128,6 +131,7 @@ def _is_gap(name: Any, gaps: frozenset[str]) -> bool:
 def _index_codes(index: pd.Index) -> tuple[NDArray[np.int64], list[Any]]:
     """A code of its own for every row, and the labels of the index."""
     names = index.tolist()
+    refuse_rounded("frame, index", names)
     missing = [
         row
         for row, name in enumerate(names)
