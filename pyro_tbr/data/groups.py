@@ -9,7 +9,7 @@ from torch import Tensor
 from pyro_tbr.data.matching import check_length, in_order
 from pyro_tbr.data.numbers import plain
 from pyro_tbr.errors import DataError
-from pyro_tbr.tree.readers.labels import factorize_labels
+from pyro_tbr.tree.labels import factorize_labels
 
 
 def align_groups(

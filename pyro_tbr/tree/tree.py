@@ -6,13 +6,14 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Hashable, Iterable, Mapping
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 import torch
 from torch import Tensor
 
 from pyro_tbr.errors import TreeError
-from pyro_tbr.tree.readers.forms import TreeForms
+from pyro_tbr.tree.forms import TreeForms
+from pyro_tbr.tree.parts import TreeParts
 from pyro_tbr.tree.readers.naming import arc_text, listed_texts, same_kind, unknown_node
 
 Node = Hashable
@@ -89,6 +90,14 @@ class Tree(TreeForms):
         self.__dict__.update(support=MappingProxyType(dict(support or {})))
         self.__dict__.update(_labels=dict(labels or {}), _derived={})
 
+    @classmethod
+    def _of(cls, parts: TreeParts) -> Self:
+        return cls(*parts)
+
+    @property
+    def _parts(self) -> TreeParts:
+        return TreeParts(self.nodes, self._parents, self.lengths, self._labels, self.support)
+
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"a Tree never changes: cannot set {name!r}; build another tree")
 
@@ -123,8 +132,7 @@ class Tree(TreeForms):
     @cached_property
     def arcs(self) -> tuple[tuple[Node, Node], ...]:
         """(parent, child) of every arc, in the order of the children among the nodes."""
-        pairs = zip(self._parents, self.nodes[1:], strict=True)
-        return tuple((self.nodes[parent], child) for parent, child in pairs)
+        return self._parts.arcs
 
     @cached_property
     def leaves(self) -> tuple[Node, ...]:

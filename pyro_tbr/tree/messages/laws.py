@@ -208,7 +208,7 @@ def law_table(law: ArcLaw, tree: Tree, batch: torch.Size, device: torch.device) 
             )
         )
     shared = (1,) * (len(whole) - len(shared)) + tuple(shared)
-    columns = batch if any(size != 1 for size in shared[:-2]) else torch.Size([1])
+    columns = batch if any(size != 1 for size in shared[:-2]) else shared[:-2]
 
     def table(part: Tensor) -> Tensor:
         part = part.to(device).expand(*columns, *shared[-2:])

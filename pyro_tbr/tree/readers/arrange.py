@@ -7,15 +7,16 @@ from numbers import Real
 from typing import TypeVar
 
 from pyro_tbr.errors import DataWarning, TreeError
+from pyro_tbr.tree.parts import TreeParts
 from pyro_tbr.tree.readers.naming import (
     arc_text,
     is_missing,
     listed,
     listed_texts,
+    refuse_rounded,
     repeated,
     warn_of_missing_as_text,
 )
-from pyro_tbr.tree.tree import Tree
 
 Arc = tuple[Hashable, Hashable]
 Name = TypeVar("Name", bound=Hashable)
@@ -30,7 +31,7 @@ def arrange(
     *,
     nodes: Iterable[Hashable] = (),
     turn_round: str,
-) -> Tree:
+) -> TreeParts:
     """Checks that arcs form a rooted tree and puts them in level order. Linear in the arcs.
 
     Args:
@@ -41,7 +42,7 @@ def arrange(
         turn_round: How to reverse the arcs, told where they seem to run from child to parent.
 
     Returns:
-        The tree.
+        The parts of the tree.
 
     Raises:
         TreeError: No arc, a missing or unusable label, self loop, parallel arcs, two parents,
@@ -82,7 +83,7 @@ def arrange(
     by_child = dict(zip((child for _, child in arcs), lengths, strict=True))
     in_order = [(order[parent], child) for parent, child in zip(parents, order[1:], strict=True)]
     by_arc = [by_child[child] for _, child in in_order]
-    return Tree(order, parents, usable_lengths(argument, in_order, by_arc, stacklevel=5))
+    return TreeParts(order, parents, usable_lengths(argument, in_order, by_arc, stacklevel=5))
 
 
 def level_order(
@@ -150,6 +151,9 @@ def _check_labels(argument: str, arcs: Sequence[Arc], nodes: Sequence[Hashable])
             f"{argument}: {len(bad)} labels are missing or cannot be used: {listed_texts(bad)}; "
             "name every node by text, a number or a tuple of these"
         )
+    for end in (0, 1):
+        refuse_rounded(argument, (arc[end] for arc in arcs), "arc")
+    refuse_rounded(argument, nodes, "node")
 
 
 def _check_degrees(argument: str, arcs: Sequence[Arc], turn_round: str) -> None:

@@ -9,40 +9,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyro_tbr.errors import TreeError
+from pyro_tbr.tree.parts import TreeParts
 from pyro_tbr.tree.readers.arrange import level_order, usable_lengths
-from pyro_tbr.tree.readers.naming import MAX_SHOWN, is_missing, listed, listed_texts, repeated
-from pyro_tbr.tree.tree import Tree
+from pyro_tbr.tree.readers.naming import (
+    MAX_SHOWN,
+    is_missing,
+    listed,
+    listed_texts,
+    refuse_rounded,
+    repeated,
+)
 
 _LEAST_COLUMNS = 3  # two clusters and the height at which they merge; scipy adds a count
 
 
-def read_linkage(Z: Any, labels: Iterable[Hashable] | None = None) -> Tree:
-    """A tree from a linkage matrix, as ``scipy.cluster.hierarchy.linkage`` makes it.
-
-    Args:
-        Z: Merges, ``(L - 1, 4)``: row i joins two clusters into cluster ``L + i`` at a height, the
-            leaves being clusters 0 to L - 1. Or what scanpy's ``tl.dendrogram`` leaves in
-            ``adata.uns["dendrogram_..."]``, which has the matrix under ``"linkage"``.
-        labels: Name of leaf i, ``(L,)``. For scanpy they are ``obs[groupby].cat.categories`` in
-            their own order, not in that of the plot, and may be left out.
-
-    Returns:
-        The tree. The length of an arc is the height of the parent less that of the child, in the
-        unit of the heights, leaves being at 0; it is negative where clusters merge below their
-        parts, as with ``"centroid"``. The root is ``root``, cluster c ``cluster{c}`` (with
-        ``#2`` if a leaf is called so).
-
-    Raises:
-        TreeError: A matrix that is no linkage, with the row and the cluster; labels that are too
-            few or too many, missing or doubled, or not in the order of the matrix.
-
-    Example:
-        >>> tree = read_linkage([[0, 1, 0.5, 2], [2, 3, 2.0, 3]], ["a", "b", "c"])
-        >>> tree.arcs
-        (('root', 'c'), ('root', 'cluster3'), ('cluster3', 'a'), ('cluster3', 'b'))
-        >>> tree.lengths
-        (2.0, 1.5, 0.5, 0.5)
-    """
+def read_linkage(Z: Any, labels: Iterable[Hashable] | None = None) -> TreeParts:
+    """A tree from a linkage matrix or a dendrogram: see ``Tree.from_linkage``."""
     named = None
     if isinstance(Z, Mapping):
         Z, named = _from_scanpy(Z)
@@ -67,7 +49,7 @@ def read_linkage(Z: Any, labels: Iterable[Hashable] | None = None) -> Tree:
     heights = np.concatenate([np.zeros(num_leaves), height])
     above = heights[[order[parent] for parent in parents]] - heights[order[1:]]
     arcs = [(nodes[parent], node) for parent, node in zip(parents, nodes[1:], strict=True)]
-    return Tree(nodes, parents, usable_lengths("Z", arcs, above.tolist(), stacklevel=4))
+    return TreeParts(nodes, parents, usable_lengths("Z", arcs, above.tolist(), stacklevel=4))
 
 
 def _from_scanpy(dendrogram: Mapping[str, Any]) -> tuple[Any, list[Hashable]]:
@@ -144,6 +126,7 @@ def _leaf_names(labels: Any, num_leaves: int) -> list[Hashable]:
             f"labels: expected a list of {num_leaves} names, received {type(labels).__name__}"
         )
     names = _as_list(labels)
+    refuse_rounded("labels", names, "place")
     if len(names) != num_leaves:
         raise TreeError(
             f"labels: {len(names)} given for {num_leaves} leaves, as Z has {num_leaves - 1} rows; "

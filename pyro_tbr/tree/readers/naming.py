@@ -8,11 +8,14 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from pyro_tbr.errors import DataWarning, TreeError
 
 MAX_SHOWN = 10
+KEEP_EXACT = 'read ids as dtype="Int64", which may be missing, or as text'
+_LAST_EXACT = 2.0**53  # from here on, neighbouring whole numbers are one float
 _MISSING_AS_TEXT = ("nan", "NaN", "None", "<NA>", "NaT")
 _FLOAT = re.compile(r"[+-]?[0-9]+\.0+")  # a whole number that was a float before it was text
 _MAX_COMPARED = 3000  # difflib takes some 10 us a pair: more would make an error take seconds
@@ -64,6 +67,34 @@ def is_missing(label: Any) -> bool:
         return label is None or label != label  # NaN alone differs from itself
     missing: Any = pd.isna(label)
     return missing if isinstance(missing, bool) else False
+
+
+def is_rounded(label: object) -> bool:
+    """Whether a label is a float so large that floats no longer tell whole numbers apart."""
+    return isinstance(label, float | np.floating) and abs(float(label)) >= _LAST_EXACT
+
+
+def refuse_rounded(argument: str, labels: Iterable[object], place: str = "row") -> None:
+    """Refuses labels that may have been other whole numbers before a column became floats.
+
+    Args:
+        argument: What the user gave, with the column if there are several.
+        labels: All of them, in order.
+        place: What the first one's number counts.
+
+    Raises:
+        TreeError: Some are; with their number, the first one, its place and what to do.
+    """
+    bad: list[tuple[int, Any]] = [
+        (number, label) for number, label in enumerate(labels) if is_rounded(label)
+    ]
+    if bad:
+        number, label = bad[0]
+        raise TreeError(
+            f"{argument}: {len(bad)} labels are floats of 2**53 or more, where floats no longer "
+            f"tell whole numbers apart, first {float(label)!r} at {place} {number} counted from 0; "
+            f"{KEEP_EXACT}"
+        )
 
 
 def warn_of_missing_as_text(argument: str, labels: Iterable[object], *, stacklevel: int) -> None:

@@ -3,47 +3,22 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
 from pyro_tbr.errors import TreeError
+from pyro_tbr.tree.parts import TreeParts
 from pyro_tbr.tree.readers.arrange import level_order, usable_lengths
 from pyro_tbr.tree.readers.naming import listed_texts, repeated, written_names
 from pyro_tbr.tree.readers.newick_comments import node_comments
 from pyro_tbr.tree.readers.newick_parser import NUMBER, Draft
-from pyro_tbr.tree.tree import Node, Tree
 
 _NEEDS_QUOTES = re.compile(r"[\s()\[\]',:;]")
 
 
-def read_newick(text_or_path: str | os.PathLike[str]) -> Tree:
-    """A tree from Newick text, or from the file of that name.
-
-    Names are kept letter for letter: underscores, case, and all that stands in quotes, a doubled
-    apostrophe being one. Comments in square brackets are dropped, and so is a length at the root.
-    Leaves must have names, each its own. An inner node that has no name, or one that is taken,
-    gets a name of its own (``root``, ``inner1``, ``G#2``); ``tree.labels`` keeps what was written.
-    A number in place of an inner name, not in quotes, is its support and goes to ``tree.support``.
-
-    Args:
-        text_or_path: Newick text of one tree; or the path of a file (UTF-8) that holds it.
-
-    Returns:
-        The tree. Lengths are in the unit of the text, None where absent.
-
-    Raises:
-        TreeError: Text that is not one tree, with the character (from 1) where reading stopped; a
-            leaf without a name or with that of another; a file that is no text.
-        FileNotFoundError: A ``Path`` that does not exist.
-
-    Example:
-        >>> tree = read_newick("((A:1,'B c':0.5)95:2,D)r;")
-        >>> tree.arcs
-        (('r', 'inner1'), ('r', 'D'), ('inner1', 'A'), ('inner1', 'B c'))
-        >>> tree.lengths, dict(tree.support)
-        ((2.0, None, 1.0, 0.5), {'inner1': 95.0})
-    """
+def read_newick(text_or_path: str | os.PathLike[str]) -> TreeParts:
+    """A tree from Newick text, or from the file of that name: see ``Tree.from_newick``."""
     draft = Draft(_load(text_or_path))
     children: dict[int, list[int]] = {}
     for node, parent in enumerate(draft.parents[1:], start=1):
@@ -70,7 +45,7 @@ def read_newick(text_or_path: str | os.PathLike[str]) -> Tree:
         stacklevel=4,
     )
     texts = zip(nodes, written, support, strict=True)
-    return Tree(
+    return TreeParts(
         nodes,
         parents,
         lengths,
@@ -79,36 +54,17 @@ def read_newick(text_or_path: str | os.PathLike[str]) -> Tree:
     )
 
 
-def write_newick(tree: Tree, comments: Any = None, *, style: str = "nhx") -> str:
-    """Newick text of a tree, which :func:`read_newick` reads back as the same tree.
-
-    Names are quoted where they must be, inner names that are numbers too, so that they are not
-    read as support. Names are text afterwards: a node ``10`` comes back as ``"10"``.
-
-    Args:
-        tree: The tree.
-        comments: What to write beside nodes, for other programs: a DataFrame, Series or dict by
-            node or by (parent, child), such as ``posterior.pips()``. Numbers have four digits,
-            missing ones are left out, marks that Newick or the comment needs become ``_``.
-        style: ``"nhx"``: ``A:1[&&NHX:z0=0.98:z1=0]``; ``"beast"``: ``A[&z0=0.98,z1=0]:1``, which
-            FigTree and ggtree's ``read.beast`` read.
-
-    Raises:
-        TreeError: Nodes that are different but written alike, such as ``10`` and ``"10"``;
-            comments on nodes that are not in the tree.
-
-    Example:
-        >>> write_newick(read_newick("(A:1,B:2)r;"), {"A": {"z0": 0.98, "z1": 0.0}})
-        '(A:1.0[&&NHX:z0=0.98:z1=0],B:2.0)r;'
-    """
+def write_newick(tree: TreeParts, comments: Any = None, *, style: str = "nhx") -> str:
+    """Newick text of a tree: see ``Tree.to_newick``."""
     beside = node_comments(tree, comments, style)
     after_length = style == "nhx"
     written_names(tree.nodes)
+    lengths = tree.arc_lengths
     pieces: list[str] = []
     after: list[tuple[int, str]] = [(0, ";")]  # nodes still to write, and what follows each
     first = {0: False}  # whether a node's children are written already
     children: dict[int, list[int]] = {}
-    for node, parent in enumerate(tree.arc_parent.tolist(), start=1):
+    for node, parent in enumerate(tree.parents, start=1):
         children.setdefault(parent, []).append(node)
     while after:
         node, follows = after[-1]
@@ -119,29 +75,29 @@ def write_newick(tree: Tree, comments: Any = None, *, style: str = "nhx") -> str
             after += [(child, "," if child != below[-1] else ")") for child in reversed(below)]
             continue
         after.pop()
-        length = tree.lengths[node - 1] if node else None
+        length = lengths[node - 1] if node else None
         written = "" if length is None else f":{length!r}"
         parts = (written, beside[node]) if after_length else (beside[node], written)
         pieces += [_written_name(tree, node, not below), *parts, follows]
     return "".join(pieces)
 
 
-def _written_name(tree: Tree, place: int, is_leaf: bool) -> str:
+def _written_name(tree: TreeParts, place: int, is_leaf: bool) -> str:
     node = tree.nodes[place]
-    name = tree._labels.get(node, str(node))
+    name = tree.labels.get(node, str(node))
     number = not is_leaf and NUMBER.fullmatch(name) and node not in tree.support
     return "'" + name.replace("'", "''") + "'" if number or _NEEDS_QUOTES.search(name) else name
 
 
 def _unique_names(
     written: Sequence[str], is_leaf: Sequence[bool], is_support: Sequence[bool]
-) -> list[Node]:
+) -> list[Hashable]:
     """A name of its own for every node: leaves keep theirs, inner nodes if it is still free."""
     leaves = {name for name, leaf in zip(written, is_leaf, strict=True) if leaf}
     never = leaves.union(written)
     used = set(leaves)
     counts: Counter[str] = Counter()
-    names: list[Node] = []
+    names: list[Hashable] = []
     for place, (name, leaf, number) in enumerate(zip(written, is_leaf, is_support, strict=True)):
         if not leaf:
             generated = not name or number

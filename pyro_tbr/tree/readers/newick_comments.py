@@ -12,15 +12,15 @@ import numpy as np
 import pandas as pd
 
 from pyro_tbr.errors import TreeError
-from pyro_tbr.tree.readers.naming import is_missing, listed
-from pyro_tbr.tree.tree import Tree
+from pyro_tbr.tree.parts import TreeParts
+from pyro_tbr.tree.readers.naming import is_missing, listed, same_kind
 
 STYLES = {"nhx": ("[&&NHX:", ":"), "beast": ("[&", ",")}  # how one opens, what is between
 
 _RESERVED = re.compile(r"[\s\[\]{}()'\",:;=&]+")
 
 
-def node_comments(tree: Tree, comments: Any, style: str) -> list[str]:
+def node_comments(tree: TreeParts, comments: Any, style: str) -> list[str]:
     """A comment for every node, in node order, empty where there is nothing to say.
 
     Args:
@@ -36,12 +36,13 @@ def node_comments(tree: Tree, comments: Any, style: str) -> list[str]:
     if style not in STYLES:
         raise TreeError(f"style: {style!r} is none of {listed(STYLES)}; use one of them")
     start, between = STYLES[style]
-    texts = [""] * tree.num_nodes
+    texts = [""] * len(tree.nodes)
     if comments is None:
         return texts
+    index = {node: place for place, node in enumerate(tree.nodes)}
     unknown = []
     for key, values in _entries(comments):
-        place = _place(tree, key)
+        place = _place(tree, index, key)
         if place is None:
             unknown.append(key)
             continue
@@ -77,13 +78,19 @@ def _entries(comments: Any) -> list[tuple[Hashable, Mapping[Any, Any]]]:
     )
 
 
-def _place(tree: Tree, key: Hashable) -> int | None:
+def _place(tree: TreeParts, index: Mapping[Hashable, int], key: Hashable) -> int | None:
     """Of a node, or of the child of an arc; a node that is itself a pair goes first."""
-    place = tree.find(key)  # index() would look for the nearest node each time
+    place = _find(tree, index, key)
     if place is None and isinstance(key, tuple) and len(key) == 2:
-        place = tree.find(key[1])
-        return place if place and tree.arcs[place - 1] == key else None
+        place = _find(tree, index, key[1])
+        if not place or tree.nodes[tree.parents[place - 1]] != key[0]:
+            return None
     return place
+
+
+def _find(tree: TreeParts, index: Mapping[Hashable, int], node: Hashable) -> int | None:
+    place = index.get(node)
+    return place if place is None or same_kind(node, tree.nodes[place]) else None
 
 
 def _word(key: Any) -> str:

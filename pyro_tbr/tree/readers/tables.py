@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 
 from pyro_tbr.errors import TreeError
+from pyro_tbr.tree.parts import TreeParts
 from pyro_tbr.tree.readers.arrange import arrange
-from pyro_tbr.tree.readers.naming import is_missing, listed, unknown_label
-from pyro_tbr.tree.tree import Tree
+from pyro_tbr.tree.readers.naming import is_missing, listed, refuse_rounded, unknown_label
 
 Row = tuple[Any, Any, Any]  # child, parent, length
 
@@ -19,35 +19,16 @@ def read_parents(
     parents: Mapping[Any, Any] | pd.DataFrame | pd.Series | Sequence[Any] | np.ndarray,
     *,
     lengths: Mapping[Any, float] | pd.Series | None = None,
-) -> Tree:
-    """A tree from the parent of each node.
-
-    Args:
-        parents: A mapping (or Series) child -> parent, or a table of two columns, child and
-            parent: DataFrame, ``(n, 2)`` array, list of pairs. A third column holds the length
-            of the arc to the parent, in any unit. A DataFrame with columns ``child``, ``parent``
-            and perhaps ``length`` is read by these names, in any order. The root may be left
-            out as a child, or have None, NaN, ``""`` or itself as its parent.
-        lengths: Lengths by child, instead of a third column; None or absent where not known.
-
-    Returns:
-        The tree, with the labels as they were given; siblings stand in the order of the rows.
-        Whole floats become ints where all children are whole numbers, as a column with a NaN for
-        the root makes floats of them.
-
-    Raises:
-        TreeError: Not a table of two or three columns, or its rows are not one rooted tree:
-            a child given twice, two roots, a cycle, no arc, missing labels.
-
-    Example:
-        >>> read_parents([("a", "r", 0.5), ("b", "r", 1.5)]).lengths
-        (0.5, 1.5)
-    """
+) -> TreeParts:
+    """A tree from the parent of each node: see ``Tree.from_parents``."""
     rows, num_columns = _as_rows(parents)
+    for place, column in enumerate(_column_names(parents)):
+        refuse_rounded(f"parents, column {column!r}", (row[place] for row in rows))
     if lengths is not None:
         if num_columns == 3:
             raise TreeError("lengths: parents has lengths in a third column already; give one")
         by_child = dict(lengths.items())
+        refuse_rounded("lengths", by_child, "entry")
         rows = [(child, parent, by_child.pop(child, None)) for child, parent, _ in rows]
         if by_child:
             raise TreeError(
@@ -63,39 +44,24 @@ def read_parents(
         )
     roots = [(child, parent) for child, parent, _ in rows if _marks_root(child, parent)]
     arcs = [row for row in rows if not _marks_root(*row[:2])]
-    tree = arrange(
+    parts = arrange(
         "parents",
         [(parent, child) for child, parent, _ in arcs],
         [length for _, _, length in arcs],
         nodes=[child for child, _ in roots],
         turn_round="give child -> parent, in a table the child's column first",
     )
-    both = [child for child, _ in roots if child != tree.root]
+    both = [child for child, _ in roots if child != parts.nodes[0]]
     if both:
         raise TreeError(
             f"parents: {len(both)} nodes are marked as the root and have a parent too: "
             f"{listed(both)}; drop one of the rows"
         )
-    return tree
+    return parts
 
 
-def read_networkx(graph: nx.DiGraph) -> Tree:
-    """A tree from a directed networkx graph, arcs from parent to child.
-
-    Args:
-        graph: A DiGraph (a MultiDiGraph without parallel arcs will do). The arc attribute
-            ``length`` holds lengths in any unit; if no arc has it, ``weight`` is taken.
-
-    Returns:
-        The tree; siblings stand in the order of ``graph.successors``.
-
-    Raises:
-        TreeError: No directed graph, or not one rooted tree; the message names the culprit.
-
-    Example:
-        >>> read_networkx(nx.DiGraph([("r", "a"), ("r", "b")])).leaves
-        ('a', 'b')
-    """
+def read_networkx(graph: nx.DiGraph) -> TreeParts:
+    """A tree from a directed networkx graph: see ``Tree.from_networkx``."""
     if not isinstance(graph, nx.Graph):
         raise TreeError(
             f"graph: expected a networkx DiGraph, received {type(graph).__name__}; for a table "
@@ -117,19 +83,8 @@ def read_networkx(graph: nx.DiGraph) -> Tree:
     )
 
 
-def read_treedata(tdata: Any, key: str | None = None) -> Tree:
-    """A tree out of a TreeData object, whose trees are directed networkx graphs.
-
-    Args:
-        tdata: The object, or any with a mapping ``obst`` of graphs.
-        key: Which of its trees; None: the only one.
-
-    Returns:
-        The tree; arc lengths as :func:`read_networkx` finds them.
-
-    Raises:
-        TreeError: No such object or key, or not one rooted tree.
-    """
+def read_treedata(tdata: Any, key: str | None = None) -> TreeParts:
+    """A tree out of a TreeData object: see ``Tree.from_treedata``."""
     trees = getattr(tdata, "obst", None)
     if trees is None:
         raise TreeError(f"tdata: expected a TreeData object, received {type(tdata).__name__}")
@@ -141,36 +96,25 @@ def read_treedata(tdata: Any, key: str | None = None) -> Tree:
     return read_networkx(trees[known[0] if key is None else key])
 
 
-def write_networkx(tree: Tree) -> nx.DiGraph:
+def write_networkx(tree: TreeParts) -> nx.DiGraph:
     """A graph with the nodes and arcs of a tree, attribute ``length`` where an arc has one."""
     graph = nx.DiGraph()
     graph.add_nodes_from(tree.nodes)
-    for (parent, child), length in zip(tree.arcs, tree.lengths, strict=True):
+    for (parent, child), length in zip(tree.arcs, tree.arc_lengths, strict=True):
         graph.add_edge(parent, child, **({} if length is None else {"length": length}))
     return graph
 
 
-def write_frame(tree: Tree) -> pd.DataFrame:
-    """A table of the arcs of a tree, in their order.
-
-    Returns:
-        Columns ``parent``, ``child`` (the user's labels), ``length`` (NaN where not known),
-        ``is_leaf`` (of the child). ``(A, 4)``. :func:`read_parents` reads it back.
-
-    Example:
-        >>> write_frame(read_parents([("a", "r", 0.5), ("b", "r", 1.5)]))
-          parent child  length  is_leaf
-        0      r     a     0.5     True
-        1      r     b     1.5     True
-    """
-    leaves = set(tree.leaves)
+def write_frame(tree: TreeParts) -> pd.DataFrame:
+    """A row an arc: see ``Tree.to_frame``."""
+    inner = set(tree.parents)
     parents, children = zip(*tree.arcs, strict=True)
     return pd.DataFrame(
         {
             "parent": _objects(parents),
             "child": _objects(children),
-            "length": pd.Series(tree.lengths, dtype=np.float64),
-            "is_leaf": [child in leaves for child in children],
+            "length": np.array(tree.arc_lengths, dtype=np.float64),
+            "is_leaf": [node not in inner for node in range(1, len(tree.nodes))],
         }
     )
 
@@ -216,6 +160,12 @@ def _as_rows(parents: Any) -> tuple[list[Row], int]:
         )
     rows = [(row[0], row[1], row[2] if len(row) == 3 else None) for row in table]
     return rows, max((len(row) for row in table), default=2)
+
+
+def _column_names(parents: Any) -> Sequence[Hashable]:
+    """What the columns of children and of parents are called."""
+    named = isinstance(parents, pd.DataFrame) and not {"child", "parent"} <= set(parents.columns)
+    return list(parents.columns[:2]) if named else ["child", "parent"]
 
 
 def _whole_numbers(rows: list[Row]) -> list[Row]:

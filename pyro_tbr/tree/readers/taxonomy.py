@@ -14,16 +14,17 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pyro_tbr.errors import TreeError
+from pyro_tbr.tree.parts import TreeParts
 from pyro_tbr.tree.readers.arrange import level_order
 from pyro_tbr.tree.readers.naming import (
     as_text,
     is_missing,
     listed,
     listed_texts,
+    refuse_rounded,
     unknown_label,
     warn_of_missing_as_text,
 )
-from pyro_tbr.tree.tree import Tree
 
 GAPS = ("unclassified", "unknown", "unassigned")
 
@@ -37,43 +38,8 @@ def read_taxonomy(
     leaves: str | None = None,
     *,
     gaps: Iterable[str] = GAPS,
-) -> Tree:
-    """A tree from a table with one column a rank.
-
-    A node is known by its path from the root, so a genus ``G`` in two phyla is two nodes. A name
-    that only one node bears is the node's label; where several bear it, each of them is labelled
-    by its path, ``P1/G`` and ``P2/G``, whatever the order of the rows. A leaf always keeps its
-    name: an inner node that bears it too is labelled by its path. Ranks that a row does not know
-    are left out, so what is below hangs from the nearest rank that is known. Nodes with one child
-    are kept.
-
-    Args:
-        frame: One row a leaf, or many rows of the same leaf, such as one a sample. ``(N, ...)``.
-        ranks: Its columns, from the coarsest to the finest. If all rows have the same value in
-            the first one, that is the root; else the root is called ``root``.
-        leaves: None: the last of ``ranks`` holds the leaves; a row that lacks it adds the ranks
-            that it knows, and the lowest of them is a leaf if nothing else is below it.
-            ``"index"``: the index does, below the last rank a row knows, one row a leaf.
-        gaps: Words that stand for an unknown rank, in any case, beside None, NaN, blank text and
-            a bare prefix such as ``g__``. With ``()`` ``unclassified`` is a name like others.
-
-    Returns:
-        The tree, without lengths. Siblings stand in the order of their first rows. Whole floats
-        become ints where a column has nothing else.
-
-    Raises:
-        TreeError: No such column; a leaf in two places or, for ``"index"``, in two rows; a leaf
-            without a name; no arc.
-
-    Warns:
-        DataWarning: Names such as ``"nan"``, which were missing before a column became text.
-
-    Example:
-        >>> frame = pd.DataFrame({"phylum": ["P1", "P1", "P2"], "genus": ["G", None, "G"],
-        ...                       "species": ["s1", "s2", "s3"]})
-        >>> read_taxonomy(frame, ["phylum", "genus", "species"]).arcs[2:]
-        (('P1', 'P1/G'), ('P1', 's2'), ('P2', 'P2/G'), ('P1/G', 's1'), ('P2/G', 's3'))
-    """
+) -> TreeParts:
+    """A tree from a table with one column a rank: see ``Tree.from_taxonomy``."""
     columns = _columns(frame, ranks, leaves)
     if isinstance(gaps, str):
         raise TreeError(f"gaps: expected a list of words, received {gaps!r}; give [{gaps!r}]")
@@ -84,7 +50,7 @@ def read_taxonomy(
     if leaves is not None:
         draft = _with_rank(draft, *_index_codes(frame.index))
     draft = _without_single_top(draft, columns[0])
-    return _tree(draft)
+    return _parts(draft)
 
 
 class _Draft(NamedTuple):
@@ -138,6 +104,8 @@ def _columns(frame: Any, ranks: Any, leaves: Any) -> list[Hashable]:
 
 def _known(column: pd.Series, gaps: frozenset[str]) -> tuple[NDArray[np.int64], list[Any]]:
     """Codes of a rank's names (N,), -1 where a row does not know the rank, and the names."""
+    if column.dtype.kind in "fO":
+        refuse_rounded(f"frame, column {column.name!r}", column)
     try:
         codes, found = pd.factorize(column)
     except TypeError as error:
@@ -163,6 +131,7 @@ def _is_gap(name: Any, gaps: frozenset[str]) -> bool:
 def _index_codes(index: pd.Index) -> tuple[NDArray[np.int64], list[Any]]:
     """A code of its own for every row, and the labels of the index."""
     names = index.tolist()
+    refuse_rounded("frame, index", names)
     missing = [
         row
         for row, name in enumerate(names)
@@ -208,14 +177,14 @@ def _without_single_top(draft: _Draft, first: Hashable) -> _Draft:
     return _Draft(draft.names[1:], [parent - 1 for parent in draft.parents[1:]], draft.lowest - 1)
 
 
-def _tree(draft: _Draft) -> Tree:
+def _parts(draft: _Draft) -> TreeParts:
     children: dict[int, list[int]] = {}
     for node, parent in enumerate(draft.parents[1:], start=1):
         children.setdefault(parent, []).append(node)
     _check_leaves(draft, children)
     order, parents = level_order(0, children)
     labels = _unique_labels(draft, children)
-    return Tree([labels[node] for node in order], parents)
+    return TreeParts([labels[node] for node in order], parents)
 
 
 def _check_leaves(draft: _Draft, children: dict[int, list[int]]) -> None:

@@ -13,9 +13,10 @@ from pyro_tbr.tree.readers.naming import (
     MAX_SHOWN,
     NearestNode,
     folded,
+    is_rounded,
     listed,
     listed_texts,
-    same_kind,
+    refuse_rounded,
     seen_alike,
 )
 from pyro_tbr.tree.tree import Tree
@@ -51,9 +52,8 @@ def match_labels(tree: Tree, env: Any, *, argument: str = "env") -> Tensor:
     _check_missing(codes, argument)
     places = np.full(len(uniques), -1, dtype=np.int64)
     for code, label in enumerate(uniques):
-        place = tree._index.get(label)
-        if place is not None and same_kind(label, tree.nodes[place]):
-            places[code] = place
+        place = tree.find(label)
+        places[code] = -1 if place is None else place
     rows = places[codes]
     if (rows < 0).any():
         raise TreeError(_unknown_labels(tree, codes, uniques, rows < 0, argument))
@@ -65,13 +65,14 @@ def factorize_labels(env: Any, argument: str) -> tuple[np.ndarray, list[Hashable
 
     Raises:
         ShapeError: Not one label a row.
-        TreeError: Labels that are not hashable.
+        TreeError: Labels that are not hashable, or floats too large to tell whole numbers apart.
     """
     values = _one_dimensional(env, argument)
     if isinstance(values, pd.Categorical):
         used, codes = np.unique(values.codes, return_inverse=True)
         has_missing = len(used) > 0 and used[0] == -1
         labels = list(values.categories[used[int(has_missing) :]])
+        _check_exact(argument, values, labels)
         return codes - int(has_missing), labels
     try:
         codes, uniques = pd.factorize(values)
@@ -79,7 +80,16 @@ def factorize_labels(env: Any, argument: str) -> tuple[np.ndarray, list[Hashable
         raise TreeError(
             f"{argument}: labels must be hashable ({error}); use text, numbers or tuples"
         ) from error
-    return codes, list(pd.Series(uniques, dtype=uniques.dtype))
+    labels = list(pd.Series(uniques, dtype=uniques.dtype))
+    # Among objects a float can equal a whole number that another row has: look at all of them.
+    _check_exact(argument, values, values if values.dtype == object else labels)
+    return codes, labels
+
+
+def _check_exact(argument: str, values: Any, labels: Iterable[object]) -> None:
+    """Looks for rounded labels, and for the first row that has one only if there is one."""
+    if any(is_rounded(label) for label in labels):
+        refuse_rounded(argument, values)
 
 
 def _one_dimensional(env: Any, argument: str) -> Any:
