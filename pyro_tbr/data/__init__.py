@@ -6,9 +6,9 @@ comes later is held against that schema by :func:`align_features` and :func:`ali
 :func:`align_env` turns labels into node indices. Sparse features may stay so
 (:class:`SparseFeatures`), to be made dense by blocks of rows. Rows of several processes become one
 data set by :func:`align_ranks`; which rows are alike is for :func:`align_groups`. Rows follow the
-index of ``x`` where it is a DataFrame, columns follow their names; the rest goes by position. Input
-that cannot be used is refused before any training with a message that says what, where, how many
-and what to do; the user's objects are neither changed nor shared.
+first index there is (:class:`RowOrder`), columns their names; the rest goes by position. Input that
+cannot be used is refused before any training with a message that says what, where, how many and
+what to do; the user's objects are neither changed nor shared.
 """
 
 from pyro_tbr.data.alignment import (
@@ -16,13 +16,17 @@ from pyro_tbr.data.alignment import (
     align_features,
     align_training,
 )
+from pyro_tbr.data.columns import varying_columns
 from pyro_tbr.data.groups import align_groups
-from pyro_tbr.data.outcomes import align_outcomes
+from pyro_tbr.data.matching import RowOrder, warn_user
+from pyro_tbr.data.outcomes import Outcomes, align_outcomes
 from pyro_tbr.data.ranks import align_ranks, check_ranks
 from pyro_tbr.data.schema import Rows, Schema
 from pyro_tbr.data.sparse import SparseFeatures
 
 __all__ = [
+    "Outcomes",
+    "RowOrder",
     "Rows",
     "Schema",
     "SparseFeatures",
@@ -33,4 +37,6 @@ __all__ = [
     "align_ranks",
     "align_training",
     "check_ranks",
+    "varying_columns",
+    "warn_user",
 ]

@@ -1,13 +1,12 @@
 """The one step that turns a user's tables into tensors, for fit, predict, update and encode.
 
-Features, outcomes and environments may be arrays, tensors, lists or pandas objects. They come
-out as float64 (an outcome with an offset of 1e6 keeps its digits) in the row order of ``x``;
-nothing the user gave is changed or shared. Where ``x`` is a DataFrame its index rules: other
-pandas objects are brought into its order by label (they may have rows that ``x`` has not),
-everything else is taken by position.
+Features, outcomes and environments may be arrays, tensors, lists, pandas objects or tables of
+another library. They come out as float64 (an outcome with an offset of 1e6 keeps its digits) in one
+order of the rows; nothing the user gave is changed or shared. The first of ``x``, ``y``, ``env``
+and ``groups`` that labels its rows sets the order: others with labels are brought into it (they may
+have rows that it has not), everything else is taken by position.
 """
 
-import warnings
 from collections.abc import Hashable, Iterable, Mapping, Set, Sized
 from typing import Any
 
@@ -17,20 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pyro_tbr.data.matching import (
-    check_length,
-    in_order,
-    is_pandas,
-    select_columns,
-    unique_columns,
-)
+from pyro_tbr.data.columns import rounding_of, varying_columns, warn_of_columns
+from pyro_tbr.data.matching import RowOrder, read_table, select_columns, unique_columns
 from pyro_tbr.data.numbers import cell_text, check_size, to_float64
-from pyro_tbr.data.outcomes import check_binary, check_informative, outcome_table
+from pyro_tbr.data.outcomes import Check, Outcomes, check_observed, read_outcomes
 from pyro_tbr.data.schema import Rows, Schema
 from pyro_tbr.data.sparse import SparseFeatures, is_sparse, sparse_of_frame
-from pyro_tbr.errors import DataError, DataWarning, ShapeError, TreeError
+from pyro_tbr.errors import DataError, ShapeError, TreeError
 from pyro_tbr.tree import Tree, match_labels
-from pyro_tbr.tree.readers.naming import listed
 
 
 def align_training(
@@ -39,84 +32,92 @@ def align_training(
     y: Any,
     env: Any,
     *,
-    binary: bool = False,
+    check: Check | None = None,
+    check_informative: Check | None = None,
     keep_sparse: bool = False,
     learns: bool = False,
+    precision: torch.dtype | None = None,
 ) -> tuple[Rows, Schema]:
     """Rows to fit, and the schema that later tables are held against.
 
     Args:
         tree: The environments.
-        x: Features, (N, D): array, tensor, DataFrame, scipy sparse or lists; all finite numbers.
+        x: Features, (N, D): array, tensor, table, scipy sparse or lists; all finite numbers.
         y: Outcomes, (N,) or (N, Q); NaN, None and pd.NA are outcomes that were not observed.
         env: Each row's node, or one node for all rows.
-        binary: Outcomes must be 0 or 1, and both must occur in each column.
+        check: The likelihood's, which refuses outcomes outside its support.
+        check_informative: The likelihood's, which refuses columns that tell it nothing.
         keep_sparse: Leave sparse features as they are, rather than dense.
         learns: Something is learnt from the features, so one of them must vary.
+        precision: In which an encoder takes the features as they are; ``None``: none does.
 
     Raises:
         ShapeError: Numbers of rows differ, or a table has the wrong number of dimensions.
         DataError: Cells that are no usable numbers, rows that cannot be matched, an outcome that
-            is nowhere observed or, if binary, has a single value; no column that varies.
+            is nowhere observed or that the likelihood refuses; no column that varies.
         TreeError: A label is missing or not in the tree.
 
     Warns:
-        DataWarning: Columns of ``x`` that are constant.
+        DataWarning: Columns of ``x`` that are constant, or vary by little more than rounding.
     """
-    rows, schema = read_rows(tree, x, y, env, binary=binary, keep_sparse=keep_sparse)
-    check_whole(rows, schema, binary=binary, learns=learns)
+    rows, schema = read_rows(tree, x, y, env, check=check, keep_sparse=keep_sparse)
+    check_whole(rows, schema, check_informative, learns=learns, precision=precision)
     return rows, schema
 
 
 def read_rows(
-    tree: Tree, x: Any, y: Any, env: Any, *, binary: bool = False, keep_sparse: bool = False
+    tree: Tree, x: Any, y: Any, env: Any, *, check: Check | None = None, keep_sparse: bool = False
 ) -> tuple[Rows, Schema]:
     """As :func:`align_training`, without what only the whole data set can tell."""
-    table, feature_names, index = _features(x)
+    x, index = read_table(x, "x")
+    table, names = _features(x, index)
     if 0 in table.shape:
         raise ShapeError(f"x has shape {table.shape}: fitting needs rows and columns")
-    if index is None and is_pandas(y) and is_pandas(env) and not y.index.equals(env.index):
-        raise DataError(
-            "y and env are pandas objects with different indexes while x has none, so their rows "
-            "cannot be matched: give x as a DataFrame, or y.to_numpy() and env.to_numpy()"
-        )
-    outcomes, names, ndim = outcome_table(y, index, len(table))
-    schema = Schema(feature_names, table.shape[1], names, ndim)
-    if binary:
-        check_binary(outcomes, names, index)
-    env_index = align_env(tree, env, index, len(table))
-    features = _tensor(table, keep_sparse)
-    return Rows(features, torch.from_numpy(outcomes), env_index, index), schema
+    order = RowOrder(len(table), index).or_of(y=y, env=env)
+    outcomes, ndim = read_outcomes(*read_table(y, "y"), order)
+    if check is not None:
+        check(outcomes)
+    rows = Rows(
+        _tensor(table, keep_sparse),
+        torch.from_numpy(outcomes.values),
+        align_env(tree, env, order),
+        order,
+        rounding_of(x, table.shape[1]),
+    )
+    return rows, Schema(names, table.shape[1], outcomes.names, ndim)
 
 
-def check_whole(rows: Rows, schema: Schema, *, binary: bool, learns: bool) -> None:
+def check_whole(
+    rows: Rows,
+    schema: Schema,
+    check_informative: Check | None,
+    *,
+    learns: bool,
+    precision: torch.dtype | None,
+) -> None:
     """Checks that need all rows: outcomes that say something, features that vary.
 
     Raises:
-        DataError: An outcome that is nowhere observed or, if binary, has a single value; no column
-            of ``x`` varies, but something is to be learnt from them.
+        DataError: An outcome that is nowhere observed or that the likelihood refuses; no column of
+            ``x`` varies, but something is to be learnt from them.
 
     Warns:
-        DataWarning: Columns of ``x`` that are constant.
+        DataWarning: Columns of ``x`` that are constant, or vary by little more than rounding.
     """
     assert rows.y is not None  # training has outcomes
-    check_informative(rows.y.numpy(), schema.outcome_names, binary)
-    constant = _constant_columns(rows.x)
-    if learns and len(constant) == schema.num_features:
+    outcomes = Outcomes(rows.y.numpy(), schema.outcome_names, rows.order.index)
+    check_observed(outcomes)
+    if check_informative is not None:
+        check_informative(outcomes)
+    if learns and not varying_columns(rows.x).any():
+        number = schema.num_features
+        columns = "its one column is" if number == 1 else f"its {number} columns are"
         raise DataError(
-            f"x does not vary: {_columns_text(len(constant))} the same in all {len(rows.y)} "
-            "row(s), so there are no latents to learn; add features, or rows (for changes of the "
-            "mean alone: encoder='identity')"
+            f"x does not vary: {columns} the same in all {len(rows.y)} row(s), up to rounding, so "
+            "there are no latents to learn; add features, or rows (for changes of the mean alone: "
+            "encoder='identity')"
         )
-    if len(constant):
-        names = schema.feature_names
-        labels = tuple(names[j] if names else int(j) for j in constant)
-        text = f"x has {len(constant)} constant column(s), which tell nothing: {listed(labels)}"
-        warnings.warn(text, DataWarning, stacklevel=4)
-
-
-def _columns_text(number: int) -> str:
-    return "its one column is" if number == 1 else f"its {number} columns are"
+    warn_of_columns(rows.x, schema.feature_names, rows.rounding, precision)
 
 
 def align_features(
@@ -124,7 +125,7 @@ def align_features(
 ) -> tuple[Any, pd.Index | None]:
     """Features (N, D) in the order of training, and the user's index.
 
-    Columns of a DataFrame are matched by name if training had names, so their order is free.
+    Columns of a table are matched by name if training had names, so their order is free.
 
     Args:
         schema: What training had.
@@ -138,9 +139,10 @@ def align_features(
     Warns:
         DataWarning: Columns that training had not; they are ignored.
     """
+    x, index = read_table(x, "x")
     if isinstance(x, pd.DataFrame) and schema.feature_names is not None:
         x = select_columns(x, schema.feature_names, "x")
-    table, _, index = _features(x)
+    table, _ = _features(x, index)
     if table.shape[1] != schema.num_features:
         raise ShapeError(
             f"x has {table.shape[1]} columns, the model was fitted to {schema.num_features}: "
@@ -155,24 +157,24 @@ def _tensor(table: NDArray[Any] | SparseFeatures, keep_sparse: bool) -> Tensor |
     return torch.from_numpy(table)
 
 
-def align_env(tree: Tree, env: Any, index: pd.Index | None, num_rows: int) -> Tensor:
+def align_env(tree: Tree, env: Any, order: RowOrder) -> Tensor:
     """Positions in ``tree.nodes`` of the rows' environments, (N,) int64.
 
     Args:
         tree: The environments.
-        env: A label for each row (a Series is brought into the order of ``index``, rows that are
+        env: A label for each row (a Series is brought into the order of the rows, those that are
             not in it are left out), or one label for all rows: a str or another scalar, or a tuple
             that is itself a node.
-        index: The index of ``x``, if it has one.
-        num_rows: N.
+        order: Of the rows.
 
     Raises:
         TreeError: A label is missing or not in the tree.
         ShapeError: There are more or fewer labels than rows.
-        DataError: The index of a Series does not fit ``index``.
+        DataError: The index of a Series does not fit those of the others.
     """
     if env is None:
         raise TreeError("env is None: give a node label for each row, or one for all rows")
+    env, index = read_table(env, "env")
     if isinstance(env, pd.DataFrame) and env.shape[1] == 1:
         env = env.iloc[:, 0]
     if isinstance(env, Tensor):
@@ -180,32 +182,30 @@ def align_env(tree: Tree, env: Any, index: pd.Index | None, num_rows: int) -> Te
     if getattr(env, "ndim", 1) == 0:  # a numpy scalar or an array of no dimensions
         env = env.item()
     if getattr(env, "ndim", 1) > 1:
-        raise ShapeError(f"env has shape {env.shape}: give one label a row, shape ({num_rows},)")
+        raise ShapeError(f"env has shape {env.shape}: give one label a row, shape ({order.size},)")
     one = isinstance(env, str | bytes) or not isinstance(env, Iterable)
     if one or (isinstance(env, tuple | frozenset) and _is_node(tree, env)):
         single = match_labels(tree, [env])
-        return single.expand(num_rows).clone()
+        return single.expand(order.size).clone()
     if not isinstance(env, Sized):
         env = list(env)
-    if isinstance(env, pd.Series):
-        env = in_order(env, "env", index)
-    if not isinstance(env, Mapping | Set):  # these have no rows at all, as is said below
-        check_length(env, "env", num_rows)
+    if not isinstance(env, Mapping | Set):  # these have no rows at all, as match_labels says
+        env = order.arrange(env, index, "env")
     return match_labels(tree, env)
 
 
 def _features(
-    x: Any,
-) -> tuple[NDArray[Any] | SparseFeatures, tuple[Hashable, ...] | None, pd.Index | None]:
-    """Finite features (N, D), with column names and index where x is a DataFrame."""
+    x: Any, index: pd.Index | None
+) -> tuple[NDArray[Any] | SparseFeatures, tuple[Hashable, ...] | None]:
+    """Finite features (N, D), and the names of their columns where they have some."""
     if is_sparse(x):
-        return SparseFeatures(x), None, None
-    names, index = None, None
+        return SparseFeatures(x), None
+    names = None
     if isinstance(x, pd.DataFrame):
-        names, index = unique_columns(x, "x"), x.index
+        names = unique_columns(x, "x")
         stored = sparse_of_frame(x)
         if stored is not None:
-            return SparseFeatures(stored, names, index), names, index
+            return SparseFeatures(stored, names, index), names
     table = to_float64(x, "x", names, index)
     if table.ndim != 2:
         raise ShapeError(
@@ -219,17 +219,7 @@ def _features(
             f"{cell_text(table, bad, names, index)}: impute these cells or drop their rows"
         )
     check_size(table, "x", names, index)
-    return table, names, index
-
-
-def _constant_columns(x: Tensor | SparseFeatures) -> NDArray[np.int64]:
-    """Columns that are constant up to rounding, or too small for single precision."""
-    if isinstance(x, SparseFeatures):
-        low, high = x.column_range()
-    else:
-        low, high = x.amin(0).numpy(), x.amax(0).numpy()
-    spread = np.maximum(1e-12 * np.maximum(np.abs(low), np.abs(high)), 1e-20)
-    return np.flatnonzero(high - low <= spread)
+    return table, names
 
 
 def _is_node(tree: Tree, label: Hashable) -> bool:

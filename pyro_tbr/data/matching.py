@@ -1,36 +1,130 @@
 """Rows by the index and columns by their names, where there are any."""
 
+from __future__ import annotations
+
+import sys
 import warnings
 from collections.abc import Hashable, Sized
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from torch import Tensor
 
 from pyro_tbr.data.numbers import plain
 from pyro_tbr.errors import DataError, DataWarning, ShapeError
 from pyro_tbr.tree.readers.naming import NearestNode, listed
 
 
-def in_order(value: Any, name: str, index: pd.Index | None) -> Any:
-    """A pandas object with its rows in the order of ``index``; those not in it are left out."""
-    if index is None or value.index.equals(index):
-        return value
-    for owner, labels in ((name, value.index), ("x", index)):
-        if labels.has_duplicates:
-            double = labels[labels.duplicated()]
-            raise DataError(
-                f"{name} and x have other rows or another order, and the index of {owner} holds "
-                f"{plain(double[0])!r} more than once ({len(double)} such row(s)), so they cannot "
-                "be matched: make the index unique, or bring both into the same order"
-            )
-    order = value.index.get_indexer(index)
-    if (order < 0).any():
+def read_table(value: Any, name: str) -> tuple[Any, pd.Index | None]:
+    """What was given, as pandas where it knows its columns, and the labels of its rows.
+
+    A table of another library (pyarrow, polars, ...) becomes a DataFrame, since an array of it
+    would have lost the names and so the order of its columns. Its rows go by position, unless it
+    brings labels of its own along.
+
+    Args:
+        value: Features, outcomes, environments or groups.
+        name: What the caller names it, for the messages.
+
+    Raises:
+        DataError: It knows its columns, but cannot be made a DataFrame here.
+    """
+    if isinstance(value, pd.Series | pd.DataFrame):
+        return value, value.index
+    named = hasattr(value, "columns") or hasattr(value, "column_names")
+    convert = getattr(value, "to_pandas", None)
+    if isinstance(value, np.ndarray | Tensor | pd.Index) or not (named or convert):
+        return value, None
+    kind = f"{name} is a {type(value).__module__}.{type(value).__qualname__}"
+    if convert is None:
+        raise DataError(f"{kind}, whose columns cannot be read: give it as a pandas DataFrame")
+    try:
+        table = convert()
+    except ImportError as error:
+        if not named:  # without columns there is nothing to confuse
+            return value, None
         raise DataError(
-            f"{name} has no row for {(order < 0).sum()} index label(s) of x, first "
-            f"{plain(index[order < 0][0])!r}: add them, or give {name}.to_numpy() if rows "
-            "correspond"
-        )
-    return value.iloc[order]
+            f"{kind}, whose to_pandas() fails ({error}): install what it needs, or give {name} as "
+            "a pandas DataFrame"
+        ) from error
+    if not isinstance(table, pd.Series | pd.DataFrame):
+        return table, None
+    return table, None if isinstance(table.index, pd.RangeIndex) else table.index
+
+
+@dataclass(frozen=True)
+class RowOrder:
+    """The rows of one call: how many, and in which order others are brought.
+
+    Attributes:
+        size: N.
+        index: Labels in the order of the rows; ``None``: everything goes by position.
+        owner: The argument whose index it is.
+    """
+
+    size: int
+    index: pd.Index | None = None
+    owner: str = "x"
+
+    def or_of(self, **arguments: Any) -> RowOrder:
+        """This order; where it has no labels, that of the first argument which has some."""
+        for name, value in arguments.items() if self.index is None else ():
+            labels = read_table(value, name)[1]
+            if labels is not None:
+                return RowOrder(self.size, labels, name)
+        return self
+
+    def arrange(self, value: Any, index: pd.Index | None, name: str) -> Any:
+        """A value with its rows in this order, which must be as many.
+
+        Args:
+            value: A pandas object, if it has labels of rows; those that are not in this order are
+                left out. Everything else stays as it is.
+            index: Its labels.
+            name: What the caller names it.
+
+        Raises:
+            DataError: The labels do not fit.
+            ShapeError: There are more or fewer rows.
+        """
+        if index is not None and self.index is not None and not index.equals(self.index):
+            value = value.iloc[self._places(index, self.index, name)]
+        check_length(value, name, self.size)
+        return value
+
+    def _places(self, index: pd.Index, wanted: pd.Index, name: str) -> Any:
+        for owner, labels in ((name, index), (self.owner, wanted)):
+            if labels.has_duplicates:
+                double = labels[labels.duplicated()]
+                raise DataError(
+                    f"{name} and {self.owner} have other rows or another order, and the index of "
+                    f"{owner} holds {plain(double[0])!r} more than once ({len(double)} such "
+                    "row(s)), so they cannot be matched: make the index unique, or bring both into "
+                    "the same order"
+                )
+        places = index.get_indexer(wanted)
+        if (places < 0).any():
+            raise DataError(
+                f"{name} has no row for {(places < 0).sum()} index label(s) of {self.owner}, first "
+                f"{plain(wanted[places < 0][0])!r}: add them, or give {name}.to_numpy() if rows "
+                "correspond"
+            )
+        return places
+
+
+def warn_user(text: str, kind: type[Warning] = DataWarning) -> None:
+    """Warns at the line that called the package, however deep inside it we are."""
+    level, frame = 1, sys._getframe(0)
+    while frame.f_back is not None and _is_inside(frame.f_globals.get("__name__", "")):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, kind, stacklevel=level)
+
+
+def _is_inside(module: str) -> bool:
+    """Our own code, or torch's wrapper around a decorated function of ours."""
+    return module.split(".")[0] in ("pyro_tbr", "torch")
 
 
 def select_columns(frame: pd.DataFrame, names: tuple[Hashable, ...], name: str) -> pd.DataFrame:
@@ -47,7 +141,7 @@ def select_columns(frame: pd.DataFrame, names: tuple[Hashable, ...], name: str) 
     extra = tuple(column for column in place if column not in set(names))
     if extra:
         text = f"{name} has {len(extra)} column(s) that training had not, ignored: "
-        warnings.warn(text + listed(extra), DataWarning, stacklevel=3)
+        warn_user(text + listed(extra))
     return frame.iloc[:, [place[column] for column in names]]
 
 
@@ -63,8 +157,3 @@ def check_length(value: Sized, name: str, num_rows: int) -> None:
     """Refuses other numbers of rows than those of ``x``."""
     if len(value) != num_rows:
         raise ShapeError(f"{name} has {len(value)} rows, x has {num_rows}: give one for each row")
-
-
-def is_pandas(value: Any) -> bool:
-    """It has an index of rows."""
-    return isinstance(value, pd.Series | pd.DataFrame)

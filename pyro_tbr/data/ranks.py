@@ -7,12 +7,15 @@ numbers. So it is for data that each process can hold.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 
 from pyro_tbr.data.alignment import check_whole, read_rows
+from pyro_tbr.data.matching import RowOrder
+from pyro_tbr.data.outcomes import Check
 from pyro_tbr.data.schema import Rows, Schema
 from pyro_tbr.data.sparse import SparseFeatures
 from pyro_tbr.errors import DataError, TbrError
@@ -74,7 +77,17 @@ def check_ranks(ranks: str | None) -> bool:
 
 
 def align_ranks(
-    tree: Tree, x: Any, y: Any, env: Any, *, binary: bool, learns: bool, seed: int, same_seed: bool
+    tree: Tree,
+    x: Any,
+    y: Any,
+    env: Any,
+    *,
+    seed: int,
+    same_seed: bool,
+    check: Check | None = None,
+    check_informative: Check | None = None,
+    learns: bool = False,
+    precision: torch.dtype | None = None,
 ) -> tuple[Rows, Schema, int]:
     """The rows of all processes, in the order of their ranks, in each of them.
 
@@ -85,10 +98,12 @@ def align_ranks(
         x: Features of the own rows, and so on, as for ``align_training``.
         y: Outcomes.
         env: Environments.
-        binary: As there.
-        learns: As there.
         seed: Of this process.
         same_seed: It was asked for, so all must have the same; else the first one's is taken.
+        check: As there.
+        check_informative: As there.
+        learns: As there.
+        precision: As there.
 
     Returns:
         Rows without an index, their schema, and the seed, all three alike in all processes.
@@ -99,7 +114,7 @@ def align_ranks(
     """
     own: _Part
     try:
-        rows, schema = read_rows(tree, x, y, env, binary=binary, keep_sparse=True)
+        rows, schema = read_rows(tree, x, y, env, check=check, keep_sparse=True)
     except TbrError as error:  # to be told to all, or the others would wait for ever
         own = _Part(error, {}, None, seed)
     else:
@@ -110,20 +125,22 @@ def align_ranks(
             "kind of x": kind,
             "seed": seed if same_seed else None,
         }
-        own = _Part(None, common, Rows(rows.x, rows.y, rows.env_index, None), seed)
+        own = _Part(None, common, replace(rows, order=RowOrder(len(rows.env_index))), seed)
     parts: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(parts, own)
     _check_parts(parts)
     every = [part.rows for part in parts]
     features = [part.x for part in every]
     sparse = isinstance(features[0], SparseFeatures)
+    env_index = torch.cat([part.env_index for part in every])
     whole = Rows(
         SparseFeatures.stack(features) if sparse else torch.cat(features),
         torch.cat([part.y for part in every]),
-        torch.cat([part.env_index for part in every]),
-        None,
+        env_index,
+        RowOrder(len(env_index)),
+        torch.stack([part.rounding for part in every]).amax(0),
     )
-    check_whole(whole, schema, binary=binary, learns=learns)
+    check_whole(whole, schema, check_informative, learns=learns, precision=precision)
     return whole, schema, parts[0].seed
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_tbr.data import align_env
+from pyro_tbr.data import RowOrder, align_env
 from pyro_tbr.errors import DataError
 from pyro_tbr.tree import Tree
 
@@ -108,7 +108,7 @@ def leave_clades_out(
 
 def _indices(tree: Tree, env: Any) -> NDArray[np.int64]:
     labels = env if hasattr(env, "__len__") else list(env)
-    return align_env(tree, labels, None, len(labels)).numpy()
+    return align_env(tree, labels, RowOrder(len(labels))).numpy()
 
 
 def _clade(tree: Tree, node: int) -> set[int]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import os
-import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
@@ -28,7 +27,9 @@ from pyro_tbr.data import (
     align_ranks,
     align_training,
     check_ranks,
+    warn_user,
 )
+from pyro_tbr.data.zero_one import check_both_classes, check_zero_one
 from pyro_tbr.errors import DataError, IdentificationWarning
 from pyro_tbr.heads.groups import RowGroups
 from pyro_tbr.heads.guide import Guide
@@ -37,9 +38,12 @@ from pyro_tbr.inference.options import FitOptions
 from pyro_tbr.inference.resuming import check_start, go_on
 from pyro_tbr.inference.stages import Stages, make_guide
 from pyro_tbr.models import ModuleEncoder, TreeModel
+from pyro_tbr.models.encoders import PreparedEncoder
 from pyro_tbr.posterior import Posterior, Scaling
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def fit(
     model: TreeModel,
     x: Any,
@@ -112,7 +116,13 @@ def fit(
         raise DataError(f"seed={seed!r} must be a whole number, or None for another one each time")
     given = seed is not None
     seed = int.from_bytes(os.urandom(7), "big") if seed is None else seed
-    kind = {"binary": model.likelihood_class.binary, "learns": model.encoder_spec != "identity"}
+    known = model.encoder_spec == "identity"
+    as_they_are = known or not isinstance(model.encoder_spec, str | PreparedEncoder)
+    kind: dict[str, Any] = {
+        "learns": not known,
+        "precision": options.torch_dtype if as_they_are else None,
+        **_checks(model),
+    }
     if check_ranks(ranks):
         if groups is not None:
             raise DataError(
@@ -150,8 +160,15 @@ def fit(
     posterior = Posterior(fitted.model, fitted.guide, fitted.stats, schema, scaling, counts, report)
     found = posterior.identification()
     if not found.determined:
-        warnings.warn(str(found), IdentificationWarning, stacklevel=2)
+        warn_user(str(found), IdentificationWarning)
     return posterior
+
+
+def _checks(model: TreeModel) -> dict[str, Any]:
+    """What the likelihood asks of outcomes; goes once likelihoods have these checks themselves."""
+    if not model.likelihood_class.binary:
+        return {}
+    return {"check": check_zero_one, "check_informative": check_both_classes}
 
 
 def _groups(groups: Any, rows: Rows, model: TreeModel, options: FitOptions) -> RowGroups | None:
@@ -164,7 +181,7 @@ def _groups(groups: Any, rows: Rows, model: TreeModel, options: FitOptions) -> R
             "each group a leaf of the tree"
         )
     assert rows.y is not None
-    index = align_groups(groups, rows.env_index, rows.index)
+    index = align_groups(groups, rows.env_index, rows.order)
     correlation = torch.zeros(rows.y.shape[1], dtype=torch.float64)
     return RowGroups(index.to(options.device), correlation.to(options.device))
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pyro_tbr.data.outcomes import names_as_text
 from pyro_tbr.data.sparse import sparse_of_frame
 from pyro_tbr.errors import DataError
 from pyro_tbr.posterior import Posterior
@@ -97,10 +98,10 @@ def to_anndata(
     adata = adata.copy() if copy else adata
     adata.obsm[f"X_{key}"] = latents
     adata.uns[key] = {
-        "deltas": _writable(posterior.deltas(), ("parent", "child")),
-        "node_weights": _writable(posterior.node_weights(), ("node",)),
+        "deltas": _writable(posterior.deltas(), ("parent", "child", "outcome")),
+        "node_weights": _writable(posterior.node_weights(), ("node", "outcome")),
         "latents": np.array([n for n in posterior.latent_names if n != "intercept"], dtype=object),
-        "outcomes": np.array(posterior.outcome_names, dtype=object),
+        "outcomes": np.array(names_as_text(posterior.outcome_names), dtype=object),
         "tree": tree,
     }
     return adata

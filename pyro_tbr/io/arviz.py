@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pyro_tbr import __version__
-from pyro_tbr.data import align_env, align_outcomes
+from pyro_tbr.data import RowOrder, align_env, align_outcomes
+from pyro_tbr.data.outcomes import names_as_text
+from pyro_tbr.data.zero_one import check_zero_one
 from pyro_tbr.errors import DataError
 from pyro_tbr.posterior import Posterior
 from pyro_tbr.posterior.drawing import at_nodes
@@ -34,14 +36,14 @@ class _Data(NamedTuple):
         nodes: Node of each row, (N,).
         y: Outcomes, (N, Q), NaN where not observed.
         rows: A label for each row, (N,).
-        outcomes: Q names.
+        outcomes: Q names, as text.
     """
 
     design: Tensor
     nodes: Tensor
     y: Tensor
     rows: NDArray[Any]
-    outcomes: tuple[str, ...]
+    outcomes: list[str]
 
 
 def to_datatree(
@@ -56,10 +58,10 @@ def to_datatree(
     """Joint draws of a posterior as ArviZ reads them; with rows of data also what loo and ppc need.
 
     Draws are independent, so they stand as one chain and effective sample sizes are about
-    ``num_draws``. Dimensions are ``arc`` (``"parent -> child"``), ``latent``, ``outcome`` and
-    ``row`` (the index of ``x`` where it is a DataFrame). Numbers are in the user's units, but for
-    scales of the prior, which are in those of training, where outcomes have variance 1. With
-    rows, ``log_likelihood`` and ``posterior_predictive`` hold num_draws x N x Q numbers each.
+    ``num_draws``. Dimensions are ``arc`` (``"parent -> child"``), ``latent``, ``outcome`` (as
+    text) and ``row`` (the index of ``x`` where it is a DataFrame). Numbers are in the user's units,
+    but for scales of the prior, which are in those of training, where outcomes have variance 1.
+    With rows, ``log_likelihood`` and ``posterior_predictive`` hold num_draws x N x Q numbers each.
 
     A log likelihood is that of a row given weights, noise and the row's latents as the fitted
     encoder has them: ``loo`` leaves a row out of the weights, not out of the encoder, so with a
@@ -103,7 +105,7 @@ def to_datatree(
     coords: dict[str, Any] = {
         "arc": _arc_labels(posterior.tree),
         "latent": list(posterior.latent_names),
-        "outcome": list(posterior.outcome_names),
+        "outcome": names_as_text(posterior.outcome_names),
     }
     if data is not None:
         more, where, labels = _data_groups(posterior, data, draws, seed)
@@ -143,14 +145,15 @@ def _arc_labels(tree: Tree) -> list[str]:
 @torch.no_grad()
 def _data(posterior: Posterior, x: Any, y: Any, env: Any) -> _Data:
     latents, index = posterior.align_latents(x)
-    number, binary = len(latents), posterior.model.likelihood_class.binary
-    nodes = align_env(posterior.tree, env, index, number)
-    outcomes = align_outcomes(posterior.schema, y, index, number, binary=binary)
+    order = RowOrder(len(latents), index).or_of(y=y, env=env)
+    nodes = align_env(posterior.tree, env, order)
+    check = check_zero_one if posterior.model.likelihood_class.binary else None
+    outcomes = align_outcomes(posterior.schema, y, order, check=check)
     if torch.isnan(outcomes).all():
         raise DataError("y has no observed value; without data give no x, y and env")
     design = posterior.model.design(latents).cpu().double()
-    rows = np.arange(number) if index is None else _row_labels(index)
-    return _Data(design, nodes, outcomes, rows, posterior.outcome_names)
+    rows = np.arange(len(latents)) if index is None else _row_labels(index)
+    return _Data(design, nodes, outcomes, rows, names_as_text(posterior.outcome_names))
 
 
 def _row_labels(index: pd.Index) -> NDArray[Any]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pyro_tbr.data.matching import read_table
 from pyro_tbr.errors import DataError, ShapeError
 from pyro_tbr.tree.readers.naming import listed
 
@@ -16,7 +17,7 @@ def split_columns(X: Any, columns: Mapping[str, Hashable]) -> tuple[Any, ...]:
     """Features of rows, and each column of labels.
 
     Args:
-        X: A DataFrame or a table of rows and columns.
+        X: A DataFrame, or a table that knows its columns, or one of rows and columns.
         columns: Name or position of each column of labels, by the argument that says which; in a
             DataFrame a name goes first.
 
@@ -24,6 +25,7 @@ def split_columns(X: Any, columns: Mapping[str, Hashable]) -> tuple[Any, ...]:
         DataError: There is no such column, or two arguments mean the same one.
         ShapeError: ``X`` is no table.
     """
+    X, _ = read_table(X, "X")
     frame = isinstance(X, pd.DataFrame)
     table = X if frame or (hasattr(X, "ndim") and not hasattr(X, "tocsr")) else _table(X)
     if table.ndim != 2:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pyro_tbr.data.matching import read_table
 from pyro_tbr.errors import DataError, ShapeError
 from pyro_tbr.inference import FitOptions, fit
 from pyro_tbr.io.label_columns import split_columns
@@ -71,6 +72,7 @@ class _TreeEstimator(BaseEstimator):
             raise DataError(
                 f"tree must be a pyro_tbr.Tree, got {type(self.tree).__name__}: see Tree.from_*"
             )
+        X, _ = read_table(X, "X")
         features, env, groups = self._split(X)
         model = TreeModel(
             self.tree,
@@ -83,7 +85,7 @@ class _TreeEstimator(BaseEstimator):
         self.posterior_: Posterior = fit(
             model,
             features,
-            _by_position(y, features),
+            _by_position(read_table(y, "y")[0], features),
             env,
             groups=groups,
             guide=self.guide,

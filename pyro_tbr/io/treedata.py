@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import networkx as nx
 import pandas as pd
 
+from pyro_tbr.data.outcomes import names_as_text
 from pyro_tbr.posterior import Posterior
 from pyro_tbr.tree import Tree
 from pyro_tbr.tree.readers.naming import written_names
@@ -63,7 +64,8 @@ def _names(posterior: Posterior, table: pd.DataFrame) -> pd.Series:
     """Latent, or outcome and latent, of each row of a long table."""
     if len(posterior.outcome_names) == 1:
         return table["latent"]
-    return table["outcome"] + "_" + table["latent"]
+    texts = dict(zip(posterior.outcome_names, names_as_text(posterior.outcome_names), strict=True))
+    return table["outcome"].map(texts.get) + "_" + table["latent"]
 
 
 def _graph(posterior: Posterior, texts: dict[Any, str]) -> nx.DiGraph:

@@ -8,6 +8,7 @@ belong to the encoder, never to a batch, so a single row is encoded as it would 
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 
@@ -15,7 +16,7 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pyro_tbr.data import SparseFeatures
+from pyro_tbr.data import SparseFeatures, varying_columns
 from pyro_tbr.errors import ShapeError
 from pyro_tbr.heads.local_params import LocalParamsModule
 from pyro_tbr.models.principal_axes import column_moments, principal_axes
@@ -170,8 +171,7 @@ class PreparedEncoder(Encoder):
         """Standardises columns (constant ones get no influence) and whitens them."""
         loc, scale = column_moments(x)
         # A constant column has a spread of rounding errors only; dividing by it would make noise.
-        # Spreads below 1e-20 are those that the alignment of x warns of as constant.
-        alive = scale > 1e-9 * loc.abs().clamp(min=1e-300) + 1e-20
+        alive = varying_columns(x)
         inverse = torch.where(alive, 1 / torch.where(alive, scale, 1.0), 0.0)
         variance, vectors = principal_axes(x, loc, inverse, self.num_components)
         self.feature_loc = loc
@@ -250,19 +250,30 @@ class ModuleEncoder(Encoder):
     """Any module from (N, D) to (N, K), the user's own; its input is left as it is.
 
     Args:
-        module: The module; the encoder holds a reference, ``fit`` works on a copy.
+        module: The module, of any floating dtype; the encoder holds a copy, and brings it to its
+            own dtype where the module's parameters are of another.
         num_features: D.
         latent_dim: K.
     """
 
     def __init__(self, module: nn.Module, num_features: int, latent_dim: int) -> None:
         super().__init__(num_features, latent_dim)
-        self.module = module
+        self.module = copy.deepcopy(module)
         self.always_local = any(isinstance(part, PyroModule) for part in module.modules())
+
+    def prepare(self, x: Tensor | SparseFeatures) -> Tensor:
+        """The features in the encoder's dtype, to which the module is brought once."""
+        # Buffers follow the parameters: a module that is single precision but for a statistic of
+        # its own in double is meant so.
+        tensors: list[Tensor] = [*self.module.parameters()] or [*self.module.buffers()]
+        dtype = self.output_map.dtype
+        if any(part.is_floating_point() and part.dtype != dtype for part in tensors):
+            self.module.to(dtype)
+        return super().prepare(x)
 
     def body(self, prepared: Tensor) -> Tensor:
         """The user's module, its output checked."""
-        z = self.module(prepared)
+        z = self.module(prepared).to(prepared.dtype)
         if z.shape != (*prepared.shape[:-1], self.latent_dim):
             raise ShapeError(
                 f"encoder returned shape {tuple(z.shape)} for {tuple(prepared.shape)}: expected "

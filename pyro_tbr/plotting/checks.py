@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyro_tbr.data import align_env, align_features, align_outcomes
+from pyro_tbr.data import RowOrder, align_env, align_features, align_outcomes
+from pyro_tbr.data.zero_one import check_zero_one
 from pyro_tbr.errors import DataError
 from pyro_tbr.plotting import canvas
 from pyro_tbr.plotting.effects import check_level
@@ -66,9 +67,10 @@ def plot_predictive_check(
     q = outcome_place(posterior, outcome)
     tree = posterior.tree
     features, index = align_features(posterior.schema, x)
-    nodes = align_env(tree, env, index, len(features)).numpy()
-    binary = posterior.model.likelihood_class.binary
-    observed = align_outcomes(posterior.schema, y, index, len(features), binary=binary)
+    order = RowOrder(len(features), index).or_of(y=y, env=env)
+    nodes = align_env(tree, env, order).numpy()
+    check = check_zero_one if posterior.model.likelihood_class.binary else None
+    observed = align_outcomes(posterior.schema, y, order, check=check)
     values = observed.numpy()[:, q]
     drawn = posterior.predict(x, env, seed=seed).sample(num_draws, seed=seed)
     drawn = drawn if drawn.ndim == 2 else drawn[..., q]

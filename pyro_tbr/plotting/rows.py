@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyro_tbr.data import align_env
+from pyro_tbr.data import RowOrder, align_env
 from pyro_tbr.errors import DataError
 from pyro_tbr.plotting import canvas
 from pyro_tbr.plotting.layout import tree_layout
@@ -99,7 +99,8 @@ def plot_latents(
         raise DataError(f"latents={latents!r}: the intercept is the same in every row; use z0, ...")
     z = posterior.encode(x)
     values = np.asarray(z)[:, places]
-    nodes = align_env(posterior.tree, env, getattr(z, "index", None), len(values)).numpy()
+    rows = RowOrder(len(values), getattr(z, "index", None))
+    nodes = align_env(posterior.tree, env, rows).numpy()
     order = tree_layout(posterior.tree).order
     place = np.empty(len(order), dtype=int)
     place[order] = np.arange(len(order))

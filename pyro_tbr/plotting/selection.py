@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,8 @@ def latent_place(posterior: Posterior, latent: str | int) -> int:
     return _place(posterior.latent_names, latent, "latent")
 
 
-def outcome_place(posterior: Posterior, outcome: str | int | None) -> int:
-    """Place of an outcome; ``None`` stands for the only one."""
+def outcome_place(posterior: Posterior, outcome: Hashable | None) -> int:
+    """Place of an outcome, by name or else number; ``None`` stands for the only one."""
     names = posterior.outcome_names
     if outcome is None and len(names) > 1:
         raise DataError(
@@ -30,8 +31,8 @@ def outcome_place(posterior: Posterior, outcome: str | int | None) -> int:
     return 0 if outcome is None else _place(names, outcome, "outcome")
 
 
-def _place(names: tuple[str, ...], wanted: str | int, argument: str) -> int:
-    if isinstance(wanted, str) and wanted in names:
+def _place(names: tuple[Hashable, ...], wanted: Hashable, argument: str) -> int:
+    if wanted in names and not isinstance(wanted, bool):
         return names.index(wanted)
     if isinstance(wanted, int) and not isinstance(wanted, bool) and 0 <= wanted < len(names):
         return wanted
@@ -55,14 +56,14 @@ def inclusion(posterior: Posterior) -> NDArray[np.float64]:
 
 
 def pick_outcome(
-    posterior: Posterior, values: NDArray[np.float64], outcome: str | int | None
+    posterior: Posterior, values: NDArray[np.float64], outcome: Hashable | None
 ) -> tuple[NDArray[np.float64], str]:
     """Values (A, W) of one outcome, or the largest over all, with words for it."""
     names = posterior.outcome_names
     if outcome is None and len(names) > 1:
         return values.max(2), f"largest of {len(names)} outcomes"
     place = outcome_place(posterior, outcome)
-    return values[:, :, place], names[place] if len(names) > 1 else ""
+    return values[:, :, place], str(names[place]) if len(names) > 1 else ""
 
 
 def pick_latent(

@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import torch
 from torch import Tensor
 
-from pyro_tbr.data import align_env
+from pyro_tbr.data import RowOrder, align_env
 from pyro_tbr.errors import DataError, TreeError
 from pyro_tbr.heads.guide import NodeMoments
 from pyro_tbr.heads.priors import HorseshoePrior, SpikeSlabPrior
@@ -146,24 +145,25 @@ def predicted(
     draws, generator = posterior.prediction_draws.get(posterior, num_draws, seed)
     latents, index = posterior.align_latents(x)
     design = posterior.model.design(latents).cpu()
+    order = RowOrder(len(design), index).or_of(env=env)
     position = torch.zeros(len(design), dtype=torch.int64)
     if env is None:
         weights = at_unknown(posterior, draws, generator)
     elif isinstance(env, NewLeaf):
         weights = at_new_leaf(posterior, env, draws, generator)
     else:
-        nodes = _nodes(posterior.tree, env, index, len(design))
+        nodes = _nodes(posterior.tree, env, order)
         nodes, position = nodes.unique(return_inverse=True)
         weights = at_nodes(posterior.tree, nodes, draws)
-    form = Form(posterior.schema.outcome_ndim == 1, index, posterior.outcome_names)
+    form = Form(posterior.schema.outcome_ndim == 1, index, posterior.outcome_names, order)
     noise = draws.get("noise_scale")
     return Prediction(design, weights, position, noise, level, form, posterior.schema)
 
 
-def _nodes(tree: Tree, env: Any, index: pd.Index | None, num_rows: int) -> Tensor:
+def _nodes(tree: Tree, env: Any, order: RowOrder) -> Tensor:
     """Nodes of the rows (N,); where one label is not in the tree, how to predict there too."""
     try:
-        return align_env(tree, env, index, num_rows)
+        return align_env(tree, env, order)
     except TreeError as error:
         if not isinstance(env, str):
             raise

@@ -70,8 +70,8 @@ class Posterior:
         return self.model.weight_names
 
     @property
-    def outcome_names(self) -> tuple[str, ...]:
-        """The user's column names, else ``y0``, ``y1``, ..."""
+    def outcome_names(self) -> tuple[Hashable, ...]:
+        """The user's column names, of whatever type they are, else ``y0``, ``y1``, ..."""
         return self.schema.outcome_names
 
     @property

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from pyro_tbr.data import Schema, align_outcomes
+from pyro_tbr.data import RowOrder, Schema, align_outcomes
+from pyro_tbr.data.zero_one import check_zero_one
 from pyro_tbr.errors import DataError
 
 _TOLERANCE = 1e-5  # of a quantile, in standard deviations of the outcome
@@ -212,14 +213,15 @@ class Prediction:
 
         Args:
             y: Outcomes as ``fit`` took them, NaN where not observed; pandas objects are matched by
-                index where the features were pandas.
+                index where the features or environments were pandas.
 
         Raises:
             DataError: Nothing is observed, or values cannot be used.
             ShapeError: The numbers of rows or outcomes differ.
         """
-        num_rows, index = len(self._design), self._form.index
-        outcomes = align_outcomes(self._schema, y, index, num_rows, binary=self._noise is None)
+        order = self._form.order.or_of(y=y)
+        check = check_zero_one if self._noise is None else None
+        outcomes = align_outcomes(self._schema, y, order, check=check)
         parts = [self._mixture(rows).log_prob(outcomes[rows]) for rows in self._chunks()]
         each = torch.cat(parts)[~torch.isnan(outcomes)]
         if not len(each):
@@ -238,11 +240,13 @@ class Form:
         flat: (N,) rather than (N, Q).
         index: The user's row index where the features were a DataFrame, else ``None``.
         names: Names of the outcomes.
+        order: Of the rows, for outcomes that come later.
     """
 
     flat: bool
     index: pd.Index | None
-    names: tuple[str, ...]
+    names: tuple[Hashable, ...]
+    order: RowOrder
 
     def table(self, values: Tensor) -> Any:
         """(N, Q) values as numpy or pandas."""

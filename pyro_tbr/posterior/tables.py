@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 import numpy as np
 import pandas as pd
 import torch
@@ -12,7 +14,7 @@ from pyro_tbr.heads.guide import NodeMoments
 from pyro_tbr.heads.priors.delta_factors import DeltaMoments
 from pyro_tbr.tree import Tree
 
-Names = tuple[str, ...]
+Names = tuple[Hashable, ...]
 _STANDARD = Normal(0.0, 1.0)
 
 
@@ -106,7 +108,7 @@ def long_table(
             "parent": np.repeat(_objects(parents), repeat),
             "child": np.repeat(_objects(children), repeat),
             "latent": np.tile(np.repeat(np.array(latents), num_outcomes), num_arcs),
-            "outcome": np.tile(np.array(outcomes), num_arcs * num_weights),
+            "outcome": np.tile(_objects(outcomes), num_arcs * num_weights),
         }
     )
     for name, value in columns.items():
@@ -134,7 +136,7 @@ def node_table(tree: Tree, moments: NodeMoments, latents: Names, outcomes: Names
         {
             "node": np.repeat(_objects(tree.nodes), num_weights * num_outcomes),
             "latent": np.tile(np.repeat(np.array(latents), num_outcomes), num_nodes),
-            "outcome": np.tile(np.array(outcomes), num_nodes * num_weights),
+            "outcome": np.tile(_objects(outcomes), num_nodes * num_weights),
             "mean": moments.mean.reshape(-1).cpu().double().numpy(),
             "sd": moments.var.clamp(min=0).sqrt().reshape(-1).cpu().double().numpy(),
         }

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pyro_tbr.data import align_env, align_groups, align_outcomes
+from pyro_tbr.data import RowOrder, align_env, align_groups, align_outcomes
+from pyro_tbr.data.zero_one import check_zero_one
 from pyro_tbr.errors import DataError
 from pyro_tbr.heads.groups import RowGroups
 from pyro_tbr.heads.guide import Guide, expansion_point
@@ -48,12 +49,14 @@ def updated(posterior: Posterior, x: Any, y: Any, env: Any, groups: Any = None) 
         latents, index = posterior.align_latents(x)
         design = posterior.model.design(latents)
     num_rows = len(latents)
-    outcomes = align_outcomes(posterior.schema, y, index, num_rows, binary=likelihood.binary)
-    env_index = align_env(posterior.tree, env, index, num_rows)
+    order = RowOrder(num_rows, index).or_of(y=y, env=env, groups=groups)
+    check = check_zero_one if likelihood.binary else None
+    outcomes = align_outcomes(posterior.schema, y, order, check=check)
+    env_index = align_env(posterior.tree, env, order)
     weights = None
     if groups is not None:
         assert correlation is not None
-        together = align_groups(groups, env_index, index, learns=False)
+        together = align_groups(groups, env_index, order, learns=False)
         weights = RowGroups(together, correlation).weights(outcomes).to(design.device)
     own = posterior.copy()
     if not num_rows:

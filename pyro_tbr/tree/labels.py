@@ -117,7 +117,9 @@ def _one_dimensional(env: Any, argument: str) -> Any:
     if isinstance(env, pd.MultiIndex):
         return env.to_numpy()  # tuples
     if isinstance(env, pd.Series | pd.Index):
-        return env.array
+        env = env.array
+    if isinstance(env, pd.arrays.NumpyExtensionArray):
+        return env.to_numpy()  # pandas 2 does not factorise its own wrapper of an array
     if isinstance(env, np.ndarray | pd.api.extensions.ExtensionArray):
         return env
     labels = list(env)

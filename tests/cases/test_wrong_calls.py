@@ -116,7 +116,7 @@ CALLS = {
     ),
     "numbers for a binary outcome": (
         lambda p: fit(likelihood="bernoulli"),
-        DataError, "y must be 0 or 1 60 value(s) row 0, column 'y0' recode it",
+        DataError, "y 60 value(s) 0 or 1 row 0, column 'y0' recode it",
     ),
     "words for a binary outcome": (
         lambda p: fit(y=np.where(Y > 0, "yes", "no"), likelihood="bernoulli"),

@@ -7,12 +7,14 @@ import scipy.sparse as sp
 import torch
 
 from pyro_tbr.data import (
+    RowOrder,
     Schema,
     align_env,
     align_features,
     align_outcomes,
     align_training,
 )
+from pyro_tbr.data.zero_one import check_both_classes, check_zero_one
 from pyro_tbr.errors import DataError, DataWarning, ShapeError, TreeError
 from pyro_tbr.tree import Tree
 
@@ -33,6 +35,9 @@ def edited(array, place, value, dtype=None):
     array = np.array(array, dtype=dtype)
     array[place] = value
     return array
+
+
+BINARY_CHECKS = {"check": check_zero_one, "check_informative": check_both_classes}
 
 
 def training(x=X, y=Y, env=ENV, **options):
@@ -107,7 +112,7 @@ OUTCOMES = {
     "list with None": ([0.5, None, 2, 3, 0, True], [[0.5], [NAN], [2], [3], [0], [1]], ("y0",), 1),
     "tensor": (torch.tensor(YB), YB[:, None], ("y0",), 1),
     "series": (pd.Series(Y, name="growth"), Y[:, None], ("growth",), 1),
-    "series named 3": (pd.Series(Y, name=3), Y[:, None], ("y0",), 1),
+    "series named 3": (pd.Series(Y, name=3), Y[:, None], (3,), 1),
     "frame": (pd.DataFrame({"p": Y, "q": YB}), np.stack([Y, YB], 1), ("p", "q"), 2),
     "unnamed frame": (pd.DataFrame(np.stack([Y, YB], 1)), np.stack([Y, YB], 1), ("y0", "y1"), 2),
     "categorical": (pd.Series(pd.Categorical(YB)), YB[:, None], ("y0",), 1),
@@ -131,7 +136,7 @@ def test_outcomes_from_any_container(y, expected, names, ndim):
     rows, schema = training(y=y)
     same(rows.y, np.asarray(expected, dtype=float))
     assert (schema.outcome_names, schema.outcome_ndim) == (names, ndim)
-    same(align_outcomes(schema, y, None, N), rows.y.numpy())
+    same(align_outcomes(schema, y, RowOrder(N)), rows.y.numpy())
 
 
 BINARY = [
@@ -148,13 +153,13 @@ BINARY = [
 
 @pytest.mark.parametrize("y", BINARY, ids=lambda y: f"{type(y).__name__}-{getattr(y, 'dtype', '')}")
 def test_o17_binary_outcomes_of_every_dtype(y):
-    same(training(y=y, binary=True)[0].y, YB[:, None])
+    same(training(y=y, **BINARY_CHECKS)[0].y, YB[:, None])
 
 
 def test_o17_missing_nullable_outcomes_are_nan():
     y = pd.Series(YB).astype("Int64")
     y.iloc[[1, 4]] = pd.NA
-    same(training(y=y, binary=True)[0].y, edited(YB, [1, 4], NAN, float)[:, None])
+    same(training(y=y, **BINARY_CHECKS)[0].y, edited(YB, [1, 4], NAN, float)[:, None])
 
 
 def test_o19_an_offset_of_a_million_survives():
@@ -178,25 +183,29 @@ ENVS = {
 
 @pytest.mark.parametrize("env", ENVS.values(), ids=ENVS.keys())
 def test_o09_o10_env_from_any_container(env):
-    assert align_env(TREE, env, None, N).tolist() == INDEX
+    assert align_env(TREE, env, RowOrder(N)).tolist() == INDEX
 
 
 @pytest.mark.parametrize("label", ["b", "u", ("t", 1), np.str_("b")])
 def test_one_label_for_all_rows(label):
-    env = align_env(TREE, label, None, 3)
+    env = align_env(TREE, label, RowOrder(3))
     assert env.dtype == torch.int64
     assert env.tolist() == [TREE.index(label)] * 3
 
 
 def test_no_rows_at_all():
-    assert align_env(TREE, [], None, 0).tolist() == align_env(TREE, "a", None, 0).tolist() == []
-    assert align_outcomes(FITTED, np.empty((0, 2)), None, 0).shape == (0, 2)
+    assert (
+        align_env(TREE, [], RowOrder(0)).tolist()
+        == align_env(TREE, "a", RowOrder(0)).tolist()
+        == []
+    )
+    assert align_outcomes(FITTED, np.empty((0, 2)), RowOrder(0)).shape == (0, 2)
 
 
 @pytest.mark.parametrize("label", [3, np.int64(3), 3.0, np.array(3), torch.tensor(3)])
 def test_o09_one_integer_label(label):
     tree = Tree.from_parents({1: 0, 3: 0})
-    assert align_env(tree, label, None, 2).tolist() == [tree.index(3)] * 2
+    assert align_env(tree, label, RowOrder(2)).tolist() == [tree.index(3)] * 2
 
 
 # Order. O-14 and alignment by index.
@@ -208,7 +217,7 @@ def test_pandas_objects_follow_the_index_of_x():
     same(rows.x, X)
     same(rows.y, Y[:, None])
     assert rows.env_index.tolist() == INDEX
-    assert rows.index.equals(ROWS)
+    assert rows.order.index.equals(ROWS)
 
 
 def test_arrays_go_by_position_beside_a_frame():
@@ -237,15 +246,15 @@ def test_o14_columns_are_matched_by_name():
 def test_outcome_columns_are_matched_by_name():
     table = pd.DataFrame({"p": Y, "q": YB})
     _, schema = training(y=table)
-    same(align_outcomes(schema, table[["q", "p"]], None, N), table.to_numpy())
+    same(align_outcomes(schema, table[["q", "p"]], RowOrder(N)), table.to_numpy())
     _, schema = training(y=table.to_numpy())  # no names then: by position
-    same(align_outcomes(schema, table, None, N), table.to_numpy())
+    same(align_outcomes(schema, table, RowOrder(N)), table.to_numpy())
 
 
 def test_later_rows_may_lack_an_outcome_or_a_class():
     schema = Schema(None, 3, ("p", "q"), 2)
     y = [[1, NAN], [1, NAN]]
-    same(align_outcomes(schema, y, None, 2, binary=True), y)
+    same(align_outcomes(schema, y, RowOrder(2), check=check_zero_one), y)
 
 
 def test_o15_constant_columns_are_named():
@@ -331,7 +340,7 @@ ERRORS = {
     "y inf": (
         lambda: training(y=edited(np.stack([Y, Y], 1), (2, 1), np.inf)),
         DataError,
-        "y has 1 infinite value(s), first inf at row 2, column 'y1'",
+        "y has 1 value(s) that are infinite, first inf at row 2, column 'y1'",
     ),
     "y unseen": (
         lambda: training(y=pd.DataFrame({"p": Y, "q": NAN})),
@@ -344,39 +353,44 @@ ERRORS = {
         "y has columns of the same name: 'p'",
     ),
     "O-18 one class": (
-        lambda: training(y=YB * 0 + 1, binary=True),
+        lambda: training(y=YB * 0 + 1, **BINARY_CHECKS),
         DataError,
         "y has a single value 1 in all 6 rows",
     ),
     "O-18 one class seen": (
-        lambda: training(y=np.where(YB == 1, 1, NAN), binary=True),
+        lambda: training(y=np.where(YB == 1, 1, NAN), **BINARY_CHECKS),
         DataError,
         "single value 1 in all 3 observed rows",
     ),
     "O-18 one and two": (
-        lambda: training(y=YB + 1, binary=True),
+        lambda: training(y=YB + 1, **BINARY_CHECKS),
         DataError,
-        "3 value(s) are not, first 2.0 at row 1, column 'y0'; y holds 1.0, 2.0",
+        "y has 3 value(s) that must be 0 or 1 and are not (y holds 1.0, 2.0), first 2.0 at row 1, "
+        "column 'y0': recode it",
     ),
     "O-18 words": (
-        lambda: training(y=WORDS, binary=True),
+        lambda: training(y=WORDS, **BINARY_CHECKS),
         DataError,
         "first 'susceptible' at row 0; such values are 'susceptible', 'resistant'",
     ),
     "O-18 words gaussian": (lambda: training(y=pd.Series(WORDS)), DataError, "'resistant'"),
     "O-18 probs": (
-        lambda: training(FRAME, pd.Series(np.where(YB, 0.9, 0.1), ROWS), binary=True),
+        lambda: training(FRAME, pd.Series(np.where(YB, 0.9, 0.1), ROWS), **BINARY_CHECKS),
         DataError,
-        "6 value(s) are not, first 0.1 at row 0 (index 'r0'), column 'y0'; y holds 0.1, 0.9",
+        "(y holds 0.1, 0.9), first 0.1 at row 0 (index 'r0'), column 'y0'",
     ),
-    "later 0.5": (lambda: align_outcomes(PLAIN, [0.5], None, 1, True), DataError, "first 0.5"),
+    "later 0.5": (
+        lambda: align_outcomes(PLAIN, [0.5], RowOrder(1), check=check_zero_one),
+        DataError,
+        "first 0.5",
+    ),
     "later columns": (
-        lambda: align_outcomes(FITTED, Y, None, N),
+        lambda: align_outcomes(FITTED, Y, RowOrder(N)),
         ShapeError,
         "y has 1 outcomes, the model 2: 'p', 'q'",
     ),
     "later lacks": (
-        lambda: align_outcomes(FITTED, pd.DataFrame({"p": Y}), None, N),
+        lambda: align_outcomes(FITTED, pd.DataFrame({"p": Y}), RowOrder(N)),
         DataError,
         "y lacks 1 column(s) of training: 'q'",
     ),
@@ -401,9 +415,9 @@ ERRORS = {
         "the index of x holds 'r1' more than once",
     ),
     "y against env": (
-        lambda: training(X, Y_ROWS, pd.Series(ENV, ROWS).iloc[::-1]),
+        lambda: training(X, Y_ROWS, pd.Series(ENV)),
         DataError,
-        "y and env are pandas objects with different indexes",
+        "env has no row for 6 index label(s) of y, first 'r0'",
     ),
     "env short": (lambda: training(env=ENV[:5]), ShapeError, "env has 5 rows, x has 6"),
     "env table": (
@@ -449,6 +463,6 @@ def test_series_of_more_rows_are_matched_by_index():
     same(rows.y, Y[[4, 0], None])
     assert rows.env_index.tolist() == [INDEX[4], INDEX[0]]
     with pytest.raises(ShapeError, match="env has 6 rows, x has 2"):
-        align_env(TREE, env.to_numpy(), ROWS[:2], 2)
+        align_env(TREE, env.to_numpy(), RowOrder(2, ROWS[:2]))
     with pytest.raises(DataError, match="holds 'r0' more than once"):
         training(FRAME.iloc[:4], y, pd.concat([env, env]))

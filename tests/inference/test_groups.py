@@ -12,7 +12,7 @@ import torch
 from torch.testing import assert_close
 
 import pyro_tbr as tbr
-from pyro_tbr.data import align_groups
+from pyro_tbr.data import RowOrder, align_groups
 from pyro_tbr.errors import DataError, ShapeError
 from pyro_tbr.evaluation import baselines
 from pyro_tbr.heads.groups import RowGroups
@@ -235,13 +235,13 @@ ENV = torch.tensor([3, 3, 4, 4, 4])
 
 
 def test_labels_are_of_an_environment_and_in_the_order_of_x():
-    found = align_groups(["a", "b", "a", "a", "b"], ENV, None)
+    found = align_groups(["a", "b", "a", "a", "b"], ENV, RowOrder(len(ENV)))
     assert len(found.unique()) == 4
     assert found[2] == found[3]
     index = pd.Index(list("pqrst"))
     shuffled = pd.Series(["a", "b", "a", "a", "b"], index=index).iloc[[4, 2, 0, 1, 3]]
-    assert_close(align_groups(shuffled, ENV, index), found)
-    assert_close(align_groups(torch.tensor([0, 1, 0, 0, 1]), ENV, None), found)
+    assert_close(align_groups(shuffled, ENV, RowOrder(len(ENV), index)), found)
+    assert_close(align_groups(torch.tensor([0, 1, 0, 0, 1]), ENV, RowOrder(len(ENV))), found)
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_labels_are_of_an_environment_and_in_the_order_of_x():
 )
 def test_groups_that_cannot_be_used(groups, error, says):
     with pytest.raises(error, match=says):
-        align_groups(groups, ENV, None)
+        align_groups(groups, ENV, RowOrder(len(ENV)))
 
 
 def test_binary_outcomes_have_none():

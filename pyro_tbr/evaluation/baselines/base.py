@@ -12,7 +12,15 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from pyro_tbr.data import Schema, align_env, align_features, align_groups, align_training
+from pyro_tbr.data import (
+    RowOrder,
+    Schema,
+    align_env,
+    align_features,
+    align_groups,
+    align_training,
+    varying_columns,
+)
 from pyro_tbr.errors import DataError
 from pyro_tbr.evaluation.baselines.prediction import BaselinePrediction
 from pyro_tbr.models.encoders import ENCODERS, Encoder, ModuleEncoder, PreparedEncoder
@@ -169,7 +177,7 @@ class Baseline(ABC):
             encoder=encoder,
             generator=torch.Generator().manual_seed(seed),
             seed=seed,
-            groups=None if groups is None else align_groups(groups, rows.env_index, rows.index),
+            groups=None if groups is None else align_groups(groups, rows.env_index, rows.order),
         )
         rule = self._learn(problem)
         return FittedBaseline(self, rule, tree, schema, features, scaling)
@@ -213,9 +221,10 @@ class FittedBaseline:
             level: Probability of the central interval.
         """
         table, index = align_features(self.schema, x)
-        nodes = align_env(self.tree, env, index, len(table))
+        order = RowOrder(len(table), index).or_of(env=env)
+        nodes = align_env(self.tree, env, order)
         standard = self.features(table)
-        form = Form(self.schema.outcome_ndim == 1, index, self.schema.outcome_names)
+        form = Form(self.schema.outcome_ndim == 1, index, self.schema.outcome_names, order)
 
         def components(rows: Tensor) -> tuple[Tensor, Tensor | None]:
             mean, sd = self.rule.components(standard[rows], nodes[rows])
@@ -269,7 +278,7 @@ class Standardiser:
     def of(cls, x: Tensor) -> Standardiser:
         """By the columns of (N, D)."""
         loc, scale = x.mean(0), x.std(0, correction=0)
-        alive = scale > 1e-9 * loc.abs() + 1e-150
+        alive = varying_columns(x)
         return cls(loc, torch.where(alive, 1 / torch.where(alive, scale, 1.0), 0.0))
 
     def __call__(self, x: Tensor) -> Tensor:

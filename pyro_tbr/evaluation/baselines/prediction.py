@@ -58,7 +58,7 @@ class BaselinePrediction:
             y: Outcomes in the form ``fit`` took them, NaN where not observed; pandas objects are
                 matched by index where the features were a DataFrame.
         """
-        outcomes = align_outcomes(self._schema, y, self._form.index, self._num_rows).numpy()
+        outcomes = align_outcomes(self._schema, y, self._form.order.or_of(y=y)).numpy()
         total, count = 0.0, 0
         for rows in self._chunks():
             mean, sd = self._components(rows)

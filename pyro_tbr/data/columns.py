@@ -1,0 +1,128 @@
+"""Which columns of features say something: what varies, and what rounding has eaten."""
+
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from pyro_tbr.data.matching import warn_user
+from pyro_tbr.data.sparse import SparseFeatures
+from pyro_tbr.tree.readers.naming import listed
+
+# The one bound below which a column is taken as constant, relative to its size: a few thousand
+# steps of double precision, so a second's spread among time stamps of 1.7e9 seconds is far above.
+_LEAST_SPREAD = 1e-12
+_LEAST = 1e-20  # and in itself: its square has to be a number of single precision
+_STEPS = 8  # a column that spans fewer steps of its rounding is mostly rounding
+
+
+def column_range(x: Tensor | SparseFeatures) -> tuple[Tensor, Tensor]:
+    """Least and largest value of each column of (N, D), each (D,), double precision."""
+    if isinstance(x, SparseFeatures):
+        low, high = (torch.from_numpy(part) for part in x.column_range())
+        return low.to(x.device), high.to(x.device)
+    return x.amin(0).double(), x.amax(0).double()
+
+
+def varying_columns(x: Tensor | SparseFeatures) -> Tensor:
+    """Columns of (N, D) that are not constant, (D,) bool."""
+    low, high = column_range(x)
+    size = torch.maximum(low.abs(), high.abs())
+    return high - low > (_LEAST_SPREAD * size).clamp(min=_LEAST)
+
+
+def rounded_columns(x: Tensor | SparseFeatures, rounding: Tensor) -> Tensor:
+    """Columns that vary by little more than their own rounding, (D,) bool.
+
+    Whole numbers that are small enough to be held exactly, such as years, are not among them.
+
+    Args:
+        x: Features, (N, D).
+        rounding: Relative rounding of each column's numbers, (D,); 0 where they are in double.
+    """
+    low, high = column_range(x)
+    size = torch.maximum(low.abs(), high.abs())
+    rounding = rounding.to(size)
+    few = varying_columns(x) & (high - low <= _STEPS * rounding * size)
+    for column in few.nonzero()[:, 0].tolist():
+        values = _column(x, column)
+        exact = bool((values == values.round()).all())
+        few[column] = not (exact and size[column] * rounding[column] <= 2)
+    return few
+
+
+def _column(x: Tensor | SparseFeatures, column: int) -> Tensor:
+    if isinstance(x, SparseFeatures):
+        return torch.from_numpy(x.stored[:, [column]].toarray().ravel())
+    return x[:, column]
+
+
+def rounding_of(x: Any, num_columns: int) -> Tensor:
+    """Relative rounding of the user's own numbers, (D,): of single or half precision, else 0."""
+    if isinstance(x, pd.DataFrame):
+        return torch.tensor([_rounding(dtype) for dtype in x.dtypes], dtype=torch.float64)
+    rounding = _rounding(getattr(x, "dtype", None))
+    return torch.full((num_columns,), rounding, dtype=torch.float64)
+
+
+def _rounding(dtype: Any) -> float:
+    if isinstance(dtype, torch.dtype):
+        eps = torch.finfo(dtype).eps if dtype.is_floating_point else 0.0
+    else:
+        dtype = getattr(dtype, "subtype", dtype)  # of a sparse column
+        dtype = getattr(dtype, "numpy_dtype", dtype)  # of a nullable one, or of pyarrow
+        floats = isinstance(dtype, np.dtype) and dtype.kind == "f"
+        eps = float(np.finfo(dtype).eps) if floats else 0.0
+    return eps if eps > 1e-15 else 0.0
+
+
+def warn_of_columns(
+    x: Tensor | SparseFeatures,
+    names: tuple[Hashable, ...] | None,
+    rounding: Tensor,
+    precision: torch.dtype | None,
+) -> None:
+    """Warns of columns that are constant, or lost in rounding, by their names.
+
+    Args:
+        x: Features, (N, D).
+        names: Of the columns; ``None``: their numbers.
+        rounding: Of the numbers as they were given, (D,).
+        precision: In which an encoder takes them as they are; ``None``: none does.
+
+    Warns:
+        DataWarning: There are such columns.
+    """
+    labels = _labels(names)
+    constant = (~varying_columns(x)).nonzero()[:, 0].tolist()
+    if constant:
+        text = f"x has {len(constant)} constant column(s), which tell nothing: "
+        warn_user(text + listed(labels(constant)))
+    given = rounded_columns(x, rounding)
+    if given.any():
+        columns = given.nonzero()[:, 0].tolist()
+        warn_user(
+            f"x has {len(columns)} column(s) that vary by little more than the rounding of the "
+            f"numbers given: {listed(labels(columns))}; give them in double precision, or subtract "
+            "a constant, such as the first time, while they still are"
+        )
+    if precision is None:
+        return
+    used = torch.full_like(rounding, _rounding(precision))
+    columns = (rounded_columns(x, used).cpu() & ~given.cpu()).nonzero()[:, 0].tolist()
+    if columns:
+        warn_user(
+            f"x has {len(columns)} column(s) that vary by little more than the rounding of "
+            f"{str(precision).removeprefix('torch.')}, in which this encoder sees them: "
+            f"{listed(labels(columns))}; subtract their means, or take "
+            "FitOptions(dtype='float64')"
+        )
+
+
+def _labels(
+    names: tuple[Hashable, ...] | None,
+) -> Callable[[list[int]], tuple[Hashable, ...]]:
+    return lambda columns: tuple(names[j] if names else j for j in columns)
