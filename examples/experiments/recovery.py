@@ -5,7 +5,7 @@ the correlation of true and estimated latents (MCC: worst and median seed), the 
 the AUROC of the inclusion probabilities (PIPs); then, over all fits, the share of true changes by
 PIP, and the coverage of 90 % intervals at leaves without data.
 
-    python examples/recovery.py --seeds 10
+    python examples/experiments/recovery.py --seeds 10
 """
 
 import argparse

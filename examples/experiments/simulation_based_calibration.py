@@ -1,4 +1,4 @@
-"""Simulation-based calibration: do true values rank uniformly among draws from their posteriors?
+r"""Simulation-based calibration: do true values rank uniformly among draws from their posteriors?
 
 Parameters are drawn from the model's own prior (inclusion rate, scales, noise, root weights, gates,
 changes), data from the model; each data set is fitted with default options, and each true value is
@@ -14,7 +14,8 @@ For the same reason results may be split by whether the fit warned that latents 
 With ``encoder="linear"`` features are a random mixture of the latents, and estimated latents are
 matched to the true ones before anything is ranked.
 
-    python examples/simulation_based_calibration.py --fits 100 --csv ranks.csv --figure sbc.png
+    python examples/experiments/simulation_based_calibration.py --fits 100 \
+        --csv ranks.csv --figure sbc.png
 """
 
 import argparse
@@ -28,13 +29,10 @@ import pyro
 import torch
 
 import pyro_tbr as tbr
+from parts.ranks import ecdf, ecdf_band, rank_among, uniformity
 from pyro_tbr.evaluation import (
-    ecdf,
-    ecdf_band,
     match_latents,
-    rank_among,
     reliability,
-    uniformity,
 )
 from pyro_tbr.tree import path_sum
 

@@ -1,4 +1,4 @@
-"""How many environments and outcomes do the latents need, and does a fit say when it had too few?
+r"""How many environments and outcomes do the latents need, and does a fit say when it had too few?
 
 Simulates trees of several sizes with several numbers of latents and outcomes, fits each, and prints
 how often the latents were found (MCC above 0.95), how often the fit warned that they are not
@@ -8,8 +8,9 @@ in which the true latents are the one basis with the fewest changes, by exact pa
 noise. More leaves than ``--oracle-leaves`` with 3 latents are left out there: the candidates grow
 with the fourth power of the leaves.
 
-    python examples/how_many_environments.py --seeds 5
-    python examples/how_many_environments.py --seeds 0 --draws 200 --latents 2 3 --leaves 4 8 16
+    python examples/experiments/how_many_environments.py --seeds 5
+    python examples/experiments/how_many_environments.py --seeds 0 --draws 200 \
+        --latents 2 3 --leaves 4 8 16
 """
 
 import argparse
@@ -20,7 +21,8 @@ import numpy as np
 import pandas as pd
 
 import pyro_tbr as tbr
-from pyro_tbr.evaluation import latents_are_sparsest, linear_r2, mcc
+from parts.parsimony import latents_are_sparsest
+from pyro_tbr.evaluation import linear_r2, mcc
 
 FOUND = 0.95  # MCC above which the latents count as found
 
