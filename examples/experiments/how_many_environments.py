@@ -54,7 +54,7 @@ def determined(leaves, latents, outcomes, seed, args):
 def one_fit(leaves, latents, outcomes, seed, args):
     """MCC, linear R2 and whether the fit warned."""
     data = simulated(leaves, latents, outcomes, seed, args, args.rows_per_leaf)
-    options = tbr.FitOptions(restarts=args.restarts, rotation_steps=args.rotation_steps)
+    options = tbr.FitOptions(restarts=args.restarts)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", tbr.IdentificationWarning)
         posterior = tbr.fit(
@@ -117,7 +117,6 @@ def main(argv=None):
     parser.add_argument("--noise", type=float, default=0.2)
     parser.add_argument("--change-prob", type=float, default=0.2)
     parser.add_argument("--restarts", type=int, default=64)
-    parser.add_argument("--rotation-steps", type=int, default=1500)
     parser.add_argument("--draws", type=int, default=100, help="draws for the exact shares")
     parser.add_argument("--oracle-leaves", type=int, default=16, help="most leaves with 3 latents")
     parser.add_argument("--csv", help="file for the fits, one a row")

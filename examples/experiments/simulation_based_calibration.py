@@ -215,11 +215,10 @@ def main(argv=None):
     parser.add_argument("--outcomes", type=int, default=1)
     parser.add_argument("--rows-per-leaf", type=int, default=30)
     parser.add_argument("--restarts", type=int, default=64)
-    parser.add_argument("--rotation-steps", type=int, default=1500)
     parser.add_argument("--csv", type=Path, help="file for the ranks")
     parser.add_argument("--figure", type=Path, help="file for a figure")
     args = parser.parse_args(argv)
-    options = tbr.FitOptions(restarts=args.restarts, rotation_steps=args.rotation_steps)
+    options = tbr.FitOptions(restarts=args.restarts)
     ranks, pips = [], []
     for seed in range(args.first_seed, args.first_seed + args.fits):
         for encoder in args.encoders:

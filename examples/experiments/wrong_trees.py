@@ -154,11 +154,10 @@ def main(argv=None):
     parser.add_argument("--noise", type=float, default=0.3)
     parser.add_argument("--held-out", type=int, default=3, help="leaves without data in each fit")
     parser.add_argument("--restarts", type=int, default=64)
-    parser.add_argument("--rotation-steps", type=int, default=1500)
     parser.add_argument("--csv", type=Path, help="file for the fits, one a row")
     parser.add_argument("--figure", type=Path, help="file for a figure")
     args = parser.parse_args(argv)
-    options = tbr.FitOptions(restarts=args.restarts, rotation_steps=args.rotation_steps)
+    options = tbr.FitOptions(restarts=args.restarts)
     runs, pips = [], []
     for seed in range(args.first_seed, args.first_seed + args.seeds):
         data = tbr.simulate(

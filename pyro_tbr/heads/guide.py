@@ -84,6 +84,11 @@ class Guide(LocalParamsModule):
         """The model this is a guide of."""
         return self._model[0]
 
+    @property
+    def has_gates(self) -> bool:
+        """Changes have gates, so that inclusion probabilities mean something."""
+        return hasattr(self.model.prior, "inclusion_rate")
+
     def _match_dtype(self) -> None:
         """Parameters in the model's dtype; potentials along the tree stay in double precision."""
         dtype = self.model.prior.root_loc.dtype

@@ -67,7 +67,7 @@ def plot_predictive_check(
     tree = posterior.tree
     features, index = align_features(posterior.schema, x)
     nodes = align_env(tree, env, index, len(features)).numpy()
-    binary = posterior.model.likelihood_class.binary
+    binary = posterior.model.likelihood.interval == "mean"
     observed = align_outcomes(posterior.schema, y, index, len(features), binary=binary)
     values = observed.numpy()[:, q]
     drawn = posterior.predict(x, env, seed=seed).sample(num_draws, seed=seed)

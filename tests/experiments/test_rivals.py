@@ -11,7 +11,7 @@ from tests.evaluation.baselines import contract
 STAR = tbr.Tree.from_parents({f"leaf{i}": "r" for i in range(8)})
 METHODS = [
     DendroNet(strengths=(0.1, 0.01)),
-    MOReTreeS(options=tbr.FitOptions(sweeps=10)),
+    MOReTreeS(options=tbr.FitOptions()),
     AutoencoderLeafRegression(steps=100, sparsities=(0.1,)),
     GroupDRO(steps=100),
     IRM(penalties=(0.0, 10.0)),

@@ -37,10 +37,12 @@ class Likelihood(LocalParamsModule):
 
     Attributes:
         binary: Outcomes are 0 or 1, so they are neither centred nor scaled.
+        interval: What lower and upper of a prediction bound: ``"outcome"``, or ``"mean"``.
         noise_scale: The noise as a hyperparameter (Q,), or ``None`` where there is none.
     """
 
     binary: bool = False
+    interval: str = "outcome"
 
     def __init__(self, **description: Any) -> None:
         super().__init__()
@@ -130,6 +132,7 @@ class BernoulliLikelihood(Likelihood):
     """Outcomes 0 or 1 with a logit predictor."""
 
     binary = True
+    interval = "mean"
     _nodes, _weights = np.polynomial.hermite_e.hermegauss(20)
 
     def forward(self, predictor: Tensor, noise_scale: Tensor | None) -> dist.TorchDistribution:
