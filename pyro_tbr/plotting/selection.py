@@ -45,9 +45,10 @@ def inclusion(posterior: Posterior) -> NDArray[np.float64]:
         DataError: It has none, so every PIP is 1 and a plot of them would say nothing.
     """
     if not posterior.guide.has_gates:
+        prior = type(posterior.model.prior).__name__
         raise DataError(
-            f"{type(posterior.model.prior).__name__} has no inclusion probabilities: give values=, one number "
-            "from 0 to 1 an arc, such as those of posterior.exceedance(threshold) for one latent"
+            f"{prior} has no inclusion probabilities: give values=, one number from 0 to 1 an arc, "
+            "such as those of posterior.exceedance(threshold) for one latent"
         )
     return posterior.guide.delta_moments().inclusion.cpu().double().numpy()
 
