@@ -7,7 +7,16 @@ import pyro
 import pytest
 import torch
 
+from tests.brief import search_steps
+
 torch.set_num_threads(1)  # small tensors: threads cost more than they bring
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _short_search():
+    """Small trees are searched soon; tests of the whole search ask for ``FULL_SEARCH``."""
+    with search_steps(200):
+        yield
 
 
 def _global_state() -> dict[str, object]:

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 import pyro_tbr as tbr
+from tests.brief import FULL_SEARCH, search_steps
 from tests.cases.toy import QUICK
 
 README = Path(__file__).parents[1] / "README.md"
@@ -23,7 +24,8 @@ def numbers(text):
 
 
 def test_code_prints_what_the_readme_shows(capsys):
-    exec(compile(CODE, str(README), "exec"), {"__name__": "readme"})
+    with search_steps(FULL_SEARCH):
+        exec(compile(CODE, str(README), "exec"), {"__name__": "readme"})
     printed = capsys.readouterr().out
     # Other versions of torch may round otherwise, so numbers have some room.
     np.testing.assert_allclose(numbers(printed), numbers(SHOWN[0]), atol=0.05)

@@ -8,11 +8,9 @@ the estimate comes first, as in ``reliability(pips, gates)``. What is missing in
 not scored. :func:`true_changes` brings a simulation's truth into a posterior's order, for
 :func:`credible_set_coverage` and :func:`selection_score`. :func:`leave_leaves_out` and
 :func:`leave_clades_out` split rows by environment; :func:`summarise_runs` and
-:func:`paired_differences` make tables of repeated runs. :func:`sparsest_basis` says, without noise,
-whether sparsity determines the latents at all; :mod:`~pyro_tbr.evaluation.rearrange` makes trees
-that are wrong; :func:`rank_among` is for simulation-based calibration. Other methods to compare
-with are in :mod:`pyro_tbr.evaluation.baselines`. scipy and scikit-learn are imported where used;
-install them with ``pip install pyro-tbr[evaluation]``.
+:func:`paired_differences` make tables of repeated runs. Other methods to compare with are in
+:mod:`pyro_tbr.evaluation.baselines`. scipy and scikit-learn are imported where used; install them
+with ``pip install pyro-tbr[evaluation]``.
 """
 
 from pyro_tbr.evaluation.inclusion import (
@@ -22,21 +20,6 @@ from pyro_tbr.evaluation.inclusion import (
     reliability,
 )
 from pyro_tbr.evaluation.latents import LatentMatch, linear_r2, match_latents, mcc
-from pyro_tbr.evaluation.parsimony import (
-    SparsestBasis,
-    latents_are_sparsest,
-    parsimony_score,
-    sparsest_basis,
-)
-from pyro_tbr.evaluation.ranks import Band, ecdf, ecdf_band, rank_among, uniformity
-from pyro_tbr.evaluation.rearrange import (
-    SharedChanges,
-    clades_collapsed,
-    leaves_clustered,
-    shared_changes,
-    star,
-    subtrees_moved,
-)
 from pyro_tbr.evaluation.runs import paired_differences, summarise_runs
 from pyro_tbr.evaluation.scores import crps, interval_coverage, log_score
 from pyro_tbr.evaluation.simulate import simulate
@@ -52,45 +35,30 @@ from pyro_tbr.evaluation.truth import (
 )
 
 __all__ = [
-    "Band",
     "CredibleSetCoverage",
     "LatentMatch",
     "LinearMixing",
     "MLPMixing",
     "SelectionScore",
-    "SharedChanges",
     "Simulation",
-    "SparsestBasis",
     "Split",
-    "clades_collapsed",
     "credible_set_coverage",
     "crps",
-    "ecdf",
-    "ecdf_band",
     "expected_calibration_error",
     "interval_coverage",
-    "latents_are_sparsest",
     "leave_clades_out",
     "leave_leaves_out",
-    "leaves_clustered",
     "linear_r2",
     "log_score",
     "match_gates",
     "match_latents",
     "mcc",
     "paired_differences",
-    "parsimony_score",
     "pip_auroc",
     "pip_average_precision",
-    "rank_among",
     "reliability",
     "selection_score",
-    "shared_changes",
     "simulate",
-    "sparsest_basis",
-    "star",
-    "subtrees_moved",
     "summarise_runs",
     "true_changes",
-    "uniformity",
 ]

@@ -86,6 +86,11 @@ class Guide(LocalParamsModule):
         """A change is a point and a normal, so its quantiles have a closed form."""
         return self.factor.closed_form
 
+    @property
+    def has_gates(self) -> bool:
+        """Changes have gates, so that inclusion probabilities mean something."""
+        return hasattr(self.model.prior, "inclusion_rate")
+
     def _match_dtype(self) -> None:
         """Parameters in the head's dtype; potentials along the tree stay in double precision."""
         dtype = self.head.prior.root_loc.dtype

@@ -17,12 +17,10 @@ class FitOptions:
 
     Attributes:
         restarts: Random starts of the rotation search.
-        rotation_steps: Adam steps of the search.
         max_steps: Steps of the dense stage; ``None``: by the kind of encoder.
         sparse_steps: Steps that train the encoder under the sparse prior.
         batch_size: Rows a minibatch.
         encoder_lr: Peak learning rate of the encoder; ``None``: by the kind of encoder.
-        guide_lr: Peak learning rate of variational parameters.
         encoder_decays: Weight decays of the encoder to choose from on held-out rows, warm-started
             in this order; ``None``: by the kind of encoder.
         num_components: Leading components of wide features to choose from on held-out rows;
@@ -33,9 +31,8 @@ class FitOptions:
             ``None``: as many as needed, none where the encoder's optimism is not measurable.
         sandwich: Take the errors of each environment's weights from its rows' own residuals where
             these are surely larger or smaller than the common noise says (learnt encoders, Gaussian
-            outcomes); ``None``: where the encoder is not linear. With a linear one inclusion
-            probabilities are as well calibrated without, and predictions on 1190 neurons better.
-        sweeps: At most this many sweeps of the weights' posterior.
+            outcomes); ``None``: where the encoder is not linear, as a linear one is calibrated
+            without.
         mixture_components: Cap on the components of a message along the tree.
         num_threads: Threads of torch while fitting, put back after; the tensors are small, and more
             threads mostly wait for each other. ``None``: as torch is set.
@@ -45,19 +42,16 @@ class FitOptions:
     """
 
     restarts: int = 64
-    rotation_steps: int = 1500
     max_steps: int | None = None
     sparse_steps: int = 300
     batch_size: int = 512
     encoder_lr: float | None = None
-    guide_lr: float = 0.03
     encoder_decays: tuple[float, ...] | None = None
     num_components: tuple[int, ...] | None = None
     validation_share: float = 0.2
     patience: int = 8
     cross_fit: int | None = None
     sandwich: bool | None = None
-    sweeps: int = 60
     mixture_components: int = 32
     num_threads: int | None = 1
     device: str = "cpu"
@@ -66,11 +60,9 @@ class FitOptions:
     def __post_init__(self) -> None:
         least = {
             "restarts": 1,
-            "rotation_steps": 1,
             "sparse_steps": 0,
             "batch_size": 1,
             "patience": 1,
-            "sweeps": 1,
             "mixture_components": 2,
         }
         for name, bound in least.items():
@@ -83,10 +75,8 @@ class FitOptions:
             raise DataError(f"options: num_threads={self.num_threads!r} must be at least 1")
         if self.cross_fit is not None and self.cross_fit not in (0, *range(2, 21)):
             raise DataError(f"options: cross_fit={self.cross_fit!r} must be None, 0, or 2 to 20")
-        for name in ("encoder_lr", "guide_lr"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise DataError(f"options: {name}={value!r} must be positive")
+        if self.encoder_lr is not None and not self.encoder_lr > 0:
+            raise DataError(f"options: encoder_lr={self.encoder_lr!r} must be positive")
         if not 0 < self.validation_share < 1:
             raise DataError(
                 f"options: validation_share={self.validation_share!r} must be above 0 and below 1"

@@ -26,7 +26,7 @@ from pyro_tbr.inference.encoder.cross_fit import (
     stratified_folds,
 )
 from pyro_tbr.inference.encoder.dense_stage import DenseFit, DenseStage, StandardRows
-from pyro_tbr.inference.encoder.training import FitTrace, Schedule, train
+from pyro_tbr.inference.encoder.training import GUIDE_LR, FitTrace, Schedule, train
 from pyro_tbr.inference.options import FitOptions
 from pyro_tbr.inference.rotation.arranged import arranged, widened
 from pyro_tbr.inference.rotation.choice import RotationResult, rotate_to_sparsity
@@ -39,6 +39,8 @@ from pyro_tbr.posterior import FitReport
 _LEAST_ROWS_TO_HOLD_OUT = 40
 # Directions of the latents with less than this share of the largest variance do not exist.
 _LEAST_VARIANCE_SHARE = 1e-7
+SEARCH_STEPS = 1500  # of Adam in the rotation search, over which its penalty sharpens
+SWEEPS = 60  # of the weights' posterior; it has settled long before, this bounds one that does not
 _COMPONENTS_TO_JUDGE = 8  # of a message, where ELBOs are only compared
 _SWEEPS_TO_JUDGE = 4
 _ENCODER_LR_SHARE = 0.2  # of the dense stage's peak rates, in the sparse stage: it is nearly there
@@ -162,9 +164,7 @@ class Stages:
             len(rows),
         )
         with torch.enable_grad():
-            found = rotate_to_sparsity(
-                problem, self.options.restarts, self.options.rotation_steps, self.generator
-            )
+            found = rotate_to_sparsity(problem, self.options.restarts, SEARCH_STEPS, self.generator)
         # Mean field has bad optima, and a horseshoe's update takes as long as all the search.
         quick = self.guide_kind == "tree" and not isinstance(self.model.prior, HorseshoePrior)
         if rank == latent_dim and quick:
@@ -197,7 +197,7 @@ class Stages:
         guide.start(candidate.root.to(rows.y), candidate.deltas.to(rows.y))
         width = stats.gram.shape[-1]
         stats = stats.transform(expand_basis(candidate.basis, candidate.offset, width))
-        guide.update(stats, sweeps=min(_SWEEPS_TO_JUDGE, self.options.sweeps))
+        guide.update(stats, sweeps=_SWEEPS_TO_JUDGE)
         return guide.elbo(stats).item()
 
     def _dense_weights(self, z: Tensor, rows: StandardRows) -> tuple[TreeGuide, Statistics]:
@@ -242,7 +242,7 @@ class Stages:
             design,
             rows.y,
             rows.env_index,
-            sweeps=self.options.sweeps,
+            sweeps=SWEEPS,
             sandwich=sandwich and self.model.encoder.trainable,
             groups=rows.groups,
         )
@@ -262,7 +262,7 @@ class Stages:
             steps=self.options.sparse_steps,
             batch_size=min(self.options.batch_size, len(rows)),
             encoder_lr=lr,
-            guide_lr=_ENCODER_LR_SHARE * self.options.guide_lr,
+            guide_lr=_ENCODER_LR_SHARE * GUIDE_LR,
             encoder_decay=reference.recipe.decay,
         )
         data = rows.prepared(model)

@@ -69,8 +69,8 @@ def plot_predictive_check(
     features, index = align_features(posterior.schema, x)
     order = RowOrder(len(features), index).or_of(y=y, env=env)
     nodes = align_env(tree, env, order).numpy()
-    check = check_zero_one if posterior.model.likelihood_class.binary else None
-    observed = align_outcomes(posterior.schema, y, order, check=check)
+    likelihood = posterior.model.likelihood
+    observed = align_outcomes(posterior.schema, y, order, check=likelihood.check)
     values = observed.numpy()[:, q]
     drawn = posterior.predict(x, env, seed=seed).sample(num_draws, seed=seed)
     drawn = drawn if drawn.ndim == 2 else drawn[..., q]

@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 
 from pyro_tbr.errors import DataError, ShapeError
-from pyro_tbr.heads.priors import SpikeSlabPrior
 from pyro_tbr.posterior import Posterior
 from pyro_tbr.tree.readers.naming import listed
 
@@ -46,11 +45,11 @@ def inclusion(posterior: Posterior) -> NDArray[np.float64]:
     Raises:
         DataError: It has none, so every PIP is 1 and a plot of them would say nothing.
     """
-    prior = posterior.model.prior
-    if not isinstance(prior, SpikeSlabPrior):
+    if not posterior.guide.has_gates:
+        prior = type(posterior.model.prior).__name__
         raise DataError(
-            f"{type(prior).__name__} has no inclusion probabilities: give values=, one number "
-            "from 0 to 1 an arc, such as those of posterior.exceedance(threshold) for one latent"
+            f"{prior} has no inclusion probabilities: give values=, one number from 0 to 1 an arc, "
+            "such as those of posterior.exceedance(threshold) for one latent"
         )
     return posterior.guide.delta_moments().inclusion.cpu().double().numpy()
 

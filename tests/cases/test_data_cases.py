@@ -97,7 +97,7 @@ def test_o13_one_row_left_over(batch_size):
     x, y, env = toy(["a", "b"], n=64, d=3)
     x, y, env = np.vstack([x, x[:1]]), np.r_[y, y[:1]], np.r_[env, ["c"]]
     options = tbr.FitOptions(
-        restarts=2, rotation_steps=10, max_steps=3, sparse_steps=2, cross_fit=0, sweeps=3,
+        restarts=2, max_steps=3, sparse_steps=2, cross_fit=0,
         mixture_components=4, batch_size=batch_size, encoder_decays=(0.0,),
     )  # fmt: skip
     posterior = linear_fit(TREE, x, y, env, options=options)
@@ -264,7 +264,7 @@ def test_o18_outcomes_that_the_likelihood_cannot_use():
         with pytest.raises(DataError, match=message):
             identity_fit(TREE, X, y, ENV, likelihood="bernoulli")
     separable = np.where(ENV == "b", 1, yes)
-    posterior = identity_fit(TREE, X, separable, ENV, "bernoulli", sweeps=2, mixture_components=2)
+    posterior = identity_fit(TREE, X, separable, ENV, "bernoulli", mixture_components=2)
     assert np.isfinite(posterior.node_weights()["mean"]).all()
     assert posterior.predict(X, ENV).mean.min() >= 0
     assert posterior.predict(X, ENV).mean.max() <= 1

@@ -19,6 +19,7 @@ from scipy.cluster.hierarchy import linkage
 import pyro_tbr as tbr
 from pyro_tbr.errors import DataWarning, TreeError
 from pyro_tbr.tree import Tree
+from tests.brief import sweeps
 from tests.cases.toy import identity_fit, known_fit, toy
 
 
@@ -216,8 +217,8 @@ def test_o08_deep_trees():
     chain = Tree.from_networkx(nx.path_graph(1050, create_using=nx.DiGraph))
     model = tbr.TreeModel(chain, 1, "identity", tbr.GaussianPrior(scale=0.1), intercept=False)
     x, y, env = toy([1049, 550], n=3, d=2)
-    options = tbr.FitOptions(sweeps=1)
-    posterior = tbr.fit(model, x[:, :1], y, env, progress=False, options=options)
+    with sweeps(1):
+        posterior = tbr.fit(model, x[:, :1], y, env, progress=False)
     assert len(posterior.pips()) == chain.num_arcs
     assert sys.getrecursionlimit() == limit
 

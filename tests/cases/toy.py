@@ -6,7 +6,7 @@ import numpy as np
 import pyro_tbr as tbr
 
 QUICK = tbr.FitOptions(
-    restarts=1, rotation_steps=10, max_steps=10, sparse_steps=2, cross_fit=0, sweeps=4,
+    restarts=1, max_steps=10, sparse_steps=2, cross_fit=0,
     mixture_components=2, encoder_decays=(0.0,),
 )  # fmt: skip
 

@@ -17,6 +17,7 @@ from torch import nn
 import pyro_tbr as tbr
 from pyro_tbr.heads.statistics import statistics
 from pyro_tbr.inference.encoder.training import TrainingRows, minibatch_elbo
+from tests.brief import sweeps
 from tests.cases.toy import star, toy
 
 LEAVES = [f"l{i}" for i in range(20)]
@@ -138,8 +139,9 @@ def fit_rows(tree, x, y, env, **arguments):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", tbr.IdentificationWarning)
         model = tbr.TreeModel(tree, 3, encoder="identity")
-        options = tbr.FitOptions(sweeps=1, mixture_components=2)
-        return tbr.fit(model, x, y, env, progress=False, options=options, **arguments)
+        options = tbr.FitOptions(mixture_components=2)
+        with sweeps(1):
+            return tbr.fit(model, x, y, env, progress=False, options=options, **arguments)
 
 
 def text_of(call):

@@ -7,13 +7,9 @@ from pyro_tbr.heads.likelihoods import GaussianLikelihood
 from pyro_tbr.heads.statistics import statistics
 from pyro_tbr.inference.encoder.dense_stage import StandardRows
 
-QUICK = tbr.FitOptions(
-    restarts=4, rotation_steps=100, sparse_steps=30, sweeps=20, mixture_components=8
-)
+QUICK = tbr.FitOptions(restarts=4, sparse_steps=30, mixture_components=8)
 # Every stage, where what a fit finds does not matter.
-BRIEF = tbr.FitOptions(
-    restarts=1, rotation_steps=10, sparse_steps=5, sweeps=2, mixture_components=4, batch_size=64
-)
+BRIEF = tbr.FitOptions(restarts=1, sparse_steps=5, mixture_components=4, batch_size=64)
 
 
 def standard_rows(data):

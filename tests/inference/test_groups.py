@@ -23,7 +23,7 @@ from pyro_tbr.inference.encoder.training import minibatch_elbo
 from tests.inference.problems import standard_rows
 
 CORRELATION, NUM_GROUPS, SIZE = 0.6, 10, 6
-OPTIONS = tbr.FitOptions(restarts=4, rotation_steps=200)
+OPTIONS = tbr.FitOptions(restarts=4)
 
 
 @functools.cache
@@ -186,7 +186,7 @@ def test_learnt_latents_and_missing_outcomes():
     y = np.column_stack([y, -y])
     y[::7, 0] = np.nan
     model = tbr.TreeModel(tree, 2, encoder="linear")
-    options = tbr.FitOptions(restarts=4, rotation_steps=200, max_steps=1, sparse_steps=0)
+    options = tbr.FitOptions(restarts=4, max_steps=1, sparse_steps=0)
     mixed = x @ [[1.0, 0.5, 0.2], [0.3, -1.0, 0.4]]
     posterior = tbr.fit(model, mixed, y, env, groups=group, progress=False, options=options)
     assert ((posterior.report.group_correlation - CORRELATION).abs() < 0.2).all()
@@ -214,8 +214,7 @@ def test_a_network_that_knows_the_groups_is_found_out():
     """Held-out rows of groups that training has seen would say that it is good."""
     tree, x, y, env, group = near_copies(20, seed=0)
     options = tbr.FitOptions(
-        restarts=4, rotation_steps=100, max_steps=600, sparse_steps=0, encoder_decays=(0.03,),
-        sweeps=20, mixture_components=8,
+        restarts=4, max_steps=600, sparse_steps=0, encoder_decays=(0.03,), mixture_components=8,
     )  # fmt: skip
     posterior = tbr.fit(
         tbr.TreeModel(tree, 2), x, y, env, groups=group, progress=False, seed=0, options=options

@@ -1,6 +1,10 @@
+from dataclasses import replace
+
 import pytest
 
+import pyro_tbr as tbr
 from pyro_tbr import DataError, FitOptions
+from tests.inference.problems import BRIEF
 
 
 @pytest.mark.parametrize(
@@ -18,3 +22,18 @@ from pyro_tbr import DataError, FitOptions
 def test_options_check_themselves(change, message):
     with pytest.raises(DataError, match=message):
         FitOptions(**change)
+
+
+def test_an_unknown_option_is_pythons_own_error():
+    with pytest.raises(TypeError, match="rotation_steps"):
+        FitOptions(rotation_steps=10)
+
+
+def test_a_saved_fit_with_options_that_are_gone_keeps_its_report(tmp_path):
+    data = tbr.simulate(num_leaves=3, latent_dim=1, num_features=1, rows_per_leaf=10)
+    model = tbr.TreeModel(data.tree, 1, "identity")
+    posterior = tbr.fit(model, data.x, data.y, data.env, options=BRIEF, progress=False)
+    old = posterior.report.options | {"rotation_steps": 1500, "sweeps": 60, "guide_lr": 0.03}
+    posterior.report = replace(posterior.report, options=old)
+    posterior.save(tmp_path / "old.tbr")
+    assert tbr.load(tmp_path / "old.tbr").report.options == old

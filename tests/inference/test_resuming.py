@@ -6,15 +6,14 @@ import pytest
 
 import pyro_tbr as tbr
 from pyro_tbr.errors import DataError, TreeError
+from tests.brief import sweeps
 from tests.cases.toy import QUICK, identity_fit, star, toy
 
 LEAVES = ["a", "b", "c", "d"]
 TREE = star(LEAVES)
 X, Y, ENV = toy(LEAVES, n=60, d=4, shift=[("a", 0, 2.0), ("b", 1, -2.0), ("d", 0, -1.5)])
 FEW = np.arange(len(X)) % 3 == 0
-OPTIONS = tbr.FitOptions(
-    restarts=4, rotation_steps=60, sparse_steps=40, sweeps=20, mixture_components=8
-)
+OPTIONS = tbr.FitOptions(restarts=4, sparse_steps=40, mixture_components=8)
 
 
 def go_on(start, x=X, y=Y, env=ENV, encoder="linear", options=OPTIONS, tree=TREE, **model):
@@ -43,11 +42,12 @@ def test_half_and_half_is_the_whole(guide):
     """Sweeps of the weights' posterior go on where they stopped."""
     model = tbr.TreeModel(TREE, 4, encoder="identity")
 
-    def fit(sweeps, start=None):
-        options = tbr.FitOptions(sweeps=sweeps, dtype="float64", mixture_components=32)
-        return tbr.fit(
-            model, X, Y, ENV, guide=guide, start=start, progress=False, options=options
-        )  # fmt: skip
+    def fit(number, start=None):
+        options = tbr.FitOptions(dtype="float64", mixture_components=32)
+        with sweeps(number):
+            return tbr.fit(
+                model, X, Y, ENV, guide=guide, start=start, progress=False, options=options
+            )  # fmt: skip
 
     # A mean-field run ends each time with small steps, so it is compared at its optimum. A tree's
     # sweeps with few components end in a small cycle, and the last two do not quite forget where.
@@ -101,7 +101,7 @@ def test_new_leaves_get_rows_and_old_ones_lose_them(few):
 def test_a_cross_fit_is_made_again():
     """A flexible encoder's rows are encoded by encoders of the folds, as in the first fit."""
     options = tbr.FitOptions(
-        restarts=2, rotation_steps=20, max_steps=20, sparse_steps=5, cross_fit=2, sweeps=5,
+        restarts=2, max_steps=20, sparse_steps=5, cross_fit=2,
         mixture_components=4, encoder_decays=(0.3,),
     )  # fmt: skip
     first = go_on(None, encoder="mlp", options=options)

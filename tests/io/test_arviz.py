@@ -148,7 +148,7 @@ def test_binary_outcomes(rows):
 
 @pytest.mark.parametrize("prior", [tbr.HorseshoePrior(), tbr.GaussianPrior()])
 def test_other_priors_have_their_own_sites(prior, rows):
-    posterior = known_fit(BALANCED, *rows, prior=prior, sweeps=3)
+    posterior = known_fit(BALANCED, *rows, prior=prior)
     group = to_datatree(posterior, num_draws=20)
     assert list(group.children) == ["posterior"]
     sites = posterior.sample(2)

@@ -4,7 +4,7 @@ import numpy as np
 
 import pyro_tbr as tbr
 
-FAST = tbr.FitOptions(restarts=4, rotation_steps=60, sparse_steps=50)
+FAST = tbr.FitOptions(restarts=4, sparse_steps=50)
 RATE, SLAB_SCALE, NOISE_SCALE = 0.3, 2.0, 0.5  # fixed in the fit with a leaf held out
 
 CHAIN = tbr.Tree.from_parents({"u": "r", "v": "u", "a": "v", "b": "r"})

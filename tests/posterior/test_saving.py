@@ -20,10 +20,8 @@ from pyro_tbr.posterior.plain import from_plain, to_plain
 TINY = {
     "restarts": 1,
     "mixture_components": 4,
-    "rotation_steps": 10,
     "max_steps": 10,
     "sparse_steps": 2,
-    "sweeps": 2,
     "encoder_decays": (0.3,),
     "cross_fit": 0,
     "batch_size": 64,

@@ -178,9 +178,7 @@ def test_scales_and_noise_are_kept_where_they_are_learnt(several, frames):
 def test_every_prior_and_guide_moves_to_the_truth(data, before, early, prior, guide):
     x, y, env, weights = data
     few = np.flatnonzero(early)[:80]
-    base = known_fit(
-        TREE, x[few], y[few], env[few], prior=prior, guide=guide, intercept=True, sweeps=30
-    )
+    base = known_fit(TREE, x[few], y[few], env[few], prior=prior, guide=guide, intercept=True)
     rows = np.flatnonzero(env == "c")
     new = base.update(x[rows], y[rows], env[rows])
     truth = weights[TREE.index("c")].ravel()

@@ -17,11 +17,9 @@ distributions with a noise from the evidence or from held-out rows, where the cl
 ``distribution``; each class's docstring says what it does at a held-out leaf.
 """
 
-from pyro_tbr.evaluation.baselines.autoencoder import AutoencoderLeafRegression
 from pyro_tbr.evaluation.baselines.base import Baseline, FittedBaseline
-from pyro_tbr.evaluation.baselines.invariant import IRM, GroupDRO
-from pyro_tbr.evaluation.baselines.l1_tree import L1TBR, DendroNet
-from pyro_tbr.evaluation.baselines.posteriors import DenseTree, MOReTreeS, SparseTree
+from pyro_tbr.evaluation.baselines.l1_tree import L1TBR
+from pyro_tbr.evaluation.baselines.posteriors import DenseTree, SparseTree
 from pyro_tbr.evaluation.baselines.prediction import BaselinePrediction
 from pyro_tbr.evaluation.baselines.regressions import (
     LeafRegression,
@@ -37,26 +35,16 @@ ALL: tuple[type[Baseline], ...] = (
     LeafRegression,
     DenseTree,
     L1TBR,
-    DendroNet,
-    MOReTreeS,
-    AutoencoderLeafRegression,
-    GroupDRO,
-    IRM,
 )
 
 __all__ = [
     "ALL",
-    "IRM",
-    "AutoencoderLeafRegression",
     "Baseline",
     "BaselinePrediction",
-    "DendroNet",
     "DenseTree",
     "FittedBaseline",
-    "GroupDRO",
     "L1TBR",
     "LeafRegression",
-    "MOReTreeS",
     "Pooled",
     "PooledOneHot",
     "SparseTree",

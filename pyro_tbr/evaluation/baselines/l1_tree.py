@@ -1,4 +1,4 @@
-"""Point estimates with an L1 penalty on the changes along the arcs: TBR's own, and DendroNet's."""
+"""Point estimates with an L1 penalty on the changes along the arcs: the paper's TBR."""
 
 from __future__ import annotations
 
@@ -11,19 +11,13 @@ import torch
 from torch import Tensor
 
 from pyro_tbr.errors import DataError
-from pyro_tbr.evaluation.baselines.base import (
-    MAX_COMPONENTS,
-    Baseline,
-    Problem,
-    Rule,
-    leading_components,
-)
+from pyro_tbr.evaluation.baselines.base import Baseline, Problem, Rule
 from pyro_tbr.evaluation.baselines.l1_starts import LinearStarts, Starts, all_starts, cosine
 from pyro_tbr.evaluation.baselines.squares import Squares, Weights, l1_weights
 from pyro_tbr.heads.guide import NodeMoments, predictor_moments
 from pyro_tbr.tree import Tree, path_sum
 
-_STRENGTHS = tuple(np.geomspace(1, 1e-3, 10).round(6).tolist())
+STRENGTHS = tuple(np.geomspace(1, 1e-3, 10).round(6).tolist())
 
 
 @dataclass(frozen=True)
@@ -62,7 +56,7 @@ class L1TBR(Baseline):
 
     has_latents: ClassVar[bool] = True
 
-    strengths: tuple[float, ...] = _STRENGTHS
+    strengths: tuple[float, ...] = STRENGTHS
     restarts: int | None = None
     steps: int | None = None
     lr: float | None = None
@@ -71,7 +65,7 @@ class L1TBR(Baseline):
 
     def _learn(self, problem: Problem) -> Rule:
         if problem.encoder == "identity":
-            raise DataError("encoder='identity' leaves no latents to learn: use DendroNet")
+            raise DataError("encoder='identity' leaves no latents to learn: use DenseTree")
         linear = problem.encoder == "linear"
         candidates = []
         for decay in (0.0,) if linear else self.decays:
@@ -86,7 +80,7 @@ class L1TBR(Baseline):
             with torch.no_grad():
                 return encoder(x).double()
 
-        squares = Squares.of(_design(to_latents(problem.x)), problem.y, problem.env_index)
+        squares = Squares.of(with_intercept(to_latents(problem.x)), problem.y, problem.env_index)
         first = Weights(weights.root[0].double(), weights.deltas[0].double())
         final = l1_weights(problem.tree, squares, best.penalty, first)
         notes = {"strength": best.strength, "decay": best.decay, "held_out": best.held_out}
@@ -146,50 +140,6 @@ class L1TBR(Baseline):
         return Weights(root.detach(), deltas.detach())
 
 
-@dataclass(frozen=True)
-class DendroNet(Baseline):
-    r"""L1-penalised changes of the features' own weights along the arcs; like DendroNet.
-
-    No latents: squared error plus :math:`\lambda \sum_a |\delta_a|_1` is convex and solved to its
-    minimum, lambda chosen on held-out rows. Where there are more than 50 features, their 50 leading
-    components take their place. Predictive distributions as in :class:`L1TBR`.
-
-    Attributes:
-        strengths: The path of lambda, as in :class:`L1TBR`.
-
-    Source:
-        Layne, Dort, Hamelin, Li & Blanchette, Bioinformatics 36 (2020) i543.
-    """
-
-    strengths: tuple[float, ...] = _STRENGTHS
-
-    def _learn(self, problem: Problem) -> Rule:
-        num_features = problem.x.shape[1]
-        wide = num_features > MAX_COMPONENTS
-        to_features = leading_components(problem) if wide else _as_they_are
-        design, held_out = _design(to_features(problem.x)), problem.validation
-        parts = [
-            Squares.of(design[rows], problem.y[rows], problem.env_index[rows])
-            for rows in (~held_out, held_out)
-            if rows.any()
-        ]
-        best: tuple[float, float, Tensor] | None = None
-        weights: Weights | None = None
-        for strength in self.strengths:
-            weights = l1_weights(problem.tree, parts[0], parts[0].strength(strength), weights)
-            nodes = weights.at_nodes(problem.tree)
-            errors = parts[-1].errors(nodes[parts[-1].nodes])
-            total = float(parts[-1].error(nodes[parts[-1].nodes]))
-            if best is None or total < best[0]:
-                best = total, strength, errors
-        assert best is not None
-        squares = Squares.of(design, problem.y, problem.env_index)
-        final = l1_weights(problem.tree, squares, squares.strength(best[1]), weights)
-        names = tuple(f"{'c' if wide else 'x'}{j}" for j in range(design.shape[1] - 1))
-        notes = {"strength": best[1], "held_out": best[0]}
-        return L1Rule(problem, to_features, final, best[2], names, notes, learnt=False)
-
-
 class _Candidate(NamedTuple):
     """A start at a lambda: the encoder, its weights, and how it does on held-out rows."""
 
@@ -236,7 +186,7 @@ class L1Rule(Rule):
 
     def components(self, x: Tensor, env_index: Tensor) -> tuple[Tensor, Tensor]:
         """A single normal."""
-        design = _design(self.to_latents(x))
+        design = with_intercept(self.to_latents(x))
         moments = NodeMoments(self.node_weights, self.spread)
         mean, var = predictor_moments(design, env_index, moments)
         return mean[None], (var + self.noise_var).sqrt()[None]
@@ -253,10 +203,6 @@ def _spread(tree: Tree, deltas: Tensor, informed: Tensor) -> Tensor:
     return path_sum(tree, torch.zeros_like(typical), unknown, event_dim=2)
 
 
-def _design(z: Tensor) -> Tensor:
+def with_intercept(z: Tensor) -> Tensor:
     """With a last column of ones."""
     return torch.cat([z, torch.ones(len(z), 1, dtype=z.dtype)], dim=1)
-
-
-def _as_they_are(x: Tensor) -> Tensor:
-    return x

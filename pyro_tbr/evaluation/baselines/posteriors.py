@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_tbr.errors import IdentificationWarning
 from pyro_tbr.evaluation.baselines.base import Baseline, Problem, Rule, leading_components
-from pyro_tbr.heads.priors import ArcPrior, GaussianPrior, SpikeSlabPrior
+from pyro_tbr.heads.priors import ArcPrior, GaussianPrior
 from pyro_tbr.inference import FitOptions, fit
 from pyro_tbr.models import TreeModel
 from pyro_tbr.posterior import Posterior
@@ -42,34 +42,7 @@ class DenseTree(Baseline):
 
     def _learn(self, problem: Problem) -> Rule:
         to_design = leading_components(problem)
-        return _identity_rule(problem, to_design, GaussianPrior(pooled=True), "tree", self.options)
-
-
-@dataclass(frozen=True)
-class MOReTreeS(Baseline):
-    """Spike-and-slab changes on given latents by mean field; like MOReTreeS.
-
-    The features *are* the latents: give ``posterior.encode(x)``, say, as ``x``. Correlated ones are
-    taken as they are, which mean field does not like.
-
-    Our differences: a gate for each arc and latent, where MOReTreeS has one a node, and all
-    hyperparameters learnt. Fitted by ``TreeModel(encoder="identity")`` with
-    ``guide="mean_field"``. A held-out leaf keeps its ancestor's weights plus changes as the prior
-    expects them.
-
-    Attributes:
-        options: Of the fit.
-
-    Source:
-        Thomas, Trippa, Parmigiani & Dominici, JASA 115 (2020) 1693.
-    """
-
-    options: FitOptions | None = None
-
-    def _learn(self, problem: Problem) -> Rule:
-        return _identity_rule(
-            problem, lambda x: x, SpikeSlabPrior(spike_scale=0), "mean_field", self.options
-        )
+        return identity_rule(problem, to_design, GaussianPrior(pooled=True), "tree", self.options)
 
 
 @dataclass(frozen=True)
@@ -141,7 +114,7 @@ class PosteriorRule(Rule):
         return self.to_latents(x)
 
 
-def _identity_rule(
+def identity_rule(
     problem: Problem,
     to_latents: Callable[[Tensor], Tensor],
     prior: ArcPrior,

@@ -48,11 +48,8 @@ class BernoulliLikelihood(Likelihood):
         seen = ~np.isnan(y.values)
         held = listed(np.unique(y.values[seen]).tolist(), 4)
         bad = seen & (y.values != 0) & (y.values != 1)
-        y.refuse(
-            bad,
-            "must be 0 or 1 here",
-            f"y holds {held}; recode it to 0 and 1, or choose another likelihood",
-        )
+        what = f"that must be 0 or 1 and are not (y holds {held})"
+        y.refuse(bad, what, "recode it to 0 and 1, or choose another likelihood")
 
     def check_informative(self, y: Outcomes) -> None:
         """Refuses a column that holds a single value."""

@@ -25,7 +25,13 @@ from pyro_tbr.heads.priors import GaussianPrior
 from pyro_tbr.heads.tree_guide import TreeGuide
 from pyro_tbr.inference.encoder.prepared_rows import prepared
 from pyro_tbr.inference.encoder.reduced_rank import leading_directions
-from pyro_tbr.inference.encoder.training import FitTrace, Schedule, TrainingRows, train
+from pyro_tbr.inference.encoder.training import (
+    GUIDE_LR,
+    FitTrace,
+    Schedule,
+    TrainingRows,
+    train,
+)
 from pyro_tbr.inference.options import FitOptions
 from pyro_tbr.models.encoders import Encoder, LinearEncoder, PreparedEncoder
 from pyro_tbr.models.tree_model import TreeModel
@@ -263,7 +269,7 @@ class DenseStage:
             steps=max(1, recipe.steps // (1 if start is None else 2)),
             batch_size=min(self.options.batch_size, len(rows)),
             encoder_lr=recipe.lr,
-            guide_lr=self.options.guide_lr,
+            guide_lr=GUIDE_LR,
             encoder_decay=recipe.decay,
             patience=self.options.patience,
         )

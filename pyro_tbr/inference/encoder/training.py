@@ -22,6 +22,10 @@ from pyro_tbr.heads.likelihoods import NoiseMoments
 from pyro_tbr.inference.encoder.prepared_rows import PreparedRows, blocks_of
 from pyro_tbr.models.tree_model import TreeModel
 
+# Peak rate of what a guide learns by gradients. Its parameters are locations and logarithms of
+# scales in the units of training, all of order one, so one rate suits them.
+GUIDE_LR = 0.03
+
 
 @dataclass(frozen=True)
 class TrainingRows:
@@ -227,5 +231,5 @@ def _blown(model: TreeModel, guide: Guide, step: int, trace: FitTrace, elbo: Ten
     return (
         f"training stopped at step {step}: loss {-elbo.item():.4g}, gradients not finite in "
         f"{bad[:5] or 'none'}; last finite mean loss {last}. The parameters of the step before are "
-        f"kept. Lower options.encoder_lr or guide_lr, or look for outliers and scale the data"
+        f"kept. Lower options.encoder_lr, or look for outliers and scale the data"
     )

@@ -25,7 +25,7 @@ class AutoencoderLeafRegression(Baseline):
     ``sparsity`` times the mean of :math:`|z|`, latents standardised inside the loss. Its encoder is
     the one of the other methods; its decoder is linear for a linear encoder, else a network of the
     same widths. The sparsity is the strongest whose regressions err within 1 % of the least on
-    held-out rows. Regressions and held-out leaves as in :class:`LeafRegression`.
+    held-out rows. Regressions and held-out leaves as in ``LeafRegression``.
 
     Attributes:
         sparsities: To choose from.

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from parts.ranks import ecdf, ecdf_band, rank_among, uniformity
 from pyro_tbr.errors import DataError, ShapeError
-from pyro_tbr.evaluation import ecdf, ecdf_band, rank_among, uniformity
 
 S = 99
 

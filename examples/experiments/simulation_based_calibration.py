@@ -1,4 +1,4 @@
-"""Simulation-based calibration: do true values rank uniformly among draws from their posteriors?
+r"""Simulation-based calibration: do true values rank uniformly among draws from their posteriors?
 
 Parameters are drawn from the model's own prior (inclusion rate, scales, noise, root weights, gates,
 changes), data from the model; each data set is fitted with default options, and each true value is
@@ -14,7 +14,8 @@ For the same reason results may be split by whether the fit warned that latents 
 With ``encoder="linear"`` features are a random mixture of the latents, and estimated latents are
 matched to the true ones before anything is ranked.
 
-    python examples/simulation_based_calibration.py --fits 100 --csv ranks.csv --figure sbc.png
+    python examples/experiments/simulation_based_calibration.py --fits 100 \
+        --csv ranks.csv --figure sbc.png
 """
 
 import argparse
@@ -28,13 +29,10 @@ import pyro
 import torch
 
 import pyro_tbr as tbr
+from parts.ranks import ecdf, ecdf_band, rank_among, uniformity
 from pyro_tbr.evaluation import (
-    ecdf,
-    ecdf_band,
     match_latents,
-    rank_among,
     reliability,
-    uniformity,
 )
 from pyro_tbr.tree import path_sum
 
@@ -217,11 +215,10 @@ def main(argv=None):
     parser.add_argument("--outcomes", type=int, default=1)
     parser.add_argument("--rows-per-leaf", type=int, default=30)
     parser.add_argument("--restarts", type=int, default=64)
-    parser.add_argument("--rotation-steps", type=int, default=1500)
     parser.add_argument("--csv", type=Path, help="file for the ranks")
     parser.add_argument("--figure", type=Path, help="file for a figure")
     args = parser.parse_args(argv)
-    options = tbr.FitOptions(restarts=args.restarts, rotation_steps=args.rotation_steps)
+    options = tbr.FitOptions(restarts=args.restarts)
     ranks, pips = [], []
     for seed in range(args.first_seed, args.first_seed + args.fits):
         for encoder in args.encoders:

@@ -8,11 +8,13 @@ held-out rows. L1-TBR is the paper's objective, as good as we can make it. Runs 
 one, so that what was done is there if it is stopped; tables and figure can be made of several
 files.
 
-    python examples/rivals.py --seeds 3 --csv rivals.csv
-    python examples/rivals.py --settings 0.05 0.1 0.3 0.4 0.6 --methods ours l1_tbr --seeds 2 \
-        --csv rates.csv
-    python examples/rivals.py --settings mlp --methods ours l1_tbr pooled --seeds 2 --csv mlp.csv
-    python examples/rivals.py --settings --read rivals.csv rates.csv mlp.csv --figure rivals.png
+    python examples/experiments/all_methods.py --seeds 3 --csv rivals.csv
+    python examples/experiments/all_methods.py --settings 0.05 0.1 0.3 0.4 0.6 \
+        --methods ours l1_tbr --seeds 2 --csv rates.csv
+    python examples/experiments/all_methods.py --settings mlp --methods ours l1_tbr pooled \
+        --seeds 2 --csv mlp.csv
+    python examples/experiments/all_methods.py --settings \
+        --read rivals.csv rates.csv mlp.csv --figure rivals.png
 """
 
 import argparse
@@ -21,9 +23,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from run_tables import METHODS, show
 
 import pyro_tbr as tbr
+from parts.run_tables import METHODS, show
 from pyro_tbr.evaluation import LinearMixing, linear_r2, mcc
 from pyro_tbr.plotting import plot_methods
 

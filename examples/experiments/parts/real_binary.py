@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pandas as pd
 import torch
-from real_data import Rows
 
 import pyro_tbr as tbr
+from parts.real_data import Rows
 from pyro_tbr import evaluation
 from pyro_tbr.tree import path_sum
 

@@ -5,7 +5,7 @@ the correlation of true and estimated latents (MCC: worst and median seed), the 
 the AUROC of the inclusion probabilities (PIPs); then, over all fits, the share of true changes by
 PIP, and the coverage of 90 % intervals at leaves without data.
 
-    python examples/recovery.py --seeds 10
+    python examples/experiments/recovery.py --seeds 10
 """
 
 import argparse
@@ -103,12 +103,9 @@ def main(argv=None):
     parser.add_argument("--settings", type=int, nargs="*", help="numbers of settings, from 0")
     parser.add_argument("--held-out", type=int, default=1, help="leaves without data in each fit")
     parser.add_argument("--restarts", type=int, default=64)
-    parser.add_argument("--rotation-steps", type=int, default=1500)
     parser.add_argument("--max-steps", type=int, default=None)
     args = parser.parse_args(argv)
-    options = tbr.FitOptions(
-        restarts=args.restarts, rotation_steps=args.rotation_steps, max_steps=args.max_steps
-    )
+    options = tbr.FitOptions(restarts=args.restarts, max_steps=args.max_steps)
     chosen = list(SETTINGS) if args.settings is None else [list(SETTINGS)[i] for i in args.settings]
     rows, all_pips, all_gates, coverage = [], [], [], []
     for name in chosen:

@@ -6,8 +6,8 @@ credible sets hold a true change, the share of false ones among changes selected
 at leaves without data the coverage of 90 % intervals and the log score beside those of other
 methods.
 
-    python examples/calibration.py --fits 25
-    python examples/calibration.py --settings mlp --fits 20 --compare
+    python examples/experiments/calibration.py --fits 25
+    python examples/experiments/calibration.py --settings mlp --fits 20 --compare
 """
 
 import argparse

@@ -1,50 +1,56 @@
-"""Posteriors, autoencoder and robust predictors on cases with a known answer."""
+"""Methods that only the tables compare with: the contract of baselines, and known answers."""
 
 import numpy as np
 import pytest
 
 import pyro_tbr as tbr
-from pyro_tbr.evaluation.baselines import (
-    IRM,
-    AutoencoderLeafRegression,
-    DenseTree,
-    GroupDRO,
-    LeafRegression,
-    MOReTreeS,
-    Pooled,
-    SparseTree,
-)
+from pyro_tbr.evaluation.baselines import LeafRegression, Pooled
+from rivals import IRM, AutoencoderLeafRegression, DendroNet, GroupDRO, MOReTreeS
+from tests.evaluation.baselines import contract
 
 STAR = tbr.Tree.from_parents({f"leaf{i}": "r" for i in range(8)})
+METHODS = [
+    DendroNet(strengths=(0.1, 0.01)),
+    MOReTreeS(options=tbr.FitOptions()),
+    AutoencoderLeafRegression(steps=100, sparsities=(0.1,)),
+    GroupDRO(steps=100),
+    IRM(penalties=(0.0, 10.0)),
+]
+every = pytest.mark.parametrize("method", METHODS, ids=contract.name)
 
 
-def scores(data, held_out, methods, rows=100):
-    """Log score of each method at the held-out leaves and at the others."""
-    x, y, env = data.without(held_out)
-    found = {}
-    for method in methods:
-        fitted = method.fit(data.tree, x, y, env)
-        at = [
-            [
-                fitted.predict(new_x, leaf).log_score(new_y)
-                for leaf in leaves
-                for new_x, new_y, _ in [data.rows(leaf, rows)]
-            ]
-            for leaves in (held_out, [leaf for leaf in data.tree.leaves if leaf not in held_out])
-        ]
-        found[type(method).__name__] = np.mean(at[0]), np.mean(at[1])
-    return found
+@every
+def test_predictions(method):
+    contract.check_predictions(method)
 
 
-def test_dense_tree_is_best_on_random_slopes():
-    data = tbr.simulate(
-        num_leaves=24, latent_dim=3, num_features=3, rows_per_leaf=8, changes="bernoulli",
-        change_prob=1.0, delta_min=0.0, delta_scale=0.5, noise_scale=0.5,
-    )  # fmt: skip
-    found = scores(data, ["leaf2", "leaf9", "leaf17"], [DenseTree(), Pooled(), LeafRegression()])
-    for other in ("Pooled", "LeafRegression"):
-        assert found["DenseTree"][0] > found[other][0] + 0.05
-        assert found["DenseTree"][1] > found[other][1] + 0.05
+@every
+def test_units(method):
+    contract.check_units(method)
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if m.distribution], ids=contract.name)
+def test_intervals(method):
+    contract.check_intervals(method)
+
+
+def test_encoders_that_cannot_be_learnt():
+    contract.check_what_cannot_be_learnt(AutoencoderLeafRegression())
+
+
+def test_dendronet_finds_the_changed_arc():
+    parents = {"a": "u", "b": "u", "c": "v", "d": "v", "u": "r", "v": "r"}
+    tree = tbr.Tree.from_parents(parents)
+    generator = np.random.default_rng(0)
+    env = np.repeat(list("abcd"), 50)
+    x = generator.normal(size=(200, 2))
+    slope = np.where(np.isin(env, ["a", "b"]), 2.0, 0.0)
+    y = slope * x[:, 0] + x[:, 1] + 0.1 * generator.normal(size=200)
+    fitted = DendroNet().fit(tree, x, y, env)
+    table = fitted.deltas().set_index(["child", "latent"])["mean"].abs()
+    at_the_root = table["u"]["x0"] + table["v"]["x0"]  # the pair under the root is one change
+    assert at_the_root == pytest.approx(2, abs=0.2)
+    assert table.sum() - at_the_root < 0.3
 
 
 def test_spike_and_slab_finds_the_change_on_given_latents():
@@ -60,24 +66,6 @@ def test_spike_and_slab_finds_the_change_on_given_latents():
     table = fitted.deltas().set_index(["child", "latent"])["mean"]
     assert table.abs().idxmax() == ("a", "z1")
     assert fitted.predict(z, env).sd.mean() == pytest.approx(0.3, rel=0.1)
-
-
-def test_the_fit_itself_predicts_as_it_does_alone():
-    data = tbr.simulate(num_leaves=12, latent_dim=2, num_features=4, rows_per_leaf=40)
-    x, y, env = data.without("leaf3")
-    options = tbr.FitOptions(restarts=4, rotation_steps=60, sparse_steps=30, mixture_components=8)
-    fitted = SparseTree(options=options).fit(data.tree, x, y, env, latent_dim=2)
-    model = tbr.TreeModel(data.tree, 2, "linear")
-    alone = tbr.fit(model, (x - x.mean(0)) / x.std(0), y, env, progress=False, options=options)
-    new_x, new_y, _ = data.rows("leaf3", 50)
-    standard = (new_x - x.mean(0)) / x.std(0)
-    assert tbr.mcc(alone.encode(standard), fitted.encode(new_x)) > 0.9999
-    for leaf in ("leaf3", "leaf4"):
-        ours, theirs = fitted.predict(new_x, leaf), alone.predict(standard, leaf, num_draws=2000)
-        spread = 4.5 * theirs.sd.max() / np.sqrt(200)
-        np.testing.assert_allclose(ours.mean, theirs.mean, atol=1.3 * spread)
-        np.testing.assert_allclose(ours.sd, theirs.sd, rtol=0.4)
-    assert np.isfinite(fitted.predict(new_x, "leaf3").log_score(new_y))
 
 
 @pytest.mark.parametrize("encoder", ["linear", "mlp"])

@@ -1,4 +1,4 @@
-"""How many environments and outcomes do the latents need, and does a fit say when it had too few?
+r"""How many environments and outcomes do the latents need, and does a fit say when it had too few?
 
 Simulates trees of several sizes with several numbers of latents and outcomes, fits each, and prints
 how often the latents were found (MCC above 0.95), how often the fit warned that they are not
@@ -8,8 +8,9 @@ in which the true latents are the one basis with the fewest changes, by exact pa
 noise. More leaves than ``--oracle-leaves`` with 3 latents are left out there: the candidates grow
 with the fourth power of the leaves.
 
-    python examples/how_many_environments.py --seeds 5
-    python examples/how_many_environments.py --seeds 0 --draws 200 --latents 2 3 --leaves 4 8 16
+    python examples/experiments/how_many_environments.py --seeds 5
+    python examples/experiments/how_many_environments.py --seeds 0 --draws 200 \
+        --latents 2 3 --leaves 4 8 16
 """
 
 import argparse
@@ -20,7 +21,8 @@ import numpy as np
 import pandas as pd
 
 import pyro_tbr as tbr
-from pyro_tbr.evaluation import latents_are_sparsest, linear_r2, mcc
+from parts.parsimony import latents_are_sparsest
+from pyro_tbr.evaluation import linear_r2, mcc
 
 FOUND = 0.95  # MCC above which the latents count as found
 
@@ -52,7 +54,7 @@ def determined(leaves, latents, outcomes, seed, args):
 def one_fit(leaves, latents, outcomes, seed, args):
     """MCC, linear R2 and whether the fit warned."""
     data = simulated(leaves, latents, outcomes, seed, args, args.rows_per_leaf)
-    options = tbr.FitOptions(restarts=args.restarts, rotation_steps=args.rotation_steps)
+    options = tbr.FitOptions(restarts=args.restarts)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", tbr.IdentificationWarning)
         posterior = tbr.fit(
@@ -115,7 +117,6 @@ def main(argv=None):
     parser.add_argument("--noise", type=float, default=0.2)
     parser.add_argument("--change-prob", type=float, default=0.2)
     parser.add_argument("--restarts", type=int, default=64)
-    parser.add_argument("--rotation-steps", type=int, default=1500)
     parser.add_argument("--draws", type=int, default=100, help="draws for the exact shares")
     parser.add_argument("--oracle-leaves", type=int, default=16, help="most leaves with 3 latents")
     parser.add_argument("--csv", help="file for the fits, one a row")

@@ -11,7 +11,7 @@ Prints, with one outcome and with several: the correlation of found and true lat
 cell types left out the mean squared error (less the noise), coverage of 90 % intervals, log score.
 
     pip install 'pyro-tbr[examples]'
-    python examples/gene_expression.py --seeds 5
+    python examples/experiments/gene_expression.py --seeds 5
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from run_tables import METHODS, show
 
 import pyro_tbr as tbr
+from parts.run_tables import METHODS, show
 from pyro_tbr.evaluation import linear_r2, mcc, simulate
 
 HIERARCHY = {  # child: parent; the leaves are the data set's ``bulk_labels``

@@ -7,7 +7,7 @@ were found (MCC), the log score and the coverage of 90 % intervals at leaves wit
 of inclusion probabilities and the share of true changes by PIP, over the arcs between clades that
 the true tree has too. (Mean features would not do for clustering: here they are alike everywhere.)
 
-    python examples/wrong_trees.py --seeds 6 --csv runs.csv --figure wrong_trees.png
+    python examples/experiments/wrong_trees.py --seeds 6 --csv runs.csv --figure wrong_trees.png
 """
 
 import argparse
@@ -17,20 +17,22 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from run_tables import show
 
 import pyro_tbr as tbr
-from pyro_tbr.evaluation import (
+from parts.rearrange import (
     clades_collapsed,
     leaves_clustered,
+    shared_changes,
+    star,
+    subtrees_moved,
+)
+from parts.run_tables import show
+from pyro_tbr.evaluation import (
     linear_r2,
     match_latents,
     mcc,
     pip_auroc,
     reliability,
-    shared_changes,
-    star,
-    subtrees_moved,
 )
 from pyro_tbr.evaluation.baselines import Pooled
 from pyro_tbr.plotting import plot_methods
@@ -152,11 +154,10 @@ def main(argv=None):
     parser.add_argument("--noise", type=float, default=0.3)
     parser.add_argument("--held-out", type=int, default=3, help="leaves without data in each fit")
     parser.add_argument("--restarts", type=int, default=64)
-    parser.add_argument("--rotation-steps", type=int, default=1500)
     parser.add_argument("--csv", type=Path, help="file for the fits, one a row")
     parser.add_argument("--figure", type=Path, help="file for a figure")
     args = parser.parse_args(argv)
-    options = tbr.FitOptions(restarts=args.restarts, rotation_steps=args.rotation_steps)
+    options = tbr.FitOptions(restarts=args.restarts)
     runs, pips = [], []
     for seed in range(args.first_seed, args.first_seed + args.seeds):
         data = tbr.simulate(

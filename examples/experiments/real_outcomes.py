@@ -18,9 +18,9 @@ rate of 0.05, and in how many of the fits; for the bacteria the scores of probab
 the share that is resistant among genomes with like probabilities. There is no true answer for the
 latents; what one fit to all neurons says of them: ``cell_types.py``.
 
-    python examples/real_outcomes.py neurons
-    python examples/real_outcomes.py birds --protocols groups leaves
-    python examples/real_outcomes.py erythromycin
+    python examples/experiments/real_outcomes.py neurons
+    python examples/experiments/real_outcomes.py birds --protocols groups leaves
+    python examples/experiments/real_outcomes.py erythromycin
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import real_data
-from real_tables import by_leaf, figure, stability, summary
-from run_tables import METHODS, markdown
 
 import pyro_tbr as tbr
+from parts import real_data
+from parts.real_tables import by_leaf, figure, stability, summary
+from parts.run_tables import METHODS, markdown
 from pyro_tbr.evaluation import baselines as methods
 from pyro_tbr.evaluation import leave_leaves_out, paired_differences
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 FOLDERS = {
     "neurons": "neurons_m1",
     "birds": "birds_niche",
@@ -209,7 +209,7 @@ def report(
 
 def binary(folder: Path, args: argparse.Namespace) -> dict:
     """Erythromycin: every genus left out, and what all genomes say together."""
-    import real_binary
+    from parts import real_binary
 
     rows = real_data.genomes(folder)
     share = rows.y["resistant"].mean()

@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from pyro_tbr import Tree, simulate
-from pyro_tbr.errors import DataError, ShapeError
-from pyro_tbr.evaluation import (
+from parts.rearrange import (
     clades_collapsed,
     leaves_clustered,
     shared_changes,
     star,
     subtrees_moved,
 )
+from pyro_tbr import Tree, simulate
+from pyro_tbr.errors import DataError, ShapeError
 
 FOUR = Tree.from_parents({"u": "r", "v": "r", "a": "u", "b": "u", "c": "v", "d": "v"})
 LARGE = simulate(num_leaves=16, rows_per_leaf=1).tree

@@ -5,9 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
+from parts.parsimony import latents_are_sparsest, parsimony_score, sparsest_basis
 from pyro_tbr import Tree, simulate
 from pyro_tbr.errors import DataError, ShapeError
-from pyro_tbr.evaluation import latents_are_sparsest, parsimony_score, sparsest_basis
 from tests.tree.small_trees import SMALL_TREES
 
 CHERRIES = Tree.from_parents({"u": "r", "v": "r", "a": "u", "b": "u", "c": "v", "d": "v"})

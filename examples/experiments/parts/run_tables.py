@@ -4,6 +4,7 @@ from math import isnan
 
 import pandas as pd
 
+import rivals
 from pyro_tbr.evaluation import baselines, paired_differences, summarise_runs
 
 METHODS = {
@@ -11,13 +12,13 @@ METHODS = {
     "l1_tbr": baselines.L1TBR,
     "dense_tree": baselines.DenseTree,
     "tree_intercepts": baselines.TreeIntercepts,
-    "dendronet": baselines.DendroNet,
+    "dendronet": rivals.DendroNet,
     "per_leaf": baselines.LeafRegression,
     "one_hot": baselines.PooledOneHot,
     "pooled": baselines.Pooled,
-    "autoencoder": baselines.AutoencoderLeafRegression,
-    "group_dro": baselines.GroupDRO,
-    "irm": baselines.IRM,
+    "autoencoder": rivals.AutoencoderLeafRegression,
+    "group_dro": rivals.GroupDRO,
+    "irm": rivals.IRM,
 }
 
 
