@@ -9,9 +9,9 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_tbr.heads.guide import Guide, NodeMoments
+from pyro_tbr.heads.guide import Guide, NodeMoments, logit
 from pyro_tbr.heads.hyper.factors import ScaleFactor
-from pyro_tbr.heads.priors.delta_factors import DeltaMoments, delta_factor
+from pyro_tbr.heads.priors.delta_factors import DeltaMoments, SpikeSlabDeltas, delta_factor
 from pyro_tbr.heads.statistics import Statistics
 from pyro_tbr.models.tree_model import TreeModel
 from pyro_tbr.tree import path_sum
@@ -83,6 +83,21 @@ class MeanFieldGuide(Guide):
     def delta_moments(self) -> DeltaMoments:
         """See :meth:`Guide.delta_moments`."""
         return self.deltas.moments(self.hyper)
+
+    @torch.no_grad()
+    def log_odds(self) -> Tensor:
+        """See :meth:`Guide.log_odds`: the factors' own logits."""
+        factor = self.deltas
+        if not isinstance(factor, SpikeSlabDeltas):
+            return super().log_odds()
+        free = self.informed_arcs.reshape(-1, 1, 1) & self.head.prior.changing()
+        prior_odds = logit(self.delta_moments().prior_inclusion)
+        return torch.where(free, factor.logits.double(), prior_odds)
+
+    @torch.no_grad()
+    def path_inclusion(self, arcs: Tensor) -> Tensor:
+        """See :meth:`Guide.path_inclusion`: arcs are independent."""
+        return 1 - (1 - self.delta_moments().inclusion[arcs].double()).prod(0)
 
     def kl(self) -> Tensor:
         """See :meth:`Guide.kl`."""

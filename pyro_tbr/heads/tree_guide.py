@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from pyro_tbr.errors import DataError
-from pyro_tbr.heads.guide import Guide, NodeMoments
+from pyro_tbr.heads.guide import Guide, NodeMoments, logit
 from pyro_tbr.heads.priors import ArcPrior, HorseshoePrior
 from pyro_tbr.heads.priors.delta_factors import DeltaMoments
 from pyro_tbr.heads.priors.factor_law import FactorLaw
@@ -17,9 +21,13 @@ from pyro_tbr.heads.statistics import Statistics
 from pyro_tbr.heads.sweeps import TreeSweeps
 from pyro_tbr.models.tree_model import TreeModel
 from pyro_tbr.tree import path_sum
-from pyro_tbr.tree.messages.sum_product import TreePosterior
+from pyro_tbr.tree.messages.sum_product import InsideMessages, TreePosterior, inside_pass, sample
 
 FINAL_PASSES = 2  # sweeps of messages behind what is reported
+_SITE_ELEMENTS = 500_000  # draws of arcs are made in blocks; a draw goes through all components
+_JOINT_ELEMENTS = 5_000_000  # where every call makes messages anew
+_SURE = 1e-13  # where one minus a PIP in double precision has still three digits
+_MAX_PASSES, _MAX_ARCS = 32, 4000  # passes for log odds of sure changes, and arcs in all of them
 
 
 class TreeGuide(Guide):
@@ -117,9 +125,14 @@ class TreeGuide(Guide):
     @property
     def current(self) -> TreePosterior:
         """The passes for all weights at once, kept until potentials or hyperparameters change."""
-        if self._current is None:
-            self._current = self.passes(sweeps=FINAL_PASSES)
-        return self._current
+        now = self._current  # once: another thread may forget or make them in between
+        if now is None:
+            now = self._current = self.passes(sweeps=FINAL_PASSES)
+        return now
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the passes, which follow from the rest: asking changes no copy and no file."""
+        return self.__dict__ | {"_current": None}
 
     def refresh(self, now: TreePosterior | None = None) -> None:
         """Forgets the passes, after a change of potentials or hyperparameters; keeps new ones."""
@@ -188,8 +201,97 @@ class TreeGuide(Guide):
         """
         now = self.current
         if not isinstance(now, HorseshoePosterior):
-            raise DataError(f"shrinkage() is a horseshoe's; the prior is {self.model.prior!r}")
+            return super().shrinkage()
         return now.shrinkage.permute(2, 0, 1)
+
+    def settings(self) -> dict[str, Any]:
+        """See :meth:`Guide.settings`."""
+        return {"num_components": self.num_components, "coupled": self.coupled}
+
+    @torch.no_grad()
+    def log_odds(self) -> Tensor:
+        """See :meth:`Guide.log_odds`: logits of the PIPs in double precision.
+
+        Where a PIP is within 1e-13 of 1 they come from the log evidence with and without the
+        change, one pass for every such arc of a latent and outcome, up to 32 and up to 4,000 arcs
+        in all; any beyond get the logit of 1 - 1e-13.
+        """
+        pips = self.current.pips
+        if pips is None:
+            return super().log_odds()
+        found = logit(pips)
+        # Without data below an arc its odds are the prior's, whatever they are.
+        sure = (pips > 1 - _SURE) & self.informed_arcs & (self.law()["inclusion_prob"] < 1)
+        number = sure.cumsum(-1) * sure  # 1, 2, ... within a latent and outcome
+        found = torch.where(sure, logit(pips.new_tensor(1 - _SURE)), found)
+        passes = min(_MAX_PASSES, _MAX_ARCS // max(1, sure.shape[-1]), int(number.max()))
+        if passes:
+            whole = self._messages(self.law(), sweeps=1).log_evidence
+        for one in range(1, passes + 1):
+            here = number == one
+            off = self._log_off(here, whole, sweeps=1).unsqueeze(-1)
+            found = torch.where(here, torch.maximum(found, -off), found)
+        return found.permute(2, 0, 1)
+
+    @torch.no_grad()
+    def path_inclusion(self, arcs: Tensor) -> Tensor:
+        """See :meth:`Guide.path_inclusion`: from the log evidence with and without changes."""
+        pips = self.current.pips
+        assert pips is not None  # the prior has gates
+        single = pips[..., arcs.to(pips.device)]
+        if not len(arcs):
+            return single.sum(-1)
+        on_path = torch.zeros_like(pips, dtype=torch.bool)
+        on_path[..., arcs] = True
+        value = -torch.expm1(self._log_off(on_path, self.current.log_evidence, sweeps=2))
+        # The cap's error stays within what the single arcs allow.
+        return torch.minimum(torch.maximum(value, single.amax(-1)), single.sum(-1).clamp(max=1.0))
+
+    def _log_off(self, arcs: Tensor, log_evidence: Tensor, sweeps: int) -> Tensor:
+        """Log posterior probability that none of some arcs changed, (W, Q).
+
+        It is the log evidence without changes there, over that with, times the prior's probability.
+
+        Args:
+            arcs: Which arcs, (W, Q, A) bool.
+            log_evidence: That with changes, (W, Q).
+            sweeps: Of messages.
+        """
+        law = self.law()
+        rate = law["inclusion_prob"]
+        law["inclusion_prob"] = torch.where(arcs, 0.0, rate)
+        without = self._messages(law, sweeps).log_evidence
+        return without - log_evidence + torch.where(arcs, torch.log1p(-rate), 0.0).sum(-1)
+
+    def _messages(self, law: Law, sweeps: int = 2) -> InsideMessages:
+        """Inside messages at the potentials under a law with gates, as :meth:`law`'s."""
+        tree, cap = self.head.tree, self.num_components
+        return inside_pass(tree, self.eta, self.lam, **law, num_components=cap, sweeps=sweeps)
+
+    @torch.no_grad()
+    def sample_arcs(
+        self, site: str, num_samples: int, generator: torch.Generator
+    ) -> Iterator[Tensor]:
+        """See :meth:`Guide.sample_arcs`; with gates the messages are sent once for all blocks."""
+        most = _JOINT_ELEMENTS if self.joint_hyper else _SITE_ELEMENTS
+        size = max(1, most // math.prod(self.head.prior.delta_shape))
+        messages = self._messages(self.law()) if self.has_gates else None
+        for block in torch.arange(num_samples).split(size):
+            if messages is None:
+                yield self.sample(len(block), generator)[site]
+                continue
+            _, gates, deltas = sample(self.head.tree, messages, len(block), generator)
+            draws = {"gates": gates.permute(0, 3, 1, 2), "deltas": deltas.permute(0, 3, 1, 2)}
+            draws = self.sample_hyper(len(block), generator) | draws
+            yield self.with_prior_changes(draws, generator)[site]
+
+    @torch.no_grad()
+    def change_var(self, relative_length: Tensor) -> Tensor:
+        """See :meth:`Guide.change_var`; of a horseshoe over its grid of scales, for any length."""
+        if not self.joint_hyper:
+            return super().change_var(relative_length)
+        one = self.tree_law.silent_var()[:1].double()
+        return one.expand(len(relative_length), *one.shape[1:])
 
     @torch.no_grad()
     def kl(self) -> Tensor:

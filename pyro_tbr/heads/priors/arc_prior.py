@@ -29,6 +29,7 @@ class ArcPrior(LocalParamsModule):
 
     halves = False  # whether changes come from a slab in two halves
     wide_spike = False  # whether there are small changes where gates are off
+    use_lengths = False  # whether the law of a change depends on the arc's length
 
     def __init__(self, **description: Any) -> None:
         super().__init__()
