@@ -21,7 +21,6 @@ from pyro_tbr.heads.statistics import Statistics
 from pyro_tbr.models.tree_model import TreeModel
 from pyro_tbr.tree import Tree, descendant_sum
 
-
 _SITE_ELEMENTS = 500_000  # draws of arcs are made in blocks of about this size
 _PATH_DRAWS, _PATH_SEED = 4000, 141_421  # behind a path's inclusion where there is no closed form
 _INFORMED = ("informed", "informed_arcs")  # buffers that say where rows are

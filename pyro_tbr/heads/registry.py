@@ -55,9 +55,9 @@ def registered(base: type) -> Registered:
         'GaussianLikelihood'
     """
     found: dict[type, None] = {}  # in the order of definition, each once
-    waiting = [base]
+    waiting: list[type] = [base]
     while waiting:
-        below = waiting.pop(0).__subclasses__()
+        below: list[type] = waiting.pop(0).__subclasses__()
         found |= dict.fromkeys(below)
         waiting += below
     return Registered(base, [kind for kind in found if not getattr(kind, "abstract", False)])

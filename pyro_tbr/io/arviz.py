@@ -6,6 +6,7 @@ Install what is needed with ``pip install pyro-tbr[arviz]``.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -15,11 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pyro_tbr import __version__
-from pyro_tbr.data import align_env, align_outcomes
+from pyro_tbr.data import align_env
 from pyro_tbr.errors import DataError
 from pyro_tbr.posterior import Posterior
-from pyro_tbr.posterior.drawing import at_nodes
-from pyro_tbr.posterior.predictive import Mixture, linear_predictor
+from pyro_tbr.posterior.mixture import Mixture
+from pyro_tbr.posterior.mixture import drawn as draw_of
+from pyro_tbr.posterior.prediction import distribution, linear_predictor
+from pyro_tbr.posterior.view import weights_at
 from pyro_tbr.tree import Tree
 
 if TYPE_CHECKING:
@@ -41,7 +44,7 @@ class _Data(NamedTuple):
     nodes: Tensor
     y: Tensor
     rows: NDArray[Any]
-    outcomes: tuple[str, ...]
+    outcomes: tuple[Hashable, ...]
 
 
 def to_datatree(
@@ -98,8 +101,9 @@ def to_datatree(
     if 0 < len(missing) < 3:
         raise DataError(f"{' and '.join(missing)} missing: give x, y and env, or none of them")
     data = None if missing else _data(posterior, x, y, env)  # before any drawing
-    draws = posterior.sample(num_draws, seed=seed)
-    groups, dims = _posterior_group(posterior, draws)
+    draws = posterior.draws(num_draws, torch.Generator().manual_seed(seed))
+    in_units = {name: value.numpy() for name, value in posterior.user_draws(draws).items()}
+    groups, dims = _posterior_group(posterior, in_units)
     coords: dict[str, Any] = {
         "arc": _arc_labels(posterior.tree),
         "latent": list(posterior.latent_names),
@@ -142,15 +146,14 @@ def _arc_labels(tree: Tree) -> list[str]:
 
 @torch.no_grad()
 def _data(posterior: Posterior, x: Any, y: Any, env: Any) -> _Data:
-    latents, index = posterior.align_latents(x)
-    number, binary = len(latents), posterior.model.likelihood_class.binary
+    design, index = posterior.align_design(x)
+    number = len(design)
     nodes = align_env(posterior.tree, env, index, number)
-    outcomes = align_outcomes(posterior.schema, y, index, number, binary=binary)
+    outcomes = posterior.align_outcomes(y, index, number)
     if torch.isnan(outcomes).all():
         raise DataError("y has no observed value; without data give no x, y and env")
-    design = posterior.model.design(latents).cpu().double()
     rows = np.arange(number) if index is None else _row_labels(index)
-    return _Data(design, nodes, outcomes, rows, posterior.outcome_names)
+    return _Data(design.cpu(), nodes, outcomes, rows, posterior.outcome_names)
 
 
 def _row_labels(index: pd.Index) -> NDArray[Any]:
@@ -161,16 +164,16 @@ def _row_labels(index: pd.Index) -> NDArray[Any]:
 
 
 def _data_groups(
-    posterior: Posterior, data: _Data, draws: dict[str, NDArray[Any]], seed: int
+    posterior: Posterior, data: _Data, draws: dict[str, torch.Tensor], seed: int
 ) -> tuple[dict[str, dict[str, Any]], dict[str, list[str]], dict[str, Any]]:
     """Groups of the rows, their dimensions, and labels along these."""
-    tensors = {name: torch.from_numpy(value) for name, value in draws.items()}
     nodes, position = data.nodes.unique(return_inverse=True)
-    weights = at_nodes(posterior.tree, nodes, tensors)
-    predictor = linear_predictor(data.design, weights, position)
-    mixture = Mixture(predictor, tensors.get("noise_scale"))
-    made = mixture.sample(torch.arange(len(predictor)), torch.Generator().manual_seed(seed))
-    log_lik = mixture.log_prob_by_draw(data.y)
+    predictor = linear_predictor(data.design, weights_at(posterior.tree, nodes, draws), position)
+    nuisance = {name: draws[name] for name in posterior.guide.nuisance}
+    each = distribution(posterior, predictor, nuisance)
+    loc, scale = posterior.scaling
+    made = loc + scale * draw_of(each, torch.Generator().manual_seed(seed))
+    log_lik = Mixture(each).log_prob_by_component((data.y - loc) / scale) - scale.log()
     texts = [posterior.tree.labels[posterior.tree.nodes[node]] for node in data.nodes.tolist()]
     env, seen = np.array(texts), ~torch.isnan(data.y)
     flat = posterior.schema.outcome_ndim == 1

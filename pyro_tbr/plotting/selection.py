@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 
 from pyro_tbr.errors import DataError, ShapeError
-from pyro_tbr.heads.priors import SpikeSlabPrior
 from pyro_tbr.posterior import Posterior
 from pyro_tbr.tree.readers.naming import listed
 
@@ -30,8 +30,8 @@ def outcome_place(posterior: Posterior, outcome: str | int | None) -> int:
     return 0 if outcome is None else _place(names, outcome, "outcome")
 
 
-def _place(names: tuple[str, ...], wanted: str | int, argument: str) -> int:
-    if isinstance(wanted, str) and wanted in names:
+def _place(names: tuple[Hashable, ...], wanted: str | int, argument: str) -> int:
+    if wanted in names and not isinstance(wanted, bool):  # a name may be a number: it goes first
         return names.index(wanted)
     if isinstance(wanted, int) and not isinstance(wanted, bool) and 0 <= wanted < len(names):
         return wanted
@@ -45,11 +45,11 @@ def inclusion(posterior: Posterior) -> NDArray[np.float64]:
     Raises:
         DataError: It has none, so every PIP is 1 and a plot of them would say nothing.
     """
-    prior = posterior.model.prior
-    if not isinstance(prior, SpikeSlabPrior):
+    if not posterior.guide.has_gates:
         raise DataError(
-            f"{type(prior).__name__} has no inclusion probabilities: give values=, one number "
-            "from 0 to 1 an arc, such as those of posterior.exceedance(threshold) for one latent"
+            f"{type(posterior.model.prior).__name__} has no inclusion probabilities: give "
+            "values=, one number from 0 to 1 an arc, such as those of "
+            "posterior.exceedance(threshold) for one latent"
         )
     return posterior.guide.delta_moments().inclusion.cpu().double().numpy()
 
@@ -62,7 +62,7 @@ def pick_outcome(
     if outcome is None and len(names) > 1:
         return values.max(2), f"largest of {len(names)} outcomes"
     place = outcome_place(posterior, outcome)
-    return values[:, :, place], names[place] if len(names) > 1 else ""
+    return values[:, :, place], str(names[place]) if len(names) > 1 else ""
 
 
 def pick_latent(

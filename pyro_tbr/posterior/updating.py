@@ -9,97 +9,73 @@ up to 0.4 standard deviations from a fit to all rows (PIPs 0.05).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import copy
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from pyro_tbr.data import align_env, align_groups, align_outcomes
+from pyro_tbr.data import align_env, align_groups
 from pyro_tbr.errors import DataError
 from pyro_tbr.heads.groups import RowGroups
 from pyro_tbr.heads.guide import Guide, expansion_point
 from pyro_tbr.heads.statistics import Statistics, statistics
-from pyro_tbr.heads.tree_guide import TreeGuide
-from pyro_tbr.posterior.predictive import NewLeaf
-
-if TYPE_CHECKING:
-    from pyro_tbr.posterior.posterior import Posterior
+from pyro_tbr.posterior.places import NewLeaf
+from pyro_tbr.posterior.view import Own
 
 _SWEEPS = 60  # at most, where the fit's options do not say
 _EXPANSIONS = 12  # at most this many quadratic expansions of the new rows
-_INFORMED = ("informed", "informed_arcs")  # buffers of a guide that say where rows are
 _SETTLED = 0.01  # mean change of their predictor, in its standard deviations, that ends them
 
 
-def updated(posterior: Posterior, x: Any, y: Any, env: Any, groups: Any = None) -> Posterior:
+def updated(view: Own, x: Any, y: Any, env: Any, groups: Any = None) -> Own:
     """See ``Posterior.update``."""
     if isinstance(env, NewLeaf):
         raise DataError(
             f"update: {env.name!r} is not in the tree; add the leaf under {env.parent!r} before "
             "fitting (it needs no rows there), then update with rows at it"
         )
-    likelihood, correlation = posterior.model.likelihood, posterior.report.group_correlation
+    correlation = view.report.group_correlation
     if groups is not None and correlation is None:
         raise DataError(
             "update: groups were given, but the fit had none, so how alike the rows of a group are "
             "is not known: leave groups out, or fit anew with groups"
         )
     with torch.no_grad():
-        latents, index = posterior.align_latents(x)
-        design = posterior.model.design(latents)
-    num_rows = len(latents)
-    outcomes = align_outcomes(posterior.schema, y, index, num_rows, binary=likelihood.binary)
-    env_index = align_env(posterior.tree, env, index, num_rows)
-    weights = None
+        design, index = view.align_design(x)
+    num_rows = len(design)
+    outcomes = view.align_outcomes(y, index, num_rows)
+    env_index = align_env(view.tree, env, index, num_rows)
+    row_groups = None
     if groups is not None:
         assert correlation is not None
-        together = align_groups(groups, env_index, index, learns=False)
-        weights = RowGroups(together, correlation).weights(outcomes).to(design.device)
-    own = posterior.copy()
+        row_groups = RowGroups(align_groups(groups, env_index, index, learns=False), correlation)
+    own = copy.deepcopy(view)
     if not num_rows:
         return own
-    model, counts = own.model, torch.bincount(env_index, minlength=own.tree.num_nodes)
+    if own.model.num_rows is not None:
+        own.model.num_rows += num_rows
+    counts = torch.bincount(env_index, minlength=own.tree.num_nodes)
     counts = own.row_counts + counts.to(own.row_counts)
-    if model.num_rows is not None:
-        model.num_rows += num_rows
-    outcomes = ((outcomes - own.scaling.loc) / own.scaling.scale).to(design)
-    guide = _informed_guide(own.guide, counts)
+    nodes = counts.cpu() > 0
+    nodes[1:] |= own.guide.informed_arcs.cpu()
+    guide = own.guide.knowing(nodes)
+    y_model = ((outcomes - own.scaling.loc) / own.scaling.scale).to(design)
     sweeps = int(own.report.options.get("sweeps", _SWEEPS))
     env_index = env_index.to(design.device)
-    stats = _update_guide(guide, own.stats, design, outcomes, env_index, sweeps, weights)
-    return type(posterior)(model, guide, stats, own.schema, own.scaling, counts, own.report)
+    stats = _condition(guide, own.stats, design, y_model, env_index, sweeps, row_groups)
+    return replace(own, guide=guide, stats=stats, row_counts=counts)
 
 
-def _informed_guide(guide: Guide, row_counts: Tensor) -> Guide:
-    """A guide in the same state that knows which nodes have rows now, (V,)."""
-    nodes = row_counts.cpu() > 0
-    nodes[1:] |= guide.informed_arcs.cpu()
-    new = type(guide)(guide.model, nodes).to(guide.informed_arcs.device)
-    if isinstance(guide, TreeGuide):
-        assert isinstance(new, TreeGuide)
-        new.num_components = guide.num_components
-    carry_over(guide, new)
-    return new
-
-
-def carry_over(guide: Guide, new: Guide) -> None:
-    """Puts ``new`` into the state of another guide of its class, but for where rows are."""
-    known = {name for name in new.state_dict() if name.split(".")[-1] in _INFORMED}
-    state = {
-        name: new.state_dict()[name] if name in known else value.clone()
-        for name, value in guide.state_dict().items()
-    }
-    new.load_state_dict(state, assign=True)  # dtypes included
-
-
-def _update_guide(
+def _condition(
     guide: Guide,
     old: Statistics,
     design: Tensor,
     y: Tensor,
     env_index: Tensor,
     sweeps: int,
-    weights: Tensor | None,
+    groups: RowGroups | None,
 ) -> Statistics:
     """Moves a guide, in place, to its optimum for old and new rows; returns their statistics.
 
@@ -110,10 +86,11 @@ def _update_guide(
         y: Their outcomes in the model's units, (N, Q).
         env_index: Their nodes, (N,).
         sweeps: At most this many sweeps of the guide's update a round.
-        weights: By how much of a row each outcome counts, (N, Q); 1 where ``None``.
+        groups: New rows that are alike; earlier fits learnt how alike.
     """
-    likelihood = guide.model.likelihood
+    likelihood = guide.head.likelihood
     if not likelihood.binary:
+        weights = None if groups is None else groups.weights(y).to(design.device)
         total = old + statistics(design, y, env_index, likelihood, weights=weights)
         guide.update(total, sweeps=sweeps, learn_hyper=False, learn_noise=False)
         return total
