@@ -24,6 +24,7 @@ from pyro_tbr.heads.sandwich import inflation
 from pyro_tbr.heads.statistics import Sites, Statistics, statistics
 from pyro_tbr.tree.readers.naming import listed
 
+SWEEPS = 60  # after which a guide that still moves goes on with care
 _ROUNDS = 60  # at most, of sites and guide; the first few are large steps
 _WHOLE_STEPS = 20  # after so many rounds sites move by half the way to their new values
 _SETTLED = 0.01  # mean change of the predictor, in its standard deviations, that ends the rounds
@@ -36,7 +37,7 @@ def condition(
     guide: Guide,
     rows: RowSource,
     *,
-    sweeps: int,
+    sweeps: int = SWEEPS,
     before: Statistics | None = None,
     learn_hyper: bool = True,
     learn_nuisance: bool = True,

@@ -202,6 +202,11 @@ class Guide(LocalParamsModule):
         """A."""
         return len(self.informed_arcs)
 
+    @torch.no_grad()
+    def change_var(self, relative_length: Tensor) -> Tensor:
+        """Variance of a change along new arcs, see :meth:`PriorFactor.new_var`."""
+        return self.factor.new_var(relative_length)
+
     def log_odds(self) -> Tensor:
         """Posterior log odds of inclusion, (A, W, Q) double, finite; NaN without gates."""
         inclusion = self.delta_moments().inclusion.double()

@@ -20,7 +20,6 @@ from pyro_tbr.inference.encoder.dense_stage import DenseStage, Recipe, StandardR
 from pyro_tbr.inference.stages import Fitted, Stages, make_guide, trace_table
 from pyro_tbr.models import TreeModel
 from pyro_tbr.posterior import Posterior
-from pyro_tbr.posterior.updating import carry_over
 from pyro_tbr.tree.readers.naming import listed
 
 
@@ -98,7 +97,7 @@ def go_on(stages: Stages, rows: StandardRows, start: Posterior) -> Fitted:
     stages.bar.set_description("sparse stage")
     guide = make_guide(stages.guide_kind, model, rows.nodes(model.tree.num_nodes), options)
     if type(guide) is type(start.guide) and _same_prior(model, start.model):
-        carry_over(start.guide, guide)
+        guide.copy_state(start.guide)
     else:  # another prior or guide: from the means alone
         root, deltas = start.guide.node_moments().mean[0], start.guide.delta_moments().mean
         guide.start(root.detach().to(rows.y), deltas.detach().to(rows.y))

@@ -6,6 +6,7 @@ Install what is needed with ``pip install pyro-tbr[arviz]``.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -15,13 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pyro_tbr import __version__
-from pyro_tbr.data import RowOrder, align_env, align_outcomes
-from pyro_tbr.data.outcomes import names_as_text
-from pyro_tbr.data.zero_one import check_zero_one
+from pyro_tbr.data import align_env
 from pyro_tbr.errors import DataError
 from pyro_tbr.posterior import Posterior
-from pyro_tbr.posterior.drawing import at_nodes
-from pyro_tbr.posterior.predictive import Mixture, linear_predictor
+from pyro_tbr.posterior.mixture import Mixture
+from pyro_tbr.posterior.mixture import drawn as draw_of
+from pyro_tbr.posterior.prediction import distribution, linear_predictor
+from pyro_tbr.posterior.view import weights_at
 from pyro_tbr.tree import Tree
 
 if TYPE_CHECKING:
@@ -36,14 +37,14 @@ class _Data(NamedTuple):
         nodes: Node of each row, (N,).
         y: Outcomes, (N, Q), NaN where not observed.
         rows: A label for each row, (N,).
-        outcomes: Q names, as text.
+        outcomes: Q names.
     """
 
     design: Tensor
     nodes: Tensor
     y: Tensor
     rows: NDArray[Any]
-    outcomes: list[str]
+    outcomes: tuple[Hashable, ...]
 
 
 def to_datatree(
@@ -58,10 +59,10 @@ def to_datatree(
     """Joint draws of a posterior as ArviZ reads them; with rows of data also what loo and ppc need.
 
     Draws are independent, so they stand as one chain and effective sample sizes are about
-    ``num_draws``. Dimensions are ``arc`` (``"parent -> child"``), ``latent``, ``outcome`` (as
-    text) and ``row`` (the index of ``x`` where it is a DataFrame). Numbers are in the user's units,
-    but for scales of the prior, which are in those of training, where outcomes have variance 1.
-    With rows, ``log_likelihood`` and ``posterior_predictive`` hold num_draws x N x Q numbers each.
+    ``num_draws``. Dimensions are ``arc`` (``"parent -> child"``), ``latent``, ``outcome`` and
+    ``row`` (the index of ``x`` where it is a DataFrame). Numbers are in the user's units, but for
+    scales of the prior, which are in those of training, where outcomes have variance 1. With
+    rows, ``log_likelihood`` and ``posterior_predictive`` hold num_draws x N x Q numbers each.
 
     A log likelihood is that of a row given weights, noise and the row's latents as the fitted
     encoder has them: ``loo`` leaves a row out of the weights, not out of the encoder, so with a
@@ -100,12 +101,13 @@ def to_datatree(
     if 0 < len(missing) < 3:
         raise DataError(f"{' and '.join(missing)} missing: give x, y and env, or none of them")
     data = None if missing else _data(posterior, x, y, env)  # before any drawing
-    draws = posterior.sample(num_draws, seed=seed)
-    groups, dims = _posterior_group(posterior, draws)
+    draws = posterior.draws(num_draws, torch.Generator().manual_seed(seed))
+    in_units = {name: value.numpy() for name, value in posterior.user_draws(draws).items()}
+    groups, dims = _posterior_group(posterior, in_units)
     coords: dict[str, Any] = {
         "arc": _arc_labels(posterior.tree),
         "latent": list(posterior.latent_names),
-        "outcome": names_as_text(posterior.outcome_names),
+        "outcome": list(posterior.outcome_names),
     }
     if data is not None:
         more, where, labels = _data_groups(posterior, data, draws, seed)
@@ -144,16 +146,14 @@ def _arc_labels(tree: Tree) -> list[str]:
 
 @torch.no_grad()
 def _data(posterior: Posterior, x: Any, y: Any, env: Any) -> _Data:
-    latents, index = posterior.align_latents(x)
-    order = RowOrder(len(latents), index).or_of(y=y, env=env)
-    nodes = align_env(posterior.tree, env, order)
-    check = check_zero_one if posterior.model.likelihood_class.binary else None
-    outcomes = align_outcomes(posterior.schema, y, order, check=check)
+    design, index = posterior.align_design(x)
+    number = len(design)
+    nodes = align_env(posterior.tree, env, index, number)
+    outcomes = posterior.align_outcomes(y, index, number)
     if torch.isnan(outcomes).all():
         raise DataError("y has no observed value; without data give no x, y and env")
-    design = posterior.model.design(latents).cpu().double()
-    rows = np.arange(len(latents)) if index is None else _row_labels(index)
-    return _Data(design, nodes, outcomes, rows, names_as_text(posterior.outcome_names))
+    rows = np.arange(number) if index is None else _row_labels(index)
+    return _Data(design.cpu(), nodes, outcomes, rows, posterior.outcome_names)
 
 
 def _row_labels(index: pd.Index) -> NDArray[Any]:
@@ -164,16 +164,16 @@ def _row_labels(index: pd.Index) -> NDArray[Any]:
 
 
 def _data_groups(
-    posterior: Posterior, data: _Data, draws: dict[str, NDArray[Any]], seed: int
+    posterior: Posterior, data: _Data, draws: dict[str, torch.Tensor], seed: int
 ) -> tuple[dict[str, dict[str, Any]], dict[str, list[str]], dict[str, Any]]:
     """Groups of the rows, their dimensions, and labels along these."""
-    tensors = {name: torch.from_numpy(value) for name, value in draws.items()}
     nodes, position = data.nodes.unique(return_inverse=True)
-    weights = at_nodes(posterior.tree, nodes, tensors)
-    predictor = linear_predictor(data.design, weights, position)
-    mixture = Mixture(predictor, tensors.get("noise_scale"))
-    made = mixture.sample(torch.arange(len(predictor)), torch.Generator().manual_seed(seed))
-    log_lik = mixture.log_prob_by_draw(data.y)
+    predictor = linear_predictor(data.design, weights_at(posterior.tree, nodes, draws), position)
+    nuisance = {name: draws[name] for name in posterior.guide.nuisance}
+    each = distribution(posterior, predictor, nuisance)
+    loc, scale = posterior.scaling
+    made = loc + scale * draw_of(each, torch.Generator().manual_seed(seed))
+    log_lik = Mixture(each).log_prob_by_component((data.y - loc) / scale) - scale.log()
     texts = [posterior.tree.labels[posterior.tree.nodes[node]] for node in data.nodes.tolist()]
     env, seen = np.array(texts), ~torch.isnan(data.y)
     flat = posterior.schema.outcome_ndim == 1

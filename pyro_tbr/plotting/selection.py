@@ -20,8 +20,8 @@ def latent_place(posterior: Posterior, latent: str | int) -> int:
     return _place(posterior.latent_names, latent, "latent")
 
 
-def outcome_place(posterior: Posterior, outcome: Hashable | None) -> int:
-    """Place of an outcome, by name or else number; ``None`` stands for the only one."""
+def outcome_place(posterior: Posterior, outcome: str | int | None) -> int:
+    """Place of an outcome; ``None`` stands for the only one."""
     names = posterior.outcome_names
     if outcome is None and len(names) > 1:
         raise DataError(
@@ -31,7 +31,7 @@ def outcome_place(posterior: Posterior, outcome: Hashable | None) -> int:
 
 
 def _place(names: tuple[Hashable, ...], wanted: Hashable, argument: str) -> int:
-    if wanted in names and not isinstance(wanted, bool):
+    if wanted in names and not isinstance(wanted, bool):  # a name may be a number: it goes first
         return names.index(wanted)
     if isinstance(wanted, int) and not isinstance(wanted, bool) and 0 <= wanted < len(names):
         return wanted
@@ -46,16 +46,16 @@ def inclusion(posterior: Posterior) -> NDArray[np.float64]:
         DataError: It has none, so every PIP is 1 and a plot of them would say nothing.
     """
     if not posterior.guide.has_gates:
-        prior = type(posterior.model.prior).__name__
         raise DataError(
-            f"{prior} has no inclusion probabilities: give values=, one number from 0 to 1 an arc, "
-            "such as those of posterior.exceedance(threshold) for one latent"
+            f"{type(posterior.model.prior).__name__} has no inclusion probabilities: give "
+            "values=, one number from 0 to 1 an arc, such as those of "
+            "posterior.exceedance(threshold) for one latent"
         )
     return posterior.guide.delta_moments().inclusion.cpu().double().numpy()
 
 
 def pick_outcome(
-    posterior: Posterior, values: NDArray[np.float64], outcome: Hashable | None
+    posterior: Posterior, values: NDArray[np.float64], outcome: str | int | None
 ) -> tuple[NDArray[np.float64], str]:
     """Values (A, W) of one outcome, or the largest over all, with words for it."""
     names = posterior.outcome_names

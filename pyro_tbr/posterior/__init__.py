@@ -5,20 +5,22 @@ Tables carry the user's own labels, with index names ``parent``, ``child``, ``no
 """
 
 from pyro_tbr.posterior.identification import Identification
-from pyro_tbr.posterior.posterior import Posterior
-from pyro_tbr.posterior.predictive import NewLeaf, Prediction
-from pyro_tbr.posterior.report import FitReport, Scaling
-from pyro_tbr.posterior.saving import load
+from pyro_tbr.posterior.places import NewLeaf
+from pyro_tbr.posterior.posterior import Posterior, load
+from pyro_tbr.posterior.prediction import Prediction
+from pyro_tbr.posterior.report import FitReport
 from pyro_tbr.posterior.selection import Selection, select_at_fdr
 from pyro_tbr.posterior.summary import Summary
+from pyro_tbr.posterior.view import LatentUnits, PosteriorView
 
 __all__ = [
     "FitReport",
     "Identification",
+    "LatentUnits",
     "NewLeaf",
     "Posterior",
+    "PosteriorView",
     "Prediction",
-    "Scaling",
     "Selection",
     "Summary",
     "load",

@@ -29,7 +29,7 @@ shifts from joint draws as in BAMMtools (Rabosky et al., Methods Ecol. Evol. 5 (
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -37,11 +37,7 @@ import torch
 from numpy.typing import NDArray
 
 from pyro_tbr.errors import DataError
-from pyro_tbr.posterior.drawing import site_draws
-from pyro_tbr.posterior.selection import require_gates
-
-if TYPE_CHECKING:
-    from pyro_tbr.posterior.posterior import Posterior
+from pyro_tbr.posterior.view import PosteriorView, check_number, require_gates
 
 _SEED = 577_215
 _LEAST_PIP = 0.002  # arcs below are in no set
@@ -65,25 +61,27 @@ class CredibleSet(NamedTuple):
     purity: float
 
 
+@torch.no_grad()
 def credible_set_table(
-    posterior: Posterior, coverage: float, min_purity: float | None, num_draws: int
+    view: PosteriorView, coverage: float, min_purity: float | None, num_draws: int
 ) -> pd.DataFrame:
     """See ``Posterior.credible_sets``."""
-    require_gates(posterior, "credible_sets()", "exceedance(threshold)")
+    require_gates(view, "credible_sets()", "exceedance(threshold)")
     if not 0 < coverage < 1:
         raise DataError(f"coverage={coverage!r} must be above 0 and below 1, such as 0.95")
     if min_purity is not None and not 0 <= min_purity <= 1:
         raise DataError(f"min_purity={min_purity!r} must be from 0 to 1, such as 0.25, or None")
+    check_number(num_draws, "num_draws")
     # An arc without data below changed with the prior's probability: no discovery.
-    pips = posterior.guide.delta_moments().inclusion.detach().cpu()
-    likely = posterior.guide.informed_arcs.cpu() & (pips.amax((1, 2)) > _LEAST_PIP)
+    pips = view.guide.delta_moments().inclusion.cpu()
+    likely = view.guide.informed_arcs.cpu() & (pips.amax((1, 2)) > _LEAST_PIP)
     arcs = likely.nonzero()[:, 0]
-    blocks = site_draws(posterior, "gates", num_draws, _SEED)
-    gates = torch.cat([block[:, arcs] > 0.5 for block in blocks]).numpy()
-    labels = [posterior.tree.arcs[arc] for arc in arcs.tolist()]
+    blocks = view.guide.sample_arcs("gates", num_draws, torch.Generator().manual_seed(_SEED))
+    gates = torch.cat([block.cpu()[:, arcs] > 0.5 for block in blocks]).numpy()
+    labels = [view.tree.arcs[arc] for arc in arcs.tolist()]
     rows = []
-    for k, latent in enumerate(posterior.latent_names):
-        for q, outcome in enumerate(posterior.outcome_names):
+    for k, latent in enumerate(view.latent_names):
+        for q, outcome in enumerate(view.outcome_names):
             found = find_credible_sets(gates[:, :, k, q], coverage, min_purity)
             for number, one in enumerate(found, start=1):
                 named = tuple(labels[arc] for arc in one.arcs)

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from pyro_tbr.heads.priors import SpikeSlabPrior
-
-if TYPE_CHECKING:
-    from pyro_tbr.posterior.posterior import Posterior
+from pyro_tbr.posterior.view import PosteriorView
 
 SAME_LATENTS = 0.95  # bases whose matched latents correlate more than this are one solution
 LEAST_GAP = 6.0  # log evidence by which the solution has to be ahead of the best other one
@@ -91,23 +87,23 @@ class Identification:
 
 
 @torch.no_grad()
-def identify(posterior: Posterior) -> Identification:
-    """The report of a posterior."""
-    report, model = posterior.report, posterior.model
+def identify(view: PosteriorView) -> Identification:
+    """See ``Posterior.identification``."""
+    report, model = view.report, view.model
     latent_dim, rank = model.latent_dim, report.rank
-    names = posterior.latent_names[:latent_dim]
-    nodes = posterior.stats.nodes
-    weights = posterior.guide.node_moments().mean[nodes][:, :rank].double()
+    names = view.latent_names[:latent_dim]
+    nodes = view.stats.nodes
+    weights = view.guide.node_moments().mean[nodes][:, :rank].double()
     condition = _condition(weights.permute(0, 2, 1).reshape(-1, rank))
-    separation = _separation(posterior, names)
+    separation = _separation(view, names)
     agreement, gap, other = _rivals(
         report.basis, report.alternatives, report.alternative_evidence, report.evidence
     )
     reasons = []
     if model.encoder.trainable and rank > 1:
-        if len(nodes) * len(posterior.outcome_names) < 2 * rank + SPARE_ENVIRONMENTS:
+        if len(nodes) * len(view.outcome_names) < 2 * rank + SPARE_ENVIRONMENTS:
             reasons.append(
-                f"{len(nodes)} environments times {len(posterior.outcome_names)} outcomes are few "
+                f"{len(nodes)} environments times {len(view.outcome_names)} outcomes are few "
                 f"for {rank} latents"
             )
         if gap < LEAST_GAP:
@@ -127,7 +123,7 @@ def identify(posterior: Posterior) -> Identification:
             reasons.append(f"no arc is sure to change one latent and not another: {shown}")
     return Identification(
         num_environments=len(nodes),
-        num_outcomes=len(posterior.outcome_names),
+        num_outcomes=len(view.outcome_names),
         rank=rank,
         latent_dim=latent_dim,
         condition=condition,
@@ -151,12 +147,12 @@ def _condition(weights: Tensor) -> float:
     return (values[0] / values[-1]).item()
 
 
-def _separation(posterior: Posterior, names: tuple[str, ...]) -> pd.DataFrame:
+def _separation(view: PosteriorView, names: tuple[str, ...]) -> pd.DataFrame:
     """See :class:`Identification`; latents are independent under q, arcs are taken to be."""
     table = np.full((len(names), len(names)), np.nan)
-    if isinstance(posterior.model.prior, SpikeSlabPrior):
-        moments = posterior.guide.delta_moments()
-        on = moments.inclusion[posterior.guide.informed_arcs, : len(names)].double()
+    if view.guide.has_gates:
+        moments = view.guide.delta_moments()
+        on = moments.inclusion[view.guide.informed_arcs, : len(names)].double()
         alone = on[:, :, None] * (1 - on[:, None])  # (A, K, K, Q)
         never = torch.log1p(-alone.clamp(max=1 - 1e-12)).sum((0, 3)).exp()
         table = (1 - never).cpu().numpy()

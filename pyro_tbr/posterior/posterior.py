@@ -10,69 +10,26 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import nn
 
-from pyro_tbr.data import Schema, SparseFeatures, align_features
-from pyro_tbr.heads.guide import Guide
-from pyro_tbr.heads.statistics import Statistics
-from pyro_tbr.models import TreeModel
-from pyro_tbr.posterior import drawing, inclusion, tables
+from pyro_tbr.posterior import inclusion, saving, tables
 from pyro_tbr.posterior.credible_sets import credible_set_table
 from pyro_tbr.posterior.identification import Identification, identify
-from pyro_tbr.posterior.predictive import Prediction
-from pyro_tbr.posterior.report import FitReport, Scaling
+from pyro_tbr.posterior.prediction import Prediction, predicted
 from pyro_tbr.posterior.selection import exceedances, selected, shrinkages
 from pyro_tbr.posterior.summary import Summary, summarise
 from pyro_tbr.posterior.updating import updated
-from pyro_tbr.tree import Tree
+from pyro_tbr.posterior.view import PosteriorView, check_number
 
-_NUM_DRAWS = 400  # draws of the weights behind a prediction
+_NUM_DRAWS = 400  # draws of the weights behind quantiles of a prediction
 
 
-class Posterior:
+class Posterior(PosteriorView):
     """Posterior of root weights and arc changes, with the encoder they belong to.
 
-    Args:
-        model: The trained model, outcomes in the units of training.
-        guide: The guide at its optimum.
-        stats: Statistics of the rows it was fitted to.
-        schema: What later tables have to fit.
-        scaling: From the units of training to the user's.
-        row_counts: Rows at each node, (V,).
-        report: What the fit did.
+    A value: nothing about it changes, ``dataclasses.replace`` makes another. It may be asked from
+    several threads at once, and each call gets the numbers of its own seed.
     """
-
-    def __init__(
-        self,
-        model: TreeModel,
-        guide: Guide,
-        stats: Statistics,
-        schema: Schema,
-        scaling: Scaling,
-        row_counts: Tensor,
-        report: FitReport,
-    ) -> None:
-        # Asking changes nothing: no dropout, no batch statistics in a user's own encoder.
-        self.model, self.guide, self.stats = model.eval(), guide, stats
-        self.prediction_draws = drawing.PredictionDraws()
-        self.delta_tables: dict[float, pd.DataFrame] = {}  # by level, once asked for
-        self.schema, self.scaling, self.row_counts = schema, scaling, row_counts
-        self.report = report
-
-    @property
-    def tree(self) -> Tree:
-        """The environments."""
-        return self.model.tree
-
-    @property
-    def latent_names(self) -> tuple[str, ...]:
-        """``z0``, ``z1``, ..., then ``intercept`` where there is one."""
-        return self.model.weight_names
-
-    @property
-    def outcome_names(self) -> tuple[Hashable, ...]:
-        """The user's column names, of whatever type they are, else ``y0``, ``y1``, ..."""
-        return self.schema.outcome_names
 
     @property
     def history(self) -> pd.DataFrame:
@@ -106,11 +63,10 @@ class Posterior:
             change a little (``SpikeSlabPrior(spike_scale=)``), lower, upper and lfsr are those of
             draws (their seed their own), for others in closed form. A PIP is no p-value, and PIPs
             summed over arcs are an expected number of changes, not the probability of one: see
-            :meth:`path_pips`.
+            :meth:`path_pips`. A change of the intercept is that at the latents' reference point:
+            their mean where they are learnt or were centred, not where all are 0.
         """
-        if level not in self.delta_tables:  # a horseshoe's takes seconds
-            self.delta_tables[level] = inclusion.deltas(self, level)
-        return self.delta_tables[level].copy()
+        return inclusion.deltas(self, level)
 
     def path_pips(self, node: Hashable) -> pd.Series | pd.DataFrame:
         """Probability that some arc on the way from the root to a node changed.
@@ -204,8 +160,11 @@ class Posterior:
 
     @torch.no_grad()
     def node_weights(self) -> pd.DataFrame:
-        """Weights at every node: node, latent, outcome, mean, sd, in outcome per unit of latent."""
-        moments = drawing.user_moments(self)
+        """Weights at every node: node, latent, outcome, mean, sd, in outcome per unit of latent.
+
+        The intercept is that where all latents are 0.
+        """
+        moments = self.user_moments()
         return tables.node_table(self.tree, moments, self.latent_names, self.outcome_names)
 
     @torch.no_grad()
@@ -223,24 +182,14 @@ class Posterior:
         columns = self.latent_names[: z.shape[1]]
         return z if index is None else pd.DataFrame(z, index=index, columns=columns)
 
-    def align_latents(self, x: Any) -> tuple[Tensor, pd.Index | None]:
-        """Latents (N, K) of the user's features, and their index."""
-        features, index = align_features(self.schema, x, keep_sparse=True)
-        return self.latents(features), index
-
-    def latents(self, features: Tensor | SparseFeatures) -> Tensor:
-        """Latents (N, K) of aligned features (N, D), in double precision."""
-        device = self.model.prior.root_loc.device
-        return self.model.encoder(features.to(device)).double()
-
-    @torch.no_grad()
     def predict(
         self, x: Any, env: Any, *, level: float = 0.9, num_draws: int = _NUM_DRAWS, seed: int = 0
     ) -> Prediction:
         """Predictive distribution of new outcomes.
 
         It holds the uncertainty of weights and hyperparameters, changes the prior expects on arcs
-        without data, and the noise of an outcome.
+        without data, and the noise of an outcome. Mean and sd are in closed form; quantiles,
+        samples and densities are from draws, made when they are asked for.
 
         Args:
             x: Features, (N, D).
@@ -249,13 +198,13 @@ class Posterior:
                 tree. ``None`` for rows of an unknown environment: a mixture over the nodes that
                 had rows, by their rows.
             level: Probability of the central interval.
-            num_draws: Draws of the weights the mixture is made of.
+            num_draws: Draws of the weights behind quantiles, samples and densities.
             seed: Of these draws.
 
         Returns:
             Mean, sd, lower and upper in the user's units.
         """
-        return drawing.predicted(self, x, env, level, num_draws, seed)
+        return predicted(self, x, env, level, num_draws, seed)
 
     @torch.no_grad()
     def sample(self, n: int = 1000, seed: int = 0) -> dict[str, np.ndarray]:
@@ -269,11 +218,13 @@ class Posterior:
             Arrays by Pyro site name, draws first: ``root_weights`` (n, W, Q), ``deltas`` and, for
             spike and slab, ``gates`` (n, A, W, Q), ``noise_scale`` (n, Q), in the user's units
             (a delta whose gate is off is small, or zero if ``spike_scale`` is); scales of the prior
-            in the units of training, where outcomes have variance 1.
+            in the units of training, where outcomes have variance 1. The root's intercept is that
+            where all latents are 0, its changes are those at the latents' reference point, as in
+            :meth:`deltas`.
         """
-        drawing.check_number(n, "n")
-        draws = drawing.user_draws(self, n, torch.Generator().manual_seed(seed))
-        return {name: value.numpy() for name, value in draws.items()}
+        check_number(n, "n")
+        draws = self.draws(n, torch.Generator().manual_seed(seed))
+        return {name: value.numpy() for name, value in self.user_draws(draws).items()}
 
     def identification(self) -> Identification:
         """Whether these environments and outcomes determine the latents, and if not, why."""
@@ -289,9 +240,7 @@ class Posterior:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the posterior to a file that ``pyro_tbr.load`` reads, with no class in it."""
-        from pyro_tbr.posterior.saving import save_posterior
-
-        save_posterior(self, path)
+        saving.save_view(self, path)
 
     def __repr__(self) -> str:
         rows = int(self.row_counts.sum())
@@ -299,3 +248,33 @@ class Posterior:
             f"Posterior({rows} rows at {int((self.row_counts > 0).sum())} nodes of {self.tree!r}, "
             f"{self.model.latent_dim} latents, {len(self.outcome_names)} outcomes)"
         )
+
+
+def load(path: str | os.PathLike[str], *, encoder: nn.Module | None = None) -> Posterior:
+    """Reads a posterior that :meth:`Posterior.save` wrote; trains nothing and needs no data.
+
+    Args:
+        path: The file.
+        encoder: Where the model's encoder was the user's own module: a module of that class and
+            sizes. It is left untouched; the state in the file goes into a copy.
+
+    Returns:
+        The posterior, on the CPU, with the same answers as the one that was saved.
+
+    Raises:
+        DataError: No file of ours, one in another format, a class of the user's that is not
+            imported, or an ``encoder`` that is missing, does not fit or is not asked for.
+
+    Example:
+        >>> import tempfile
+        >>> import pyro_tbr as tbr
+        >>> sim = tbr.simulate(num_leaves=3, latent_dim=1, num_features=1, rows_per_leaf=9)
+        >>> model = tbr.TreeModel(sim.tree, 1, encoder="identity")
+        >>> posterior = tbr.fit(model, sim.x, sim.y, sim.env, progress=False)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     posterior.save(f"{folder}/three_leaves.pt")
+        ...     again = tbr.load(f"{folder}/three_leaves.pt")
+        >>> again.pips().equals(posterior.pips())
+        True
+    """
+    return Posterior(**saving.read_parts(path, encoder))

@@ -3,23 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor
-
-
-class Scaling(NamedTuple):
-    """Outcomes in the user's units are ``loc + scale * (outcomes the model sees)``.
-
-    Attributes:
-        loc: (Q,), double precision.
-        scale: (Q,), likewise.
-    """
-
-    loc: Tensor
-    scale: Tensor
 
 
 def _empty_history() -> pd.DataFrame:

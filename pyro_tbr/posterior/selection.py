@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -10,13 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from pyro_tbr.errors import DataError
-from pyro_tbr.heads.priors import HorseshoePrior, SpikeSlabPrior
-from pyro_tbr.heads.tree_guide import TreeGuide
-from pyro_tbr.posterior.drawing import site_draws
+from pyro_tbr.posterior.inclusion import deltas
 from pyro_tbr.posterior.tables import long_table
-
-if TYPE_CHECKING:
-    from pyro_tbr.posterior.posterior import Posterior
+from pyro_tbr.posterior.view import PosteriorView, require_gates
 
 _NUM_DRAWS = 4000
 _SEED = 314_159
@@ -76,14 +72,14 @@ def select_at_fdr(pips: Any, fdr: float, order_by: Any = None) -> Selection:
     return Selection(order[:num], level, running[:num])
 
 
-def selected(posterior: Posterior, fdr: float) -> pd.DataFrame:
+@torch.no_grad()
+def selected(view: PosteriorView, fdr: float) -> pd.DataFrame:
     """See ``Posterior.select``."""
-    require_gates(posterior, "select()", "exceedance(threshold)")
-    table = posterior.deltas()
-    informed = posterior.guide.informed_arcs.cpu().numpy()
-    repeat = len(table) // len(informed)
+    require_gates(view, "select()", "exceedance(threshold)")
+    table = deltas(view, 0.9)
+    informed = view.guide.informed_arcs.cpu().numpy()
     # Without data below an arc its PIP is the prior's: no discovery.
-    table = table[np.repeat(informed, repeat)]
+    table = table[np.repeat(informed, len(table) // len(informed))]
     found = select_at_fdr(table["pip"], fdr, order_by=table["log_odds"])
     table = table.iloc[found.chosen].reset_index(drop=True)
     table["fdr"] = found.running
@@ -92,39 +88,23 @@ def selected(posterior: Posterior, fdr: float) -> pd.DataFrame:
 
 
 @torch.no_grad()
-def exceedances(posterior: Posterior, threshold: float) -> pd.DataFrame:
+def exceedances(view: PosteriorView, threshold: float) -> pd.DataFrame:
     """See ``Posterior.exceedance``."""
     if not 0 <= threshold < float("inf"):
         raise DataError(f"threshold={threshold!r} must be a finite number, 0 or more")
-    limit = threshold / posterior.scaling.scale
+    limit = threshold / view.weight_unit
     # By draws: given inclusion a change can have several modes, and without data heavy tails.
-    above = torch.zeros(posterior.model.prior.delta_shape, dtype=torch.float64)
-    for block in site_draws(posterior, "deltas", _NUM_DRAWS, _SEED):
-        above += (block.abs() > limit).sum(0)
+    above = torch.zeros(view.model.prior.delta_shape, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(_SEED)
+    for block in view.guide.sample_arcs("deltas", _NUM_DRAWS, generator):
+        above += (block.cpu().abs() > limit).sum(0)
     value = above / _NUM_DRAWS
     parts = {"exceedance": value, "threshold": torch.full_like(value, threshold)}
-    return long_table(posterior.tree, parts, posterior.latent_names, posterior.outcome_names)
+    return long_table(view.tree, parts, view.latent_names, view.outcome_names)
 
 
 @torch.no_grad()
-def shrinkages(posterior: Posterior) -> pd.DataFrame:
+def shrinkages(view: PosteriorView) -> pd.DataFrame:
     """See ``Posterior.shrinkage``."""
-    prior, guide = posterior.model.prior, posterior.guide
-    if not isinstance(prior, HorseshoePrior):
-        raise DataError(
-            f"shrinkage() is a horseshoe's, {type(prior).__name__} has none: use pips() or deltas()"
-        )
-    if not isinstance(guide, TreeGuide):
-        raise DataError("shrinkage() needs the scales along the tree: fit with guide='tree'")
-    parts = {"shrinkage": guide.shrinkage().cpu().double()}
-    return long_table(posterior.tree, parts, posterior.latent_names, posterior.outcome_names)
-
-
-def require_gates(posterior: Posterior, call: str, instead: str) -> None:
-    """Raises where the prior has no gates, so that nothing is included or not."""
-    prior = posterior.model.prior
-    if not isinstance(prior, SpikeSlabPrior):
-        raise DataError(
-            f"{call} needs gates that are on or off, which {type(prior).__name__} has not (every "
-            f"change is included): use {instead}, or fit with SpikeSlabPrior"
-        )
+    parts = {"shrinkage": view.guide.shrinkage().cpu().double()}
+    return long_table(view.tree, parts, view.latent_names, view.outcome_names)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
+from torch import Tensor
 
-from pyro_tbr.heads.hyper.factors import ScaleFactor
-from pyro_tbr.heads.priors import SpikeSlabPrior
-
-if TYPE_CHECKING:
-    from pyro_tbr.posterior.posterior import Posterior
+from pyro_tbr.heads.priors import ArcPrior
+from pyro_tbr.posterior.inclusion import deltas
+from pyro_tbr.posterior.tables import names_index
+from pyro_tbr.posterior.view import PosteriorView
 
 _NUM_SHOWN = 10
 
@@ -64,44 +63,55 @@ class Summary:
 
 
 @torch.no_grad()
-def summarise(posterior: Posterior) -> Summary:
-    """The summary of a posterior."""
-    guide, model = posterior.guide, posterior.model
-    moments = guide.delta_moments()
-    weights = guide.node_moments().mean[posterior.stats.nodes].double()
-    power = posterior.stats.gram.diagonal(dim1=-2, dim2=-1).transpose(-1, -2)
+def summarise(view: PosteriorView) -> Summary:
+    """See ``Posterior.summary``."""
+    guide, model = view.guide, view.model
+    moments, informed = guide.delta_moments(), guide.informed_arcs
+    weights = guide.node_moments().mean[view.stats.nodes].double()
+    power = view.stats.gram.diagonal(dim1=-2, dim2=-1).transpose(-1, -2)
     share = (power * weights.square()).sum((0, 2))
-    share = share / share.sum().clamp(min=1e-300)
-    names = pd.Index(posterior.latent_names, name="latent")
-    prior_spec = model.prior
-    rate = prior_spec.inclusion_rate if isinstance(prior_spec, SpikeSlabPrior) else None
-    informed = guide.informed_arcs
-    used = [k < posterior.report.rank or k >= model.latent_dim for k in range(len(names))]
-    columns: dict[str, object] = {"variance_share": share.cpu().numpy()}
-    if rate is not None:
-        prior = rate.middle() if rate.fixed is None else rate.fixed
-        columns["prior_rate"] = prior.mean(-1).cpu().numpy()
-        columns["posterior_rate"] = moments.prior_inclusion.mean((0, 2)).cpu().numpy()
+    columns: dict[str, object] = {
+        "variance_share": (share / share.sum().clamp(min=1e-300)).cpu().numpy()
+    }
+    if guide.has_gates:
+        columns |= {
+            f"{name}_rate": value.cpu().numpy()
+            for name, value in [
+                ("prior", _prior_rate(model.prior)),
+                ("posterior", moments.prior_inclusion.mean((0, 2))),
+            ]
+            if value is not None
+        }
         columns["expected_changes"] = moments.inclusion[informed].sum((0, 2)).cpu().numpy()
-    columns["used"] = used
-    noise = pd.Series(dtype=float)
-    if guide.noise is not None:
-        assert isinstance(guide.noise, ScaleFactor)
-        scale = guide.noise.mean_power(1.0).cpu().double() * posterior.scaling.scale
-        noise = pd.Series(scale.numpy(), index=list(posterior.outcome_names))
-    deltas = posterior.deltas().drop(columns="log_odds")
-    if rate is not None:
-        changes = deltas.sort_values("pip", ascending=False, kind="stable").head(_NUM_SHOWN)
-    else:
-        order = (deltas["mean"] / deltas["sd"]).abs().sort_values(ascending=False).index
-        changes = deltas.loc[order].head(_NUM_SHOWN)
+    names = names_index(view.latent_names, "latent")
+    columns["used"] = [k < view.report.rank or k >= model.latent_dim for k in range(len(names))]
+    table = deltas(view, 0.9).drop(columns="log_odds")
+    sure = table["pip"] if guide.has_gates else (table["mean"] / table["sd"]).abs()
+    order = sure.sort_values(ascending=False, kind="stable").index[:_NUM_SHOWN]
     return Summary(
-        num_rows=int(posterior.row_counts.sum()),
-        num_environments=int((posterior.row_counts > 0).sum()),
-        num_arcs=posterior.tree.num_arcs,
-        noise_scale=noise,
+        num_rows=int(view.row_counts.sum()),
+        num_environments=int((view.row_counts > 0).sum()),
+        num_arcs=view.tree.num_arcs,
+        noise_scale=_noise_scale(view),
         latents=pd.DataFrame(columns, index=names),
-        changes=changes.reset_index(drop=True),
-        folds=posterior.report.folds,
-        optimism=posterior.report.optimism,
+        changes=table.loc[order].reset_index(drop=True),
+        folds=view.report.folds,
+        optimism=view.report.optimism,
     )
+
+
+def _prior_rate(prior: ArcPrior) -> Tensor | None:
+    """Mean inclusion rate by latent before any row, (W,), where the prior has such a site."""
+    for hyper in prior.hyperparameters():
+        if hyper.name == "inclusion_rate":
+            return (hyper.middle() if hyper.fixed is None else hyper.fixed).mean(-1)
+    return None
+
+
+def _noise_scale(view: PosteriorView) -> pd.Series:
+    """Posterior mean by outcome in its unit; empty where the likelihood has no such scale."""
+    if "noise_scale" not in view.guide.nuisance:
+        return pd.Series(dtype=float)
+    values, weights = view.guide.nuisance["noise_scale"].points()  # type: ignore[operator]
+    scale = torch.tensordot(weights, values, 1).detach().cpu().double() * view.scaling.scale
+    return pd.Series(scale.numpy(), index=pd.Index(list(view.outcome_names), tupleize_cols=False))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
-from pyro_tbr.heads.guide import NodeMoments
-from pyro_tbr.heads.priors.delta_factors import DeltaMoments
+from pyro_tbr.heads.moments import DeltaMoments, NodeMoments
 from pyro_tbr.tree import Tree
 
-Names = tuple[Hashable, ...]
+Names = Sequence[Hashable]
 _STANDARD = Normal(0.0, 1.0)
 
 
@@ -38,11 +37,10 @@ def pip_table(tree: Tree, inclusion: Tensor, latents: Names, outcomes: Names) ->
         outcomes: Q names.
     """
     values = inclusion.cpu().double().numpy()
+    own = names_index(latents, "latent")
     if len(outcomes) == 1:
-        return pd.DataFrame(
-            values[:, :, 0], index=arc_index(tree), columns=pd.Index(latents, name="latent")
-        )
-    columns = pd.MultiIndex.from_product([outcomes, latents], names=["outcome", "latent"])
+        return pd.DataFrame(values[:, :, 0], index=arc_index(tree), columns=own)
+    columns = pd.MultiIndex.from_product([names_index(outcomes, "outcome"), own])
     flat = values.transpose(0, 2, 1).reshape(len(values), -1)
     return pd.DataFrame(flat, index=arc_index(tree), columns=columns)
 
@@ -62,7 +60,7 @@ def delta_table(
     Args:
         tree: The environments.
         moments: In the model's units, (A, W, Q).
-        scale: The user's units in one of the model's, (Q,).
+        scale: The user's units in one of the model's, (Q,) or (W, Q).
         latents: W names.
         outcomes: Q names.
         level: Probability of the interval.
@@ -101,14 +99,12 @@ def long_table(
 ) -> pd.DataFrame:
     """One row an arc, latent and outcome; columns (A, W, Q) by name behind those of labels."""
     parents, children = zip(*tree.arcs, strict=True)
-    num_arcs, num_weights, num_outcomes = len(parents), len(latents), len(outcomes)
-    repeat = num_weights * num_outcomes
+    num_arcs, repeat = len(parents), len(latents) * len(outcomes)
     frame = pd.DataFrame(
         {
             "parent": np.repeat(_objects(parents), repeat),
             "child": np.repeat(_objects(children), repeat),
-            "latent": np.tile(np.repeat(np.array(latents), num_outcomes), num_arcs),
-            "outcome": np.tile(_objects(outcomes), num_arcs * num_weights),
+            **_name_columns(latents, outcomes, num_arcs),
         }
     )
     for name, value in columns.items():
@@ -135,8 +131,7 @@ def node_table(tree: Tree, moments: NodeMoments, latents: Names, outcomes: Names
     return pd.DataFrame(
         {
             "node": np.repeat(_objects(tree.nodes), num_weights * num_outcomes),
-            "latent": np.tile(np.repeat(np.array(latents), num_outcomes), num_nodes),
-            "outcome": np.tile(_objects(outcomes), num_nodes * num_weights),
+            **_name_columns(latents, outcomes, num_nodes),
             "mean": moments.mean.reshape(-1).cpu().double().numpy(),
             "sd": moments.var.clamp(min=0).sqrt().reshape(-1).cpu().double().numpy(),
         }
@@ -146,3 +141,19 @@ def node_table(tree: Tree, moments: NodeMoments, latents: Names, outcomes: Names
 def _objects(labels: tuple) -> np.ndarray:
     """Labels as an object array; tuples stay labels and do not become a second dimension."""
     return np.fromiter(labels, dtype=object, count=len(labels))
+
+
+def names_index(names: Names, name: str) -> pd.Index:
+    """Names of latents or outcomes as an index; tuples stay names and do not become levels."""
+    return pd.Index(list(names), name=name, tupleize_cols=False)
+
+
+def _name_columns(latents: Names, outcomes: Names, repeat: int) -> dict[str, pd.Index]:
+    """Columns latent and outcome of a long table, so often; names keep their types."""
+    num_weights, num_outcomes = len(latents), len(outcomes)
+    latent = np.tile(np.repeat(np.arange(num_weights), num_outcomes), repeat)
+    outcome = np.tile(np.arange(num_outcomes), repeat * num_weights)
+    return {
+        "latent": names_index(latents, "latent").take(latent),
+        "outcome": names_index(outcomes, "outcome").take(outcome),
+    }

@@ -13,7 +13,6 @@ import pytest
 import torch
 
 import pyro_tbr as tbr
-from pyro_tbr.posterior.drawing import user_moments
 from tests.inference.problems import BRIEF, QUICK
 from tests.oracles import dense_paths, enumerate_posterior
 from tests.tree.small_trees import SMALL_TREES
@@ -50,7 +49,7 @@ def test_every_prior_goes_through_the_same_fit(prior, guide):
     posterior = fitted(data, prior=prior, guide=guide)
     truth = data.node_weights
     assert tbr.mcc(data.z, posterior.encode(data.x)) > 0.98
-    moments = user_moments(posterior)
+    moments = posterior.user_moments()
     assert moments.mean.shape == (*truth.shape[:1], 3, 3)
     predicted = posterior.predict(data.x, data.env)
     error = np.nanmean((predicted.mean - data.y) ** 2)

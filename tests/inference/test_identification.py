@@ -59,7 +59,8 @@ def test_a_solution_that_stands_alone_is_reported():
     others = torch.randn(report.alternatives.shape, generator=generator, dtype=torch.float64)
     others = torch.linalg.qr(others)[0]
     evidence = report.evidence - 100.0 - torch.arange(len(others)).double()
-    posterior.report = replace(report, alternatives=others, alternative_evidence=evidence)
+    report = replace(report, alternatives=others, alternative_evidence=evidence)
+    posterior = replace(posterior, report=report)
     found = posterior.identification()
     assert not found.determined
     assert "of the search's solutions have these latents" in found.reasons[0]

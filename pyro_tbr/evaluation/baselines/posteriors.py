@@ -16,8 +16,8 @@ from pyro_tbr.heads.priors import ArcPrior, GaussianPrior
 from pyro_tbr.inference import FitOptions, fit
 from pyro_tbr.models import TreeModel
 from pyro_tbr.posterior import Posterior
-from pyro_tbr.posterior.drawing import at_nodes
-from pyro_tbr.posterior.predictive import linear_predictor
+from pyro_tbr.posterior.prediction import linear_predictor
+from pyro_tbr.posterior.view import weights_at
 
 _NUM_DRAWS = 2000
 
@@ -88,14 +88,14 @@ class PosteriorRule(Rule):
         learnt: bool = False,
     ) -> None:
         self.posterior, self.to_latents, self.learnt = posterior, to_latents, learnt
-        draws = {k: torch.from_numpy(v) for k, v in posterior.sample(_NUM_DRAWS, seed).items()}
+        draws = posterior.draws(_NUM_DRAWS, torch.Generator().manual_seed(seed))
         every = torch.arange(posterior.tree.num_nodes)
-        self.node_weights = at_nodes(posterior.tree, every, draws)  # (S, V, W, Q)
-        self.noise = draws["noise_scale"]  # (S, Q)
+        weights = weights_at(posterior.tree, every, draws)
+        self.node_weights = posterior.user_weights(weights)  # (S, V, W, Q)
+        self.noise = posterior.user_draws(draws)["noise_scale"]  # (S, Q)
         self.notes = {"noise_var": self.noise.square().mean(0).tolist()}
         # In the unit of standardised outcomes; exact means rather than those of the draws.
-        moments = posterior.guide.delta_moments()
-        self.deltas = moments.mean.detach().double() * posterior.scaling.scale
+        self.deltas = posterior.user_deltas().mean
         self.latent_names = posterior.latent_names
 
     def components(self, x: Tensor, env_index: Tensor) -> tuple[Tensor, Tensor]:

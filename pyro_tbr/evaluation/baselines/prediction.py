@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributions import Normal
 
 from pyro_tbr.data import Schema, align_outcomes
 from pyro_tbr.errors import DataError
 from pyro_tbr.evaluation.scores import log_score
-from pyro_tbr.posterior.predictive import Form, Mixture
+from pyro_tbr.posterior.mixture import Mixture
+from pyro_tbr.posterior.prediction import Form
 
 _CHUNK_ROWS = 2000
 
@@ -97,11 +99,5 @@ def _summary(mean: Tensor, sd: Tensor | None, level: float) -> tuple[Tensor, ...
     if sd is None:
         nothing = torch.full_like(mean[0], torch.nan)
         return mean.mean(0), nothing, nothing, nothing
-    num_components, *shape = mean.shape
-    # Mixture's noise is the same for all rows, so here rows go where its outcomes are.
-    mixture = Mixture(
-        mean.reshape(num_components, 1, -1), sd.expand_as(mean).reshape(num_components, -1)
-    )
-    tail = (1 - level) / 2
-    parts = mixture.mean(), mixture.sd(), mixture.quantile(tail), mixture.quantile(1 - tail)
-    return tuple(part.reshape(shape) for part in parts)
+    mixture, tail = Mixture(Normal(mean, sd.expand_as(mean))), (1 - level) / 2
+    return mixture.mean(), mixture.sd(), mixture.quantile(tail), mixture.quantile(1 - tail)

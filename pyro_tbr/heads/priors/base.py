@@ -50,9 +50,11 @@ class ArcPrior(LocalParamsModule):
     Attributes:
         gated: The first class is the closed gate: a change is *included* in the others. Sites are
             then ``gates``, ``slab`` and, where the first class has a width, ``spike``.
+        use_lengths: What a change is depends on the length of its arc.
     """
 
     gated = False
+    use_lengths = False
 
     def __init__(self, **description: Any) -> None:
         super().__init__()

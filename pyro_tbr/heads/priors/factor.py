@@ -115,10 +115,13 @@ class PriorFactor(nn.Module):
         """KL of the hyperparameters with factors of their own to their hyperpriors."""
         return sum((f.kl().sum() for f in self.own().values()), start=torch.zeros(()))
 
-    def law(self) -> ExpectedLaw:
+    def law(self, relative_length: Tensor | None = None) -> ExpectedLaw:
         """What q of the hyperparameters expects of the law of changes, differentiable.
 
         Here an average over points that cover q of all hyperparameters evenly.
+
+        Args:
+            relative_length: Of other arcs than the tree's, as in :meth:`ArcPrior.classes`.
         """
         learnt = [name for name, factor in self.own().items() if factor.learnt]
         standard = torch.zeros(1, 1, dtype=torch.float64)
@@ -130,7 +133,7 @@ class PriorFactor(nn.Module):
             column = standard[:, learnt.index(name)] if name in learnt else 0 * standard[:, 0]
             column = column.reshape(-1, *[1] * len(factor.hyper.shape))
             values[name] = factor.at(column.to(self.prior.root_loc))
-        return expected_law(self.prior.classes(values))
+        return expected_law(self.prior.classes(values, relative_length))
 
     def prior_inclusion(self) -> Tensor:
         """Prior mean of the inclusion probability, (A, W, Q); 1 where changes have no gates."""
@@ -145,6 +148,15 @@ class PriorFactor(nn.Module):
         """
         square = self.law().square.double()
         return square.expand(*self.prior.delta_shape, square.shape[-1])
+
+    def new_var(self, relative_length: Tensor) -> Tensor:
+        """Variance of a change along new arcs, (A', W, Q), double precision.
+
+        Args:
+            relative_length: Lengths of the arcs over the mean of the tree's, (A',).
+        """
+        square = self.law(relative_length).square.double().sum(-1)
+        return square.expand(len(relative_length), *self.prior.delta_shape[1:])
 
     def root_law(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the root weights as the passes take them, (W, Q) each."""

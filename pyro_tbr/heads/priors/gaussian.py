@@ -57,7 +57,7 @@ class _GaussianFactor(PriorFactor):
         super().__init__(prior)
         self.pooled = pooled
 
-    def law(self) -> ExpectedLaw:
+    def law(self, relative_length: Tensor | None = None) -> ExpectedLaw:
         """See :meth:`PriorFactor.law`."""
         scale = self.scale("slab_scale")
         inverse, square = (

@@ -45,7 +45,7 @@ class HorseshoeFactor(PriorFactor):
         """See :attr:`PriorFactor.closed_form`: tails are heavy where rows say little."""
         return False
 
-    def law(self) -> ExpectedLaw:
+    def law(self, relative_length: Tensor | None = None) -> ExpectedLaw:
         """See :meth:`PriorFactor.law`."""
         # 1/s^2 = 1/t^2 + 1/c^2 with t the product of global and local scale, c the slab's.
         slab = self.scale("slab_scale")
@@ -65,6 +65,19 @@ class HorseshoeFactor(PriorFactor):
         one, zero = torch.ones_like(inverse), torch.zeros_like(inverse)
         excess = -log_scale - 0.5 * inverse.log()
         return ExpectedLaw(one, zero, zero, 1 / inverse, excess, square)
+
+
+    def new_var(self, relative_length: Tensor) -> Tensor:
+        """See :meth:`PriorFactor.new_var`; the local scale has its prior."""
+        whole, slab = (self.hyper[name].points() for name in _GRID_SITES)  # type: ignore[operator]
+        square = _mean_square(whole[0].unsqueeze(1), slab[0])
+        square = torch.einsum("s,t,stwq->wq", whole[1], slab[1], square)
+        return square.double().expand(len(relative_length), *square.shape)
+
+
+def _mean_square(whole: Tensor, slab: Tensor) -> Tensor:
+    """E[t^2 c^2 / (t^2 + c^2)] for t half-Cauchy with the global scale, c the slab's."""
+    return whole * slab.square() / (whole + slab)
 
 
 @dataclass(frozen=True)
@@ -222,9 +235,12 @@ class HorseshoeTreeFactor(HorseshoeFactor):
 
     def silent_square(self) -> Tensor:
         """See :meth:`PriorFactor.silent_square`."""
-        # E[t^2 c^2 / (t^2 + c^2)] for t half-Cauchy.
-        square = self.grid.mean(lambda whole, slab: whole * slab.square() / (whole + slab))
-        return square.expand(self.prior.delta_shape).unsqueeze(-1)
+        return self.grid.mean(_mean_square).expand(self.prior.delta_shape).unsqueeze(-1)
+
+    def new_var(self, relative_length: Tensor) -> Tensor:
+        """See :meth:`PriorFactor.new_var`."""
+        square = self.grid.mean(_mean_square)
+        return square.expand(len(relative_length), *square.shape)
 
     def shrinkage(self, now: TreePosterior) -> Tensor:
         """See :meth:`PriorFactor.shrinkage`."""

@@ -159,20 +159,20 @@ class SpikeSlabPrior(ArcPrior):
         del sharp.spike_scale
         return sharp
 
-    def _length(self, relative_length: Tensor | None) -> Tensor:
-        """(A', 1, 1), on the prior's device."""
+    def arc_length(self, relative_length: Tensor | None) -> Tensor:
+        """Relative lengths of some arcs, or of the tree's own, (A', 1, 1)."""
         if relative_length is None:
             return self.relative_length
         return relative_length.to(self.relative_length).reshape(-1, 1, 1)
 
     def may_change(self, relative_length: Tensor | None = None) -> Tensor:
         """Not arcs of length 0, where lengths count."""
-        length = self._length(relative_length)
+        length = self.arc_length(relative_length)
         return length > 0 if self.use_lengths else torch.ones_like(length, dtype=torch.bool)
 
     def arc_inclusion_prob(self, rate: Tensor, relative_length: Tensor | None = None) -> Tensor:
         """Prior inclusion probability of each arc, (*S, A, W, Q or 1), from the rate (*S, W, .)."""
-        length = self._length(relative_length)
+        length = self.arc_length(relative_length)
         if not self.use_lengths:
             return rate.unsqueeze(-3).expand(*rate.shape[:-2], len(length), *rate.shape[-2:])
         return -torch.expm1(length.to(rate) * torch.log1p(-rate).unsqueeze(-3))
@@ -211,13 +211,15 @@ class _SpikeSlabFactor(PriorFactor):
 
     _prior: tuple[SpikeSlabPrior]
 
-    def law(self) -> ExpectedLaw:
+    def law(self, relative_length: Tensor | None = None) -> ExpectedLaw:
         """See :meth:`PriorFactor.law`."""
         prior = self._prior[0]
         rates, weights = self._rate().points()
         weights = weights.reshape(-1, 1, 1, 1)
-        on = prior.arc_inclusion_prob(rates)
-        log_keep = prior.relative_length * torch.log1p(-rates).unsqueeze(1)
+        on = prior.arc_inclusion_prob(rates, relative_length)
+        log_keep = torch.log1p(-rates).unsqueeze(1)
+        if prior.use_lengths:
+            log_keep = prior.arc_length(relative_length) * log_keep
         tiny = torch.finfo(on.dtype).tiny
         log_on, log_off, mean_on = (
             (weights * part).sum(0) for part in (on.clamp(min=tiny).log(), log_keep, on)
@@ -227,7 +229,7 @@ class _SpikeSlabFactor(PriorFactor):
         square = self.scale("slab_scale").mean_power(2.0)
         var, extra, spike_square = zero, zero, zero
         if prior.has_spike:
-            spike, still = self.scale("spike_scale"), ~prior.may_change()
+            spike, still = self.scale("spike_scale"), ~prior.may_change(relative_length)
             inverse = spike.mean_power(-2.0)
             var = torch.where(still, 0.0, 1 / inverse)
             extra = torch.where(still, 0.0, -spike.mean_log() - 0.5 * inverse.log())

@@ -1,0 +1,136 @@
+"""Equal mixtures of distributions over draws, whatever their kind, and draws by a generator."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+from torch.overrides import TorchFunctionMode
+
+_TOLERANCE = 1e-5  # of a quantile, in standard deviations of the mixture
+_MOST_ROUNDS = 200  # of the search for a quantile; a smooth mixture takes five
+_LEAST_TAIL = 1e-16
+_RANDOM = frozenset(
+    {
+        "normal", "bernoulli", "poisson", "binomial", "multinomial", "rand", "randn", "randint",
+        "_standard_gamma", "_sample_dirichlet", "uniform_", "normal_", "exponential_", "cauchy_",
+        "geometric_", "log_normal_", "bernoulli_", "random_",
+    }
+)  # fmt: skip
+
+
+class Mixture:
+    """An equal mixture of distributions; the first dimension of their batch is mixed over.
+
+    Args:
+        each: Batch shape (S, *B). What is asked decides what it has to offer: mean and variance,
+            ``cdf``, ``log_prob``.
+    """
+
+    def __init__(self, each: Distribution) -> None:
+        self.each = each
+
+    def mean(self) -> Tensor:
+        """(*B)."""
+        return self.each.mean.mean(0)
+
+    def sd(self) -> Tensor:
+        """Standard deviation, (*B)."""
+        mean = self.each.mean
+        return ((mean - mean.mean(0)).square() + self.each.variance).mean(0).sqrt()
+
+    def quantile(self, probability: float) -> Tensor:
+        """Where the mixture's distribution function reaches a probability, (*B).
+
+        Steps of the secant on the scale of normal quantiles, where a mixture's function is nearly
+        straight, kept inside a bracket; its middle where a step does not halve the one before the
+        last. There may be no variance: the bracket opens until it holds the value.
+        """
+        target = _normal_quantile(torch.tensor(probability, dtype=torch.float64)).item()
+        sd, mean = self.sd(), self.mean()
+        scale = torch.where(torch.isfinite(sd) & (sd > 0), sd, 1.0)
+        value = torch.where(torch.isfinite(mean), mean, 0.0) + target * scale
+        low, high = torch.full_like(value, -torch.inf), torch.full_like(value, torch.inf)
+        last = before_last = torch.full_like(value, torch.inf)
+        value_before, gap_before = value - scale, torch.full_like(value, torch.nan)
+        done = torch.zeros_like(value, dtype=torch.bool)
+        for number in range(_MOST_ROUNDS):
+            reached = self.each.cdf(value).mean(0)
+            low = torch.where(reached < probability, value, low)
+            high = torch.where(reached < probability, high, value)
+            gap = _normal_quantile(reached) - target
+            slope = (gap - gap_before) / (value - value_before) if number else 1 / scale
+            step = -gap / slope
+            new = value + step
+            straight = (new > low) & (new < high) & (2 * step.abs() < before_last)
+            reach = scale * 2.0 ** (number + 1)
+            bottom = torch.where(torch.isinf(low), high - reach, low)
+            top = torch.where(torch.isinf(high), low + reach, high)
+            new = torch.where(straight, new, 0.5 * (bottom + top))
+            new = torch.where(gap == 0, value, new)
+            moved = (new - value).abs()
+            before_last, last = last, moved
+            value_before, gap_before = value, gap
+            # A row that has settled stays, whatever rows are beside it.
+            value = torch.where(done, value, new)
+            done = done | (moved <= _TOLERANCE * scale)
+            if bool(done.all()):
+                break
+        return value
+
+    def log_prob_by_component(self, y: Tensor) -> Tensor:
+        """Log density (or log probability) of values (*B) under each, (S, *B); NaN where y is."""
+        seen = ~torch.isnan(y)
+        if not bool(seen.any()):
+            return y.expand(self.each.batch_shape)
+        # Something in the support stands for what was not observed.
+        value = self.each.log_prob(torch.where(seen, y, y[seen][0]))
+        return torch.where(seen, value, torch.nan)
+
+    def log_prob(self, y: Tensor) -> Tensor:
+        """Log density (or log probability) of values, (*B); NaN where y is."""
+        each = self.log_prob_by_component(y)
+        return each.logsumexp(0) - math.log(len(each))
+
+
+def quantile_of_draws(draws: Tensor, probability: float) -> Tensor:
+    """Quantiles over the first dimension; torch's own refuses tensors without elements."""
+    return torch.quantile(draws, probability, dim=0) if draws.numel() else draws.sum(0)
+
+
+def drawn(distribution: Distribution, generator: torch.Generator) -> Tensor:
+    """A draw of a distribution by a generator, which torch's distributions do not take.
+
+    Torch's global generator is neither read nor moved, in this thread or any other.
+    """
+    with _From(generator):
+        return distribution.sample()
+
+
+class _From(TorchFunctionMode):
+    """Random numbers that this thread asks torch for come from a generator."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if getattr(func, "__name__", "") in _RANDOM:
+            kwargs.setdefault("generator", self.generator)
+        return func(*args, **kwargs)
+
+
+def _normal_quantile(probability: Tensor) -> Tensor:
+    """Of the standard normal, finite at 0 and 1."""
+    return torch.special.ndtri(probability.clamp(_LEAST_TAIL, 1 - _LEAST_TAIL))

@@ -1,0 +1,269 @@
+"""The predictive distribution of new outcomes.
+
+Means and standard deviations come from the moments of the weights, in closed form; quantiles,
+samples and densities from a mixture over draws of them, whatever the likelihood.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from pyro_tbr.data import RowOrder
+from pyro_tbr.errors import DataError
+from pyro_tbr.posterior.mixture import Mixture, drawn, quantile_of_draws
+from pyro_tbr.posterior.places import Places, places_of
+from pyro_tbr.posterior.view import PosteriorView, check_level, check_number
+
+_CHUNK_ELEMENTS = 4_000_000  # rows are taken in chunks of about this many numbers
+
+
+@torch.no_grad()
+def predicted(
+    view: PosteriorView, x: Any, env: Any, level: float, num_draws: int, seed: int
+) -> Prediction:
+    """See ``Posterior.predict``."""
+    check_number(num_draws, "num_draws")
+    check_level(level)
+    design, index = view.align_design(x)
+    order = RowOrder(len(design), index).or_of(env=env)
+    places = places_of(view, env, order)
+    form = Form(view.schema.outcome_ndim == 1, index, view.outcome_names, order)
+    return Prediction(view, design.cpu(), places, form, level, num_draws, seed)
+
+
+class Prediction:
+    """Predictive distribution of a new outcome for each row.
+
+    Args:
+        view: Whose prediction.
+        design: The model's design of the rows, (N, W), double precision.
+        places: Where they are.
+        form: How per-row results are given back.
+        level: Probability of the interval.
+        num_draws: Draws of the weights behind quantiles, samples and densities.
+        seed: Of these draws.
+
+    Attributes:
+        mean: Mean; for binary outcomes the probability. (N,) or (N, Q) as ``y`` was in ``fit``,
+            pandas where the features were.
+        sd: Standard deviation of a new outcome, noise included.
+        level: Probability of the interval.
+    """
+
+    mean: Any
+    sd: Any
+    level: float
+
+    def __init__(
+        self,
+        view: PosteriorView,
+        design: Tensor,
+        places: Places,
+        form: Form,
+        level: float,
+        num_draws: int,
+        seed: int,
+    ) -> None:
+        self._view, self._design, self._places, self._form = view, design, places, form
+        self.level, self._num_draws, self._seed = level, num_draws, seed
+        self.mean, self.sd = (form.table(part) for part in self._moments())
+
+    @property
+    def lower(self) -> Any:
+        """Lower end of the central interval of probability ``level`` of a new outcome.
+
+        For binary outcomes of its probability. From draws, and made when first asked for.
+        """
+        return self._interval[0]
+
+    @property
+    def upper(self) -> Any:
+        """Its upper end."""
+        return self._interval[1]
+
+    @torch.no_grad()
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of a new outcome, (N, Q) each, in the user's units."""
+        loc, scale = self._view.scaling
+        places = self._places
+        mean, var = places.moments(self._view)
+        num_nodes, num_weights, num_outcomes = mean.shape
+        width = num_outcomes * (num_nodes if places.position is None else num_weights)
+        parts = []
+        for rows in _chunks(len(self._design), width):
+            design, position = self._design[rows], places.position
+            if position is None:  # each row at each of the nodes
+                first = torch.einsum("bw,nwq->bnq", design, mean)
+                second = torch.einsum("bw,nwq->bnq", design.square(), var)
+            else:
+                at = position[rows]
+                first = torch.einsum("bw,bwq->bq", design, mean[at]).unsqueeze(1)
+                second = torch.einsum("bw,bwq->bq", design.square(), var[at]).unsqueeze(1)
+            shape, share = first.shape, places.share if position is None else torch.ones(1)
+            flat = (-1, shape[-1])
+            found = self._view.model.likelihood.predictive_moments(
+                first.reshape(flat), second.reshape(flat), self._view.guide.nuisance
+            )
+            each, spread = (part.reshape(shape) for part in found)
+            share = share.reshape(1, -1, 1).double()
+            whole = (share * each).sum(1)
+            spread = (share * (spread + (each - whole.unsqueeze(1)).square())).sum(1)
+            parts.append((loc + scale * whole, scale * spread.sqrt()))
+        one, other = (torch.cat(column) for column in zip(*parts, strict=True))
+        return one, other
+
+    @functools.cached_property
+    @torch.no_grad()
+    def _interval(self) -> tuple[Any, Any]:
+        """Both ends, as the user gets them."""
+        loc, scale = self._view.scaling
+        weights, nuisance = self._draws()
+        tails, parts = ((1 - self.level) / 2, (1 + self.level) / 2), []
+        for rows in self._chunks():
+            each = distribution(self._view, self._predictor(weights, rows), nuisance)
+            if self._view.model.likelihood.interval == "mean":
+                ends = [quantile_of_draws(each.mean, tail) for tail in tails]
+            else:
+                ends = [Mixture(each).quantile(tail) for tail in tails]
+            parts.append([loc + scale * end for end in ends])
+        lower, upper = (torch.cat(column) for column in zip(*parts, strict=True))
+        return self._form.table(lower), self._form.table(upper)
+
+    @torch.no_grad()
+    def sample(self, n: int = 1, seed: int = 0) -> np.ndarray:
+        """Draws of new outcomes, (n, N) or (n, N, Q); the same seed gives the same draws.
+
+        The rows of a draw share their weights, so sums and differences over rows are right too.
+        """
+        check_number(n, "n")
+        loc, scale = self._view.scaling
+        weights, nuisance = self._draws()
+        generator = torch.Generator().manual_seed(seed)
+        pick = torch.randint(self._num_draws, (n,), generator=generator)
+        weights, nuisance = weights[pick], {name: v[pick] for name, v in nuisance.items()}
+        draws = []
+        for rows in self._chunks(n):
+            each = distribution(self._view, self._predictor(weights, rows), nuisance)
+            draws.append(loc + scale * drawn(each, generator))
+        values = torch.cat(draws, dim=1).numpy()
+        return values[..., 0] if self._form.flat else values
+
+    @torch.no_grad()
+    def log_score(self, y: Any) -> float:
+        """Mean log density of the observed outcomes, or log probability of binary ones, in nats.
+
+        Larger is better. In the unit of y: outcomes of another scale have other scores.
+
+        Args:
+            y: Outcomes as ``fit`` took them, NaN where not observed; pandas objects are matched by
+                index where the features or environments were pandas.
+
+        Raises:
+            DataError: Nothing is observed, or values cannot be used.
+            ShapeError: The numbers of rows or outcomes differ.
+        """
+        loc, scale = self._view.scaling
+        outcomes = self._view.align_outcomes(y, self._form.order.or_of(y=y))
+        outcomes = (outcomes - loc) / scale
+        weights, nuisance = self._draws()
+        parts = []
+        for rows in self._chunks():
+            each = distribution(self._view, self._predictor(weights, rows), nuisance)
+            parts.append(Mixture(each).log_prob(outcomes[rows]) - scale.log())
+        found = torch.cat(parts)[~torch.isnan(outcomes)]
+        if not len(found):
+            raise DataError("y has no observed value; there is nothing to score")
+        return found.mean().item()
+
+    def _draws(self) -> tuple[Tensor, dict[str, Tensor]]:
+        """Weights (S, n, W, Q) and the likelihood's own parameters, draws first."""
+        weights, draws = self._places.draws(self._view, self._num_draws, self._seed)
+        return weights, {name: draws[name] for name in self._view.guide.nuisance}
+
+    def _predictor(self, weights: Tensor, rows: Tensor) -> Tensor:
+        """Of each draw and these rows, (S, b, Q)."""
+        position = self._places.position
+        at = torch.zeros_like(rows) if position is None else position[rows]
+        return linear_predictor(self._design[rows], weights, at)
+
+    def _chunks(self, num_draws: int | None = None) -> Iterator[Tensor]:
+        num_outcomes = len(self._view.outcome_names)
+        return _chunks(len(self._design), (num_draws or self._num_draws) * num_outcomes)
+
+    def __repr__(self) -> str:
+        return f"Prediction({len(self._design)} rows, {self.level:.0%} intervals)"
+
+
+def _chunks(num_rows: int, width: int) -> Iterator[Tensor]:
+    """Positions of rows in runs of a bounded size; one empty run where there are no rows."""
+    size = max(1, _CHUNK_ELEMENTS // max(1, width))
+    for start in range(0, max(1, num_rows), size):
+        yield torch.arange(start, min(start + size, num_rows))
+
+
+def linear_predictor(design: Tensor, weights: Tensor, position: Tensor) -> Tensor:
+    """Of each draw and row, (S, N, Q); by runs of rows, as a table of their weights is large.
+
+    Args:
+        design: Latents and intercept, (N, W).
+        weights: Draws of the weights at some nodes, (S, n, W, Q).
+        position: Which of these nodes each row is at, (N,).
+    """
+    num_draws, _, *shape = weights.shape  # without rows there are no nodes
+    parts = [
+        torch.einsum("nw,snwq->snq", design[rows], weights[:, position[rows]])
+        for rows in _chunks(len(design), num_draws * math.prod(shape))
+    ]
+    return torch.cat(parts, dim=1)
+
+
+def distribution(
+    view: PosteriorView, predictor: Tensor, nuisance: dict[str, Tensor]
+) -> Distribution:
+    """Of outcomes in the model's units given draws.
+
+    Args:
+        view: Whose likelihood.
+        predictor: (S, N, Q), in the model's units.
+        nuisance: The likelihood's own parameters by site name, (S, Q).
+    """
+    by_row = {name: value.unsqueeze(1) for name, value in nuisance.items()}
+    return view.model.likelihood(predictor, by_row)
+
+
+@dataclass(frozen=True)
+class Form:
+    """How per-row results are given back.
+
+    Attributes:
+        flat: (N,) rather than (N, Q).
+        index: The user's row index where the features were a DataFrame, else ``None``.
+        names: Names of the outcomes.
+        order: Of the rows, for outcomes that come later.
+    """
+
+    flat: bool
+    index: pd.Index | None
+    names: tuple[Hashable, ...]
+    order: RowOrder
+
+    def table(self, values: Tensor) -> Any:
+        """(N, Q) values as numpy or pandas."""
+        array = values.cpu().double().numpy()
+        if self.flat:
+            array = array[:, 0]
+        if self.index is None:
+            return array
+        if self.flat:
+            return pd.Series(array, index=self.index, name=self.names[0])
+        return pd.DataFrame(array, index=self.index, columns=list(self.names))

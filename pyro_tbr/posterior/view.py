@@ -1,0 +1,221 @@
+"""What a fit found, as one frozen value, and its numbers in the user's units.
+
+The other files of this room work on a :class:`PosteriorView`, and the user's
+:class:`~pyro_tbr.Posterior` is one that has their answers for methods. The model believes in units
+of its own: outcomes of variance 1, and known latents that may be centred and scaled. Here, and
+nowhere else, they become the user's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from numbers import Integral
+from typing import Any, NamedTuple, TypeVar
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from pyro_tbr.data import RowOrder, Schema, SparseFeatures, align_features, align_outcomes
+from pyro_tbr.errors import DataError
+from pyro_tbr.heads import Guide
+from pyro_tbr.heads.likelihoods.scaling import Scaling
+from pyro_tbr.heads.moments import DeltaMoments, NodeMoments
+from pyro_tbr.heads.statistics import Statistics
+from pyro_tbr.models import TreeModel
+from pyro_tbr.posterior.kept import Kept
+from pyro_tbr.posterior.report import FitReport
+from pyro_tbr.tree import Tree, path_sum
+
+_BLOCK_ELEMENTS = 20_000_000  # weights at nodes are made in blocks of about this size
+
+
+class LatentUnits(NamedTuple):
+    """Latents in the user's units are ``shift + scale * (latents the model sees)``.
+
+    Attributes:
+        shift: (K,), double precision.
+        scale: (K,), likewise.
+    """
+
+    shift: Tensor
+    scale: Tensor
+
+
+Own = TypeVar("Own", bound="PosteriorView")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class PosteriorView:
+    """What a fit found; nothing of it changes.
+
+    Attributes:
+        model: The trained model, outcomes in its own units.
+        guide: The guide at its optimum.
+        stats: Statistics of the rows it was fitted to.
+        schema: What later tables have to fit.
+        scaling: From the model's units of the outcomes to the user's.
+        row_counts: Rows at each node, (V,).
+        report: What the fit did.
+        draws_kept: Draws behind the last predictions, as many calls ask for the same.
+        tables_kept: Tables of the changes by level: a horseshoe's takes seconds.
+    """
+
+    model: TreeModel
+    guide: Guide
+    stats: Statistics
+    schema: Schema
+    scaling: Scaling
+    row_counts: Tensor
+    report: FitReport
+    draws_kept: Kept = field(default_factory=lambda: Kept(2), init=False)
+    tables_kept: Kept = field(default_factory=lambda: Kept(8), init=False)
+
+    def __post_init__(self) -> None:
+        self.model.eval()  # no dropout, no batch statistics in a user's own encoder
+
+    @property
+    def tree(self) -> Tree:
+        """The environments."""
+        return self.model.tree
+
+    @property
+    def latent_names(self) -> tuple[str, ...]:
+        """``z0``, ``z1``, ..., then ``intercept`` where there is one."""
+        return self.model.weight_names
+
+    @property
+    def outcome_names(self) -> tuple[Hashable, ...]:
+        """The user's column names as they are, else ``y0``, ``y1``, ..."""
+        return self.schema.outcome_names
+
+    @property
+    def latent_units(self) -> LatentUnits:
+        """Those of the encoder where it has any (known latents), else shift 0 and scale 1."""
+        units = getattr(self.model.encoder, "latent_units", None)
+        if units is None:
+            zero = torch.zeros(self.model.latent_dim, dtype=torch.float64)
+            return LatentUnits(zero, torch.ones_like(zero))
+        return LatentUnits(*(torch.as_tensor(part).detach().cpu().double() for part in units))
+
+    @property
+    def weight_unit(self) -> Tensor:
+        """One of the model's slopes or changes in the user's units, (W, Q)."""
+        per_latent = 1 / self.latent_units.scale
+        if self.model.intercept:
+            per_latent = torch.cat([per_latent, per_latent.new_ones(1)])
+        return per_latent[:, None] * self.scaling.scale
+
+    # ---- rows of the user's
+
+    def latents(self, features: Tensor | SparseFeatures) -> Tensor:
+        """Latents (N, K) of aligned features (N, D), user's units, double precision."""
+        shift, scale = self.latent_units
+        z = self._encoded(features)
+        return shift.to(z.device) + scale.to(z.device) * z
+
+    def align_latents(self, x: Any) -> tuple[Tensor, pd.Index | None]:
+        """Latents (N, K) of the user's features in their units, and their index."""
+        features, index = align_features(self.schema, x, keep_sparse=True)
+        return self.latents(features), index
+
+    def align_design(self, x: Any) -> tuple[Tensor, pd.Index | None]:
+        """The model's own design (N, W) for the user's features, and their index."""
+        features, index = align_features(self.schema, x, keep_sparse=True)
+        return self.model.design(self._encoded(features)), index
+
+    def _encoded(self, features: Tensor | SparseFeatures) -> Tensor:
+        """Latents as the model sees them."""
+        device = self.model.prior.root_loc.device
+        return self.model.encoder(features.to(device)).double()
+
+    def align_outcomes(self, y: Any, order: RowOrder) -> Tensor:
+        """Outcomes (N, Q) of later rows in the user's units, NaN where not observed."""
+        return align_outcomes(self.schema, y, order, check=self.model.likelihood.check)
+
+    # ---- moments and draws
+
+    def user_weights(self, weights: Tensor) -> Tensor:
+        """Weights of nodes from the model's units to the user's, (*B, W, Q), double precision.
+
+        The intercept becomes that at latents of 0 in the user's units.
+        """
+        weights = weights.cpu().double() * self.weight_unit
+        if self.model.intercept:
+            shift = self.latent_units.shift
+            slopes, intercept = weights[..., :-1, :], weights[..., -1:, :]
+            back = torch.einsum("k,...kq->...q", shift, slopes).unsqueeze(-2)
+            weights = torch.cat([slopes, intercept + self.scaling.loc - back], dim=-2)
+        return weights
+
+    @torch.no_grad()
+    def user_moments(self) -> NodeMoments:
+        """Of the weights at every node in the user's units, (V, W, Q); latents independent."""
+        moments = self.guide.node_moments()
+        var = moments.var.cpu().double() * self.weight_unit.square()
+        if self.model.intercept:
+            square = self.latent_units.shift.square()
+            var[:, -1] += torch.einsum("k,vkq->vq", square, var[:, :-1])
+        return NodeMoments(self.user_weights(moments.mean), var)
+
+    @torch.no_grad()
+    def user_deltas(self) -> DeltaMoments:
+        """Of the changes in the user's units, (A, W, Q), double precision."""
+        m = DeltaMoments(*(part.cpu().double() for part in self.guide.delta_moments()))
+        unit = self.weight_unit
+        return m._replace(
+            mean=m.mean * unit,
+            var=m.var * unit.square(),
+            slab_mean=m.slab_mean * unit,
+            slab_var=m.slab_var * unit.square(),
+        )
+
+    @torch.no_grad()
+    def draws(self, num_draws: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Joint draws by site name in the model's units, double precision, on the CPU."""
+        draws = self.guide.sample(num_draws, generator)
+        return {name: value.detach().cpu().double() for name, value in draws.items()}
+
+    def user_draws(self, draws: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Draws of :meth:`draws` in the user's units; scales of the prior stay in the model's."""
+        weights = {
+            "root_weights": self.user_weights(draws["root_weights"]),
+            "deltas": draws["deltas"] * self.weight_unit,
+        }
+        return self.model.likelihood.rescale(draws | weights, self.scaling)
+
+
+def weights_at(tree: Tree, nodes: Tensor, draws: dict[str, Tensor]) -> Tensor:
+    """Weights at some nodes (n,), (S, n, W, Q), from draws of root weights and changes.
+
+    In blocks, so there is no table of all nodes and draws. Of draws in the model's units: in the
+    user's an intercept at latents of 0 is not the sum of that of the root and its changes.
+    """
+    blocks = []
+    size = max(1, _BLOCK_ELEMENTS // draws["deltas"][0].numel())
+    for rows in torch.arange(len(draws["deltas"])).split(size):
+        every = path_sum(tree, draws["root_weights"][rows], draws["deltas"][rows], event_dim=2)
+        blocks.append(every[:, nodes])
+    return torch.cat(blocks)
+
+
+def check_number(number: int, argument: str) -> None:
+    """Refuses what is no number of draws."""
+    if not isinstance(number, Integral) or isinstance(number, bool) or number < 1:
+        raise DataError(f"{argument}={number!r} must be a whole number, 1 or more")
+
+
+def check_level(level: float) -> None:
+    """Refuses what is no probability of an interval."""
+    if not 0 < level < 1:
+        raise DataError(f"level={level!r} must be above 0 and below 1, such as 0.9")
+
+
+def require_gates(view: PosteriorView, call: str, instead: str) -> None:
+    """Raises where the prior has no gates, so that nothing is included or not."""
+    if not view.guide.has_gates:
+        raise DataError(
+            f"{call} needs gates that are on or off, which {type(view.model.prior).__name__} has "
+            f"not (every change is included): use {instead}, or fit with SpikeSlabPrior"
+        )
