@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pyro_tbr.data import RowOrder, align_env, align_features, align_outcomes
-from pyro_tbr.data.zero_one import check_zero_one
 from pyro_tbr.errors import DataError
 from pyro_tbr.plotting import canvas
 from pyro_tbr.plotting.effects import check_level

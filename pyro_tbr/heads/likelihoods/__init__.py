@@ -1,9 +1,10 @@
 """Likelihoods: from a linear predictor to the distribution of an outcome."""
 
-from pyro_tbr.heads.likelihoods.base import Likelihood, SiteTerms
+from pyro_tbr.heads.likelihoods.base import Likelihood
 from pyro_tbr.heads.likelihoods.bernoulli import BernoulliLikelihood
 from pyro_tbr.heads.likelihoods.gaussian import GaussianLikelihood
 from pyro_tbr.heads.likelihoods.scaling import Scaling, standardised, unscaled
+from pyro_tbr.heads.likelihoods.sites import SiteTerms
 
 LIKELIHOODS: dict[str, type[Likelihood]] = {
     "gaussian": GaussianLikelihood,

@@ -3,45 +3,23 @@
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 
 from pyro_tbr.data.outcomes import Outcomes
-from pyro_tbr.heads.hyper import HyperFactor, HyperFactors, Hyperparameter, quadrature
-from pyro_tbr.heads.hyper.base import by_name, gauss_hermite
+from pyro_tbr.heads.hyper import HyperFactor, HyperFactors, Hyperparameter
+from pyro_tbr.heads.hyper.base import by_name
+from pyro_tbr.heads.likelihoods.expectations import expectation, row_chunks
 from pyro_tbr.heads.likelihoods.learning import climb
 from pyro_tbr.heads.likelihoods.scaling import Scaling, unscaled
+from pyro_tbr.heads.likelihoods.sites import SiteTerms, touching
 from pyro_tbr.heads.local_params import LocalParamsModule
 
-_PREDICTOR_POINTS = 32  # of a quadrature over a linear predictor
-_NUISANCE_POINTS = {1: 7, 2: 5}  # over each of so many parameters of the likelihood
-_CHUNK_ELEMENTS = 4_000_000  # rows are taken in chunks of about this many log densities
 _LEAST_PRECISION = 1e-6  # of a row's site, over the mean one of its outcome
-
-
-class SiteTerms(NamedTuple):
-    """What rows say of their linear predictor, as normal sites; (N, Q) each, double precision.
-
-    At the moments (m, v) they were made at, value and first derivatives in m and v of
-
-    ``log_norm - site_scale * precision * E[(f - response)^2] / 2,   f ~ N(m, v)``
-
-    are those of the expected log density.
-
-    Attributes:
-        precision: Above 0; in units of ``Likelihood.site_scale``.
-        response: In the predictor's unit.
-        log_norm: Log density.
-    """
-
-    precision: Tensor
-    response: Tensor
-    log_norm: Tensor
 
 
 class Likelihood(LocalParamsModule):
@@ -59,11 +37,10 @@ class Likelihood(LocalParamsModule):
     (32 points) and over its parameters (7 points for one, 5 each for two; for more, a rule of
     degree 3), sites of rows by derivatives of the expected log density, optima of its parameters
     by climbing it, moments of predictions by the same sums. For log densities that are smooth over
-    a few standard deviations of the predictor these are exact to many digits. Where they have a
-    corner, as below, an expected log density is off by at most 0.03 standard deviations of the
-    predictor over the outcome's spread, and its derivatives by 0.1 over that spread, rows apart
-    independently; where that is too coarse, ``expected_log_prob`` is to be overridden, and sites
-    follow it.
+    some standard deviations of the predictor these are exact to many digits. At a corner, as below,
+    an expected log density is off by at most 0.02 s/b, with s the predictor's standard deviation
+    and 1/b half the change of slope; its slope in the mean by 0.02/b, in the variance by 0.01/(sb).
+    Where that is too coarse ``expected_log_prob`` is to be overridden, and sites follow it.
 
     Example:
         >>> import pyro.distributions as dist
@@ -184,7 +161,7 @@ class Likelihood(LocalParamsModule):
         def log_prob(rows: Tensor, predictor: Tensor, values: dict[str, Tensor]) -> Tensor:
             return self(predictor, values).log_prob(self.filled(y[rows]))
 
-        return self._expectation(log_prob, mean, var, nuisance)
+        return expectation(log_prob, mean, var, nuisance)
 
     def site_terms(self, y: Tensor, mean: Tensor, var: Tensor, nuisance: HyperFactors) -> SiteTerms:
         """Rows as normal sites, by derivatives of the expected log density E at (mean, var).
@@ -205,15 +182,16 @@ class Likelihood(LocalParamsModule):
         """
         mean, var = mean.detach().double(), var.detach().double()
         parts = []
-        for rows in self._chunks(mean, nuisance):
+        for rows in row_chunks(mean, nuisance):
             with torch.enable_grad():
                 m, v = mean[rows].clone().requires_grad_(), var[rows].clone().requires_grad_()
                 each = self.expected_log_prob(y[rows].double(), m, v, nuisance)
                 slopes = torch.autograd.grad(each.sum(), (m, v))
             parts.append((each.detach(), *slopes))
         each, slope, bend = (torch.cat(part) for part in zip(*parts, strict=True))
-        precision = -2 * bend
-        least = _LEAST_PRECISION * precision.clamp(min=0).mean(0)
+        precision, observed = -2 * bend, ~torch.isnan(y)
+        typical = (precision.clamp(min=0) * observed).sum(0) / observed.sum(0).clamp(min=1)
+        least = _LEAST_PRECISION * typical
         precision = torch.maximum(precision, least.clamp(min=torch.finfo(least.dtype).eps))
         return touching(each, mean, var, precision, slope)
 
@@ -234,6 +212,9 @@ class Likelihood(LocalParamsModule):
     ) -> None:
         """Moves q of its parameters to its optimum given rows; deterministic.
 
+        Predictors are known to rounding at best, so their variances count as no less than that
+        share of their mean square: where rows are fitted exactly, spreads stay finite.
+
         Args:
             nuisance: Factors by site name; changed.
             y: As for :meth:`expected_log_prob`, and so on.
@@ -249,7 +230,10 @@ class Likelihood(LocalParamsModule):
         if not learnt:
             return
         y, mean, var, weights = (part.detach().double() for part in (y, mean, var, weights))
-        chunks = self._chunks(mean, nuisance)
+        rounding = max(torch.finfo(factor.loc.dtype).eps for factor in learnt.values())
+        typical = (weights * mean.square()).sum(0) / weights.sum(0).clamp(min=1e-300)
+        var = torch.maximum(var, rounding * typical)
+        chunks = row_chunks(mean, nuisance)
 
         def log_lik(moved: dict[str, HyperFactor]) -> Iterator[Tensor]:
             for rows in chunks:
@@ -286,13 +270,13 @@ class Likelihood(LocalParamsModule):
         def centre(rows: Tensor, predictor: Tensor, values: dict[str, Tensor]) -> Tensor:
             return self(predictor, values).mean
 
-        expected = self._expectation(centre, mean, var, nuisance)
+        expected = expectation(centre, mean, var, nuisance)
 
         def spread(rows: Tensor, predictor: Tensor, values: dict[str, Tensor]) -> Tensor:
             outcome = self(predictor, values)
             return outcome.variance + (outcome.mean - expected[rows]).square()
 
-        return expected, self._expectation(spread, mean, var, nuisance)
+        return expected, expectation(spread, mean, var, nuisance)
 
     def rescale(self, draws: dict[str, Tensor], scaling: Scaling) -> dict[str, Tensor]:
         """The draws (S, ...) by site name, its own parameters among them in the user's units."""
@@ -302,76 +286,6 @@ class Likelihood(LocalParamsModule):
         """Outcomes, with what it takes where none was observed."""
         return torch.where(torch.isnan(y), self.placeholder, y)
 
-    def _expectation(
-        self,
-        function: Callable[[Tensor, Tensor, dict[str, Tensor]], Tensor],
-        mean: Tensor,
-        var: Tensor,
-        nuisance: HyperFactors,
-    ) -> Tensor:
-        """E[function] under q, (N, Q), of rows (n,), predictors (P, n, Q) and parameters."""
-        values, weights = nuisance_points(nuisance, mean)
-        sd = (var.clamp(min=0) + torch.finfo(var.dtype).eps ** 0.75).sqrt()
-        parts = []
-        for rows in self._chunks(mean, nuisance):
-            points, point_weights = quadrature(mean[rows], sd[rows], _PREDICTOR_POINTS)
-            each = function(rows, points, values)
-            each = each.expand(len(weights), *points.shape)
-            parts.append(torch.einsum("t,p,tpnq->nq", weights.to(each), point_weights, each))
-        return torch.cat(parts)
-
-    def _chunks(self, like: Tensor, nuisance: HyperFactors) -> tuple[Tensor, ...]:
-        """Rows in chunks of bounded memory, for (N, Q)."""
-        _, weights = nuisance_points(nuisance, like)
-        each = len(weights) * _PREDICTOR_POINTS * like.shape[1]
-        return torch.arange(len(like), device=like.device).split(max(1, _CHUNK_ELEMENTS // each))
-
     def __repr__(self) -> str:
         given = ", ".join(f"{k}={v!r}" for k, v in self.description.items() if v is not None)
         return f"{type(self).__name__}({given})"
-
-
-def touching(
-    each: Tensor, mean: Tensor, var: Tensor, precision: Tensor, slope: Tensor
-) -> SiteTerms:
-    """Sites of these precisions that have value ``each`` and slope in the mean; (N, Q) all."""
-    step = slope / precision
-    return SiteTerms(precision, mean + step, each + 0.5 * precision * (step.square() + var))
-
-
-def nuisance_points(nuisance: HyperFactors, like: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    """Values (T, 1, 1, *shape) by site name and weights (T,) for expectations under all factors.
-
-    An outcome has one or more elements of each parameter, (Q, ...); the elements of other outcomes
-    do not matter to it, so they share their points. One element: Gauss-Hermite; two: a grid of
-    them; more: the two points sqrt(D) standard deviations up and down each of the D axes, exact
-    for polynomials of degree 3.
-    """
-    factors = by_name(nuisance)
-    learnt = {name: factor for name, factor in factors.items() if factor.learnt}
-    sizes = {name: math.prod(factor.hyper.shape[1:]) for name, factor in learnt.items()}
-    standard, weights = _standard_points(sum(sizes.values()), like)
-    values, first = {}, 0
-    for name, factor in factors.items():
-        shape = factor.hyper.shape
-        if name in learnt:
-            axes = standard[:, first : first + sizes[name]]
-            first += sizes[name]
-        else:
-            axes = standard.new_zeros(1, math.prod(shape[1:]))
-        values[name] = factor.at(axes.reshape(len(axes), 1, 1, *[1] * len(shape[:1]), *shape[1:]))
-    return values, weights
-
-
-def _standard_points(num_axes: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Points (T, D) and weights (T,) for expectations under D independent standard normals."""
-    if num_axes > max(_NUISANCE_POINTS):
-        eye = num_axes**0.5 * torch.eye(num_axes, dtype=like.dtype, device=like.device)
-        points = torch.cat([eye, -eye])
-        return points, points.new_full((2 * num_axes,), 0.5 / num_axes)
-    nodes, weights = (like.new_tensor(p) for p in gauss_hermite(_NUISANCE_POINTS.get(num_axes, 1)))
-    if num_axes == 0:
-        return nodes.reshape(1, 1)[:, :0], weights
-    points = torch.cartesian_prod(*[nodes] * num_axes).reshape(-1, num_axes)
-    each = torch.cartesian_prod(*[weights] * num_axes).reshape(-1, num_axes)
-    return points, each.prod(-1)

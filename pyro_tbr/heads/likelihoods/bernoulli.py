@@ -14,7 +14,8 @@ from torch import Tensor
 from pyro_tbr.data.outcomes import Outcomes
 from pyro_tbr.errors import DataError
 from pyro_tbr.heads.hyper import HyperFactors
-from pyro_tbr.heads.likelihoods.base import Likelihood, SiteTerms, touching
+from pyro_tbr.heads.likelihoods.base import Likelihood
+from pyro_tbr.heads.likelihoods.sites import SiteTerms, touching
 from pyro_tbr.tree.readers.naming import listed
 
 # The logistic function as a mixture of eight normal distribution functions around zero: their
@@ -45,11 +46,11 @@ class BernoulliLikelihood(Likelihood):
 
     def check(self, y: Outcomes) -> None:
         """Refuses values other than 0, 1 and NaN."""
-        seen = ~np.isnan(y.values)
-        held = listed(np.unique(y.values[seen]).tolist(), 4)
-        bad = seen & (y.values != 0) & (y.values != 1)
-        what = f"that must be 0 or 1 and are not (y holds {held})"
-        y.refuse(bad, what, "recode it to 0 and 1, or choose another likelihood")
+        bad = ~np.isnan(y.values) & (y.values != 0) & (y.values != 1)
+        if bad.any():
+            held = listed(np.unique(y.values[~np.isnan(y.values)]).tolist(), 4)
+            remedy = f"y holds {held}; recode it to 0 and 1, or choose another likelihood"
+            y.refuse(bad, "must be 0 or 1 here", remedy)
 
     def check_informative(self, y: Outcomes) -> None:
         """Refuses a column that holds a single value."""

@@ -1,0 +1,105 @@
+"""Expectations under a normal predictor and the factors of a likelihood's parameters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from pyro_tbr.heads.hyper import HyperFactors, quadrature
+from pyro_tbr.heads.hyper.base import by_name, gauss_hermite
+
+_PREDICTOR_POINTS = 32  # of a quadrature over a linear predictor
+_NUISANCE_POINTS = {1: 7, 2: 5}  # over each of so many parameters of the likelihood
+_LEAST_SD = 1e-4  # of a predictor whose points rest
+_CHUNK_ELEMENTS = 4_000_000  # rows are taken in chunks of about this many values
+
+# Of rows (n,), predictors (P, n, Q) and parameters (T, 1, 1, *shape): values (T, P, n, Q), or what
+# broadcasts to them.
+Function = Callable[[Tensor, Tensor, dict[str, Tensor]], Tensor]
+
+
+def expectation(function: Function, mean: Tensor, var: Tensor, nuisance: HyperFactors) -> Tensor:
+    """E[function] under q, (N, Q), a chunk of rows at a time; differentiable.
+
+    In double precision its slopes in the predictor's moments are those of the points' density, the
+    points staying where they are. So a function with a corner has smooth ones, an order of
+    magnitude closer than with points that move. Where a predictor is nearly certain, or in single
+    precision, those would be mostly rounding: there points move with the moments.
+
+    Args:
+        function: Of rows, predictors and parameters.
+        mean: Means of the predictor, (N, Q).
+        var: Its variances, (N, Q).
+        nuisance: Factors of the parameters by site name.
+    """
+    values, weights = nuisance_points(nuisance, mean)
+    # Above 0, where the root has a slope.
+    sd = (var.clamp(min=0) + torch.finfo(var.dtype).eps ** 0.75).sqrt()
+    parts = []
+    for rows in row_chunks(mean, nuisance):
+        points, point_weights = quadrature(mean[rows], sd[rows], _PREDICTOR_POINTS)
+        points, density = _resting(points, mean[rows], sd[rows])
+        each = (density * function(rows, points, values)).expand(len(weights), *points.shape)
+        parts.append(torch.einsum("t,p,tpnq->nq", weights.to(each), point_weights.to(each), each))
+    return torch.cat(parts)
+
+
+def _resting(points: Tensor, mean: Tensor, sd: Tensor) -> tuple[Tensor, Tensor]:
+    """Points that do not move with the moments where that is wise, and their relative density.
+
+    The density has the value 1, and slopes where the points have none.
+    """
+    if points.dtype != torch.float64 or not points.requires_grad:
+        return points, points.new_ones(())
+    rests = sd.detach() > _LEAST_SD
+    log_density = -0.5 * ((points.detach() - mean) / sd).square() - sd.log()
+    relative = (log_density - log_density.detach()).exp()
+    return torch.where(rests, points.detach(), points), torch.where(rests, relative, 1.0)
+
+
+def row_chunks(like: Tensor, nuisance: HyperFactors) -> tuple[Tensor, ...]:
+    """Rows of (N, Q) in chunks whose values at all points have a bounded number of elements."""
+    _, weights = nuisance_points(nuisance, like)
+    each = len(weights) * _PREDICTOR_POINTS * like.shape[1]
+    return torch.arange(len(like), device=like.device).split(max(1, _CHUNK_ELEMENTS // each))
+
+
+def nuisance_points(nuisance: HyperFactors, like: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """Values (T, 1, 1, *shape) by site name and weights (T,) for expectations under all factors.
+
+    An outcome has one or more elements of each parameter, (Q, ...); the elements of other outcomes
+    do not matter to it, so they share their points. One element: Gauss-Hermite; two: a grid of
+    them; more: the two points sqrt(D) standard deviations up and down each of the D axes, exact
+    for polynomials of degree 3.
+    """
+    factors = by_name(nuisance)
+    learnt = {name: factor for name, factor in factors.items() if factor.learnt}
+    sizes = {name: math.prod(factor.hyper.shape[1:]) for name, factor in learnt.items()}
+    standard, weights = _standard_points(sum(sizes.values()), like)
+    values, first = {}, 0
+    for name, factor in factors.items():
+        shape = factor.hyper.shape
+        if name in learnt:
+            axes = standard[:, first : first + sizes[name]]
+            first += sizes[name]
+        else:
+            axes = standard.new_zeros(1, math.prod(shape[1:]))
+        values[name] = factor.at(axes.reshape(len(axes), 1, 1, *[1] * len(shape[:1]), *shape[1:]))
+    return values, weights
+
+
+def _standard_points(num_axes: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Points (T, D) and weights (T,) for expectations under D independent standard normals."""
+    if num_axes > max(_NUISANCE_POINTS):
+        eye = num_axes**0.5 * torch.eye(num_axes, dtype=like.dtype, device=like.device)
+        points = torch.cat([eye, -eye])
+        return points, points.new_full((2 * num_axes,), 0.5 / num_axes)
+    nodes, weights = (like.new_tensor(p) for p in gauss_hermite(_NUISANCE_POINTS.get(num_axes, 1)))
+    if num_axes == 0:
+        return nodes.reshape(1, 1)[:, :0], weights
+    points = torch.cartesian_prod(*[nodes] * num_axes).reshape(-1, num_axes)
+    each = torch.cartesian_prod(*[weights] * num_axes).reshape(-1, num_axes)
+    return points, each.prod(-1)
