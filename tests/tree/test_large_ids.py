@@ -84,7 +84,7 @@ RANKS = {"order": ["a", "a", "b"], "species": [1, None, B + 4]}
 
 
 @pytest.mark.parametrize(("call", "message"), [
-    (lambda: Tree.from_parents({ROUNDED: "root", "a": "root"}), "parents, column 'child': 1 labels"),
+    (lambda: Tree.from_parents({ROUNDED: "r", "a": "r"}), "parents, column 'child': 1 labels"),
     (lambda: Tree.from_parents({"a": ROUNDED, "b": ROUNDED}), "parents, column 'parent': 2 labels"),
     (lambda: Tree.from_parents([("a", "r"), (np.float64(ROUNDED), "r")]), "at row 1"),
     (lambda: Tree.from_parents(np.array([[1.0, ROUNDED], [2.0, ROUNDED]])), "column 'parent': 2"),
