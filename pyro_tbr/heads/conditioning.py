@@ -18,9 +18,9 @@ from torch import Tensor
 from pyro_tbr.errors import ConvergenceWarning, DataError
 from pyro_tbr.heads.groups import RowGroups
 from pyro_tbr.heads.guide import Guide, Settled
-from pyro_tbr.heads.moments import predictor_moments
-from pyro_tbr.heads.rows import DesignRows, RowSource
+from pyro_tbr.heads.rows import RowSource
 from pyro_tbr.heads.sandwich import inflation
+from pyro_tbr.heads.sites import row_moments, row_sites
 from pyro_tbr.heads.statistics import Sites, Statistics, statistics
 from pyro_tbr.tree.readers.naming import listed
 
@@ -121,17 +121,9 @@ def _learn_correlation(
     for _ in range(_CORRELATION_ROUNDS):
         stats = _exact_statistics(guide, rows, grouped=True)
         guide.update(stats, sweeps=few, learn_hyper=learn_hyper, rough=True)
-        residual = [block.y - _moments(guide, block)[0] for block in rows.blocks()]
+        residual = [block.y - row_moments(guide, block)[0] for block in rows.blocks()]
         if groups.learn(torch.cat(residual)) < _CORRELATION_SETTLED:
             break
-
-
-@torch.no_grad()
-def _moments(guide: Guide, block: DesignRows) -> tuple[Tensor, Tensor]:
-    """Mean and variance of each row's predictor, (N, Q) each."""
-    moments = guide.node_moments()
-    found = predictor_moments(block.design.to(moments.mean), block.env_index, moments)
-    return found.mean, found.var
 
 
 def _by_sites(
@@ -180,9 +172,7 @@ def _by_sites(
     return stats if before is None else before + stats, settled
 
 
-def _sites_statistics(
-    guide: Guide, rows: RowSource, *, at_zero: bool
-) -> tuple[Statistics, Tensor]:
+def _sites_statistics(guide: Guide, rows: RowSource, *, at_zero: bool) -> tuple[Statistics, Tensor]:
     """Statistics of the rows' sites at the guide's moments, and root mean squares of predictors."""
     parts, points = [], []
     for block in rows.blocks():
@@ -192,33 +182,13 @@ def _sites_statistics(
     return reduce(Statistics.__add__, parts), torch.cat(points)
 
 
-@torch.no_grad()
-def row_sites(guide: Guide, block: DesignRows, *, at_zero: bool = False) -> tuple[Sites, Tensor]:
-    """The normal that stands for each row at the guide's moments; root mean square of predictors.
-
-    Args:
-        guide: Of the weights.
-        block: The rows.
-        at_zero: At predictors of zero rather than the guide's.
-    """
-    mean, var = _moments(guide, block)
-    if at_zero:
-        mean, var = torch.zeros_like(mean), torch.zeros_like(var)
-    likelihood = guide.head.likelihood
-    terms = likelihood.site_terms(block.y, mean, var, guide.nuisance)
-    log_norm = torch.zeros_like(terms.log_norm) if likelihood.exact else terms.log_norm
-    return Sites(terms.precision, terms.response, log_norm, block.shares()), (
-        mean.square() + var
-    ).sqrt()
-
-
 def _learn_nuisance(guide: Guide, rows: RowSource) -> None:
     """The likelihood's own parameters at their optimum given the rows' predictors."""
     if not len(guide.nuisance):
         return
     blocks = list(rows.blocks())
     y = torch.cat([block.y for block in blocks])
-    mean, var = (torch.cat(p) for p in zip(*(_moments(guide, b) for b in blocks), strict=True))
+    mean, var = (torch.cat(p) for p in zip(*(row_moments(guide, b) for b in blocks), strict=True))
     shares = torch.cat([block.shares() for block in blocks])
     guide.head.likelihood.learn(guide.nuisance, y, mean, var, shares)
 
@@ -227,7 +197,9 @@ def _unsettled(
     guide: Guide, settled: Settled, latents: tuple[str, ...], outcomes: tuple[str, ...]
 ) -> str:
     """What did not come to rest, and what to do."""
-    weights, columns, nodes = (list(dict.fromkeys(part)) for part in zip(*settled.trouble))
+    weights, columns, nodes = (
+        list(dict.fromkeys(part)) for part in zip(*settled.trouble, strict=True)
+    )
     places = listed([guide.head.tree.nodes[v] for v in nodes], 5)
     return (
         f"the weights did not come to rest in {settled.sweeps} sweeps: latents "

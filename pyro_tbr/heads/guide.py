@@ -17,7 +17,7 @@ from pyro_tbr.heads.statistics import Statistics
 from pyro_tbr.tree import Tree, descendant_sum
 
 _SITE_ELEMENTS = 500_000  # of one block of draws; a draw goes through all components of a message
-_PATH_DRAWS, _PATH_SEED = 4000, 141_421  # behind the inclusion of a path, where it has no other form
+_PATH_DRAWS, _PATH_SEED = 4000, 141_421  # behind the inclusion of a path without another form
 
 
 class Settled(NamedTuple):
@@ -85,11 +85,6 @@ class Guide(LocalParamsModule):
     def closed_form(self) -> bool:
         """A change is a point and a normal, so its quantiles have a closed form."""
         return self.factor.closed_form
-
-    @property
-    def has_gates(self) -> bool:
-        """Changes have gates, so that inclusion probabilities mean something."""
-        return hasattr(self.model.prior, "inclusion_rate")
 
     def _match_dtype(self) -> None:
         """Parameters in the head's dtype; potentials along the tree stay in double precision."""

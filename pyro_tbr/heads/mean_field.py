@@ -280,12 +280,10 @@ class MeanFieldGuide(Guide):
         self._change_sites(values)
 
     def _change_sites(self, values: Values) -> None:
-        """Sites of the changes; of a closed gate the slab, of an open one the spike is the prior's."""
+        """Sites of the changes; what a gate leaves unused, slab or spike, is the prior's."""
         prior = self.head.prior
         parts = torch.broadcast_tensors(*prior.classes(values))
-        prob, mean, var = (
-            p.expand(*p.shape[:-4], *prior.delta_shape, p.shape[-1]) for p in parts
-        )
+        prob, mean, var = (p.expand(*p.shape[:-4], *prior.delta_shape, p.shape[-1]) for p in parts)
         first = 1 if prior.gated else 0
         own = self._known
         if prior.gated:
@@ -306,10 +304,12 @@ class MeanFieldGuide(Guide):
     def _sites(
         prob: Tensor, mean: Tensor, var: Tensor, own: Tensor, loc: Tensor, log_scale: Tensor
     ) -> dist.TorchDistribution:
-        """q's normal where it has one, else the prior's classes."""
+        """Q's normal where it has one, else the prior's classes."""
         own = own.unsqueeze(-1)
         mean = torch.where(own, loc.unsqueeze(-1), mean)
-        return normal_mixture(prob, mean, torch.where(own, (2 * log_scale).exp().unsqueeze(-1), var))
+        return normal_mixture(
+            prob, mean, torch.where(own, (2 * log_scale).exp().unsqueeze(-1), var)
+        )
 
     def sample(self, num_samples: int, generator: torch.Generator) -> dict[str, Tensor]:
         """See :meth:`Guide.sample`."""
@@ -346,7 +346,9 @@ def _normal_kl(law: ExpectedLaw, classes: slice, loc: Tensor, log_scale: Tensor)
     entropy = log_scale + 0.5 * (1 + math.log(2 * math.pi))
     if height.shape[-1] == 1:
         square = (loc - mean[..., 0]).square() + (2 * log_scale).exp()
-        log_prior = height[..., 0] - 0.5 * (square / var[..., 0] + (2 * math.pi * var[..., 0]).log())
+        log_prior = height[..., 0] - 0.5 * (
+            square / var[..., 0] + (2 * math.pi * var[..., 0]).log()
+        )
         return -entropy - log_prior
     points, weights = quadrature(loc, log_scale.exp())
     each = dist.Normal(mean, var.sqrt()).log_prob(points.unsqueeze(-1)) + height

@@ -172,7 +172,9 @@ class Sweeps:
     ) -> Settled:
         if not rough:
             run = self._run(coupled, full, _POLISHING_SWEEPS, settled)
-        return Settled(run.sweeps, run.moved, self._places(run.moves > _TROUBLE) if not rough else ())
+        return Settled(
+            run.sweeps, run.moved, self._places(run.moves > _TROUBLE) if not rough else ()
+        )
 
     def _go_on(self, run: _Run, coupled: bool, few: int | None, limit: int, settled: float) -> _Run:
         """More sweeps where a run has not come to rest: shorter steps, or as many again."""
@@ -193,9 +195,10 @@ class Sweeps:
         mean: Tensor | None = None,
     ) -> _Run:
         """Sweeps of one kind until one moves less than ``settled``, the first from given means."""
-        guide, last, step = self.guide, math.inf, self._step
+        guide, last, step, done = self.guide, math.inf, self._step, 0
         moves = guide.eta.new_zeros(len(self.stats.nodes), *guide.eta.shape[1::-1])
-        for done in range(1, limit + 1):
+        for _ in range(limit):
+            done += 1
             moves = self._sweep(coupled, components, mean, step)
             mean = None
             guide.refresh(self._passes(slice(None), components))

@@ -13,7 +13,9 @@ from pyro_tbr.errors import TrainingError
 from pyro_tbr.heads.guide import Guide, Settled, logit
 from pyro_tbr.heads.moments import DeltaMoments, NodeMoments
 from pyro_tbr.heads.priors.factor import Evidence
-from pyro_tbr.heads.statistics import Statistics
+from pyro_tbr.heads.rows import DesignRows
+from pyro_tbr.heads.sites import row_moments, row_sites
+from pyro_tbr.heads.statistics import Statistics, statistics
 from pyro_tbr.heads.sweeps import Sweeps
 from pyro_tbr.tree import path_sum
 from pyro_tbr.tree.messages import ArcLaw, InsideMessages, TreePosterior, inside_pass
@@ -22,6 +24,8 @@ _FINAL_PASSES = 2  # sweeps of messages behind what is reported
 _SITE_ELEMENTS = 500_000  # of one block of draws; a draw goes through all components of a message
 _JOINT_ELEMENTS = 5_000_000  # where every call makes messages anew
 _SURE = 1e-13  # where one minus a PIP in double precision has still three digits
+_FORGETTING = 0.6  # power of the number of minibatches by which a new one counts less
+_FIRST_SWEEPS = 20  # at the first minibatch
 _MAX_PASSES, _MAX_ARCS = 32, 4000  # passes for log odds of sure changes, and arcs in all of them
 
 
@@ -71,6 +75,8 @@ class TreeGuide(Guide):
         self._match_dtype()
         self._current: TreePosterior | None = None
         self._start: Tensor | None = None
+        self._running: Statistics | None = None  # of minibatches, scaled to all rows
+        self._absorbed = 0
 
     def settings(self) -> dict[str, Any]:
         """See :meth:`Guide.settings`."""
@@ -79,9 +85,7 @@ class TreeGuide(Guide):
     @property
     def evidence(self) -> Evidence:
         """What the rows say of the weights, as the passes take it."""
-        return Evidence(
-            self.head.tree, self.eta, self.lam, self.informed_arcs, self.num_components
-        )
+        return Evidence(self.head.tree, self.eta, self.lam, self.informed_arcs, self.num_components)
 
     @torch.no_grad()
     def passes(
@@ -219,6 +223,35 @@ class TreeGuide(Guide):
         """See :meth:`Guide.step`: one sweep, hyperparameters and noise after it."""
         Sweeps(self, stats, learn_hyper=learn_hyper, learn_nuisance=learn_nuisance).once()
         self._after(learn_hyper)
+
+    @torch.no_grad()
+    def absorb(self, rows: DesignRows, num_rows: int) -> None:
+        """A natural-gradient step towards the optimum for all rows, of which these are some.
+
+        Args:
+            rows: A minibatch, or all rows.
+            num_rows: How many rows there are in all.
+        """
+        sites, _ = row_sites(self, rows, at_zero=self._running is None)
+        batch = statistics(rows, sites).scaled(num_rows / len(rows))
+        known, self._absorbed = self._running, self._absorbed + 1
+        share = 1.0 if known is None or len(rows) >= num_rows else self._absorbed**-_FORGETTING
+        self._running = batch if share == 1.0 else known.scaled(1 - share) + batch.scaled(share)
+        if not self.head.likelihood.exact:
+            self._learn_from(rows, num_rows / len(rows), share)
+        if known is None:  # from nothing: sweeps from the prior find poor optima
+            self.update(self._running, sweeps=_FIRST_SWEEPS, rough=True)
+        else:
+            self.step(self._running)
+
+    def _learn_from(self, rows: DesignRows, weight: float, share: float) -> None:
+        """A part of the way to the optimum of the likelihood's own parameters for some rows."""
+        before = {name: value.clone() for name, value in self.nuisance.state_dict().items()}
+        mean, var = row_moments(self, rows)
+        self.head.likelihood.learn(self.nuisance, rows.y, mean, var, weight * rows.shares())
+        for name, value in self.nuisance.state_dict().items():
+            if value.is_floating_point():
+                value.copy_(torch.lerp(before[name], value, share))
 
     def _after(self, learn_hyper: bool) -> None:
         self.refresh()

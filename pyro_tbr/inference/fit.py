@@ -17,7 +17,6 @@ from numbers import Integral
 from typing import Any
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from pyro_tbr.data import (
@@ -29,17 +28,19 @@ from pyro_tbr.data import (
     check_ranks,
     warn_user,
 )
-from pyro_tbr.data.zero_one import check_both_classes, check_zero_one
+from pyro_tbr.data.columns import varying_columns
 from pyro_tbr.errors import DataError, IdentificationWarning
 from pyro_tbr.heads.groups import RowGroups
 from pyro_tbr.heads.guide import Guide
-from pyro_tbr.inference.encoder.dense_stage import StandardRows
+from pyro_tbr.heads.likelihoods.scaling import Scaling
+from pyro_tbr.inference.encoder.rows import StandardRows
 from pyro_tbr.inference.options import FitOptions
 from pyro_tbr.inference.resuming import check_start, go_on
 from pyro_tbr.inference.stages import Stages, make_guide
 from pyro_tbr.models import ModuleEncoder, TreeModel
-from pyro_tbr.models.encoders import PreparedEncoder
-from pyro_tbr.posterior import Posterior, Scaling
+from pyro_tbr.models.encoders import LatentUnits, PreparedEncoder
+from pyro_tbr.models.principal_axes import column_moments
+from pyro_tbr.posterior import Posterior
 
 
 @torch.inference_mode(False)
@@ -116,12 +117,13 @@ def fit(
         raise DataError(f"seed={seed!r} must be a whole number, or None for another one each time")
     given = seed is not None
     seed = int.from_bytes(os.urandom(7), "big") if seed is None else seed
-    known = model.encoder_spec == "identity"
+    likelihood, known = model.likelihood, model.encoder_spec == "identity"
     as_they_are = known or not isinstance(model.encoder_spec, str | PreparedEncoder)
     kind: dict[str, Any] = {
         "learns": not known,
         "precision": options.torch_dtype if as_they_are else None,
-        **_checks(model),
+        "check": likelihood.check,
+        "check_informative": likelihood.check_informative,
     }
     if check_ranks(ranks):
         if groups is not None:
@@ -135,14 +137,17 @@ def fit(
     assert rows.y is not None  # both ask for it
     if start is not None:
         check_start(start, model, schema, options.dtype)
-    scaling = _scaling(rows.y, model) if start is None else start.scaling
+    if start is None:
+        scaling = likelihood.standardise(rows.y, intercept=model.intercept)
+    else:
+        scaling = start.scaling
     standard = StandardRows(
         rows.x.to(options.device),
         ((rows.y - scaling.loc) / scaling.scale).to(options.torch_dtype).to(options.device),
         rows.env_index.to(options.device),
         _groups(groups, rows, model, options),
     )
-    built = _built(model, standard, schema, scaling, options)
+    built = _built(model, standard, schema, scaling, options, start)
     make_guide(guide, built, standard.nodes(model.tree.num_nodes), options)  # refuses early
     generator = torch.Generator().manual_seed(seed)
     with (
@@ -150,7 +155,7 @@ def fit(
         _random_state_for(built, seed),
         _threads(options.num_threads),
     ):
-        stages = Stages(built, guide, options, generator, bar)
+        stages = Stages(built, guide, options, generator, bar, schema.outcome_names)
         fitted = stages.run(standard) if start is None else go_on(stages, standard, start)
     counts = torch.bincount(rows.env_index, minlength=model.tree.num_nodes)
     fitted.model.num_rows = len(standard)
@@ -164,21 +169,14 @@ def fit(
     return posterior
 
 
-def _checks(model: TreeModel) -> dict[str, Any]:
-    """What the likelihood asks of outcomes; goes once likelihoods have these checks themselves."""
-    if not model.likelihood_class.binary:
-        return {}
-    return {"check": check_zero_one, "check_informative": check_both_classes}
-
-
 def _groups(groups: Any, rows: Rows, model: TreeModel, options: FitOptions) -> RowGroups | None:
     """The rows' groups, their correlation at a start of none."""
     if groups is None:
         return None
-    if model.likelihood_class.binary:
+    if not model.likelihood.exact:
         raise DataError(
-            "groups need numeric outcomes, and this model's are binary: leave groups out, or make "
-            "each group a leaf of the tree"
+            f"groups need numeric outcomes with normal noise, and {model.likelihood!r} has others: "
+            "leave groups out, or make each group a leaf of the tree"
         )
     assert rows.y is not None
     index = align_groups(groups, rows.env_index, rows.order)
@@ -186,22 +184,13 @@ def _groups(groups: Any, rows: Rows, model: TreeModel, options: FitOptions) -> R
     return RowGroups(index.to(options.device), correlation.to(options.device))
 
 
-def _scaling(y: Tensor, model: TreeModel) -> Scaling:
-    """Shift and scale of the outcomes, in double precision; none for binary ones."""
-    num_outcomes = y.shape[1]
-    nothing = Scaling(torch.zeros(num_outcomes).double(), torch.ones(num_outcomes).double())
-    if model.likelihood_class.binary:
-        return nothing
-    loc = y.nanmean(0)
-    scale = (y - loc).square().nanmean(0).sqrt()
-    if not model.intercept:
-        loc = nothing.loc  # nothing takes up a shift, so the outcomes stay where they are
-    constant = scale <= 1e-12 * y.abs().nan_to_num().amax(0)
-    return Scaling(loc, torch.where(constant, 1.0, scale))
-
-
 def _built(
-    model: TreeModel, rows: StandardRows, schema: Schema, scaling: Scaling, options: FitOptions
+    model: TreeModel,
+    rows: StandardRows,
+    schema: Schema,
+    scaling: Scaling,
+    options: FitOptions,
+    start: Posterior | None,
 ) -> TreeModel:
     """A copy of the user's model, built for the units of training."""
     built = copy.deepcopy(model)
@@ -210,11 +199,13 @@ def _built(
     if built.intercept and built.prior_spec.root_scale_value is not None:
         # A fixed prior on the intercept is around 0 in the user's units, wherever y lies.
         root_loc[-1] = (-scaling.loc / scaling.scale).to(root_loc)
+    units = _latent_units(model, rows) if start is None else start.latent_units
     rows_a_node = len(rows) / len(rows.env_index.unique())
     built.build(
         schema.num_features,
         num_outcomes,
         outcome_scale=scaling.scale,
+        latent_units=units,
         root_loc=root_loc,
         standard_error=0.5 * rows_a_node**-0.5,
     )
@@ -222,6 +213,18 @@ def _built(
     if options.torch_dtype != torch.get_default_dtype():
         built.to(dtype=options.torch_dtype)
     return built.to(device=options.device)
+
+
+def _latent_units(model: TreeModel, rows: StandardRows) -> LatentUnits | None:
+    """Mean and spread of latents that are the features; ``None`` where an encoder makes them.
+
+    Where no intercept takes up a shift they stay where they are.
+    """
+    if model.encoder_spec != "identity":
+        return None
+    loc, scale = column_moments(rows.x)
+    loc = loc if model.intercept else torch.zeros_like(loc)
+    return LatentUnits(loc.cpu(), torch.where(varying_columns(rows.x), scale, 1.0).cpu())
 
 
 def _random_state_for(model: TreeModel, seed: int) -> AbstractContextManager[None]:

@@ -16,7 +16,8 @@ import pandas as pd
 from pyro_tbr.data import Schema
 from pyro_tbr.errors import DataError, TreeError
 from pyro_tbr.inference.encoder.cross_fit import honest_latents, is_trained
-from pyro_tbr.inference.encoder.dense_stage import DenseStage, Recipe, StandardRows
+from pyro_tbr.inference.encoder.dense_stage import DenseStage, Recipe
+from pyro_tbr.inference.encoder.rows import StandardRows
 from pyro_tbr.inference.stages import Fitted, Stages, make_guide, trace_table
 from pyro_tbr.models import TreeModel
 from pyro_tbr.posterior import Posterior
@@ -46,7 +47,7 @@ def check_start(start: Posterior, model: TreeModel, schema: Schema, dtype: str) 
         "options.dtype": (start.report.options.get("dtype", dtype), dtype),
         "latent_dim": (theirs.latent_dim, model.latent_dim),
         "intercept": (theirs.intercept, model.intercept),
-        "likelihood": (theirs.likelihood_class.__name__, model.likelihood_class.__name__),
+        "likelihood": (type(theirs.likelihood).__name__, type(model.likelihood).__name__),
         "encoder": (_kind(theirs), _kind(model)),
         "number of features": (start.schema.num_features, schema.num_features),
         "features": (start.schema.feature_names, schema.feature_names),
@@ -102,12 +103,12 @@ def go_on(stages: Stages, rows: StandardRows, start: Posterior) -> Fitted:
         root, deltas = start.guide.node_moments().mean[0], start.guide.delta_moments().mean
         guide.start(root.detach().to(rows.y), deltas.detach().to(rows.y))
     guide.to(rows.y.device)
-    z = honest.z
-    stats = stages.settle(guide, model.design(z), rows)
+    z, training = honest.z, bool(options.sparse_steps) and trained
+    stats = stages.settle(guide, model.design(z), rows, last=not training)
     history = report.history
-    if options.sparse_steps and trained:
+    if training:
         z, trace = stages.train_encoder(model, guide, rows, z, reference)
-        stats = stages.settle(guide, model.design(z), rows)
+        stats = stages.settle(guide, model.design(z), rows, last=True)
         history = _longer(history, trace_table(trace, "sparse"))
     return Fitted(model, guide, stats, replace(report, history=history, folds=honest.folds))
 

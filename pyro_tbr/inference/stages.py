@@ -12,12 +12,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyro_tbr.errors import DataError
-from pyro_tbr.heads.condition import fit_weights
-from pyro_tbr.heads.guide import Guide
-from pyro_tbr.heads.mean_field import MeanFieldGuide
-from pyro_tbr.heads.priors import GaussianPrior, HorseshoePrior
-from pyro_tbr.heads.statistics import Statistics
-from pyro_tbr.heads.tree_guide import TreeGuide
+from pyro_tbr.heads import (
+    GaussianPrior,
+    Guide,
+    Head,
+    MeanFieldGuide,
+    Statistics,
+    TreeGuide,
+    condition,
+)
 from pyro_tbr.inference.encoder.cross_fit import (
     align,
     honest_latents,
@@ -25,12 +28,13 @@ from pyro_tbr.inference.encoder.cross_fit import (
     optimism,
     stratified_folds,
 )
-from pyro_tbr.inference.encoder.dense_stage import DenseFit, DenseStage, StandardRows
+from pyro_tbr.inference.encoder.dense_stage import DenseFit, DenseStage
+from pyro_tbr.inference.encoder.rows import StandardRows
 from pyro_tbr.inference.encoder.training import GUIDE_LR, FitTrace, Schedule, train
 from pyro_tbr.inference.options import FitOptions
 from pyro_tbr.inference.rotation.arranged import arranged, widened
 from pyro_tbr.inference.rotation.choice import RotationResult, rotate_to_sparsity
-from pyro_tbr.inference.rotation.finals import decided, without_learnt_spike
+from pyro_tbr.inference.rotation.finals import decided
 from pyro_tbr.inference.rotation.search import Candidates, expand_basis, rotation_problem
 from pyro_tbr.models import LinearEncoder, TreeModel
 from pyro_tbr.posterior import FitReport
@@ -40,7 +44,6 @@ _LEAST_ROWS_TO_HOLD_OUT = 40
 # Directions of the latents with less than this share of the largest variance do not exist.
 _LEAST_VARIANCE_SHARE = 1e-7
 SEARCH_STEPS = 1500  # of Adam in the rotation search, over which its penalty sharpens
-SWEEPS = 60  # of the weights' posterior; it has settled long before, this bounds one that does not
 _COMPONENTS_TO_JUDGE = 8  # of a message, where ELBOs are only compared
 _SWEEPS_TO_JUDGE = 4
 _ENCODER_LR_SHARE = 0.2  # of the dense stage's peak rates, in the sparse stage: it is nearly there
@@ -72,6 +75,7 @@ class Stages:
         options: Options of the fit.
         generator: Randomness of the fit.
         bar: Progress.
+        outcome_names: For warnings.
     """
 
     model: TreeModel
@@ -79,6 +83,7 @@ class Stages:
     options: FitOptions
     generator: torch.Generator
     bar: tqdm
+    outcome_names: tuple[str, ...]
 
     def run(self, rows: StandardRows) -> Fitted:
         """Dense stage, honest latents, rotation, sparse stage."""
@@ -89,7 +94,7 @@ class Stages:
             dense = stage.fit(rows, stage.recipes(len(rows))[0])
             z = model.encoder(rows.x)
             root, deltas = dense.guide.node_moments().mean[0], dense.guide.delta_moments().mean
-            guide, stats = self._sparse(model, z, rows, root, deltas, sparse=False)
+            guide, stats = self._sparse(model, z, rows, root, deltas, sparse=False, last=True)
             return Fitted(model, guide, stats, FitReport(rank=model.latent_dim))
         reference, measured = self._dense(stage, rows)
         self.bar.set_description("honest latents")
@@ -101,10 +106,11 @@ class Stages:
         model.encoder = reference.model.encoder
         self.bar.set_description("sparse stage")
         wide = widened(found, model.latent_dim)
-        guide, stats = self._sparse(model, z, rows, wide.root, wide.deltas)
-        if self.options.sparse_steps and is_trained(reference):
+        training = bool(self.options.sparse_steps) and is_trained(reference)
+        guide, stats = self._sparse(model, z, rows, wide.root, wide.deltas, last=not training)
+        if training:
             z, _ = self.train_encoder(model, guide, rows, z, reference)
-            stats = self.settle(guide, model.design(z), rows)
+            stats = self.settle(guide, model.design(z), rows, last=True)
         report = FitReport(
             rank=found.basis.shape[0],
             history=trace_table(reference.trace, "dense"),
@@ -154,10 +160,11 @@ class Stages:
         whiten = axes[:, keep] / variance[keep].sqrt()
         rank, latent_dim = int(keep.sum()), own.shape[1]
         guide, stats = self._dense_weights((honest - centre) @ whiten, rows)
+        stats = stats.flattened()
         problem = rotation_problem(
             tree,
             stats,
-            guide.noise_precision(),
+            guide.site_scale(),
             guide.node_moments().mean[0],
             guide.delta_moments().mean,
             rank,
@@ -165,10 +172,12 @@ class Stages:
         )
         with torch.enable_grad():
             found = rotate_to_sparsity(problem, self.options.restarts, SEARCH_STEPS, self.generator)
-        # Mean field has bad optima, and a horseshoe's update takes as long as all the search.
-        quick = self.guide_kind == "tree" and not isinstance(self.model.prior, HorseshoePrior)
+        # Mean field has bad optima, and where scales are held jointly with the weights an update
+        # takes as long as all the search.
+        own = self.model.head
+        judge = Head(tree, own.prior.without_learnt_spike(), own.likelihood)
+        quick = self.guide_kind == "tree" and not judge.prior.tree_factor().joint
         if rank == latent_dim and quick:
-            judge = without_learnt_spike(self.model)
             found = decided(found, lambda one: self._elbo(judge, stats, rows, one))
         turned = stats.transform(expand_basis(found.basis, found.offset, stats.gram.shape[-1]))
         found = arranged(tree, found, turned)
@@ -180,19 +189,19 @@ class Stages:
         return (honest - centre) @ linear - offset, found
 
     def _elbo(
-        self, model: TreeModel, stats: Statistics, rows: StandardRows, candidate: Candidates
+        self, head: Head, stats: Statistics, rows: StandardRows, candidate: Candidates
     ) -> float:
         """ELBO of a candidate's latents, its weights at their optimum.
 
         Args:
-            model: Whose prior judges; its encoder is not used.
-            stats: Of the white latents; binary outcomes as expanded at the dense weights.
+            head: Whose prior judges.
+            stats: Of the white latents; sites of outcomes that are not normal at the dense weights.
             rows: The rows; untouched, but for where they are.
             candidate: One, with the estimates to start from.
         """
         options = replace(self.options, mixture_components=_COMPONENTS_TO_JUDGE)
         nodes = rows.nodes(self.model.tree.num_nodes)
-        guide = make_guide(self.guide_kind, model, nodes, options, coupled=False)
+        guide = make_guide(self.guide_kind, head, nodes, options, coupled=False)
         guide.to(rows.y.device)
         guide.start(candidate.root.to(rows.y), candidate.deltas.to(rows.y))
         width = stats.gram.shape[-1]
@@ -202,19 +211,9 @@ class Stages:
 
     def _dense_weights(self, z: Tensor, rows: StandardRows) -> tuple[TreeGuide, Statistics]:
         """Posterior of dense weights of given latents (N, rank)."""
-        tree, rank = self.model.tree, z.shape[1]
-        dense = TreeModel(
-            tree,
-            rank,
-            encoder="identity",
-            prior=GaussianPrior(),
-            likelihood=self.model.likelihood_spec,
-            intercept=self.model.intercept,
-        ).build(rank, rows.y.shape[1])
-        dense.likelihood = self.model.likelihood  # in the units of training
-        dense = dense.to(device=rows.y.device, dtype=rows.y.dtype)
-        guide = TreeGuide(dense, rows.nodes(tree.num_nodes)).to(rows.y.device)
-        return guide, self.settle(guide, dense.design(z), rows)
+        dense = self.model.head.with_prior(GaussianPrior(), z.shape[1])
+        guide = TreeGuide(dense, rows.nodes(dense.tree.num_nodes)).to(rows.y.device)
+        return guide, self.settle(guide, self.model.design(z), rows)
 
     def _sparse(
         self,
@@ -225,26 +224,33 @@ class Stages:
         deltas: Tensor,
         *,
         sparse: bool = True,
+        last: bool = False,
     ) -> tuple[Guide, Statistics]:
         """The user's guide at its optimum for given latents (N, K)."""
         guide = make_guide(self.guide_kind, model, rows.nodes(model.tree.num_nodes), self.options)
         guide.to(rows.y.device)
         guide.start(root.to(rows.y), deltas.to(rows.y), sparse=sparse)
-        return guide, self.settle(guide, model.design(z), rows)
+        return guide, self.settle(guide, model.design(z), rows, last=last)
 
-    def settle(self, guide: Guide, design: Tensor, rows: StandardRows) -> Statistics:
-        """The guide at its optimum for a design (N, W), and the rows' statistics."""
+    def settle(
+        self, guide: Guide, design: Tensor, rows: StandardRows, *, last: bool = False
+    ) -> Statistics:
+        """The guide at its optimum for a design (N, W), and the rows' statistics.
+
+        Args:
+            guide: Moved.
+            design: Of the rows.
+            rows: The rows.
+            last: It stays there: warn if it does not come to rest.
+        """
         sandwich = self.options.sandwich
         if sandwich is None:
             sandwich = not isinstance(self.model.encoder, LinearEncoder)
-        return fit_weights(
+        return condition(
             guide,
-            design,
-            rows.y,
-            rows.env_index,
-            sweeps=SWEEPS,
+            rows.with_design(design),
             sandwich=sandwich and self.model.encoder.trainable,
-            groups=rows.groups,
+            names=(self.model.weight_names, self.outcome_names) if last else None,
         )
 
     def train_encoder(
@@ -265,7 +271,7 @@ class Stages:
             guide_lr=_ENCODER_LR_SHARE * GUIDE_LR,
             encoder_decay=reference.recipe.decay,
         )
-        data = rows.prepared(model)
+        data = rows.prepared(model.encoder)
         trace = train(model, guide, data, schedule, self.generator, progress=self.bar)
         with torch.no_grad():
             after = model.encoder(rows.x)
@@ -277,19 +283,19 @@ class Stages:
 
 def make_guide(
     kind: str | type[Guide],
-    model: TreeModel,
+    head: Head | TreeModel,
     nodes: Tensor,
     options: FitOptions,
     *,
     coupled: bool = True,
 ) -> Guide:
-    """The guide a user named, for a built model and its nodes with rows (V,)."""
+    """The guide a user named, for a head or a built model and its nodes with rows (V,)."""
     if kind == "tree":
-        return TreeGuide(model, nodes, options.mixture_components, coupled=coupled)
+        return TreeGuide(head, nodes, options.mixture_components, coupled=coupled)
     if kind == "mean_field":
-        return MeanFieldGuide(model, nodes)
+        return MeanFieldGuide(head, nodes)
     if isinstance(kind, type) and issubclass(kind, Guide):
-        return kind(model, nodes)
+        return kind(head, nodes)
     raise DataError(f"guide={kind!r} is not known: use 'tree', 'mean_field' or a Guide class")
 
 

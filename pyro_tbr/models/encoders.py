@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from pyro.nn import PyroModule
@@ -39,6 +40,18 @@ def _linear(
     return layer
 
 
+class LatentUnits(NamedTuple):
+    """Latents in the user's units are ``shift + scale * (latents the model sees)``.
+
+    Attributes:
+        shift: (K,), double precision.
+        scale: (K,), likewise.
+    """
+
+    shift: Tensor
+    scale: Tensor
+
+
 class Encoder(LocalParamsModule):
     """Latents (N, K) from features (N, D); abstract.
 
@@ -62,6 +75,16 @@ class Encoder(LocalParamsModule):
     def width(self) -> int:
         """Number of prepared features R."""
         return self.num_features
+
+    @property
+    def latent_units(self) -> LatentUnits:
+        """The user's units of the latents; those the model sees, where an encoder makes them."""
+        zero = torch.zeros(self.latent_dim, dtype=torch.float64, device=self.output_map.device)
+        return LatentUnits(zero, torch.ones_like(zero))
+
+    def use_units(self, units: LatentUnits) -> None:
+        """Sets the units of latents that are the features."""
+        raise NotImplementedError(f"{type(self).__name__} makes its own latents")
 
     def prepare(self, x: Tensor | SparseFeatures) -> Tensor:
         """Features as the body sees them, (N, R), in the encoder's dtype."""
@@ -112,7 +135,12 @@ class Encoder(LocalParamsModule):
 
 
 class IdentityEncoder(Encoder):
-    """Latents are the features, untouched: D must equal K."""
+    """Latents are the features: D must equal K.
+
+    Training sees them centred and scaled, in double precision, and results are in units of the
+    features: what is far from zero for its spread, a year or a temperature in kelvin, is no worse a
+    latent than any other.
+    """
 
     trainable = False
 
@@ -123,6 +151,25 @@ class IdentityEncoder(Encoder):
                 f"and latent_dim={latent_dim}: make them equal or choose another encoder"
             )
         super().__init__(num_features, latent_dim)
+        self.register_buffer("feature_loc", torch.zeros(num_features, dtype=torch.float64))
+        self.register_buffer("feature_scale", torch.ones(num_features, dtype=torch.float64))
+
+    @property
+    def latent_units(self) -> LatentUnits:
+        """Those of the features."""
+        loc, scale = self.feature_loc.double(), self.feature_scale.double()
+        return LatentUnits(loc + scale * self.output_shift.double(), scale)
+
+    def use_units(self, units: LatentUnits) -> None:
+        """See :meth:`Encoder.use_units`."""
+        self.feature_loc.copy_(units.shift)
+        self.feature_scale.copy_(units.scale)
+
+    def prepare(self, x: Tensor | SparseFeatures) -> Tensor:
+        """Features centred and scaled, (N, D)."""
+        x = x.dense() if isinstance(x, SparseFeatures) else x
+        standard = (x.double() - self.feature_loc) / self.feature_scale
+        return standard.to(self.output_map.dtype)
 
     def body(self, prepared: Tensor) -> Tensor:
         """The features."""

@@ -13,7 +13,7 @@ from pyro_tbr.heads.head import Head
 from pyro_tbr.heads.likelihoods import LIKELIHOODS, Likelihood
 from pyro_tbr.heads.local_params import LocalParamsModule
 from pyro_tbr.heads.priors import ArcPrior, SpikeSlabPrior
-from pyro_tbr.models.encoders import ENCODERS, Encoder, ModuleEncoder
+from pyro_tbr.models.encoders import ENCODERS, Encoder, LatentUnits, ModuleEncoder
 from pyro_tbr.tree import Tree
 from pyro_tbr.tree.readers.naming import listed
 
@@ -26,9 +26,9 @@ class TreeModel(LocalParamsModule):
         \delta_a, \quad y \sim \mathrm{likelihood}(z^\top w_{\mathrm{env}})
 
     An encoder and a :class:`~pyro_tbr.heads.Head`. A Pyro model: ``model(x, env_index, y=None)``
-    has the sites ``root_scale``, ``root_weights``, those of the prior (``inclusion_rate``, ``slab_scale``, ``gates``, ``slab``, ``deltas``;
-    ``global_scale``, ``local_scale``), ``noise_scale``, ``z`` and ``y``. It believes in whatever
-    units its ``y`` has; :func:`~pyro_tbr.fit` gives it standardised outcomes.
+    has the sites ``root_scale``, ``root_weights``, those of the prior (``inclusion_rate``,
+    ``slab_scale``, ``gates``, ``slab``, ``deltas``; ``global_scale``, ``local_scale``),
+    ``noise_scale``, ``z`` and ``y``. It believes in whatever units its ``y`` has; :func:`~pyro_tbr.fit` gives it standardised outcomes.
 
     Args:
         tree: The environments.
@@ -136,7 +136,7 @@ class TreeModel(LocalParamsModule):
         num_outcomes: int,
         *,
         outcome_scale: Tensor | None = None,
-        latent_scale: Tensor | None = None,
+        latent_units: LatentUnits | None = None,
         root_loc: Tensor | None = None,
         standard_error: float = 0.1,
     ) -> TreeModel:
@@ -146,7 +146,7 @@ class TreeModel(LocalParamsModule):
             num_features: D.
             num_outcomes: Q.
             outcome_scale: See :meth:`ArcPrior.build`.
-            latent_scale: (K,), see :meth:`ArcPrior.build`.
+            latent_units: Of latents that are the features, see :meth:`ArcPrior.build`.
             root_loc: See :meth:`ArcPrior.build`.
             standard_error: See :meth:`ArcPrior.build`.
 
@@ -162,15 +162,15 @@ class TreeModel(LocalParamsModule):
             self.encoder = copy.deepcopy(spec)
         else:
             self.encoder = ModuleEncoder(copy.deepcopy(spec), num_features, self.latent_dim)
-        if latent_scale is not None and self.intercept:
-            latent_scale = torch.cat([latent_scale, latent_scale.new_ones(1)])
+        if latent_units is not None:
+            self.encoder.use_units(latent_units)
         prior = self.prior_spec.build(
             self.tree,
             self.num_weights,
             num_outcomes,
             num_latents=self.latent_dim,
             outcome_scale=outcome_scale,
-            latent_scale=latent_scale,
+            latent_units=latent_units,
             root_loc=root_loc,
             standard_error=standard_error,
         )

@@ -14,7 +14,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from pyro_tbr.data import RowOrder, align_env, align_groups
 from pyro_tbr.errors import DataError
@@ -22,7 +21,6 @@ from pyro_tbr.heads import DesignRows, condition
 from pyro_tbr.heads.groups import RowGroups
 from pyro_tbr.posterior.places import NewLeaf
 from pyro_tbr.posterior.view import Own
-
 
 
 def updated(view: Own, x: Any, y: Any, env: Any, groups: Any = None) -> Own:

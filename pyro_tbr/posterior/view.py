@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from numbers import Integral
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import pandas as pd
 import torch
@@ -24,23 +24,12 @@ from pyro_tbr.heads.likelihoods.scaling import Scaling
 from pyro_tbr.heads.moments import DeltaMoments, NodeMoments
 from pyro_tbr.heads.statistics import Statistics
 from pyro_tbr.models import TreeModel
+from pyro_tbr.models.encoders import LatentUnits
 from pyro_tbr.posterior.kept import Kept
 from pyro_tbr.posterior.report import FitReport
 from pyro_tbr.tree import Tree, path_sum
 
 _BLOCK_ELEMENTS = 20_000_000  # weights at nodes are made in blocks of about this size
-
-
-class LatentUnits(NamedTuple):
-    """Latents in the user's units are ``shift + scale * (latents the model sees)``.
-
-    Attributes:
-        shift: (K,), double precision.
-        scale: (K,), likewise.
-    """
-
-    shift: Tensor
-    scale: Tensor
 
 
 Own = TypeVar("Own", bound="PosteriorView")
@@ -92,12 +81,8 @@ class PosteriorView:
 
     @property
     def latent_units(self) -> LatentUnits:
-        """Those of the encoder where it has any (known latents), else shift 0 and scale 1."""
-        units = getattr(self.model.encoder, "latent_units", None)
-        if units is None:
-            zero = torch.zeros(self.model.latent_dim, dtype=torch.float64)
-            return LatentUnits(zero, torch.ones_like(zero))
-        return LatentUnits(*(torch.as_tensor(part).detach().cpu().double() for part in units))
+        """Those of the features where they are the latents, else shift 0 and scale 1."""
+        return LatentUnits(*(part.cpu() for part in self.model.encoder.latent_units))
 
     @property
     def weight_unit(self) -> Tensor:

@@ -49,8 +49,8 @@ class BernoulliLikelihood(Likelihood):
         bad = ~np.isnan(y.values) & (y.values != 0) & (y.values != 1)
         if bad.any():
             held = listed(np.unique(y.values[~np.isnan(y.values)]).tolist(), 4)
-            remedy = f"y holds {held}; recode it to 0 and 1, or choose another likelihood"
-            y.refuse(bad, "must be 0 or 1 here", remedy)
+            what = f"that must be 0 or 1 and are not (y holds {held})"
+            y.refuse(bad, what, "recode it to 0 and 1, or choose another likelihood")
 
     def check_informative(self, y: Outcomes) -> None:
         """Refuses a column that holds a single value."""

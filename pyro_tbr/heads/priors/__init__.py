@@ -9,9 +9,10 @@ from pyro_tbr.heads.priors.classes import Classes, ExpectedLaw
 from pyro_tbr.heads.priors.factor import PriorFactor
 from pyro_tbr.heads.priors.gaussian import GaussianPrior
 from pyro_tbr.heads.priors.horseshoe import HorseshoePrior
-from pyro_tbr.heads.priors.spike_slab import SpikeSlabPrior
+from pyro_tbr.heads.priors.spike_slab import RATE_CONCENTRATION, SpikeSlabPrior
 
 __all__ = [
+    "RATE_CONCENTRATION",
     "ArcPrior",
     "Classes",
     "ExpectedLaw",

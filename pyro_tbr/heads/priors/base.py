@@ -69,7 +69,7 @@ class ArcPrior(LocalParamsModule):
         *,
         num_latents: int | None = None,
         outcome_scale: Tensor | None = None,
-        latent_scale: Tensor | None = None,
+        latent_units: tuple[Tensor, Tensor] | None = None,
         root_loc: Tensor | None = None,
         standard_error: float = 0.1,
     ) -> ArcPrior:
@@ -81,14 +81,17 @@ class ArcPrior(LocalParamsModule):
             num_outcomes: Q.
             num_latents: K; W where absent. What comes behind is the intercept.
             outcome_scale: (Q,), the user's units in one unit of the outcomes the model sees.
-            latent_scale: (W,), likewise of the latents.
+            latent_units: Shift and scale of the latents, (K,) each: the user's are
+                ``shift + scale * (latents the model sees)``.
             root_loc: (W, Q), prior mean of the root weights in the model's units; zero if absent.
             standard_error: Typical standard error of one leaf's weight in the model's units; sets
                 the horseshoe's global scale.
         """
         built = copy.deepcopy(self)
         outcome = torch.ones(num_outcomes) if outcome_scale is None else outcome_scale
-        latent = torch.ones(num_weights) if latent_scale is None else latent_scale
+        latent = torch.ones(num_weights)
+        if latent_units is not None:
+            latent[: len(latent_units[1])] = latent_units[1].to(latent)
         built.unit = (outcome / latent[:, None]).to(torch.get_default_dtype())
         built.num_arcs, built.num_weights, built.num_outcomes = (
             tree.num_arcs,
@@ -99,8 +102,17 @@ class ArcPrior(LocalParamsModule):
         loc = torch.zeros(num_weights, num_outcomes) if root_loc is None else root_loc
         built.register_buffer("root_loc", loc.to(torch.get_default_dtype()))
         built.root_scale = built._scale("root_scale", built.root_scale_value, median=1.0)
+        if latent_units is not None and num_weights > len(latent_units[0]):
+            built._widen_intercept(*latent_units)
         built._build_changes(tree, standard_error)
         return built
+
+    def _widen_intercept(self, shift: Tensor, scale: Tensor) -> None:
+        """Fixed root scales say what is believed where latents are 0, not at their shift."""
+        fixed = self.root_scale.fixed
+        if fixed is not None:
+            slopes = (shift / scale).to(fixed)[:, None] * fixed[: len(shift)]
+            fixed[-1] = (fixed[-1].square() + slopes.square().sum(0)).sqrt()
 
     def _scale(self, name: str, fixed: Tensor | None, *, median: float) -> PositiveScale:
         """A scale of shape (W, 1) where learnt, (W, Q) where the user fixed it."""

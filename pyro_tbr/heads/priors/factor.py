@@ -184,7 +184,13 @@ class PriorFactor(nn.Module):
         """Inside messages for some weights."""
         loc, scale = (part[weights] for part in self.root_law())
         return inside_pass(
-            data.tree, *data.some(weights), self.arc_law(weights), loc, scale, num_components, sweeps
+            data.tree,
+            *data.some(weights),
+            self.arc_law(weights),
+            loc,
+            scale,
+            num_components,
+            sweeps,
         )
 
     @torch.no_grad()
@@ -199,7 +205,13 @@ class PriorFactor(nn.Module):
         """Both passes for some weights; with ``refit`` joint hyperparameters are moved too."""
         loc, scale = (part[weights] for part in self.root_law())
         return smooth(
-            data.tree, *data.some(weights), self.arc_law(weights), loc, scale, num_components, sweeps
+            data.tree,
+            *data.some(weights),
+            self.arc_law(weights),
+            loc,
+            scale,
+            num_components,
+            sweeps,
         )
 
     @torch.no_grad()
@@ -244,9 +256,7 @@ class PriorFactor(nn.Module):
         params = [p for factor in factors for p in factor.parameters()]
         if not params:
             return
-        optimizer = torch.optim.LBFGS(
-            params, max_iter=_CLIMB_STEPS, line_search_fn="strong_wolfe"
-        )
+        optimizer = torch.optim.LBFGS(params, max_iter=_CLIMB_STEPS, line_search_fn="strong_wolfe")
         sums = ChangeSums(*(part.detach().to(params[0]) for part in sums))
 
         def loss() -> Tensor:

@@ -66,7 +66,6 @@ class HorseshoeFactor(PriorFactor):
         excess = -log_scale - 0.5 * inverse.log()
         return ExpectedLaw(one, zero, zero, 1 / inverse, excess, square)
 
-
     def new_var(self, relative_length: Tensor) -> Tensor:
         """See :meth:`PriorFactor.new_var`; the local scale has its prior."""
         whole, slab = (self.hyper[name].points() for name in _GRID_SITES)  # type: ignore[operator]
@@ -126,7 +125,8 @@ class HorseshoeTreeFactor(HorseshoeFactor):
         self, data: Evidence, weights: slice, points: slice
     ) -> tuple[ArcLaw, Tensor, Tensor]:
         """The law of changes at points of the grid, (g, w, Q), and by class: variance, log local
-        scale, (g, w, Q, A, J)."""  # fmt: skip
+        scale, (g, w, Q, A, J).
+        """  # fmt: skip
         whole, slab = self.grid.points()[:, points, weights].unsqueeze(-1)
         classes = scale_classes(whole, slab, self._precision(data, weights))
         law = ArcLaw.of(classes.prob, torch.zeros_like(classes.var), classes.var)

@@ -17,21 +17,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyro_tbr.data import SparseFeatures
-from pyro_tbr.heads.condition import fit_weights
-from pyro_tbr.heads.groups import RowGroups
-from pyro_tbr.heads.guide import predictor_moments
-from pyro_tbr.heads.mean_field import MeanFieldGuide
-from pyro_tbr.heads.priors import GaussianPrior
-from pyro_tbr.heads.tree_guide import TreeGuide
-from pyro_tbr.inference.encoder.prepared_rows import prepared
+from pyro_tbr.heads import GaussianPrior, MeanFieldGuide, TreeGuide, condition
+from pyro_tbr.heads.moments import predictor_moments
 from pyro_tbr.inference.encoder.reduced_rank import leading_directions
-from pyro_tbr.inference.encoder.training import (
-    GUIDE_LR,
-    FitTrace,
-    Schedule,
-    TrainingRows,
-    train,
-)
+from pyro_tbr.inference.encoder.rows import StandardRows
+from pyro_tbr.inference.encoder.training import GUIDE_LR, FitTrace, Schedule, train
 from pyro_tbr.inference.options import FitOptions
 from pyro_tbr.models.encoders import Encoder, LinearEncoder, PreparedEncoder
 from pyro_tbr.models.tree_model import TreeModel
@@ -54,46 +44,6 @@ class Recipe(NamedTuple):
     num_components: int | None
     steps: int
     lr: float
-
-
-@dataclass(frozen=True)
-class StandardRows:
-    """Rows in the units of training, before any encoder.
-
-    Attributes:
-        x: Features, (N, D), float64; sparse ones stay so, and are made dense block by block.
-        y: Standardised outcomes, NaN where not observed, (N, Q), in the dtype of training.
-        env_index: Node of each row, (N,).
-        groups: Rows that are alike, if that was said.
-    """
-
-    x: Tensor | SparseFeatures
-    y: Tensor
-    env_index: Tensor
-    groups: RowGroups | None = None
-
-    def select(self, rows: Tensor) -> StandardRows:
-        """These rows."""
-        groups = None if self.groups is None else self.groups.select(rows)
-        return StandardRows(self.x[rows], self.y[rows], self.env_index[rows], groups)
-
-    def prepared(self, model: TreeModel) -> TrainingRows:
-        """The rows as this model's encoder takes them."""
-        observed = ~torch.isnan(self.y)
-        y = torch.where(observed, self.y, 0.0)
-        weights = observed.to(y)
-        if self.groups is not None:
-            weights *= self.groups.weights(self.y).to(y)
-        return TrainingRows(prepared(model.encoder, self.x), y, weights, self.env_index)
-
-    def nodes(self, num_nodes: int) -> Tensor:
-        """Nodes with rows, (V,) bool."""
-        nodes = torch.zeros(num_nodes, dtype=torch.bool)
-        nodes[self.env_index.cpu()] = True
-        return nodes
-
-    def __len__(self) -> int:
-        return len(self.y)
 
 
 @dataclass(frozen=True)
@@ -123,7 +73,7 @@ class DenseFit:
 
         The squared residual, less the weights' own variance on new rows; plus it on rows of
         training, which the weights have moved towards. So the two agree but for the optimism of
-        the encoder. Binary outcomes: negative expected log score.
+        the encoder. Outcomes without normal noise: negative expected log score.
 
         Args:
             rows: The rows.
@@ -132,10 +82,11 @@ class DenseFit:
         moments = self.guide.node_moments()
         design = self.model.design(self.model.encoder(rows.x))
         mean, var = predictor_moments(design, rows.env_index, moments)
-        if self.model.likelihood.binary:
-            each = -self.model.likelihood.expected_log_prob(rows.y, mean, var, None)
-        else:
+        likelihood = self.model.likelihood
+        if likelihood.exact:
             each = (rows.y - mean).square() + (var if seen else -var)
+        else:
+            each = -likelihood.expected_log_prob(rows.y, mean, var, self.guide.nuisance)
         return each[~torch.isnan(rows.y)]
 
     def score(self, rows: StandardRows) -> float:
@@ -221,13 +172,8 @@ class DenseStage:
         """The dense fit of an encoder that is trained already, by this recipe."""
         model = copy.deepcopy(self.model)
         model.encoder = copy.deepcopy(encoder)
-        self._dense_prior(model, rows)
+        model.head = self.model.head.with_prior(GaussianPrior())
         return DenseFit(model, self._weights(model, rows), recipe, None)
-
-    def _dense_prior(self, model: TreeModel, rows: StandardRows) -> None:
-        prior = model.build_prior(GaussianPrior(), root_loc=self.model.prior.root_loc)
-        model.prior = prior.to(dtype=self.model.prior.root_loc.dtype)
-        model.to(device=rows.y.device)
 
     def _begin(self, model: TreeModel, rows: StandardRows, recipe: Recipe) -> None:
         """A fresh encoder with standardised latents, and the dense prior."""
@@ -236,11 +182,9 @@ class DenseStage:
             encoder.num_components = recipe.num_components or encoder.num_components
         encoder.fit_preparation(rows.x)
         encoder.reset(self.generator)
-        self._dense_prior(model, rows)
+        model.head = self.model.head.with_prior(GaussianPrior())
         if isinstance(encoder, LinearEncoder):
-            features = prepared(encoder, rows.x)
-            directions = leading_directions(model, features, rows.y, rows.env_index, rows.groups)
-            encoder.set_directions(directions)
+            encoder.set_directions(leading_directions(model, rows.prepared(encoder)))
         if encoder.trainable:
             with torch.no_grad():
                 z = encoder(rows.x)
@@ -276,10 +220,10 @@ class DenseStage:
         return train(
             model,
             guide,
-            rows.prepared(model),
+            rows.prepared(model.encoder),
             schedule,
             self.generator,
-            held_out=None if held_out is None else held_out.prepared(model),
+            held_out=None if held_out is None else held_out.prepared(model.encoder),
             progress=self.progress,
         )
 
@@ -289,5 +233,5 @@ class DenseStage:
         guide = TreeGuide(model, nodes).to(rows.y.device)
         with torch.no_grad():
             design = model.design(model.encoder(rows.x))
-        fit_weights(guide, design, rows.y, rows.env_index, sweeps=_DENSE_SWEEPS, groups=rows.groups)
+        condition(guide, rows.with_design(design), sweeps=_DENSE_SWEEPS)
         return guide

@@ -1,15 +1,9 @@
-"""Stochastic variational inference: the ELBO of a minibatch, and the loop that climbs it.
-
-The ELBO is the one Pyro's ``Trace_ELBO`` estimates for the same model and guide, with everything
-that can be integrated integrated: weights enter a Gaussian predictor by their means and variances,
-hyperparameters by quadrature. So a step has only the noise of its minibatch.
-"""
+"""The loop that trains an encoder: stochastic steps up the collapsed ELBO."""
 
 from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -17,69 +11,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pyro_tbr.errors import TrainingError
-from pyro_tbr.heads.guide import Guide, NodeMoments, predictor_moments
-from pyro_tbr.heads.likelihoods import NoiseMoments
-from pyro_tbr.inference.encoder.prepared_rows import PreparedRows, blocks_of
-from pyro_tbr.models.tree_model import TreeModel
+from pyro_tbr.heads import Guide
+from pyro_tbr.inference.elbo import TreeELBO, expected_log_lik
+from pyro_tbr.inference.encoder.rows import PreparedRows
+from pyro_tbr.models import TreeModel
 
 # Peak rate of what a guide learns by gradients. Its parameters are locations and logarithms of
 # scales in the units of training, all of order one, so one rate suits them.
 GUIDE_LR = 0.03
-
-
-@dataclass(frozen=True)
-class TrainingRows:
-    """Rows as training sees them, on the device and in the dtype of training.
-
-    Attributes:
-        prepared: Features after ``encoder.prepare``, (N, R), or made so when they are selected.
-        y: Standardised outcomes, 0 where not observed, (N, Q).
-        weights: By how much of a row each outcome counts, 0 where not observed, (N, Q).
-        env_index: Node of each row, (N,).
-    """
-
-    prepared: Tensor | PreparedRows
-    y: Tensor
-    weights: Tensor
-    env_index: Tensor
-
-    def select(self, rows: Tensor) -> TrainingRows:
-        """These rows."""
-        return TrainingRows(
-            self.prepared[rows], self.y[rows], self.weights[rows], self.env_index[rows]
-        )
-
-    def __len__(self) -> int:
-        return self.y.shape[0]
-
-
-def expected_log_lik(
-    model: TreeModel,
-    rows: TrainingRows,
-    moments: NodeMoments,
-    noise: NoiseMoments | None,
-) -> Tensor:
-    """E[log likelihood] of each row under q, its weighted sum over outcomes, (N,)."""
-    parts = []
-    for at, block in blocks_of(rows.prepared):
-        design = model.design(model.encoder.encode(block))
-        mean, var = predictor_moments(design, rows.env_index[at], moments)
-        each = model.likelihood.expected_log_prob(rows.y[at], mean, var, noise)
-        parts.append((each * rows.weights[at]).sum(-1))
-    return torch.cat(parts)
-
-
-def minibatch_elbo(model: TreeModel, guide: Guide, rows: TrainingRows, num_rows: int) -> Tensor:
-    """ELBO per row of the data set, unbiased over minibatches.
-
-    Args:
-        model: The model.
-        guide: Its guide.
-        rows: The minibatch.
-        num_rows: Rows in the data set: the minibatch stands for all of them.
-    """
-    each = expected_log_lik(model, rows, guide.node_moments(), guide.noise_moments())
-    return each.mean() - guide.kl() / num_rows
 
 
 class Schedule(NamedTuple):
@@ -125,11 +64,11 @@ class FitTrace(NamedTuple):
 def train(
     model: TreeModel,
     guide: Guide,
-    rows: TrainingRows,
+    rows: PreparedRows,
     schedule: Schedule,
     generator: torch.Generator,
     *,
-    held_out: TrainingRows | None = None,
+    held_out: PreparedRows | None = None,
     progress: tqdm | None = None,
 ) -> FitTrace:
     """Climbs the ELBO in encoder and guide; ends at the best state on held-out rows if there are.
@@ -159,13 +98,16 @@ def train(
     trace = FitTrace([], [], [], math.nan, 0)
     losses: list[Tensor] = []
     waited, step, num_rows = 0, 0, len(rows)
+    objective, weights, model.num_rows = TreeELBO(), rows.weights(), num_rows
     model.encoder.train()
     while step < schedule.steps and waited < schedule.patience:
-        order = torch.randperm(num_rows, generator=generator).to(rows.y.device)
+        order = torch.randperm(num_rows, generator=generator).to(rows.rows.y.device)
         for batch in order.split(schedule.batch_size):
             for group, (_, peak) in zip(optimizer.param_groups, used, strict=True):
                 group["lr"] = peak * _ramp(step / schedule.steps)
-            elbo = minibatch_elbo(model, guide, rows.select(batch), num_rows)
+            share = None if weights is None else weights[batch]
+            elbo = objective.of_rows(model.head, guide, rows.encoded(model, batch), share)
+            elbo = elbo / num_rows
             optimizer.zero_grad()
             (-elbo).backward()
             total = nn.utils.clip_grad_norm_(encoder_params + guide_params, 100.0)
@@ -209,14 +151,19 @@ def _ramp(position: float) -> float:
 
 
 @torch.no_grad()
-def _score(model: TreeModel, guide: Guide, rows: TrainingRows | None) -> float:
+def _score(model: TreeModel, guide: Guide, rows: PreparedRows | None) -> float:
     """Negative expected log score per observed row."""
     if rows is None:
         return math.nan
     model.encoder.eval()
-    each = expected_log_lik(model, rows, guide.node_moments(), guide.noise_moments())
+    weights, total, observed, start = rows.weights(), 0.0, 0, 0
+    for block in rows.encoded_blocks(model):
+        share = None if weights is None else weights[start : start + len(block)]
+        start += len(block)
+        total += expected_log_lik(model.head, guide, block, share).sum().item()
+        observed += int((~torch.isnan(block.y)).any(-1).sum())
     model.encoder.train()
-    return -(each.sum() / rows.weights.any(-1).sum().clamp(min=1)).item()
+    return -total / max(1, observed)
 
 
 def _state(model: TreeModel, guide: Guide) -> tuple[dict, dict]:

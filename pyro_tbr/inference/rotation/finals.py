@@ -10,15 +10,12 @@ behind others that do by 0.84.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 
 import torch
 
-from pyro_tbr.heads.priors import SpikeSlabPrior
 from pyro_tbr.inference.rotation.choice import SAME_BASIS, RotationResult, ranked
 from pyro_tbr.inference.rotation.search import Candidates
-from pyro_tbr.models import TreeModel
 from pyro_tbr.posterior.identification import latent_match
 
 _CLOSE = 20.0  # log evidence behind the best up to which a candidate goes to the finals
@@ -54,20 +51,3 @@ def decided(found: RotationResult, elbo: Callable[[Candidates], float]) -> Rotat
     shift = torch.tensor(scores).to(evidence) - evidence[finalists]
     evidence = evidence + torch.where(double_of < 0, shift.mean(), shift[double_of])
     return ranked(everything, evidence - evidence.max() + found.evidence)
-
-
-def without_learnt_spike(model: TreeModel) -> TreeModel:
-    """The model with no change where gates are off, unless the user gave a size for those.
-
-    A spike of learnt width takes up what latents mix of each other, so it hardly minds a wrong
-    basis: of 25 fits (``examples/calibration.py``, half the arcs) it chose one twice, and never
-    without it.
-    """
-    prior = model.prior
-    if not isinstance(prior, SpikeSlabPrior) or not prior.wide_spike:
-        return model
-    if prior.spike_scale.fixed is not None:
-        return model
-    model = copy.deepcopy(model)
-    model.prior = prior.without_spike()
-    return model

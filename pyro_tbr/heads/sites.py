@@ -1,0 +1,39 @@
+"""Rows as normal sites at the moments a guide gives their predictors."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pyro_tbr.heads.guide import Guide
+from pyro_tbr.heads.moments import predictor_moments
+from pyro_tbr.heads.rows import DesignRows
+from pyro_tbr.heads.statistics import Sites
+
+
+@torch.no_grad()
+def row_moments(guide: Guide, block: DesignRows) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each row's predictor, (N, Q) each."""
+    moments = guide.node_moments()
+    found = predictor_moments(block.design.to(moments.mean), block.env_index, moments)
+    return found.mean, found.var
+
+
+@torch.no_grad()
+def row_sites(guide: Guide, block: DesignRows, *, at_zero: bool = False) -> tuple[Sites, Tensor]:
+    """The normal that stands for each row at the guide's moments; root mean square of predictors.
+
+    Args:
+        guide: Of the weights.
+        block: The rows.
+        at_zero: At predictors of zero rather than the guide's.
+    """
+    mean, var = row_moments(guide, block)
+    if at_zero:
+        mean, var = torch.zeros_like(mean), torch.zeros_like(var)
+    likelihood = guide.head.likelihood
+    terms = likelihood.site_terms(block.y, mean, var, guide.nuisance)
+    log_norm = torch.zeros_like(terms.log_norm) if likelihood.exact else terms.log_norm
+    return Sites(terms.precision, terms.response, log_norm, block.shares()), (
+        mean.square() + var
+    ).sqrt()

@@ -1,0 +1,132 @@
+"""Rows in the units of training: before an encoder, and as its trained part sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from pyro_tbr.data import SparseFeatures
+from pyro_tbr.heads import DesignRows
+from pyro_tbr.heads.groups import RowGroups
+from pyro_tbr.models import Encoder, TreeModel
+
+_MOST_ELEMENTS = 25_000_000  # of prepared features made once, 100 MB
+
+
+@dataclass(frozen=True)
+class StandardRows:
+    """Rows before any encoder.
+
+    Attributes:
+        x: Features, (N, D), float64; sparse ones stay so, and are made dense block by block.
+        y: Standardised outcomes, NaN where not observed, (N, Q), in the dtype of training.
+        env_index: Node of each row, (N,).
+        groups: Rows that are alike, if that was said.
+    """
+
+    x: Tensor | SparseFeatures
+    y: Tensor
+    env_index: Tensor
+    groups: RowGroups | None = None
+
+    def select(self, rows: Tensor) -> StandardRows:
+        """These rows."""
+        groups = None if self.groups is None else self.groups.select(rows)
+        return StandardRows(self.x[rows], self.y[rows], self.env_index[rows], groups)
+
+    def with_design(self, design: Tensor) -> DesignRows:
+        """The rows with a design (N, W) in place of their features."""
+        return DesignRows(design, self.y, self.env_index, self.groups)
+
+    def prepared(self, encoder: Encoder) -> PreparedRows:
+        """The rows as this encoder's trained part takes them."""
+        return PreparedRows(encoder, self, prepared_once(encoder, self.x))
+
+    def nodes(self, num_nodes: int) -> Tensor:
+        """Nodes with rows, (V,) bool."""
+        nodes = torch.zeros(num_nodes, dtype=torch.bool)
+        nodes[self.env_index.cpu()] = True
+        return nodes
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+
+@torch.no_grad()
+def prepared_once(encoder: Encoder, x: Tensor | SparseFeatures) -> Tensor | None:
+    """All rows after ``encoder.prepare``, (N, R); ``None`` where that is more than memory likes.
+
+    Prepared features of a sparse matrix are dense. Where they are few (leading components) they are
+    made once, else for each block anew, so the dense matrix is never there as a whole.
+    """
+    if not isinstance(x, SparseFeatures):
+        return encoder.prepare(x)
+    if len(x) * encoder.width > _MOST_ELEMENTS:
+        return None
+    return torch.cat([encoder.prepare(run) for run in x.runs()])
+
+
+@dataclass(frozen=True)
+class PreparedRows:
+    """Rows whose features the encoder has prepared, all at once or a block at a time.
+
+    Attributes:
+        encoder: Says how.
+        rows: The rows.
+        features: Their prepared features, (N, R); ``None``: made when they are asked for.
+        intercept: A column of ones goes behind the features where they are a design.
+    """
+
+    encoder: Encoder
+    rows: StandardRows
+    features: Tensor | None
+    intercept: bool = False
+
+    @property
+    def groups(self) -> RowGroups | None:
+        """Rows that are alike."""
+        return self.rows.groups
+
+    def as_design(self, *, intercept: bool) -> PreparedRows:
+        """The rows with their prepared features for a design."""
+        return replace(self, intercept=intercept)
+
+    def blocks(self) -> Iterator[DesignRows]:
+        """All rows in order, their features as a design, in blocks that memory holds."""
+        start = 0
+        for block in self._runs():
+            at = slice(start, start + len(block))
+            start += len(block)
+            if self.intercept:
+                block = torch.cat([block, block.new_ones(len(block), 1)], -1)
+            yield DesignRows(block, self.rows.y[at], self.rows.env_index[at])
+
+    def _runs(self) -> Iterator[Tensor]:
+        if self.features is not None:
+            yield self.features
+            return
+        x = self.rows.x
+        assert isinstance(x, SparseFeatures)  # dense ones are prepared at once
+        yield from (self.encoder.prepare(run) for run in x.runs())
+
+    def encoded(self, model: TreeModel, rows: Tensor) -> DesignRows:
+        """Some rows with the model's design, differentiable in its encoder."""
+        features = self.features
+        block = self.encoder.prepare(self.rows.x[rows]) if features is None else features[rows]
+        design = model.design(model.encoder.encode(block))
+        return DesignRows(design, self.rows.y[rows], self.rows.env_index[rows])
+
+    def encoded_blocks(self, model: TreeModel) -> Iterator[DesignRows]:
+        """All rows in order, with the model's design."""
+        for block in replace(self, intercept=False).blocks():
+            yield replace(block, design=model.design(model.encoder.encode(block.design)))
+
+    def weights(self) -> Tensor | None:
+        """By how much of a row each outcome counts, (N, Q); ``None``: 1."""
+        return None if self.groups is None else self.groups.weights(self.rows.y)
+
+    def __len__(self) -> int:
+        return len(self.rows)
