@@ -332,6 +332,22 @@ def test_learning_ends_at_the_optimum(name):
     assert all(parameter.grad is None for parameter in parameters)
 
 
+@pytest.mark.parametrize("switched_off", [torch.no_grad, torch.inference_mode])
+@every
+def test_callers_may_have_switched_gradients_off(name, switched_off):
+    likelihood, nuisance, y, mean, var = case(name)
+    other = copy.deepcopy(nuisance)
+    expected = likelihood.site_terms(y, mean, var, nuisance)
+    likelihood.learn(nuisance, y, mean, var, torch.ones_like(y))
+    with switched_off():
+        rows = [part + 0 for part in (y, mean, var)]
+        found = likelihood.site_terms(*rows, other)
+        likelihood.learn(other, *rows, torch.ones_like(y))
+    assert_close(found, expected)
+    for key, factor in nuisance.items():
+        assert_close(factor.state(), other[key].state())
+
+
 def test_learning_noise_by_default_is_the_closed_form():
     likelihood, nuisance, y, mean, var = case("gaussian")
     other = likelihood.factors()

@@ -183,7 +183,7 @@ class Likelihood(LocalParamsModule):
         mean, var = mean.detach().double(), var.detach().double()
         parts = []
         for rows in row_chunks(mean, nuisance):
-            with torch.enable_grad():
+            with torch.inference_mode(False), torch.enable_grad():
                 m, v = mean[rows].clone().requires_grad_(), var[rows].clone().requires_grad_()
                 each = self.expected_log_prob(y[rows].double(), m, v, nuisance)
                 slopes = torch.autograd.grad(each.sum(), (m, v))

@@ -21,6 +21,7 @@ _NARROWING = (0.25, 100.0)  # of a variance in one step, as bounds of the factor
 Factors = dict[str, HyperFactor]
 
 
+@torch.inference_mode(False)
 def climb(factors: Factors, log_lik: Callable[[Factors], Iterable[Tensor]]) -> None:
     """Moves factors to the optimum of expected log likelihood less KL, in double precision.
 
