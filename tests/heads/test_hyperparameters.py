@@ -8,13 +8,7 @@ import scipy.stats
 import torch
 
 from pyro_tbr.errors import DataError
-from pyro_tbr.heads.hyper.hyperparameters import (
-    HalfCauchyScale,
-    PositiveScale,
-    Rate,
-    SlabScale,
-    as_fixed,
-)
+from pyro_tbr.heads.hyper import HalfCauchyScale, PositiveScale, Rate, SlabScale, as_fixed
 
 SHAPE = (2, 3)
 DF, SLAB = 4.0, 1.7

@@ -188,10 +188,14 @@ class HyperFactor(nn.Module):
     @property
     def scale(self) -> Tensor:
         """Standard deviation on the real line, zero where fixed."""
-        return self.state().log_scale.exp()
+        return self._place().log_scale.exp()
 
     def state(self) -> FactorState:
-        """Where the factor stands; its own parameters, so clone them to keep them."""
+        """A copy of where the factor stands, without gradients."""
+        return FactorState(*(part.detach().clone() for part in self._place()))
+
+    def _place(self) -> FactorState:
+        """Where the factor stands, differentiable."""
         if self.hyper.fixed is None:
             return FactorState(self.loc, self.log_scale)
         loc = self._to_real(self.hyper.fixed)
@@ -229,7 +233,7 @@ class HyperFactor(nn.Module):
 
     def points(self, num_points: int = _NUM_POINTS) -> tuple[Tensor, Tensor]:
         """Values (T, *shape) and weights (T,) for expectations; one point where fixed."""
-        like = self.state().loc
+        like = self._place().loc
         if not self.learnt:
             num_points = 1
         nodes, weights = (like.new_tensor(part) for part in gauss_hermite(num_points))
@@ -246,14 +250,14 @@ class HyperFactor(nn.Module):
         """Draws (S, *shape) from a generator of the caller's."""
         shape = (num_samples, *self.hyper.shape)
         if not self.learnt:
-            return self.at(torch.zeros(shape, device=self.state().loc.device))
+            return self.at(torch.zeros(shape, device=self._place().loc.device))
         noise = torch.randn(shape, generator=generator, dtype=self.loc.dtype)
         return self.at(noise.to(self.loc.device))
 
     def kl(self) -> Tensor:
         """KL to the hyperprior, of the hyperparameter's shape; zero where fixed."""
         if not self.learnt:
-            return torch.zeros_like(self.state().loc)
+            return torch.zeros_like(self._place().loc)
         real, weights = quadrature(self.loc, self.log_scale.exp())
         entropy = self.log_scale + 0.5 * math.log(2 * math.pi * math.e)
         log_prior = self.hyper.prior().base_dist.log_prob(self._to_support(real))

@@ -160,12 +160,12 @@ class ScaleFactor(HyperFactor):
 
     def log_moments(self) -> tuple[Tensor, Tensor]:
         """Mean and variance of the logarithm; variance zero where fixed."""
-        loc, log_scale = self.state()
+        loc, log_scale = self._place()
         return loc, (2 * log_scale).exp()
 
     def mean_log(self) -> Tensor:
         """E[log scale]."""
-        return self.state().loc
+        return self._place().loc
 
     def mean_power(self, power: float) -> Tensor:
         """E[scale ** power]."""

@@ -34,7 +34,7 @@ class Likelihood(LocalParamsModule):
     - ``standardise``: units in which its hyperpriors are right. The user's by default.
 
     All else follows from ``forward``: expectations under q by Gauss-Hermite sums over the predictor
-    (32 points) and over its parameters (7 points for one, 5 each for two; for more, a rule of
+    (32 points) and over its parameters (5 points for one, 3 each for two; for more, a rule of
     degree 3), sites of rows by derivatives of the expected log density, optima of its parameters
     by climbing it, moments of predictions by the same sums. For log densities that are smooth over
     some standard deviations of the predictor these are exact to many digits. At a corner, as below,
@@ -183,7 +183,7 @@ class Likelihood(LocalParamsModule):
         mean, var = mean.detach().double(), var.detach().double()
         parts = []
         for rows in row_chunks(mean, nuisance):
-            with torch.enable_grad():
+            with torch.inference_mode(False), torch.enable_grad():
                 m, v = mean[rows].clone().requires_grad_(), var[rows].clone().requires_grad_()
                 each = self.expected_log_prob(y[rows].double(), m, v, nuisance)
                 slopes = torch.autograd.grad(each.sum(), (m, v))

@@ -12,8 +12,8 @@ from pyro_tbr.heads.hyper import HyperFactors, quadrature
 from pyro_tbr.heads.hyper.base import by_name, gauss_hermite
 
 _PREDICTOR_POINTS = 32  # of a quadrature over a linear predictor
-_NUISANCE_POINTS = {1: 7, 2: 5}  # over each of so many parameters of the likelihood
-_LEAST_SD = 1e-4  # of a predictor whose points rest
+_NUISANCE_POINTS = {1: 5, 2: 3}  # over each of so many parameters of the likelihood
+_LEAST_SD = 1e-3  # of a predictor whose points rest
 _CHUNK_ELEMENTS = 4_000_000  # rows are taken in chunks of about this many values
 
 # Of rows (n,), predictors (P, n, Q) and parameters (T, 1, 1, *shape): values (T, P, n, Q), or what

@@ -34,7 +34,7 @@ class GaussianLikelihood(Likelihood):
     def _build(self, num_outcomes: int, unit: Tensor) -> None:
         fixed = self.scale_value
         if fixed is not None:
-            fixed = spread_fixed(fixed, (num_outcomes,), "scale") / unit
+            fixed = spread_fixed(fixed, (num_outcomes,), "scale").to(unit) / unit
         self.noise_scale = PositiveScale(
             "noise_scale", (num_outcomes,), fixed, median=_MEDIAN, spread=_SPREAD, unit="outcome"
         )
@@ -88,7 +88,7 @@ class GaussianLikelihood(Likelihood):
         outcome's spread or less in single precision, and finite.
         """
         noise = _noise(nuisance)
-        least = torch.finfo(noise.state().loc.dtype).eps * (count if total is None else total)
+        least = torch.finfo(noise.scale.dtype).eps * (count if total is None else total)
         noise.update(torch.maximum(square.double(), least.double()), count)
 
     def predictive_moments(

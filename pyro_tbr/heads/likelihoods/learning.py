@@ -13,7 +13,7 @@ from pyro_tbr.heads.hyper.base import check_finite
 
 _MOST_STEPS = 50
 _MOST_HALVINGS = 12  # of a step that does not raise the bound
-_SETTLED = 1e-6  # moves on the real line below which climbing ends
+_SETTLED = 1e-3  # moves, in standard deviations of q, below which climbing ends
 _ROUNDING = 1e-13  # of the bound
 _LONGEST = 1.0  # step of a mean on the real line
 _NARROWING = (0.25, 100.0)  # of a variance in one step, as bounds of the factor it is divided by
@@ -21,6 +21,7 @@ _NARROWING = (0.25, 100.0)  # of a variance in one step, as bounds of the factor
 Factors = dict[str, HyperFactor]
 
 
+@torch.inference_mode(False)
 def climb(factors: Factors, log_lik: Callable[[Factors], Iterable[Tensor]]) -> None:
     """Moves factors to the optimum of expected log likelihood less KL, in double precision.
 
@@ -61,7 +62,7 @@ def climb(factors: Factors, log_lik: Callable[[Factors], Iterable[Tensor]]) -> N
             _place(parameters, start)
             break
         bound, slopes = new, new_slopes
-        if max(step.abs().max() for step in steps) < _SETTLED:
+        if _largest(steps, start) < _SETTLED:
             break
     for name, factor in work.items():
         factors[name].restore(factor.state())
@@ -91,6 +92,12 @@ def _steps(start: list[Tensor], slopes: list[Tensor]) -> list[Tensor]:
         step = (slope * (2 * log_scale).exp() / narrowing).clamp(-_LONGEST, _LONGEST)
         steps += [step, -0.5 * narrowing.log()]
     return steps
+
+
+def _largest(steps: list[Tensor], start: list[Tensor]) -> float:
+    """The largest move, of a mean in its standard deviations or of a log standard deviation."""
+    in_sds = (step / spread.exp() for step, spread in zip(steps[::2], start[1::2], strict=True))
+    return max(move.abs().max().item() for move in (*in_sds, *steps[1::2]))
 
 
 @torch.no_grad()
