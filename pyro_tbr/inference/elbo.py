@@ -71,6 +71,9 @@ class TreeELBO(ELBO):
             loss.backward()
         return loss.item()
 
+    def _get_trace(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError("TreeELBO integrates the sites; it draws none")
+
     def of_rows(
         self, head: Head, guide: Guide, rows: DesignRows, weights: Tensor | None = None
     ) -> Tensor:

@@ -174,8 +174,8 @@ class Stages:
             found = rotate_to_sparsity(problem, self.options.restarts, SEARCH_STEPS, self.generator)
         # Mean field has bad optima, and where scales are held jointly with the weights an update
         # takes as long as all the search.
-        own = self.model.head
-        judge = Head(tree, own.prior.without_learnt_spike(), own.likelihood)
+        head = self.model.head
+        judge = Head(tree, head.prior.without_learnt_spike(), head.likelihood)
         quick = self.guide_kind == "tree" and not judge.prior.tree_factor().joint
         if rank == latent_dim and quick:
             found = decided(found, lambda one: self._elbo(judge, stats, rows, one))
