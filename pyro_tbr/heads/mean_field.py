@@ -19,7 +19,7 @@ from pyro_tbr.heads.rows import DesignRows
 from pyro_tbr.heads.sites import row_sites
 from pyro_tbr.heads.statistics import Statistics, statistics
 from pyro_tbr.heads.tree_guide import TreeGuide
-from pyro_tbr.tree import path_sum
+from pyro_tbr.tree import descendant_sum, path_sum
 
 _STEPS = 10  # of Adam in a sweep
 _LR = 0.03
@@ -149,6 +149,22 @@ class MeanFieldGuide(Guide):
         sites, _ = row_sites(self, rows, at_zero=True)
         stats = statistics(rows, sites).scaled(num_rows / len(rows))
         self.load_state_dict(self._near_tree(stats, True, self.head.likelihood.exact))
+        self._narrow(stats)
+
+    @torch.no_grad()
+    def _narrow(self, stats: Statistics) -> None:
+        """Spreads of root and changes at their optimum: what all rows below leave of the prior."""
+        rows = self.site_scale() * stats.gram.diagonal(dim1=-2, dim2=-1).transpose(1, 2)
+        nodes = rows.new_zeros(self.head.tree.num_nodes, *self.root_loc.shape)
+        nodes.index_add_(0, stats.nodes, rows.expand(-1, *self.root_loc.shape))
+        below = descendant_sum(self.head.tree, nodes.flatten(1)).reshape(nodes.shape)
+        root = below[0] + self.factor.scale("root_scale").mean_power(-2.0)
+        self.root_log_scale.copy_(-0.5 * root.log())
+        var = self.factor.law().var.double()
+        first = 1 if self.has_gates else 0
+        self.log_scale.copy_(-0.5 * (below[1:] + 1 / var[..., first:].amax(-1)).log())
+        if self.head.prior.has_spike:
+            self.spike_log_scale.copy_(-0.5 * (below[1:] + 1 / var[..., 0]).log())
 
     def elbo(self, stats: Statistics) -> Tensor:
         """See :meth:`Guide.elbo`; what q expects of the law of changes is asked for once."""
@@ -202,7 +218,7 @@ class MeanFieldGuide(Guide):
         moments, deltas = guide.node_moments(), guide.delta_moments()
         likely = torch.where(deltas.inclusion > 0.5, deltas.slab_mean, 0.0)
         self.start(moments.mean[0], likely, sparse=False)
-        self.factor.load_state_dict(guide.factor.state_dict())
+        self.factor.hyper.load_state_dict(guide.factor.hyper.state_dict())
         self.nuisance.load_state_dict(guide.nuisance.state_dict())
         state = self._clone()
         self.load_state_dict(before)

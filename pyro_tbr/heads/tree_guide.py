@@ -238,14 +238,16 @@ class TreeGuide(Guide):
         sites, _ = row_sites(self, rows, at_zero=self._running is None)
         batch = statistics(rows, sites).scaled(num_rows / len(rows))
         known, self._absorbed = self._running, self._absorbed + 1
-        share = 1.0 if known is None or len(rows) >= num_rows else self._absorbed**-_FORGETTING
-        self._running = batch if share == 1.0 else known.scaled(1 - share) + batch.scaled(share)
+        share = 1.0 if len(rows) >= num_rows else self._absorbed**-_FORGETTING
+        if known is not None and share < 1.0:
+            batch = known.scaled(1 - share) + batch.scaled(share)
+        self._running = batch
         if not self.head.likelihood.exact:
             self._learn_from(rows, num_rows / len(rows), share)
-        if known is None:  # from nothing: sweeps from the prior find poor optima
-            self.update(self._running, sweeps=_FIRST_SWEEPS, rough=True)
+        if known is None:  # single sweeps from the prior find poor optima
+            self.update(batch, sweeps=_FIRST_SWEEPS, rough=True)
         else:
-            self.step(self._running)
+            self.step(batch)
 
     def _learn_from(self, rows: DesignRows, weight: float, share: float) -> None:
         """A part of the way to the optimum of the likelihood's own parameters for some rows."""
