@@ -26,7 +26,7 @@ from pyro_tbr.tree.messages.mixtures import (
 )
 
 _POINT = 1e-12  # variance of a weight that the prior fixes, so that one can divide by it
-_BLOCK = 1 << 20  # pairs of components at once: bounds the memory of large trees
+_BLOCK = 1 << 18  # pairs of components at once: bounds the memory of large trees
 
 Contexts = list[tuple[Density, Density]]
 

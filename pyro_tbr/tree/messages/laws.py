@@ -177,6 +177,13 @@ class LawTable:
         parts = (self.prob, self.log_prob, self.mean, self.var)
         return ClassRows(*(part[arc].expand(-1, self.batch, -1) for part in parts))
 
+    def columns(self, start: int, stop: int) -> LawTable:
+        """The law of a run of the batch."""
+        parts = {name: getattr(self, name) for name in ("prob", "log_prob", "mean", "var")}
+        if self.var.shape[1] > 1:
+            parts = {name: part[:, start:stop] for name, part in parts.items()}
+        return replace(self, batch=stop - start, **parts)
+
     def widest(self) -> LawTable:
         """The same as if every arc changed by its widest class, around zero."""
         var = (self.var + self.mean.square()).amax(-1, keepdim=True)

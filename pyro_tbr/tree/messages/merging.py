@@ -130,6 +130,7 @@ def split(posterior: Density, merged: Message, parts: Message, group: Tensor | N
     """
     if group is None:
         return leading(posterior, parts.mean.shape[-1])
+    group = group.long()
     precision = 1 / posterior.var.clamp_min(_TINY) - merged.precision
     precision = torch.maximum(precision, _VAGUEST * merged.precision)
     mean = posterior.mean + merged.precision / precision * (posterior.mean - merged.mean)
