@@ -1,6 +1,7 @@
 """The posterior along the tree in one call, in memory that does not grow with the batch."""
 
 from dataclasses import fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,12 +83,12 @@ def smooth(
 
 def _joined(parts: list[TreePosterior], batch: torch.Size) -> TreePosterior:
     """Posteriors of runs of the batch as one."""
-    found: dict[str, Tensor | None] = {}
+    runs = [dict(vars(part)) for part in parts]
+    parts.clear()  # so that of every field the runs are gone before the next one is joined
+    found: dict[str, Any] = {}
     for field in fields(TreePosterior):
-        values = [getattr(part, field.name) for part in parts]
-        if values[0] is None:
-            found[field.name] = None
-            continue
-        whole = torch.cat(values) if len(values) > 1 else values[0]
-        found[field.name] = whole.reshape((*batch, *whole.shape[1:]))
-    return TreePosterior(**found)  # type: ignore[arg-type]
+        values = [run.pop(field.name) for run in runs]
+        if values[0] is not None:
+            whole = torch.cat(values) if len(values) > 1 else values[0]
+            found[field.name] = whole.reshape((*batch, *whole.shape[1:]))
+    return TreePosterior(**{"pips": None} | found)

@@ -614,3 +614,68 @@ def test_a_star_is_a_product_of_its_leaves():
     spike = torch.distributions.Normal(0.0, 1 / 5).log_prob(value[1:])
     exact = torch.sigmoid(slab - spike + math.log(0.1 / 0.9))
     assert_close(result.pips, exact, rtol=0, atol=1e-4)
+
+
+def partly_seen(tree, seed):
+    """Potentials at the first leaf alone, in the second of two elements nowhere."""
+    eta, lam = draw_potentials(tree, 0.3, 0.3, 1.0, 2.0, seed=seed, num=2)
+    rest = torch.arange(tree.num_nodes) != tree.leaf_index[0]
+    eta[:, rest], lam[:, rest] = 0.0, 0.0
+    eta[1], lam[1] = 0.0, 0.0
+    return eta, lam
+
+
+@each_tree
+def test_draws_where_no_data_are_below_are_from_the_prior(tree):
+    eta, lam = partly_seen(tree, 31)
+    prob, mean, var = torch.tensor([[0.5, 0.3, 0.2], [0.0, 1.0, -1.0], [0.0, 0.5, 0.1]]).double()
+    inside = inside_pass(tree, eta, lam, ArcLaw.of(prob, mean, var), 0.0, 2.0, None)
+    result, num = outside_pass(tree, inside), 4_000
+    root, classes, deltas = sample(tree, inside, num, torch.Generator().manual_seed(32))
+    assert torch.equal(deltas == 0, classes == 0)
+    nodes = root.unsqueeze(-1) + deltas @ dense_paths(tree).T
+    for draws, expected in (
+        (torch.nn.functional.one_hot(classes.long(), 3).double(), result.class_prob),
+        (deltas, result.delta_mean),
+        (deltas.square(), result.delta_second),
+        (nodes, result.node_mean),
+        ((nodes - result.node_mean).square(), result.node_var),
+    ):
+        allowed = 4.5 * draws.std(0) / math.sqrt(num) + 2e-3
+        assert ((draws.mean(0) - expected).abs() < allowed).all()
+
+
+@each_tree
+def test_gradients_where_no_data_are_below(tree):
+    """The prior's moments, by their formulas."""
+    eta, lam = partly_seen(tree, 33)
+    rate, slab = (torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in (0.3, 1.5))
+    result = smooth(tree, eta, lam, ArcLaw.spike_slab(rate, slab), 0.0, 2.0, None)
+    silent = torch.ones(tree.num_arcs, dtype=torch.bool)
+    silent[tree.path(tree.leaves[0])] = False
+    second = rate * slab.square()
+    node_var = 4 + dense_paths(tree).sum(1) * second
+    found = result.node_var[1].sum() + result.delta_second[:, silent].sum()
+    expected = node_var.sum() + 2 * silent.sum() * second
+    assert_close(found, expected)
+    for one, other in zip(
+        torch.autograd.grad(found, (rate, slab)),
+        torch.autograd.grad(expected, (rate, slab)),
+        strict=True,
+    ):
+        assert_close(one, other)
+
+
+def test_a_large_batch_goes_by_runs(monkeypatch):
+    tree = TREES["10 arcs, 7 leaves"]
+    eta, lam = draw_potentials(tree, 0.3, 0.3, 1.0, 2.0, seed=34, num=6)
+    lam[4] = 0.0
+    eta, lam = eta.reshape(2, 3, -1), lam.reshape(2, 3, -1)
+    root = torch.arange(1.0, 7.0).reshape(2, 3)
+    law = ArcLaw.spike_slab(torch.full((2, 1, 1), 0.2), root.unsqueeze(-1))
+    whole = smooth(tree, eta, lam, law, root, root)
+    monkeypatch.setattr("pyro_tbr.tree.messages.smoothing._COMPONENTS", 4 * 32 * tree.num_nodes)
+    runs = smooth(tree, eta, lam, law, root, root)
+    for name in FIELDS:
+        assert_close(getattr(runs, name), getattr(whole, name), rtol=1e-9, atol=1e-12)
+        assert getattr(runs, name).shape[:2] == (2, 3)
