@@ -25,8 +25,8 @@ class ArcLaw:
     :meth:`of` or :meth:`spike_slab`; the passes are differentiable in all three parts.
 
     Attributes:
-        prob: Probability of each class, summing to 1, what broadcasts to ``(*B, A, J)``: the batch,
-            the arcs, the classes.
+        prob: Probability of each class, summing to 1. Of any shape that broadcasts to
+            ``(*B, A, J)``: the batch, the arcs, the classes.
         mean: Mean of a change in each class, in the unit of the weights, likewise.
         var: Its variance, that unit squared, likewise; 0 is a point.
         gated: Whether the first class is the closed gate, so that the others are an open one.
@@ -144,8 +144,9 @@ class ClassRows(NamedTuple):
 class LawTable:
     """A law as the passes read it: arcs first, the batch in one dimension.
 
-    What all arcs share has one row, and what the whole batch shares one column. The last row stands
-    for the arcs of helpers, which are in the first class and do not change.
+    A law that all arcs share has one row, one that the whole batch shares one column. One more row,
+    the last, stands for the arcs of the helpers of a folded tree, along which nothing changes: they
+    are in the first class, with mean and variance 0.
 
     Attributes:
         prob: Probability of each class, ``(A + 1 or 2, B or 1, J)``.

@@ -2,10 +2,8 @@
 
 At each node the posterior is held by component of its inside message: the probability that the
 component holds and the moments of the weight if it does. So every answer refers to the same
-components as the log evidence does, and probabilities are split among them, never estimated anew.
-Measured on 1,000 small trees with 16 components: inclusion probabilities more than 0.02 off in 36,
-against 121 with outside messages that are mixtures of their own, ranked and merged by their overlap
-with the inside ones.
+components as the log evidence does, and probabilities are split among them, never estimated anew:
+that is closer to enumeration than outside messages that are mixtures of their own.
 """
 
 from dataclasses import dataclass
