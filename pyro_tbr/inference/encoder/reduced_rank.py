@@ -3,8 +3,7 @@
 Every prepared feature gets a weight of its own at every leaf, under a dense Gaussian tree prior
 whose scales all features share; the posterior means of all leaves' weights, stacked, have K leading
 right singular vectors, and these span the latents. On wide features this beats a linear encoder
-trained to convergence, whose point estimate overfits (mouse neurons, 1000 genes, 30 components,
-K = 5: mean R2 0.501 in closed form, 0.497 trained).
+trained to convergence, whose point estimate overfits.
 
 Source:
     Reduced-rank regression: Izenman, Journal of Multivariate Analysis 5 (1975) 248.
