@@ -2,10 +2,8 @@
 
 The search judges a basis row by row: its estimates as independent, their likelihood as normal, a
 few inclusion rates. Where several bases are close by that, the sparse stage itself decides: each
-one's weights are brought to their optimum and the ELBOs of the rows compared. Measured with binary
-outcomes (32 leaves, 1000 rows a leaf, 5 latents) the two differ by up to 17. ELBOs within a unit
-are ties: in one of three such simulations latents that correlate with the true ones by 0.98 are 0.3
-behind others that do by 0.84.
+one's weights are brought to their optimum and the ELBOs of the rows compared. ELBOs within a unit
+are ties; ``examples/experiments/RESULTS.md`` has how far the two judgements differ.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from torch import Tensor
 from pyro_tbr.heads.statistics import Statistics
 from pyro_tbr.tree import Tree, path_sum
 
-TEMPERED_CURVATURE = 200.0  # mean curvature a leaf while searching
+_TEMPERED_CURVATURE = 200.0  # mean curvature a leaf while searching
 _SHARP = 0.02  # width of the penalty's cusp at the end, in typical weight differences
 _SMOOTH = 1.0  # and at the start
 _OFFSET_RATE = 5.0  # offsets move in units of their prior's spread, faster than weights
@@ -140,7 +140,7 @@ def search(
     k = problem.latent_dim
     start = torch.randn(restarts, k, k, generator=generator, dtype=torch.float64)
     start = torch.linalg.qr(start.to(problem.root.device))[0]
-    temper = min(1.0, TEMPERED_CURVATURE / _curvature(problem))
+    temper = min(1.0, _TEMPERED_CURVATURE / _curvature(problem))
     found = _descend(
         problem,
         start_from(problem, start),
@@ -154,8 +154,8 @@ def search(
 
 def refine(problem: RotationProblem, candidates: Candidates, steps: int) -> Candidates:
     """The candidates at the likelihood's full curvature, in the order given."""
-    curvature = max(_curvature(problem), TEMPERED_CURVATURE)
-    first = TEMPERED_CURVATURE / curvature
+    curvature = max(_curvature(problem), _TEMPERED_CURVATURE)
+    first = _TEMPERED_CURVATURE / curvature
     return _descend(
         problem,
         candidates,
