@@ -24,7 +24,7 @@ from pyro_tbr.posterior.mixture import Mixture, drawn, quantile_of_draws
 from pyro_tbr.posterior.places import Places, places_of
 from pyro_tbr.posterior.view import PosteriorView, check_level, check_number
 
-_CHUNK_ELEMENTS = 4_000_000  # rows are taken in chunks of about this many numbers
+_CHUNK_ELEMENTS = 1_000_000  # rows are taken in chunks of about this many numbers: fits caches
 
 
 @torch.no_grad()
