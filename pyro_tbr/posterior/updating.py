@@ -90,7 +90,7 @@ def _condition(
     """
     likelihood = guide.head.likelihood
     if not likelihood.binary:
-        weights = None if groups is None else groups.weights(y).to(design.device)
+        weights = None if groups is None else groups.weights(y.cpu()).to(design.device)
         total = old + statistics(design, y, env_index, likelihood, weights=weights)
         guide.update(total, sweeps=sweeps, learn_hyper=False, learn_noise=False)
         return total

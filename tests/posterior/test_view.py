@@ -53,7 +53,7 @@ def rows(frames):
 
 
 def table_of(posterior):
-    return posterior.node_weights().set_index(["latent", "node", "outcome"])
+    return posterior.node_weights().set_index(["latent", "node", "outcome"]).sort_index()
 
 
 def test_features_are_their_own_latents(centred, rows):
