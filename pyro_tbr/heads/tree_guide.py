@@ -235,8 +235,12 @@ class TreeGuide(Guide):
         sites, _ = row_sites(self, rows, at_zero=self._running is None)
         batch = statistics(rows, sites).scaled(num_rows / len(rows))
         known, self._absorbed = self._running, self._absorbed + 1
-        share = 1.0 if known is None or len(rows) >= num_rows else self._absorbed**-_FORGETTING
-        self._running = batch if share == 1.0 else known.scaled(1 - share) + batch.scaled(share)
+        whole = known is None or len(rows) >= num_rows
+        share = 1.0 if whole else self._absorbed**-_FORGETTING
+        if known is None or whole:
+            self._running = batch
+        else:
+            self._running = known.scaled(1 - share) + batch.scaled(share)
         if not self.head.likelihood.exact:
             self._learn_from(rows, num_rows / len(rows), share)
         if known is None:  # from nothing: sweeps from the prior find poor optima

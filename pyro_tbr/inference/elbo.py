@@ -64,7 +64,7 @@ class TreeELBO(ELBO):
         if guide.along_tree:
             num_rows = model.num_rows or len(rows)
             seen = DesignRows(rows.design.detach(), rows.y, rows.env_index)
-            guide.absorb(seen, num_rows)  # type: ignore[operator]
+            guide.absorb(seen, num_rows)
         _show_parameters({"encoder": model.encoder, "guide": guide})
         loss = -self.of_rows(model.head, guide, rows)
         if loss.requires_grad:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -83,7 +84,7 @@ class Stages:
     options: FitOptions
     generator: torch.Generator
     bar: tqdm
-    outcome_names: tuple[str, ...]
+    outcome_names: tuple[Hashable, ...]
 
     def run(self, rows: StandardRows) -> Fitted:
         """Dense stage, honest latents, rotation, sparse stage."""

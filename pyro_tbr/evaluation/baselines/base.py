@@ -23,9 +23,9 @@ from pyro_tbr.data import (
 )
 from pyro_tbr.errors import DataError
 from pyro_tbr.evaluation.baselines.prediction import BaselinePrediction
+from pyro_tbr.heads.likelihoods.scaling import Scaling
 from pyro_tbr.models.encoders import ENCODERS, Encoder, ModuleEncoder, PreparedEncoder
 from pyro_tbr.posterior.prediction import Form
-from pyro_tbr.posterior.report import Scaling
 from pyro_tbr.posterior.tables import long_table
 from pyro_tbr.tree import Tree, descendant_sum
 

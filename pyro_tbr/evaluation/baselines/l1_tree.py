@@ -14,7 +14,7 @@ from pyro_tbr.errors import DataError
 from pyro_tbr.evaluation.baselines.base import Baseline, Problem, Rule
 from pyro_tbr.evaluation.baselines.l1_starts import LinearStarts, Starts, all_starts, cosine
 from pyro_tbr.evaluation.baselines.squares import Squares, Weights, l1_weights
-from pyro_tbr.heads.guide import NodeMoments, predictor_moments
+from pyro_tbr.heads.moments import NodeMoments, predictor_moments
 from pyro_tbr.tree import Tree, path_sum
 
 STRENGTHS = tuple(np.geomspace(1, 1e-3, 10).round(6).tolist())

@@ -60,7 +60,7 @@ class ChangeSums(NamedTuple):
         second: Of the squared change, likewise.
     """
 
-    count: Tensor
+    count: Tensor  # type: ignore[assignment]
     first: Tensor
     second: Tensor
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_tbr.errors import DataError
-from pyro_tbr.heads.hyper.base import HyperFactor
+from pyro_tbr.heads.hyper.base import HyperFactor, by_name
 from pyro_tbr.heads.hyper.scales import ScaleFactor
 from pyro_tbr.heads.priors.classes import (
     BuiltPrior,
@@ -99,11 +99,7 @@ class PriorFactor(nn.Module):
 
     def own(self) -> dict[str, HyperFactor]:
         """Factors of the hyperparameters that are not held jointly with the weights."""
-        return {
-            name: factor  # type: ignore[misc]
-            for name, factor in self.hyper.items()
-            if name not in self.joint
-        }
+        return {name: f for name, f in by_name(self.hyper).items() if name not in self.joint}
 
     @property
     def closed_form(self) -> bool:
@@ -248,11 +244,7 @@ class PriorFactor(nn.Module):
     @torch.enable_grad()
     def learn_changes(self, sums: ChangeSums) -> None:
         """Moves the hyperparameters of the changes given expected changes, by climbing the ELBO."""
-        factors: list[HyperFactor] = [
-            f  # type: ignore[misc]
-            for name, f in self.hyper.items()
-            if name != "root_scale"
-        ]
+        factors = [f for name, f in by_name(self.hyper).items() if name != "root_scale"]
         params = [p for factor in factors for p in factor.parameters()]
         if not params:
             return
@@ -266,7 +258,7 @@ class PriorFactor(nn.Module):
             total.backward()
             return total
 
-        optimizer.step(loss)  # type: ignore[arg-type]
+        optimizer.step(loss)
 
     def second_start(self, now: TreePosterior, informed: Tensor) -> bool:
         """Goes to another start of the hyperparameters that is worth trying, if there is one."""
