@@ -221,7 +221,7 @@ class ArcPrior(LocalParamsModule):
         Returns:
             ``deltas`` and, where the prior has them, ``gates``, each (S, A', W, Q).
         """
-        num_samples = len(values["root_scale"])
+        num_samples = len(next(iter(values.values())))
         num_arcs = self.num_arcs if relative_length is None else len(relative_length)
         shape = (num_samples, num_arcs, self.num_weights, self.num_outcomes)
         deltas, pick = draw_classes(self.classes(values, relative_length), shape, generator)
