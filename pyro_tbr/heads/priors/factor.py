@@ -36,7 +36,7 @@ from pyro_tbr.tree.messages import (
 )
 
 _NUM_POINTS = 64  # of all hyperparameters together, for expectations without a closed form
-_CLIMB_STEPS = 25  # of the update of hyperparameters without a closed form
+_CLIMB_STEPS, _CLIMB_RATE = 30, 0.1  # of the update of hyperparameters without a closed form
 
 
 class Evidence(NamedTuple):
@@ -248,17 +248,16 @@ class PriorFactor(nn.Module):
         params = [p for factor in factors for p in factor.parameters()]
         if not params:
             return
-        optimizer = torch.optim.LBFGS(params, max_iter=_CLIMB_STEPS, line_search_fn="strong_wolfe")
+        # Small steps: a line search may step to where a scale is zero in this precision.
+        optimizer = torch.optim.Adam(params, lr=_CLIMB_RATE)
         sums = ChangeSums(*(part.detach().to(params[0]) for part in sums))
-
-        def loss() -> Tensor:
+        for step in range(_CLIMB_STEPS):
+            optimizer.param_groups[0]["lr"] = _CLIMB_RATE * (1 - step / _CLIMB_STEPS)
+            loss = -expected_log_density(self.law(), sums).sum()
+            loss = loss + sum(factor.kl().sum() for factor in factors)
             optimizer.zero_grad()
-            total = -expected_log_density(self.law(), sums).sum()
-            total = total + sum(factor.kl().sum() for factor in factors)
-            total.backward()
-            return total
-
-        optimizer.step(loss)
+            loss.backward()
+            optimizer.step()
 
     def second_start(self, now: TreePosterior, informed: Tensor) -> bool:
         """Goes to another start of the hyperparameters that is worth trying, if there is one."""
