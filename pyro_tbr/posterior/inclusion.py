@@ -124,7 +124,7 @@ def path_pips(posterior: Posterior, node: Hashable) -> pd.Series | pd.DataFrame:
         blocks = site_draws(posterior, "gates", _NUM_DRAWS, _SEED)
         value = torch.cat([block[:, arcs].any(1) for block in blocks]).double().mean(0)
     index = pd.Index(posterior.latent_names, name="latent")
-    outcomes = pd.Index(posterior.outcome_names, name="outcome")
+    outcomes = pd.Index(posterior.outcome_names, name="outcome", tupleize_cols=False)
     table = pd.DataFrame(value.cpu().numpy(), index=index, columns=outcomes)
     return table.iloc[:, 0].rename("path_pip") if len(outcomes) == 1 else table
 

@@ -188,6 +188,8 @@ class Posterior:
         """
         return shrinkages(self)
 
+    @torch.inference_mode(False)
+    @torch.enable_grad()
     def update(self, x: Any, y: Any, env: Any, *, groups: Any = None) -> Posterior:
         """The posterior after a few more rows, without training; this one stays as it is.
 

@@ -74,6 +74,7 @@ def save_posterior(posterior: Posterior, path: str | os.PathLike[str]) -> None:
         part.unlink(missing_ok=True)
 
 
+@torch.inference_mode(False)
 def load(path: str | os.PathLike[str], *, encoder: nn.Module | None = None) -> Posterior:
     """Reads a posterior that :meth:`Posterior.save` wrote; trains nothing and needs no data.
 
