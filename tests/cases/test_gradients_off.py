@@ -1,23 +1,23 @@
 """Calls from inside ``torch.no_grad`` and its kin: they work, and leave the caller's setting."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
 
 import pyro_tbr as tbr
-from pyro_tbr.evaluation.baselines import ALL
-from tests.cases.toy import QUICK, same_fit, toy
+from pyro_tbr.evaluation.baselines import AutoencoderLeafRegression, L1TBR
+from tests.cases.toy import same_fit, toy
 
-TREE = tbr.Tree.from_parents({"a": "u", "b": "u", "u": "r", "c": "r"})
-X, Y, ENV = toy(["a", "b", "c"], n=30, d=3)
-OFF = {
-    "no_grad": torch.no_grad,
-    "inference_mode": torch.inference_mode,
-    "set_grad_enabled": lambda: torch.set_grad_enabled(False),
-}
+X, Y, ENV = toy(["a", "b"], n=15, d=2)
+OPTIONS = tbr.FitOptions(
+    restarts=1, rotation_steps=3, max_steps=3, sparse_steps=2, cross_fit=0, sweeps=2,
+    mixture_components=2, encoder_decays=(0.0,),
+)  # fmt: skip
 
 
-class Switch:
+class PlainCall:
     """Gradients off by the plain call, which stays until it is taken back."""
 
     def __enter__(self):
@@ -27,49 +27,70 @@ class Switch:
         torch.set_grad_enabled(True)
 
 
-OFF["plain call"] = Switch
+def switched():
+    return torch.set_grad_enabled(False)
 
 
 def setting():
     return torch.is_grad_enabled(), torch.is_inference_mode_enabled()
 
 
-def fit(tree=TREE, encoder="linear", y=Y, likelihood="gaussian", **options):
+def cherry():
+    return tbr.Tree.from_parents({"a": "r", "b": "r"})
+
+
+def fit(encoder="linear", likelihood="gaussian", tree=None, **options):
+    y = Y if likelihood == "gaussian" else (Y > 0).astype(float)
+    tree = cherry() if tree is None else tree
     model = tbr.TreeModel(tree, 2, encoder=encoder, likelihood=likelihood)
     x = torch.from_numpy(X).clone()
-    return tbr.fit(model, x, y, ENV, progress=False, options=QUICK, **options)
+    y = torch.from_numpy(y).clone()
+    return tbr.fit(model, x, y, ENV, progress=False, options=OPTIONS, **options)
 
 
-@pytest.mark.parametrize("off", OFF.values(), ids=OFF.keys())
-@pytest.mark.parametrize("encoder", ["linear", "mlp", "identity", "own"])
-@pytest.mark.own_random_state
-def test_fit_is_the_same_with_gradients_off(encoder, off):
-    tree, latents = TREE, {"encoder": encoder}
-    if encoder == "own":
-        with off():  # its parameters may themselves be made there
-            latents["encoder"] = torch.nn.Linear(3, 2)
-    if encoder == "identity":
-        model = tbr.TreeModel(tree, 3, encoder="identity")
-        one = lambda: tbr.fit(model, X, Y, ENV, progress=False, options=QUICK)  # noqa: E731
-    else:
-        one = lambda: fit(**latents)  # noqa: E731
+plain = cache(fit)
+
+
+@pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode, switched, PlainCall])
+def test_fit_is_the_same_with_gradients_off(off):
     with off():
         before = setting()
-        found = one()
+        found = fit()
         assert setting() == before
-    same_fit(found, one())
+    assert setting() == (True, False)
+    same_fit(found, plain())
 
 
-@pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
-@pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
-def test_what_was_made_there_works_outside(off, likelihood, tmp_path):
+@pytest.mark.own_random_state
+def test_with_an_encoder_that_was_itself_made_there():
+    with torch.inference_mode():
+        module = torch.nn.Linear(2, 2)
+        found = fit(module)
+    same_fit(found, fit(module))
+
+
+@pytest.mark.parametrize("encoder", ["mlp", "identity"])
+def test_with_other_encoders(encoder):
+    with torch.inference_mode():
+        found = fit(encoder)
+    same_fit(found, plain(encoder))
+
+
+@pytest.mark.parametrize(
+    ("off", "likelihood", "encoder"),
+    [
+        (torch.no_grad, "gaussian", "linear"),
+        (torch.inference_mode, "gaussian", "linear"),
+        (torch.inference_mode, "bernoulli", "identity"),
+    ],
+)
+def test_what_was_made_there_works_outside(off, likelihood, encoder, tmp_path):
     y = Y if likelihood == "gaussian" else (Y > 0).astype(float)
-    tree = tbr.Tree.from_parents({"a": "u", "b": "u", "u": "r", "c": "r"})
-    plain = fit(y=y, likelihood=likelihood)
-    plain.save(tmp_path / "fit.pt")
+    kind, tree = (encoder, likelihood), cherry()
+    plain(*kind).save(tmp_path / "fit.pt")
     with off():
         before = setting()
-        posterior = fit(tree, y=torch.from_numpy(y), likelihood=likelihood)
+        posterior = fit(*kind, tree)
         loaded = tbr.load(tmp_path / "fit.pt")
         prediction = posterior.predict(X, ENV)
         updated = posterior.update(torch.from_numpy(X[:9]), y[:9], ENV[:9])
@@ -77,24 +98,24 @@ def test_what_was_made_there_works_outside(off, likelihood, tmp_path):
         for ask in ("pips", "deltas", "node_weights", "identification", "summary", "sample"):
             getattr(posterior, ask)()
         assert setting() == before
-    same_fit(posterior, plain)
+    same_fit(posterior, plain(*kind))
     np.testing.assert_array_equal(posterior.encode(X), z)
-    assert prediction.log_score(y) == plain.predict(X, ENV).log_score(y)
-    same_fit(updated, plain.update(X[:9], y[:9], ENV[:9]))
-    same_fit(updated.update(X[9:], y[9:], ENV[9:]), loaded.update(X[:9], y[:9], ENV[:9]).update(
-        X[9:], y[9:], ENV[9:]))  # fmt: skip
-    same_fit(fit(y=y, likelihood=likelihood, start=loaded), fit(y=y, likelihood=likelihood,
-             start=posterior))  # fmt: skip
-    loss = loaded.model.encoder(torch.from_numpy(X)).square().sum()
-    loss.backward()  # its parameters train like any others
+    assert prediction.log_score(y) == plain(*kind).predict(X, ENV).log_score(y)
+    expected = plain(*kind).update(X[:9], y[:9], ENV[:9])
+    same_fit(updated, expected)
+    same_fit(updated.update(X[9:], y[9:], ENV[9:]), expected.update(X[9:], y[9:], ENV[9:]))
+    same_fit(fit(*kind, tree, start=loaded), fit(*kind, start=posterior))
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if name in ("AutoencoderLeafRegression",)])
-def test_baselines_fit_with_gradients_off(name):
-    baseline = ALL[name]()
+def test_a_loaded_encoder_trains_like_any_other(tmp_path):
+    plain("mlp").save(tmp_path / "fit.pt")
     with torch.inference_mode():
-        before = setting()
-        found = baseline.fit(TREE, X, Y, ENV, latent_dim=1)
-        assert setting() == before
-    expected = baseline.fit(TREE, X, Y, ENV, latent_dim=1).predict(X, ENV).mean
-    np.testing.assert_array_equal(found.predict(X, ENV).mean, expected)
+        loaded = tbr.load(tmp_path / "fit.pt")
+    loaded.model.encoder(torch.from_numpy(X)).square().sum().backward()
+
+
+@pytest.mark.parametrize("baseline", [AutoencoderLeafRegression(), L1TBR((0.1,), 1, 5)])
+def test_baselines_fit_with_gradients_off(baseline):
+    with torch.inference_mode():
+        found = baseline.fit(cherry(), X, Y, ENV, latent_dim=1)
+    assert np.isfinite(found.predict(X, ENV).mean).all()
