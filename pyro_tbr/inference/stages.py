@@ -157,6 +157,11 @@ class Stages:
         tree, own = reference.model.tree, reference.latents(rows.x)
         centre = own.mean(0)
         variance, axes = torch.linalg.eigh((own - centre).T @ (own - centre) / len(own))
+        if not variance.max() > 0:
+            raise DataError(
+                "encoder: its latents are the same in all rows after training, so no weights can "
+                "be told: start it from other parameters, or give another encoder"
+            )
         keep = variance > _LEAST_VARIANCE_SHARE * variance.max()
         whiten = axes[:, keep] / variance[keep].sqrt()
         rank, latent_dim = int(keep.sum()), own.shape[1]

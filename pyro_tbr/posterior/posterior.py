@@ -144,6 +144,8 @@ class Posterior(PosteriorView):
         """
         return shrinkages(self)
 
+    @torch.inference_mode(False)
+    @torch.enable_grad()
     def update(self, x: Any, y: Any, env: Any, *, groups: Any = None) -> Posterior:
         """The posterior after a few more rows, without training; this one stays as it is.
 
@@ -250,6 +252,7 @@ class Posterior(PosteriorView):
         )
 
 
+@torch.inference_mode(False)
 def load(path: str | os.PathLike[str], *, encoder: nn.Module | None = None) -> Posterior:
     """Reads a posterior that :meth:`Posterior.save` wrote; trains nothing and needs no data.
 

@@ -127,6 +127,8 @@ class Baseline(ABC):
     distribution: ClassVar[bool] = True
     has_latents: ClassVar[bool] = False
 
+    @torch.inference_mode(False)
+    @torch.enable_grad()
     def fit(
         self,
         tree: Tree,
