@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pyro_tbr.errors import DataError
+from pyro_tbr.errors import DataError, TrainingError
 from pyro_tbr.heads.condition import fit_weights
 from pyro_tbr.heads.guide import Guide
 from pyro_tbr.heads.mean_field import MeanFieldGuide
@@ -151,6 +151,11 @@ class Stages:
         centre = own.mean(0)
         variance, axes = torch.linalg.eigh((own - centre).T @ (own - centre) / len(own))
         keep = variance > _LEAST_VARIANCE_SHARE * variance.max()
+        if not keep.any():
+            raise TrainingError(
+                f"the encoder gives all {len(own)} rows the same latents: its training has run "
+                "away; lower options.encoder_lr, or look for outliers and scale the data"
+            )
         whiten = axes[:, keep] / variance[keep].sqrt()
         rank, latent_dim = int(keep.sum()), own.shape[1]
         guide, stats = self._dense_weights((honest - centre) @ whiten, rows)
