@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pyro_tbr.errors import DataError
+from pyro_tbr.errors import DataError, TrainingError
 from pyro_tbr.heads import (
     GaussianPrior,
     Guide,
@@ -157,12 +157,12 @@ class Stages:
         tree, own = reference.model.tree, reference.latents(rows.x)
         centre = own.mean(0)
         variance, axes = torch.linalg.eigh((own - centre).T @ (own - centre) / len(own))
-        if not variance.max() > 0:
-            raise DataError(
-                "encoder: its latents are the same in all rows after training, so no weights can "
-                "be told: start it from other parameters, or give another encoder"
-            )
         keep = variance > _LEAST_VARIANCE_SHARE * variance.max()
+        if not keep.any():
+            raise TrainingError(
+                f"the encoder gives all {len(own)} rows the same latents: its training has run "
+                "away; lower options.encoder_lr, or look for outliers and scale the data"
+            )
         whiten = axes[:, keep] / variance[keep].sqrt()
         rank, latent_dim = int(keep.sum()), own.shape[1]
         guide, stats = self._dense_weights((honest - centre) @ whiten, rows)
