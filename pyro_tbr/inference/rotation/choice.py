@@ -78,7 +78,7 @@ def rotate_to_sparsity(
     blunt = capped(problem, BLUNT_CURVATURE)
     found = search(blunt, restarts, steps, generator)
     rows = rows_of(found.take(torch.isfinite(found.loss)).basis)
-    directions = torch.cat([rows.flatten(0, 1), _contrasts(problem, generator)])
+    directions = _directions(problem, rows.flatten(0, 1), generator)
     arrived = climb(problem, rows[:_NUM_CLIMBING], directions)
 
     inverse = torch.linalg.inv(arrived.rows)
@@ -93,18 +93,19 @@ def rotate_to_sparsity(
     return ranked(scaled, arrived.evidence[arrived.place])
 
 
-def _contrasts(problem: RotationProblem, generator: torch.Generator) -> Tensor:
-    """The most promising directions along which some contrasts between nodes vanish, (P, K).
+def _directions(problem: RotationProblem, found: Tensor, generator: torch.Generator) -> Tensor:
+    """Rows that bases may take up: the search's (R, K) and those of contrasts, (P, K).
 
-    The contrasts are as exact as the rows are, so their directions are judged by a likelihood that
-    is blunted only as much as their errors ask for.
+    Along a row some contrasts between nodes vanish. They are as exact as the rows are, so the most
+    promising ones are picked by a likelihood that is blunted only as much as their errors ask for.
     """
     sharp = max(BLUNT_CURVATURE, _SHARE_OF_CURVATURE * curvature(problem).max().item())
     problem = capped(problem, sharp)
     mean, cov = leaf_estimates(problem)
     num = max(200, _NUM_DIRECTIONS // mean.shape[1])
-    directions = null_directions(problem, mean, num, generator)
-    return promising(problem, directions, evidence(problem, directions, mean, cov), mean, cov)
+    directions = torch.cat([found, null_directions(problem, mean, num, generator)])
+    scores = evidence(problem, directions, mean, cov)
+    return torch.cat([found, promising(problem, directions, scores, mean, cov)])
 
 
 def ranked(candidates: Candidates, evidence: Tensor) -> RotationResult:

@@ -39,7 +39,7 @@ _FAR = 40.0  # log evidence behind the best at which a basis is left behind
 _MET = 0.9995  # mean correlation of latents above which two polished bases are one
 _MOST_STARTS = 12  # bases whose rows are exchanged at a level
 _MOST_MADE = 4  # bases that come of it
-_SAME_DIRECTION = 0.999  # cosine above which of two directions the better one is enough
+_SAME_DIRECTION = 0.9998  # cosine above which of two directions the better one is enough
 _MOST_DIRECTIONS = 100  # further rows kept from level to level
 
 
@@ -49,7 +49,8 @@ class Climbed(NamedTuple):
     Attributes:
         rows: Rows of the inverses, unit length, (S, K, K).
         evidence: Their log evidence, (S,).
-        place: Where among these each basis that set out has arrived, (C,).
+        place: Where among these each basis that set out has arrived, (C,); those that were put
+            together on the way follow the ones given.
     """
 
     rows: Tensor
@@ -100,25 +101,29 @@ def _level(
     pool_scores = torch.cat([scores.flatten(), further])
     made = _made_anew(rows[near], scores, total, pool, pool_scores, mean.shape[0] * mean.shape[1])
     found = (total.max() - behind).masked_scatter(near, total)
-    if len(made):
+    place = now.place
+    if len(made):  # they set out here
         made = polish(problem, made, mean, cov, steps)
         found = torch.cat([found, _judged(problem, made, mean, cov)[1]])
+        place = torch.cat([place, torch.arange(len(rows), len(rows) + len(made)).to(place)])
     if not last:
         directions = promising(problem, directions, further, mean, cov)
-    return _met(Climbed(torch.cat([rows, made]), found, now.place)), directions
+    return _met(Climbed(torch.cat([rows, made]), found, place)), directions
 
 
 def promising(
     problem: RotationProblem, directions: Tensor, scores: Tensor, mean: Tensor, cov: Tensor
 ) -> Tensor:
-    """The directions of largest evidence for their spread, moved to where estimates agree best."""
+    """The best directions for their spread, and next to each where estimates agree best."""
     spread = spread_of(along(directions, mean, cov)[0])  # evidence favours narrow ones
     for_spread = scores + mean.shape[0] * spread.log().sum(-1)
     directions = directions[for_spread.argsort(descending=True)]
     alike = (directions @ directions.mT).abs() > _SAME_DIRECTION
     first = alike.double().argmax(1) == torch.arange(len(directions), device=directions.device)
     directions = directions[first][:_MOST_DIRECTIONS]
-    return sharpened(problem, directions, mean, cov) if len(directions) else directions
+    if not len(directions):
+        return directions
+    return torch.cat([directions, sharpened(problem, directions, mean, cov)])
 
 
 def _judged(
