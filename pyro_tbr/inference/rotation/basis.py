@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_tbr.inference.rotation.search import RotationProblem
+from pyro_tbr.inference.rotation.search import OnTree, RotationProblem
 from pyro_tbr.tree.messages.sum_product import inside_pass
 
 RATES = (0.05, 0.15, 0.4)  # inclusion rates tried for a direction; its best counts
@@ -63,7 +63,7 @@ def leaf_estimates(problem: RotationProblem) -> tuple[Tensor, Tensor]:
 
 
 def evidence(
-    problem: RotationProblem, rows: Tensor, mean: Tensor, cov: Tensor, rates: tuple = RATES
+    problem: OnTree, rows: Tensor, mean: Tensor, cov: Tensor, rates: tuple = RATES
 ) -> Tensor:
     """Log evidence of the estimates along each direction, summed over outcomes, (P,).
 
@@ -97,7 +97,7 @@ def spread_of(value: Tensor) -> Tensor:
 
 
 def log_evidence(
-    problem: RotationProblem, value: Tensor, var: Tensor, rate: Tensor, slab_scale: Tensor
+    problem: OnTree, value: Tensor, var: Tensor, rate: Tensor, slab_scale: Tensor
 ) -> Tensor:
     """Log density of estimates (*P, Q, E) under sparse changes, (*P, Q); differentiable."""
     index = problem.nodes.expand_as(value)
@@ -115,9 +115,7 @@ def log_evidence(
     return inside.log_evidence + at_peak
 
 
-def null_directions(
-    problem: RotationProblem, mean: Tensor, num: int, generator: torch.Generator
-) -> Tensor:
+def null_directions(problem: OnTree, mean: Tensor, num: int, generator: torch.Generator) -> Tensor:
     """Directions along which K - 1 random contrasts of related nodes all vanish, (P, K).
 
     If none of the K - 1 contrasts moved a latent, that latent's row is the one direction that is
@@ -133,25 +131,36 @@ def null_directions(
     num_nodes, num_outcomes, k = mean.shape
     if k == 1 or num_nodes < 2:
         return mean.new_ones(num, k) if k == 1 else mean.new_zeros(0, k)
-    nodes = problem.nodes.cpu()
+    place, other = related_nodes(problem, (num, k - 1), generator)
+    outcome = torch.randint(num_outcomes, place.shape, generator=generator)
+    contrast = mean.cpu()[place, outcome] - mean.cpu()[other, outcome]
+    # The same contrasts in another order are the same direction: one sum of random marks each.
+    mark = torch.rand(num_nodes, num_nodes, num_outcomes, generator=generator, dtype=torch.float64)
+    mark = (mark + mark.transpose(0, 1))[place, other, outcome].sum(1)
+    first = (mark[:, None] == mark).double().argmax(1).unique()
+    return torch.linalg.svd(contrast[first]).Vh[:, -1].to(mean.device)
+
+
+def related_nodes(
+    problem: OnTree, shape: tuple[int, ...], generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Random pairs of nodes with rows, by their places among these, each of a shape.
+
+    Pairs are under one parent where a node shares its parent with others, else of any two. There
+    have to be two nodes at least.
+    """
+    num_nodes, nodes = len(problem.nodes), problem.nodes.cpu()
     parent = torch.where(nodes > 0, problem.tree.arc_parent[(nodes - 1).clamp(min=0)], -1)
     order = parent.argsort(stable=True)  # families next to each other
     _, family, size = parent[order].unique_consecutive(return_inverse=True, return_counts=True)
     begin = size.cumsum(0) - size
-    shape = (num, k - 1)
     place = torch.randint(num_nodes, shape, generator=generator)
     mine, uniform = family[place], torch.rand(shape, generator=generator)
     among = 1 + (uniform * (size[mine] - 1)).long()
     sibling = begin[mine] + (place - begin[mine] + among) % size[mine]
     anyone = (place + 1 + (uniform * (num_nodes - 1)).long()) % num_nodes
     other = torch.where(size[mine] > 1, sibling, anyone)
-    outcome = torch.randint(num_outcomes, shape, generator=generator)
-    contrast = mean.cpu()[order[place], outcome] - mean.cpu()[order[other], outcome]
-    # The same contrasts in another order are the same direction: one sum of random marks each.
-    mark = torch.rand(num_nodes, num_nodes, num_outcomes, generator=generator, dtype=torch.float64)
-    mark = (mark + mark.transpose(0, 1))[order[place], order[other], outcome].sum(1)
-    first = (mark[:, None] == mark).double().argmax(1).unique()
-    return torch.linalg.svd(contrast[first]).Vh[:, -1].to(mean.device)
+    return order[place], order[other]
 
 
 def best_basis(

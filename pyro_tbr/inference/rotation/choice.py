@@ -8,24 +8,21 @@ import torch
 from torch import Tensor
 
 from pyro_tbr.inference.rotation.basis import (
-    evidence,
     leaf_estimates,
     null_directions,
     rows_of,
 )
-from pyro_tbr.inference.rotation.climb import climb, promising
+from pyro_tbr.inference.rotation.climb import climb, promising, telling_curvature
 from pyro_tbr.inference.rotation.search import (
     BLUNT_CURVATURE,
     Candidates,
     RotationProblem,
     capped,
-    curvature,
     search,
     sparse_weights,
 )
 
 _NUM_CLIMBING = 24  # of the search's bases climb their evidence
-_SHARE_OF_CURVATURE = 1 / 64  # of the sharpest node's, at which contrasts are judged
 _SHARE_FOR_WEIGHTS = 3  # of the search's steps go to the weights of the bases found
 _NUM_DIRECTIONS = 1500  # directions proposed by contrasts, fewer where outcomes are many
 SAME_BASIS = 0.98  # mean correlation of latents above which two bases count as one
@@ -94,18 +91,12 @@ def rotate_to_sparsity(
 
 
 def _directions(problem: RotationProblem, found: Tensor, generator: torch.Generator) -> Tensor:
-    """Rows that bases may take up: the search's (R, K) and those of contrasts, (P, K).
-
-    Along a row some contrasts between nodes vanish. They are as exact as the rows are, so the most
-    promising ones are picked by a likelihood that is blunted only as much as their errors ask for.
-    """
-    sharp = max(BLUNT_CURVATURE, _SHARE_OF_CURVATURE * curvature(problem).max().item())
-    problem = capped(problem, sharp)
-    mean, cov = leaf_estimates(problem)
+    """Rows that bases may take up: the search's (R, K) and the most promising ones, (P, K)."""
+    judged = capped(problem, telling_curvature(problem))
+    mean, _ = leaf_estimates(judged)
     num = max(200, _NUM_DIRECTIONS // mean.shape[1])
-    directions = torch.cat([found, null_directions(problem, mean, num, generator)])
-    scores = evidence(problem, directions, mean, cov)
-    return torch.cat([found, promising(problem, directions, scores, mean, cov)])
+    contrasts = null_directions(problem, mean, num, generator)
+    return torch.cat([found, promising(judged, torch.cat([found, contrasts]))])
 
 
 def ranked(candidates: Candidates, evidence: Tensor) -> RotationResult:

@@ -39,6 +39,7 @@ _FAR = 40.0  # log evidence behind the best at which a basis is left behind
 _MET = 0.9995  # mean correlation of latents above which two polished bases are one
 _MOST_STARTS = 12  # bases whose rows are exchanged at a level
 _MOST_MADE = 4  # bases that come of it
+_SHARE_OF_CURVATURE = 1 / 64  # of the sharpest node's, at which directions are judged
 _SAME_DIRECTION = 0.9998  # cosine above which of two directions the better one is enough
 _MOST_DIRECTIONS = 100  # further rows kept from level to level
 
@@ -69,8 +70,10 @@ def climb(problem: RotationProblem, rows: Tensor, directions: Tensor) -> Climbed
     now = Climbed(rows, rows.new_zeros(len(rows)), torch.arange(len(rows), device=rows.device))
     arrived = []
     for most in levels(problem):
-        last = most == torch.inf
-        now, directions = _level(capped(problem, most), now, directions, last=last)
+        level, last = capped(problem, most), most == torch.inf
+        now = _level(level, now, directions, last=last)
+        if most >= telling_curvature(problem) and not last:
+            directions = promising(level, directions)
         arrived.append(now)
     return max(arrived, key=lambda one: one.evidence.max().item())
 
@@ -85,9 +88,7 @@ def levels(problem: RotationProblem) -> list[float]:
     return [*found, torch.inf]
 
 
-def _level(
-    problem: RotationProblem, now: Climbed, directions: Tensor, *, last: bool
-) -> tuple[Climbed, Tensor]:
+def _level(problem: RotationProblem, now: Climbed, directions: Tensor, *, last: bool) -> Climbed:
     """One level; bases that are far behind are not touched and stay as far behind."""
     steps = _LAST_STEPS if last else _STEPS
     mean, cov = leaf_estimates(problem)
@@ -106,15 +107,22 @@ def _level(
         made = polish(problem, made, mean, cov, steps)
         found = torch.cat([found, _judged(problem, made, mean, cov)[1]])
         place = torch.cat([place, torch.arange(len(rows), len(rows) + len(made)).to(place)])
-    if not last:
-        directions = promising(problem, directions, further, mean, cov)
-    return _met(Climbed(torch.cat([rows, made]), found, place)), directions
+    return _met(Climbed(torch.cat([rows, made]), found, place))
 
 
-def promising(
-    problem: RotationProblem, directions: Tensor, scores: Tensor, mean: Tensor, cov: Tensor
-) -> Tensor:
+def telling_curvature(problem: RotationProblem) -> float:
+    """A curvature to which nodes are blunted that tells good directions from others.
+
+    Directions that contrasts between nodes propose are about as exact as the rows are: the
+    likelihood is blunted only as much as their errors ask for.
+    """
+    return max(BLUNT_CURVATURE, _SHARE_OF_CURVATURE * curvature(problem).max().item())
+
+
+def promising(problem: RotationProblem, directions: Tensor) -> Tensor:
     """The best directions for their spread, and next to each where estimates agree best."""
+    mean, cov = leaf_estimates(problem)
+    scores = evidence(problem, directions, mean, cov)
     spread = spread_of(along(directions, mean, cov)[0])  # evidence favours narrow ones
     for_spread = scores + mean.shape[0] * spread.log().sum(-1)
     directions = directions[for_spread.argsort(descending=True)]

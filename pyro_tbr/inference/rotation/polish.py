@@ -21,14 +21,14 @@ from pyro_tbr.inference.rotation.basis import (
     log_evidence,
     spread_of,
 )
-from pyro_tbr.inference.rotation.search import RotationProblem
+from pyro_tbr.inference.rotation.search import OnTree
 
 _GAIN = 0.02  # of log evidence: a step that gains less is the last one
-_TRIES = 4  # sizes of a step, each a quarter of the one before, until one gains
-_CHANGED = 0.3  # inclusion probability above which an arc may have changed
+TRIES = 4  # sizes of a step, each a quarter of the one before, until one gains
+CHANGED = 0.3  # inclusion probability above which an arc may have changed
 
 
-def polish(problem: RotationProblem, rows: Tensor, mean: Tensor, cov: Tensor, steps: int) -> Tensor:
+def polish(problem: OnTree, rows: Tensor, mean: Tensor, cov: Tensor, steps: int) -> Tensor:
     """Moves bases to the tops of their evidence; none gets worse.
 
     Args:
@@ -47,41 +47,44 @@ def polish(problem: RotationProblem, rows: Tensor, mean: Tensor, cov: Tensor, st
     return torch.cat([_polish(problem, some, mean, cov, steps) for some in rows.split(few)])
 
 
-def sharpened(problem: RotationProblem, directions: Tensor, mean: Tensor, cov: Tensor) -> Tensor:
+def sharpened(problem: OnTree, directions: Tensor, mean: Tensor, cov: Tensor) -> Tensor:
     """Directions along which estimates agree best, given where changes are along these, (P, K).
 
     Arguments as for :func:`polish`; directions (P, K) that belong to no basis yet. Agreement is the
     scatter within the sets of nodes between which nothing changes, over that between all nodes.
     """
-    rows = directions.unsqueeze(1)
-    inclusion = _slope(problem, rows, _best_rates(problem, rows, mean, cov), mean, cov)[2]
-    within = _within(problem, rows, inclusion > _CHANGED, mean, cov).squeeze(1)
+    few = max(1, MOST_POTENTIALS // (problem.tree.num_nodes * mean.shape[1]))
+    within = []
+    for some in directions.split(few):
+        _, _, inclusion = slope(problem, some, best_rates(problem, some, mean, cov), mean, cov)
+        within.append(scatter_within(problem, some, inclusion > CHANGED, mean, cov))
+    inside = torch.cat(within)
     centred = (mean - mean.mean(0)).flatten(0, 1)
     overall = centred.mT @ centred
-    ridge = 1e-9 * overall.diagonal().mean() * torch.eye(len(overall)).to(overall)
+    ridge = (1e-9 * overall.diagonal().mean()).clamp(min=1e-12) * torch.eye(len(overall)).to(
+        overall
+    )
     root = torch.linalg.inv(torch.linalg.cholesky(overall + ridge))
-    size = within.diagonal(dim1=-2, dim2=-1).mean(-1).clamp(min=1e-12)[:, None, None]
-    least = torch.linalg.eigh(root @ (within / size) @ root.mT)[1][..., 0] @ root
+    size = inside.diagonal(dim1=-2, dim2=-1).mean(-1).clamp(min=1e-12)[:, None, None]
+    least = torch.linalg.eigh(root @ (inside / size) @ root.mT)[1][..., 0] @ root
     return least / least.norm(dim=-1, keepdim=True)
 
 
-def _polish(
-    problem: RotationProblem, rows: Tensor, mean: Tensor, cov: Tensor, steps: int
-) -> Tensor:
+def _polish(problem: OnTree, rows: Tensor, mean: Tensor, cov: Tensor, steps: int) -> Tensor:
     rows = rows.clone()
-    rates = _best_rates(problem, rows, mean, cov)
+    rates = best_rates(problem, rows, mean, cov)
     moving = torch.arange(len(rows), device=rows.device)
     for _ in range(steps):
         here = rows[moving]
-        total, gradient, inclusion = _slope(problem, here, rates[moving], mean, cov)
+        total, gradient, inclusion = slope(problem, here, rates[moving], mean, cov)
         step = _newton_step(problem, here, gradient, inclusion, mean, cov)
         total = total.sum(-1) + _jacobian(here, mean)
         gain = torch.zeros_like(total)
         left, size = torch.arange(len(moving), device=rows.device), 1.0
-        for _ in range(_TRIES):
+        for _ in range(TRIES):
             trial = here[left] + size * step[left]
             trial = trial / trial.norm(dim=-1, keepdim=True)
-            reached = _of_rows(problem, trial, rates[moving[left]].unsqueeze(-1), mean, cov)
+            reached = of_rows(problem, trial, rates[moving[left]].unsqueeze(-1), mean, cov)
             gained = reached.sum(-1) + _jacobian(trial, mean) - total[left]
             better = gained > 0
             rows[moving[left[better]]] = trial[better]
@@ -96,7 +99,7 @@ def _polish(
 
 
 @torch.no_grad()
-def _best_rates(problem: RotationProblem, rows: Tensor, mean: Tensor, cov: Tensor) -> Tensor:
+def best_rates(problem: OnTree, rows: Tensor, mean: Tensor, cov: Tensor) -> Tensor:
     """The inclusion rate under which each row's evidence is largest, (*S, Q)."""
     value, var = along(rows, mean, cov)
     spread = spread_of(value)
@@ -105,9 +108,7 @@ def _best_rates(problem: RotationProblem, rows: Tensor, mean: Tensor, cov: Tenso
     return rates[tried.argmax(0)]
 
 
-def _of_rows(
-    problem: RotationProblem, rows: Tensor, rates: Tensor, mean: Tensor, cov: Tensor
-) -> Tensor:
+def of_rows(problem: OnTree, rows: Tensor, rates: Tensor, mean: Tensor, cov: Tensor) -> Tensor:
     """Log evidence of rows (*S, K) at inclusion rates (*S, Q, A or 1), (*S,)."""
     value, var = along(rows, mean, cov)
     return log_evidence(problem, value, var, rates, spread_of(value)).sum(-1)
@@ -118,8 +119,8 @@ def _jacobian(rows: Tensor, mean: Tensor) -> Tensor:
     return mean.shape[0] * mean.shape[1] * torch.linalg.slogdet(rows)[1]
 
 
-def _slope(
-    problem: RotationProblem, rows: Tensor, rates: Tensor, mean: Tensor, cov: Tensor
+def slope(
+    problem: OnTree, rows: Tensor, rates: Tensor, mean: Tensor, cov: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Log evidence of rows (*S,), its gradient (*S, K), and where changes are (*S, Q, A).
 
@@ -130,13 +131,13 @@ def _slope(
         rows = rows.detach().requires_grad_()
         by_arc = rates.unsqueeze(-1).expand(*rates.shape, problem.tree.num_arcs)
         log_odds = torch.logit(by_arc).requires_grad_()
-        total = _of_rows(problem, rows, torch.sigmoid(log_odds), mean, cov)
+        total = of_rows(problem, rows, torch.sigmoid(log_odds), mean, cov)
         gradient, change = torch.autograd.grad(total.sum(), [rows, log_odds])
     return total.detach(), gradient, by_arc + change
 
 
 def _newton_step(
-    problem: RotationProblem,
+    problem: OnTree,
     rows: Tensor,
     gradient: Tensor,
     inclusion: Tensor,
@@ -146,7 +147,7 @@ def _newton_step(
     """The gradient over the curvature of each row's evidence and Jacobian, (S, K, K)."""
     num_estimates = mean.shape[0] * mean.shape[1]
     cofactor = torch.linalg.inv(rows).transpose(-1, -2)  # the gradient of log|det|, row by row
-    curvature = _within(problem, rows, inclusion > _CHANGED, mean, cov)
+    curvature = scatter_within(problem, rows, inclusion > CHANGED, mean, cov)
     curvature = curvature + _overall(rows, mean)
     curvature = curvature + num_estimates * cofactor.unsqueeze(-1) * cofactor.unsqueeze(-2)
     size = curvature.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
@@ -162,8 +163,8 @@ def _overall(rows: Tensor, mean: Tensor) -> Tensor:
     return (centred.mT @ centred / spread.square()[..., None, None]).sum(-3)
 
 
-def _within(
-    problem: RotationProblem, rows: Tensor, changed: Tensor, mean: Tensor, cov: Tensor
+def scatter_within(
+    problem: OnTree, rows: Tensor, changed: Tensor, mean: Tensor, cov: Tensor
 ) -> Tensor:
     """Curvature of each row's log evidence given where changes are, (*S, K, K).
 
@@ -181,7 +182,7 @@ def _within(
     return within.sum(-3)
 
 
-def _blocks(problem: RotationProblem, changed: Tensor) -> Tensor:
+def _blocks(problem: OnTree, changed: Tensor) -> Tensor:
     """For every node with rows, the highest node with no change from there to it, (*B, E)."""
     tree = problem.tree
     own = torch.arange(tree.num_nodes, device=changed.device)

@@ -11,7 +11,7 @@ freeze where they are. So the search takes a problem that is blunted (:func:`cap
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -23,6 +23,18 @@ BLUNT_CURVATURE = 200.0  # most curvature of a node's weights while searching
 _SHARP = 0.02  # width of the penalty's cusp at the end, in typical weight differences
 _SMOOTH = 1.0  # and at the start
 _OFFSET_RATE = 5.0  # offsets move in units of their prior's spread, faster than weights
+
+
+class OnTree(Protocol):
+    """Anything that says which nodes (E,) of which tree have rows."""
+
+    @property
+    def tree(self) -> Tree:
+        """The environments."""
+
+    @property
+    def nodes(self) -> Tensor:
+        """Nodes with rows, (E,)."""
 
 
 class RotationProblem(NamedTuple):
@@ -134,8 +146,8 @@ def search(
 ) -> Candidates:
     """Candidates from random orthogonal starts, best first; for a :func:`capped` problem."""
     k = problem.latent_dim
-    start = torch.randn(restarts, k, k, generator=generator, dtype=torch.float64)
-    start = start_from(problem, torch.linalg.qr(start.to(problem.root.device))[0])
+    drawn = torch.randn(restarts, k, k, generator=generator, dtype=torch.float64)
+    start = start_from(problem, torch.linalg.qr(drawn.to(problem.root.device))[0])
     found = _descend(problem, start, steps, peak_rate=0.03, smooth=_SMOOTH)
     return found.take(found.loss.argsort())
 
