@@ -3,7 +3,8 @@
 Prints seconds and peak memory of both passes on large trees, each in a process of its own; then
 seconds per pass and their ratio to the size before; linear means a ratio of about 10 for 10 times
 the arcs. Then draws of all weights along a tree, and smoothing of dense changes beside the
-same by the mixtures' passes. One thread: ``python examples/experiments/benchmark_tree.py --leaves 1000 10000``.
+same by the mixtures' passes. One thread:
+``python examples/experiments/benchmark_tree.py --leaves 1000 10000``.
 """
 
 import argparse
