@@ -3,44 +3,57 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pyro
+import pyro.poutine as poutine
 from pyro.nn import PyroModule
-from pyro.poutine.runtime import am_i_wrapped
-from torch import nn
+from pyro.poutine.runtime import am_i_wrapped, effectful
+from torch import Tensor, nn
+from torch.distributions import constraints
 
 
 class LocalParamsModule(PyroModule):
     """A Pyro module that neither writes to the global parameter store nor reads from it; abstract.
 
-    Pyro keeps parameters by name in one global store, where two instances of a class meet. A call
-    of this module is made under ``module_local_params``, so ``SVI``, autoguides, ``Predictive``
-    and NUTS see its sites and parameters while the store stays as it is. Without a handler nobody
-    listens: then the call is that of a plain torch module, which changes nothing global, not even
-    for a moment, so it may be made in several threads.
+    Pyro keeps parameters by name in one global store, where two instances of a class meet. Here the
+    outermost call shows every parameter that may be trained to whoever listens (``SVI``,
+    ``poutine.trace``), once, by its name in ``named_parameters``, and runs as a plain torch module
+    inside. Nothing global changes, so without a handler it may be called in several threads.
 
-    Attributes:
-        always_local: Parts from outside are Pyro modules, so every call is guarded.
+    Two private parts of :class:`PyroModule` are used, ``_pyro_name`` and ``_pyro_set_supermodule``:
+    inside a user's own Pyro module there is no public way to keep apart from its parameters.
     """
 
-    always_local = False
-
-    def __init__(self) -> None:
-        super().__init__()
-        # What Pyro sets where module_local_params is on at birth.
-        self._pyro_context.param_state = {"params": {}, "constraints": {}}
-
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The module's forward, with parameters kept out of the global store."""
-        listened_to = am_i_wrapped() or self._pyro_context.active
-        if not listened_to and not self.always_local:
+        """The module's forward, its parameters shown to Pyro's handlers."""
+        foreign = _holds_foreign(self)
+        if not am_i_wrapped() and not foreign:
             return nn.Module.__call__(self, *args, **kwargs)
-        for parameter in self.parameters():
-            # ``SVI.step`` asks for this; the store sets it on parameters that it holds.
-            parameter.unconstrained = weakref.ref(parameter)
-        with pyro.settings.context(module_local_params=True):
-            return super().__call__(*args, **kwargs)
+        self.show_parameters()
+        # What is inside has been shown, so parts of this module need not show it again.
+        with poutine.block(hide_types=["param"]):
+            if not foreign:
+                return nn.Module.__call__(self, *args, **kwargs)
+            with _store_put_back(self):
+                return nn.Module.__call__(self, *args, **kwargs)
+
+    def show_parameters(self) -> None:
+        """Tells Pyro's handlers of the parameters, as reading them from a Pyro module does."""
+        for name, parameter in self.named_parameters(prefix=self._pyro_name):
+            if parameter.requires_grad:
+                # The store sets this on parameters that it holds, and ``SVI.step`` asks for it.
+                parameter.unconstrained = weakref.ref(parameter)
+                show_parameter(name, parameter)
+
+    def _pyro_set_supermodule(self, name: str, context: object) -> None:
+        """Takes the name an outer module gives, and not its link to the global store."""
+        self._pyro_name = name
+        for key, part in self.named_children():
+            if isinstance(part, LocalParamsModule):
+                part._pyro_set_supermodule(f"{name}.{key}", context)
 
     def __delattr__(self, name: str) -> None:
         """Replacing a part must not delete what has a similar name in the global store."""
@@ -48,3 +61,36 @@ class LocalParamsModule(PyroModule):
             nn.Module.__delattr__(self, name)
         else:
             super().__delattr__(name)
+
+
+def show_parameter(name: str, value: Tensor) -> None:
+    """A param statement that leaves Pyro's store out; SVI steps ``value.unconstrained()``."""
+    effectful(lambda *_, **__: value, type="param")(
+        name, value, constraint=constraints.real, name=name
+    )
+
+
+def _holds_foreign(module: nn.Module) -> bool:
+    """Whether some part is a Pyro module from outside, which uses the store by itself."""
+    return any(
+        isinstance(part, PyroModule) and not isinstance(part, LocalParamsModule)
+        for part in module.modules()
+    )
+
+
+@contextmanager
+def _store_put_back(module: nn.Module) -> Iterator[None]:
+    """Pyro modules inside find an empty store; after it all is as it was."""
+    store, own = pyro.get_param_store(), list(module.parameters())
+    frozen = [parameter for parameter in own if not parameter.requires_grad]
+    # The store takes these off whenever it is put aside, and ``SVI.step`` needs them.
+    held = [*own, *(parameter for _, parameter in store.named_parameters())]
+    links = [(p, vars(p)["unconstrained"]) for p in held if "unconstrained" in vars(p)]
+    try:
+        with pyro.settings.context(module_local_params=False), store.scope():
+            yield
+    finally:
+        for parameter, link in links:
+            parameter.unconstrained = link
+        for parameter in frozen:  # the store takes every parameter for one to be trained
+            parameter.requires_grad_(False)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from contextlib import nullcontext
+from typing import Any, NoReturn
 
+import pyro.distributions as dist
 import torch
-from pyro.poutine.runtime import _PYRO_STACK
+from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_tbr.errors import TrainingError
 from pyro_tbr.heads.guide import Guide, Settled, logit
+from pyro_tbr.heads.local_params import show_parameter
 from pyro_tbr.heads.moments import DeltaMoments, NodeMoments
 from pyro_tbr.heads.priors.factor import Evidence
 from pyro_tbr.heads.rows import DesignRows
@@ -358,23 +361,40 @@ class TreeGuide(Guide):
     def forward(self, *args: object, **kwargs: object) -> None:
         """Pyro sites of q: one joint draw along the tree, its log density on ``root_weights``.
 
-        Arguments are the model's and not used.
-
-        Raises:
-            TrainingError: An objective that needs gradients of q asks for them.
+        Arguments are the model's and not used. Draws may be used as any guide's. To train by their
+        gradients raises, as these know nothing of the potentials: see :meth:`show_parameters`.
         """
         del args, kwargs
-        if any(getattr(handler, "param_only", False) for handler in _PYRO_STACK):
-            raise TrainingError(_WRONG_OBJECTIVE)
         for factor in self.nuisance.values():
             factor()
         # A generator of its own, from the global one, on the CPU: draws are moved from there.
         generator = torch.Generator().manual_seed(int(torch.randint(2**62, ()).item()))
-        self.factor.emit(self.evidence, self.current, _FINAL_PASSES, generator)
+        with _Untrainable() if torch.is_grad_enabled() else nullcontext():
+            self.factor.emit(self.evidence, self.current, _FINAL_PASSES, generator)
+
+    def show_parameters(self) -> None:
+        """Shows one parameter that stands for all, and raises where ``SVI`` would step it."""
+        potentials = torch.zeros(())
+        potentials.unconstrained = _refuse  # type: ignore[attr-defined]
+        show_parameter("potentials", potentials)
 
 
-_WRONG_OBJECTIVE = (
-    "TreeGuide is moved by closed forms, not by gradients, so this objective would leave it where "
-    "it is: use pyro_tbr.TreeELBO(), as in SVI(model, guide, optim, TreeELBO()), or the guide "
-    "MeanFieldGuide"
-)
+class _Untrainable(Messenger):
+    """Gives draws and their log density a gradient that raises when an objective asks for it."""
+
+    @torch.enable_grad()
+    def _pyro_sample(self, msg: Any) -> None:
+        law = msg["fn"]
+        if isinstance(law, dist.Delta):
+            zero = law.v.new_zeros((), requires_grad=True)
+            zero.register_hook(_refuse)
+            density = law.log_density + zero
+            msg["fn"] = dist.Delta(law.v + zero, log_density=density, event_dim=law.event_dim)
+
+
+def _refuse(*_: object) -> NoReturn:
+    raise TrainingError(
+        "TreeGuide is moved by closed forms, not by gradients, so this objective would leave it "
+        "where it is: use pyro_tbr.TreeELBO(), as in SVI(model, guide, optim, TreeELBO()), or the "
+        "guide MeanFieldGuide"
+    )

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import weakref
 from typing import Any
 
+import pyro.poutine as poutine
 import torch
 from pyro.infer import ELBO
-from pyro.poutine.runtime import effectful
-from torch import Tensor, nn
+from torch import Tensor
 
-from pyro_tbr.errors import ShapeError
+from pyro_tbr.errors import DataError, ShapeError
 from pyro_tbr.heads import DesignRows, Guide, Head
 from pyro_tbr.heads.moments import predictor_moments
 from pyro_tbr.models.tree_model import TreeModel
@@ -23,14 +22,17 @@ class TreeELBO(ELBO):
     that of its minibatch. Used as any ELBO of Pyro's, for a :class:`~pyro_tbr.TreeModel` and one of
     our guides:
 
-    - ``SVI(model, guide, optim, TreeELBO()).step(x, env_index, y)``: a gradient step in the encoder
-      and, for a guide that is moved by gradients, in the guide. A guide that is exact along the
-      tree is moved in closed form: each row's likelihood becomes a normal site, the sites of a
-      minibatch stand for all rows (``model.num_rows``), and the potentials of the weights go a
-      part of the way to theirs, all the way where the minibatch is all there is. That is a natural
-      gradient step; the part falls as (number of steps) ** -0.6.
-    - ``TreeELBO()(model, guide)``: a module whose value is the loss, for an optimizer of torch's;
-      it moves nothing.
+    - ``SVI(model, guide, optim, TreeELBO()).step(x, env_index, y)`` trains encoder, hyperparameters
+      and guide.
+    - ``TreeELBO()(model, guide)`` is a module whose value is the loss, for an optimizer of torch's.
+
+    Rows of a minibatch stand for ``model.num_rows`` rows. What an optimizer steps are the encoder
+    and the parameters of a guide that is trained by gradients. A guide that is exact along the tree
+    moves in closed form, before the loss is taken, as the statistics of a batch normalisation do:
+    where gradients are recorded and the guide is in training mode. Each row's likelihood becomes a
+    normal site, and the potentials of the weights go a part of the way to those of the sites, all
+    the way where the rows given are all there are. That is a natural gradient step; the part falls
+    as (number of steps) ** -0.6.
 
     Source:
         Hoffman, Blei, Wang & Paisley, JMLR 14 (2013) 1303; Khan & Lin, AISTATS 2017.
@@ -47,26 +49,32 @@ class TreeELBO(ELBO):
             x: Features, (n, D).
             env_index: Node of each row, (n,) int64.
             y: Outcomes, NaN where not observed, (n, Q), or (n,) where Q is 1.
+
+        Raises:
+            DataError: Model or guide is none of ours.
+            ShapeError: Numbers of rows or outcomes do not fit.
+            TrainingError: A guide that moves in closed form would not be finite.
         """
+        _check(model, guide)
         rows = _rows(model, x, env_index, y)
+        if guide.along_tree and guide.training and torch.is_grad_enabled():
+            seen = DesignRows(rows.design.detach(), rows.y, rows.env_index)
+            guide.absorb(seen, model.num_rows or len(rows))  # type: ignore[operator]
         return -self.of_rows(model.head, guide, rows)
 
     def loss(self, model: TreeModel, guide: Guide, *args: Any, **kwargs: Any) -> float:
-        """The same as a number."""
+        """The same as a number; moves nothing."""
         with torch.no_grad():
             return self.differentiable_loss(model, guide, *args, **kwargs).item()
 
-    def loss_and_grads(
-        self, model: TreeModel, guide: Guide, x: Tensor, env_index: Tensor, y: Tensor
-    ) -> float:
-        """The same, after the guide's own step, with gradients left on the parameters."""
-        rows = _rows(model, x, env_index, y)
-        if guide.along_tree:
-            num_rows = model.num_rows or len(rows)
-            seen = DesignRows(rows.design.detach(), rows.y, rows.env_index)
-            guide.absorb(seen, num_rows)
-        _show_parameters({"encoder": model.encoder, "guide": guide})
-        loss = -self.of_rows(model.head, guide, rows)
+    def loss_and_grads(self, model: TreeModel, guide: Guide, *args: Any, **kwargs: Any) -> float:
+        """The same as a number, with gradients left on the parameters, for ``SVI.step``."""
+        _check(model, guide)
+        model.show_parameters()
+        if not guide.along_tree:
+            guide.show_parameters()
+        with poutine.block(hide_types=["param"]):
+            loss = self.differentiable_loss(model, guide, *args, **kwargs)
         if loss.requires_grad:
             loss.backward()
         return loss.item()
@@ -99,17 +107,22 @@ def expected_log_lik(
     return torch.where(shares > 0, shares * each, 0.0).sum(-1)
 
 
+def _check(model: TreeModel, guide: Guide) -> None:
+    for what, kind, given in (("model", TreeModel, model), ("guide", Guide, guide)):
+        if not isinstance(given, kind):
+            raise DataError(
+                f"TreeELBO takes a pyro_tbr.{kind.__name__} as {what}, got "
+                f"{type(given).__name__}: for models and guides of another kind use Pyro's "
+                "Trace_ELBO"
+            )
+
+
 def _rows(model: TreeModel, x: Tensor, env_index: Tensor, y: Tensor) -> DesignRows:
     y = y.unsqueeze(-1) if y.dim() == 1 else y
     if len({len(x), len(env_index), len(y)}) > 1:
         raise ShapeError(f"x, env_index and y have {len(x)}, {len(env_index)} and {len(y)} rows")
+    if y.shape[1] != model.num_outcomes:
+        raise ShapeError(
+            f"y has {y.shape[1]} columns, the model was built for {model.num_outcomes} outcomes"
+        )
     return DesignRows(model.design(model.encoder(x)), y, env_index)
-
-
-def _show_parameters(modules: dict[str, nn.Module]) -> None:
-    """Tells Pyro of the parameters, so that ``SVI`` steps them; its global store stays as it is."""
-    for owner, module in modules.items():
-        for name, parameter in module.named_parameters():
-            if parameter.requires_grad:
-                parameter.unconstrained = weakref.ref(parameter)  # type: ignore[attr-defined]
-                effectful(lambda value=parameter: value, type="param")(name=f"{owner}.{name}")

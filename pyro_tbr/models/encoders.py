@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
-from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_tbr.data import SparseFeatures, varying_columns
@@ -306,7 +305,6 @@ class ModuleEncoder(Encoder):
     def __init__(self, module: nn.Module, num_features: int, latent_dim: int) -> None:
         super().__init__(num_features, latent_dim)
         self.module = copy.deepcopy(module)
-        self.always_local = any(isinstance(part, PyroModule) for part in module.modules())
 
     def prepare(self, x: Tensor | SparseFeatures) -> Tensor:
         """The features in the encoder's dtype, to which the module is brought once."""

@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 import pyro.distributions as dist
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 
 from pyro_tbr.heads.hyper.base import Hyperparameter
 
@@ -100,7 +101,13 @@ def normal_mixture(prob: Tensor, mean: Tensor, var: Tensor) -> dist.TorchDistrib
         return dist.Normal(mean[..., 0], scale[..., 0])
     # An arc that cannot change has no odds; any will do.
     odds = torch.where(prob.sum(-1, keepdim=True) > 0, prob, 1.0)
-    return dist.MixtureSameFamily(dist.Categorical(odds), dist.Normal(mean, scale))
+    return _NormalMixture(dist.Categorical(odds), dist.Normal(mean, scale))
+
+
+class _NormalMixture(dist.MixtureSameFamily):
+    """Says that its support is the real line, so autoguides and NUTS can move it there."""
+
+    support = constraints.real
 
 
 def draw_classes(
