@@ -10,7 +10,7 @@ from pyro_tbr.errors import DataError
 
 SMALL, LARGE, ROWS = 0.08, 1.2, 60
 CHANGED = [3, 9, 20]  # arcs that change by much, one a latent
-OPTIONS = tbr.FitOptions(restarts=4, rotation_steps=200)
+OPTIONS = tbr.FitOptions(restarts=4)
 
 
 @functools.cache
