@@ -59,7 +59,7 @@ class TreeELBO(ELBO):
         rows = _rows(model, x, env_index, y)
         if guide.along_tree and guide.training and torch.is_grad_enabled():
             seen = DesignRows(rows.design.detach(), rows.y, rows.env_index)
-            guide.absorb(seen, model.num_rows or len(rows))  # type: ignore[operator]
+            guide.absorb(seen, model.num_rows or len(rows))
         return -self.of_rows(model.head, guide, rows)
 
     def loss(self, model: TreeModel, guide: Guide, *args: Any, **kwargs: Any) -> float:
@@ -108,12 +108,12 @@ def expected_log_lik(
 
 
 def _check(model: TreeModel, guide: Guide) -> None:
-    for what, kind, given in (("model", TreeModel, model), ("guide", Guide, guide)):
-        if not isinstance(given, kind):
+    known = {"model": hasattr(model, "head"), "guide": hasattr(guide, "along_tree")}
+    for what, given in (("model", model), ("guide", guide)):
+        if not known[what]:
             raise DataError(
-                f"TreeELBO takes a pyro_tbr.{kind.__name__} as {what}, got "
-                f"{type(given).__name__}: for models and guides of another kind use Pyro's "
-                "Trace_ELBO"
+                f"TreeELBO takes a built pyro_tbr.TreeModel and a guide of ours; this {what} is a "
+                f"{type(given).__name__}: for others use Pyro's Trace_ELBO"
             )
 
 

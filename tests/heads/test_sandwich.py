@@ -38,7 +38,9 @@ def problem(kind, num_outcomes=1, seed=0, rows=ROWS):
 
 def stats_of(rows):
     shares = rows.shares()
-    return statistics(rows, Sites(torch.ones_like(shares), rows.y, torch.zeros_like(shares), shares))
+    return statistics(
+        rows, Sites(torch.ones_like(shares), rows.y, torch.zeros_like(shares), shares)
+    )
 
 
 def test_even_noise_is_left_alone():

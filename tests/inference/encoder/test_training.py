@@ -36,10 +36,7 @@ SCHEDULE = Schedule(steps=60, batch_size=32, encoder_lr=0.01, guide_lr=0.05, che
 def test_batches_of_an_epoch_average_to_the_whole(problem, batch_size):
     model, guide, rows = problem
     whole = elbo_a_row(model, guide, rows)
-    parts = [
-        elbo_a_row(model, guide, rows, batch)
-        for batch in torch.arange(100).split(batch_size)
-    ]
+    parts = [elbo_a_row(model, guide, rows, batch) for batch in torch.arange(100).split(batch_size)]
     torch.testing.assert_close(torch.stack(parts).mean(), whole, rtol=1e-4, atol=0)
 
 
@@ -47,7 +44,9 @@ def test_training_raises_the_elbo_and_moves_every_parameter(problem):
     model, guide, rows = problem
     before = {n: p.detach().clone() for n, p in guide.named_parameters()}
     start = elbo_a_row(model, guide, rows).item()
-    trace = train(model, guide, rows.prepared(model.encoder), SCHEDULE, torch.Generator().manual_seed(1))
+    trace = train(
+        model, guide, rows.prepared(model.encoder), SCHEDULE, torch.Generator().manual_seed(1)
+    )
     assert elbo_a_row(model, guide, rows).item() > start + 0.1
     assert trace.steps == [20, 40, 60]
     assert trace.best_step == 60
@@ -71,7 +70,9 @@ def test_a_loss_that_is_not_finite_stops_training_and_keeps_the_last_state(probl
     model, guide, rows = problem
     rows.y[3] = math.inf
     with pytest.raises(tbr.errors.TrainingError, match=r"stopped at step \d+.*Lower options"):
-        train(model, guide, rows.prepared(model.encoder), SCHEDULE, torch.Generator().manual_seed(1))
+        train(
+            model, guide, rows.prepared(model.encoder), SCHEDULE, torch.Generator().manual_seed(1)
+        )
     assert all(torch.isfinite(p).all() for p in [*guide.parameters(), *model.parameters()])
 
 
