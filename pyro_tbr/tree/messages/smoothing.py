@@ -14,7 +14,8 @@ from pyro_tbr.tree.messages.mixtures import Density
 from pyro_tbr.tree.messages.outside import TreePosterior, outside_pass
 from pyro_tbr.tree.tree import Tree
 
-_COMPONENTS = 1 << 21  # of the messages of all nodes at once; some 100 bytes each are kept
+_COMPONENTS = 1 << 22  # of the messages of all nodes at once; some 100 bytes each are kept
+_BESIDE = 16  # what else is kept of a node and element of the batch, counted in components
 
 
 def smooth(
@@ -61,7 +62,7 @@ def smooth(
     batch = batch_shape(tree, eta, lam)
     arcs = law_table(law, tree, batch, eta.device)
     root = root_prior(root_loc, root_scale, batch, eta.device)
-    width = (num_components or 1) * tree.num_nodes
+    width = ((num_components or 1) + _BESIDE) * tree.num_nodes
     step = max(1, _COMPONENTS // width)
     eta, lam = (part.reshape(-1, tree.num_nodes) for part in (eta, lam))
     parts = []

@@ -138,7 +138,7 @@ def test_a_large_batch_goes_by_runs(monkeypatch):
     root = torch.arange(1.0, 7.0).reshape(2, 3)
     law = ArcLaw.spike_slab(torch.full((2, 1, 1), 0.2), root.unsqueeze(-1))
     whole = smooth(tree, eta, lam, law, root, root)
-    monkeypatch.setattr("pyro_tbr.tree.messages.smoothing._COMPONENTS", 4 * 32 * tree.num_nodes)
+    monkeypatch.setattr("pyro_tbr.tree.messages.smoothing._COMPONENTS", 4 * 48 * tree.num_nodes)
     runs = smooth(tree, eta, lam, law, root, root)
     for name in FIELDS:
         assert_close(getattr(runs, name), getattr(whole, name), rtol=1e-9, atol=1e-12)
