@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+import pyro_tbr.plotting.canvas as canvas
 from pyro_tbr.errors import DataError
-from pyro_tbr.plotting import canvas
 from pyro_tbr.plotting.layout import tree_layout
 from pyro_tbr.plotting.selection import latent_place, outcome_place
 from pyro_tbr.posterior import Posterior

@@ -12,7 +12,9 @@ import pandas as pd
 import torch
 from torch import nn
 
-from pyro_tbr.posterior import inclusion, saving, tables
+import pyro_tbr.posterior.inclusion as inclusion
+import pyro_tbr.posterior.saving as saving
+import pyro_tbr.posterior.tables as tables
 from pyro_tbr.posterior.credible_sets import credible_set_table
 from pyro_tbr.posterior.identification import Identification, identify
 from pyro_tbr.posterior.prediction import Prediction, predicted
