@@ -15,7 +15,12 @@ from tests.posterior.small_fits import BALANCED, FAST, NOISE_SCALE, RATE, SLAB_S
 
 NUM_DRAWS = 6_000
 FAR = np.array([[1.0, -2.0], [0.3, 0.3], [0.0, 3.0]])  # rows whose weights matter
-DESIGN_SQUARE = (FAR**2).sum(1) + 1  # with the intercept's 1
+
+
+def design_square(posterior):
+    """Of rows seen from the latents' reference point, with the intercept's 1."""
+    return ((FAR - posterior.latent_units.shift.numpy()) ** 2).sum(1) + 1
+
 
 
 def test_log_score_is_the_mean_over_what_was_observed(held_out, monkeypatch):
@@ -172,7 +177,7 @@ def assert_adds(more, less, added):
 
 def test_each_arc_without_data_adds_its_prior_variance(held_out):
     """Rate times squared slab scale times the squared length of the row, an arc."""
-    an_arc = RATE * SLAB_SCALE**2 * DESIGN_SQUARE
+    an_arc = RATE * SLAB_SCALE**2 * design_square(held_out)
     parent = held_out.tree.parent("leaf5")
     at_parent = variance(held_out, parent)
     at_leaf = variance(held_out, "leaf5")
@@ -198,7 +203,7 @@ PRIORS = {
 @pytest.mark.parametrize(("prior", "guide"), PRIORS.values(), ids=PRIORS.keys())
 def test_a_new_leaf_has_the_variance_of_draws_of_its_change(prior, guide):
     x, y, env = toy("abcd", num_rows=40, shift={"a": 2.0, "d": -1.0})
-    posterior = known_fit(BALANCED, x, y, env, prior=prior, guide=guide, sweeps=10)
+    posterior = known_fit(BALANCED, x, y, env, prior=prior, guide=guide)
     num = 20_000
     hyper = posterior.draws(num, torch.Generator().manual_seed(0))
     generator, prior = torch.Generator().manual_seed(1), posterior.model.prior
@@ -208,7 +213,7 @@ def test_a_new_leaf_has_the_variance_of_draws_of_its_change(prior, guide):
     assert found == pytest.approx((change**2).mean(), abs=error, rel=0.02)
     one = np.ones((1, 1))
     at_parent, at_leaf = (posterior.predict(one, e).sd for e in ("a", tbr.NewLeaf("new", "a")))
-    added = found * posterior.scaling.scale.item() ** 2
+    added = found * posterior.weight_unit[0, 0].item() ** 2
     assert at_leaf**2 - at_parent**2 == pytest.approx(added, rel=1e-6)
 
 
@@ -265,7 +270,7 @@ def test_new_leaf_at_the_end_of_a_longer_arc_is_less_sure(with_lengths):
     assert none.sd.tolist() == at_parent.sd.tolist()
     mean_length = 11 / 10
     for length, relative in [(None, 1.0), (mean_length, 1.0), (3.3, 3.0)]:
-        change = (1 - (1 - RATE) ** relative) * SLAB_SCALE**2 * DESIGN_SQUARE
+        change = (1 - (1 - RATE) ** relative) * SLAB_SCALE**2 * design_square(with_lengths)
         new = variance(with_lengths, tbr.NewLeaf("new", "leaf3", length=length))
         assert_adds(new, variance(with_lengths, "leaf3"), change)
 

@@ -22,8 +22,8 @@ def data():
 @pytest.fixture(scope="module", params=["tree", "mean_field", "horseshoe"])
 def posterior(request, data):
     if request.param == "horseshoe":
-        return known_fit(BALANCED, *data, prior=tbr.HorseshoePrior(1), sweeps=5)
-    return known_fit(BALANCED, *data, guide=request.param, sweeps=5)
+        return known_fit(BALANCED, *data, prior=tbr.HorseshoePrior(1))
+    return known_fit(BALANCED, *data, guide=request.param)
 
 
 def ask(posterior, what, seed):

@@ -32,15 +32,31 @@ class Centred(Encoder):
         return self.body(prepared)
 
 
+class Plain(Encoder):
+    """The same latents in units of their own."""
+
+    trainable = False
+
+    def body(self, prepared):
+        return prepared
+
+
 def to_features(z):
     return SHIFT.numpy() + SCALE.numpy() * np.asarray(z)
 
 
 @pytest.fixture(scope="module")
 def centred(several):
-    """As ``several``, its latents being features that the encoder centres and scales."""
+    """As ``plain``, its latents being features that the encoder centres and scales."""
     model = copy.deepcopy(several.model)
     model.encoder = Centred(2, 2)
+    return replace(several, model=model)
+
+
+@pytest.fixture(scope="module")
+def plain(several):
+    model = copy.deepcopy(several.model)
+    model.encoder = Plain(2, 2)
     return replace(several, model=model)
 
 
@@ -61,20 +77,20 @@ def test_features_are_their_own_latents(centred, rows):
     assert centred.encode(x).to_numpy() == pytest.approx(x.to_numpy(), rel=1e-9)
 
 
-def test_weights_are_per_unit_of_a_feature(centred, several):
-    plain, found = table_of(several), table_of(centred)
+def test_weights_are_per_unit_of_a_feature(centred, plain):
+    plain_table, found = table_of(plain), table_of(centred)
     for k, latent in enumerate(("z0", "z1")):
         for column in ("mean", "sd"):
-            expected = plain.loc[latent, column] / SCALE[k].item()
+            expected = plain_table.loc[latent, column] / SCALE[k].item()
             assert found.loc[latent, column].to_numpy() == pytest.approx(expected.to_numpy())
 
 
-def test_weights_times_features_are_the_predictions(centred, several, rows):
+def test_weights_times_features_are_the_predictions(centred, plain, rows):
     """The intercept is that at features of 0, far from the rows."""
     z, x, env = rows
-    found, plain = centred.predict(x, env), several.predict(z, env)
+    found, other = centred.predict(x, env), plain.predict(z, env)
     for name in ("mean", "sd", "lower", "upper"):
-        one, two = getattr(found, name).to_numpy(), getattr(plain, name).to_numpy()
+        one, two = getattr(found, name).to_numpy(), getattr(other, name).to_numpy()
         assert one == pytest.approx(two, rel=1e-6, abs=1e-6)
     table = table_of(centred)["mean"].unstack("latent")
     for i, leaf in enumerate(env):
@@ -101,32 +117,32 @@ def test_draws_have_the_moments_of_the_table(centred):
     assert (np.abs(weights.mean(0) - mean) < (5 / np.sqrt(num) + 0.02) * sd).all()
 
 
-def test_changes_are_per_unit_of_a_feature_and_the_intercepts_stay(centred, several):
+def test_changes_are_per_unit_of_a_feature_and_the_intercepts_stay(centred, plain):
     names = ["parent", "child", "latent", "outcome"]
-    found, plain = (p.deltas().set_index(names) for p in (centred, several))
+    found, other = (p.deltas().set_index(names) for p in (centred, plain))
     unit = pd.Series({"z0": 1 / 5.0, "z1": 1 / 0.1, "intercept": 1.0})
-    unit = unit.loc[plain.index.get_level_values("latent")].to_numpy()
+    unit = unit.loc[other.index.get_level_values("latent")].to_numpy()
     for column in ("mean", "sd", "lower", "upper"):
-        assert found[column].to_numpy() == pytest.approx(plain[column].to_numpy() * unit)
+        assert found[column].to_numpy() == pytest.approx(other[column].to_numpy() * unit)
     for column in ("pip", "lfsr", "log_odds"):
-        assert found[column].to_numpy() == pytest.approx(plain[column].to_numpy())
-    draws = [p.sample(5)["deltas"] for p in (centred, several)]
+        assert found[column].to_numpy() == pytest.approx(other[column].to_numpy())
+    draws = [p.sample(5)["deltas"] for p in (centred, plain)]
     assert draws[0] == pytest.approx(draws[1] * unit[:9].reshape(3, 3))
     moments = centred.user_deltas()
     assert moments.mean.numpy().ravel() == pytest.approx(found["mean"].to_numpy())
     assert moments.var.sqrt().numpy().ravel() == pytest.approx(found["sd"].to_numpy())
     limits = {"z0": 0.2 / 5.0, "z1": 0.2 / 0.1, "intercept": 0.2}
-    expected = several.exceedance(0.2).set_index(names)["exceedance"]
+    expected = plain.exceedance(0.2).set_index(names)["exceedance"]
     for latent, limit in limits.items():
         one = centred.exceedance(limit).set_index(names)["exceedance"]
         here = one.index.get_level_values("latent") == latent
         assert one[here].to_numpy() == pytest.approx(expected[here].to_numpy(), abs=1e-3)
 
 
-def test_update_takes_features_as_they_are(centred, several, rows):
+def test_update_takes_features_as_they_are(centred, plain, rows):
     z, x, env = rows
     y = np.zeros((len(x), 3))
-    one, two = centred.update(x, y, env), several.update(z, y, env)
+    one, two = centred.update(x, y, env), plain.update(z, y, env)
     assert isinstance(one, tbr.Posterior)
     assert (one.pips() - two.pips()).abs().to_numpy().max() < 1e-3
 
