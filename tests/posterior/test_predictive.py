@@ -8,7 +8,7 @@ import torch
 from scipy import optimize, stats
 
 import pyro_tbr as tbr
-from pyro_tbr.data import Schema
+from pyro_tbr.data import RowOrder, Schema
 from pyro_tbr.posterior import predictive
 from pyro_tbr.posterior.predictive import Form, Mixture
 from tests.posterior.small_fits import FAST, NOISE_SCALE, RATE, SLAB_SCALE
@@ -103,7 +103,7 @@ def prediction(num_rows=3, noise=1e-6, level=0.9):
         torch.zeros(num_rows, dtype=torch.int64),
         torch.full((2, 1), noise, dtype=torch.float64),
         level,
-        Form(True, None, ("y0",)),
+        Form(True, None, ("y0",), RowOrder(num_rows)),
         Schema(None, 1, ("y0",), 1),
     )
 
