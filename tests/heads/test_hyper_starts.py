@@ -5,8 +5,7 @@ import pytest
 import torch
 
 import pyro_tbr as tbr
-from pyro_tbr.heads.priors import hyper_starts
-from pyro_tbr.heads.priors import GaussianPrior, SpikeSlabPrior
+from pyro_tbr.heads.priors import GaussianPrior, SpikeSlabPrior, hyper_starts
 from pyro_tbr.heads.tree_guide import TreeGuide
 from pyro_tbr.models import TreeModel
 from tests.heads.cases import statistics_of
