@@ -51,15 +51,25 @@ def rows_of(basis: Tensor) -> Tensor:
 def leaf_estimates(problem: RotationProblem) -> tuple[Tensor, Tensor]:
     """Estimates (E, Q, K) and covariances (E, Q, K, K) of the latents' weights at each node.
 
-    The intercept and the other latents are integrated out, under a prior ten typical differences
-    wide, so nodes with fewer rows than weights have wide but finite estimates.
+    The intercept and the other latents are integrated out, see :func:`node_estimates`.
     """
-    k, width = problem.latent_dim, problem.precision.shape[-1]
+    mean, cov = node_estimates(problem)
+    k = problem.latent_dim
+    return mean[..., :k], cov[..., :k, :k]
+
+
+def node_estimates(problem: RotationProblem) -> tuple[Tensor, Tensor]:
+    """Estimates (E, Q, W) and covariances (E, Q, W, W) of all weights at each node.
+
+    They are under a prior ten typical differences wide, so nodes with fewer rows than weights have
+    wide but finite estimates.
+    """
+    width = problem.precision.shape[-1]
     ridge = 1e-2 * torch.eye(width, dtype=torch.float64, device=problem.precision.device)
     cov = torch.linalg.inv(problem.precision + ridge)
     linear = (problem.precision @ problem.target.unsqueeze(-1)).squeeze(-1)
-    mean = (cov @ linear.unsqueeze(-1)).squeeze(-1)[..., :k]
-    return mean, cov[..., :k, :k].expand(*mean.shape, k)
+    mean = (cov @ linear.unsqueeze(-1)).squeeze(-1)
+    return mean, cov.expand(*mean.shape, width)
 
 
 def evidence(
@@ -74,6 +84,8 @@ def evidence(
         cov: Likewise.
         rates: Inclusion rates to try.
     """
+    if not len(rows):
+        return rows.new_zeros(0)
     few = max(1, MOST_POTENTIALS // (problem.tree.num_nodes * mean.shape[1]))
     found = []
     for some in rows.split(few):

@@ -36,12 +36,15 @@ SHARPER = 8.0  # curvature of a level over that of the one before
 _STEPS = 4  # at a level
 _LAST_STEPS = 12  # at the last one
 _FAR = 40.0  # log evidence behind the best at which a basis is left behind
-_MET = 0.9995  # mean correlation of latents above which two polished bases are one
+_ALIKE = 0.99  # mean correlation of latents above which one of two bases sets out
+_MET = 0.9995  # and above which two polished ones are one
 _MOST_STARTS = 12  # bases whose rows are exchanged at a level
 _MOST_MADE = 4  # bases that come of it
+_RATE = 0.15  # inclusion rate at which many directions are compared
 _SHARE_OF_CURVATURE = 1 / 64  # of the sharpest node's, at which directions are judged
-_SAME_DIRECTION = 0.9998  # cosine above which of two directions the better one is enough
-_MOST_DIRECTIONS = 100  # further rows kept from level to level
+_SAME_DIRECTION = 0.9998  # cosine above which one of two directions is enough
+_MOST_DIRECTIONS = 100  # kept from level to level with one outcome, fewer with more
+_LEAST_DIRECTIONS = 24
 
 
 class Climbed(NamedTuple):
@@ -64,10 +67,13 @@ def climb(problem: RotationProblem, rows: Tensor, directions: Tensor) -> Climbed
 
     Args:
         problem: The tree and its nodes with rows.
-        rows: Rows of the inverses of the bases that set out, (C, K, K), double precision.
+        rows: Rows of the inverses of the bases that set out, the most likely ones first,
+            (C, K, K), double precision.
         directions: Further rows that bases may take up, (P, K).
     """
-    now = Climbed(rows, rows.new_zeros(len(rows)), torch.arange(len(rows), device=rows.device))
+    place = torch.arange(len(rows), device=rows.device)
+    now = _met(Climbed(rows, rows.new_zeros(len(rows)), place), _ALIKE)
+    directions = distinct(directions)
     arrived = []
     for most in levels(problem):
         level, last = capped(problem, most), most == torch.inf
@@ -122,16 +128,22 @@ def telling_curvature(problem: RotationProblem) -> float:
 def promising(problem: RotationProblem, directions: Tensor) -> Tensor:
     """The best directions for their spread, and next to each where estimates agree best."""
     mean, cov = leaf_estimates(problem)
-    scores = evidence(problem, directions, mean, cov)
+    scores = evidence(problem, directions, mean, cov, rates=(_RATE,))
     spread = spread_of(along(directions, mean, cov)[0])  # evidence favours narrow ones
     for_spread = scores + mean.shape[0] * spread.log().sum(-1)
-    directions = directions[for_spread.argsort(descending=True)]
-    alike = (directions @ directions.mT).abs() > _SAME_DIRECTION
-    first = alike.double().argmax(1) == torch.arange(len(directions), device=directions.device)
-    directions = directions[first][:_MOST_DIRECTIONS]
+    directions = distinct(directions[for_spread.argsort(descending=True)])
+    most = max(_LEAST_DIRECTIONS, 2 * _MOST_DIRECTIONS // (1 + mean.shape[1]))
+    directions = directions[:most]
+    return distinct(torch.cat([directions, sharpened(problem, directions, mean, cov)]))
+
+
+def distinct(directions: Tensor) -> Tensor:
+    """Directions (P, K) without those that are nearly the same as one before."""
     if not len(directions):
         return directions
-    return torch.cat([directions, sharpened(problem, directions, mean, cov)])
+    alike = (directions @ directions.mT).abs() > _SAME_DIRECTION
+    first = alike.double().argmax(1)  # argmax: the first of equals
+    return directions[first == torch.arange(len(directions), device=directions.device)]
 
 
 def _judged(
@@ -163,13 +175,13 @@ def _made_anew(
     return torch.stack([basis.rows for basis in made[:_MOST_MADE]]) if made else rows[:0]
 
 
-def _met(now: Climbed) -> Climbed:
+def _met(now: Climbed, match: float = _MET) -> Climbed:
     """Bases that have met counted once: the one of largest evidence stands for all."""
-    order = now.evidence.argsort(descending=True)
+    order = now.evidence.argsort(descending=True, stable=True)
     columns = torch.linalg.inv(now.rows[order])
     columns = columns / columns.norm(dim=-2, keepdim=True)
     matches = torch.einsum("ski,tkj->stij", columns, columns).abs().amax(-1).mean(-1)
-    first = (matches > _MET).double().argmax(1)  # argmax: the first of equals
+    first = (matches > match).double().argmax(1)  # argmax: the first of equals
     # A basis goes with the best one that it has met, which may itself go with a better one.
     for _ in range(len(first).bit_length()):
         first = first[first]

@@ -22,6 +22,7 @@ from pyro_tbr.tree import Tree, path_sum
 BLUNT_CURVATURE = 200.0  # most curvature of a node's weights while searching
 _SHARP = 0.02  # width of the penalty's cusp at the end, in typical weight differences
 _SMOOTH = 1.0  # and at the start
+_PEAK_RATE = 0.03  # of Adam
 _OFFSET_RATE = 5.0  # offsets move in units of their prior's spread, faster than weights
 
 
@@ -148,14 +149,14 @@ def search(
     k = problem.latent_dim
     drawn = torch.randn(restarts, k, k, generator=generator, dtype=torch.float64)
     start = start_from(problem, torch.linalg.qr(drawn.to(problem.root.device))[0])
-    found = _descend(problem, start, steps, peak_rate=0.03, smooth=_SMOOTH)
+    found = _descend(problem, start, steps)
     return found.take(found.loss.argsort())
 
 
 def sparse_weights(problem: RotationProblem, basis: Tensor, steps: int) -> Candidates:
     """The bases (S, K, K) with offsets, root weights and sparse deltas fitted to them."""
     start = start_from(problem, basis)
-    return _descend(problem, start, steps, peak_rate=0.01, smooth=_SHARP, hold=True)
+    return _descend(problem, start, steps, hold=True)
 
 
 def curvature(problem: RotationProblem) -> Tensor:
@@ -166,18 +167,13 @@ def curvature(problem: RotationProblem) -> Tensor:
 
 def capped(problem: RotationProblem, most: float) -> RotationProblem:
     """The problem with the curvature of every node and outcome scaled down to at most ``most``."""
-    share = (most / curvature(problem)).clamp(max=1.0)
+    now = curvature(problem)
+    share = torch.where(now > most, most / now, 1.0)
     return problem._replace(precision=problem.precision * share[..., None, None])
 
 
 def _descend(
-    problem: RotationProblem,
-    start: Candidates,
-    steps: int,
-    *,
-    peak_rate: float,
-    smooth: float,
-    hold: bool = False,
+    problem: RotationProblem, start: Candidates, steps: int, *, hold: bool = False
 ) -> Candidates:
     """Adam on basis (unless held), offset, root weights and deltas together, float32.
 
@@ -192,7 +188,7 @@ def _descend(
     optimizer = torch.optim.Adam([{"params": [p]} for p in moving], betas=(0.9, 0.99))
     for step in range(steps + 1):
         done = step / steps
-        width = smooth * (_SHARP / smooth) ** min(1.0, done / 0.8)
+        width = _SMOOTH * (_SHARP / _SMOOTH) ** min(1.0, done / 0.8)
         unit_basis = basis / basis.norm(dim=1, keepdim=True)
         weights = path_sum(problem.tree, root, deltas, event_dim=2)[:, problem.nodes]
         shift = offset * problem.offset_scale  # in standard deviations of its prior
@@ -205,7 +201,7 @@ def _descend(
             break
         for group in optimizer.param_groups:
             faster = _OFFSET_RATE if group["params"][0] is offset else 1.0
-            group["lr"] = faster * peak_rate * min(1.0, (1 - done) / 0.3 + 0.01)
+            group["lr"] = faster * _PEAK_RATE * min(1.0, (1 - done) / 0.3 + 0.01)
         optimizer.zero_grad()
         (fit + penalty).sum().backward()
         optimizer.step()
