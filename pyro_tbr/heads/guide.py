@@ -14,6 +14,7 @@ from pyro_tbr.heads.hyper.base import by_name
 from pyro_tbr.heads.local_params import LocalParamsModule
 from pyro_tbr.heads.moments import DeltaMoments, NodeMoments
 from pyro_tbr.heads.priors import PriorFactor
+from pyro_tbr.heads.rows import DesignRows
 from pyro_tbr.heads.statistics import Statistics
 from pyro_tbr.tree import Tree, descendant_sum
 
@@ -49,8 +50,8 @@ class Guide(LocalParamsModule):
         informed_arcs: (A,) bool, arcs with rows below them. The others keep their prior, exactly.
         factor: The prior's part of q.
         nuisance: Factors of the likelihood's own parameters by site name.
-        along_tree: Closed forms along the tree move it, so an objective has to call :meth:`step`;
-            else gradients of the ELBO do.
+        along_tree: Closed forms along the tree move it, in :meth:`absorb` and :meth:`step`; else
+            gradients of the ELBO do.
     """
 
     informed_arcs: Tensor
@@ -153,6 +154,14 @@ class Guide(LocalParamsModule):
     ) -> None:
         """One round of :meth:`update` from where the guide stands."""
         raise NotImplementedError
+
+    def absorb(self, rows: DesignRows, num_rows: int) -> None:
+        """What an objective asks for before it takes the gradients of a step; nothing by default.
+
+        Args:
+            rows: A minibatch, or all rows.
+            num_rows: How many rows there are in all.
+        """
 
     def elbo(self, stats: Statistics) -> Tensor:
         """ELBO of all rows, from their statistics.

@@ -15,7 +15,9 @@ from pyro_tbr.heads.guide import Guide, Settled, logit
 from pyro_tbr.heads.hyper import quadrature
 from pyro_tbr.heads.moments import DeltaMoments, NodeMoments
 from pyro_tbr.heads.priors.classes import ExpectedLaw, Values, normal_mixture
-from pyro_tbr.heads.statistics import Statistics
+from pyro_tbr.heads.rows import DesignRows
+from pyro_tbr.heads.sites import row_sites
+from pyro_tbr.heads.statistics import Statistics, statistics
 from pyro_tbr.heads.tree_guide import TreeGuide
 from pyro_tbr.tree import path_sum
 
@@ -134,6 +136,21 @@ class MeanFieldGuide(Guide):
             learn_nuisance=learn_nuisance,
             rough=True,
         )
+
+    def absorb(self, rows: DesignRows, num_rows: int) -> None:
+        """A guide that knows nothing yet goes next to the changes that are likely by these rows.
+
+        Gradients take hundreds of steps to get from closed gates to there, if they get there.
+
+        Args:
+            rows: A minibatch, or all rows.
+            num_rows: How many rows there are in all.
+        """
+        if self.loc.any():
+            return
+        sites, _ = row_sites(self, rows, at_zero=True)
+        stats = statistics(rows, sites).scaled(num_rows / len(rows))
+        self.load_state_dict(self._near_tree(stats, True, self.head.likelihood.exact))
 
     def elbo(self, stats: Statistics) -> Tensor:
         """See :meth:`Guide.elbo`; what q expects of the law of changes is asked for once."""

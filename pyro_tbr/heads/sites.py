@@ -26,11 +26,12 @@ def row_sites(guide: Guide, block: DesignRows, *, at_zero: bool = False) -> tupl
     Args:
         guide: Of the weights.
         block: The rows.
-        at_zero: At predictors of zero rather than the guide's.
+        at_zero: At predictors that are known to be zero within one rather than the guide's. A log
+            density with a corner, as a Laplace's, has no curvature at a point.
     """
     mean, var = row_moments(guide, block)
     if at_zero:
-        mean, var = torch.zeros_like(mean), torch.zeros_like(var)
+        mean, var = torch.zeros_like(mean), torch.ones_like(var)
     likelihood = guide.head.likelihood
     terms = likelihood.site_terms(block.y, mean, var, guide.nuisance)
     log_norm = torch.zeros_like(terms.log_norm) if likelihood.exact else terms.log_norm

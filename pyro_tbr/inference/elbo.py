@@ -57,7 +57,7 @@ class TreeELBO(ELBO):
         """
         _check(model, guide)
         rows = _rows(model, x, env_index, y)
-        if guide.along_tree and guide.training and torch.is_grad_enabled():
+        if guide.training and torch.is_grad_enabled():
             seen = DesignRows(rows.design.detach(), rows.y, rows.env_index)
             guide.absorb(seen, model.num_rows or len(rows))
         return -self.of_rows(model.head, guide, rows)
