@@ -164,6 +164,7 @@ class MeanFieldGuide(Guide):
                 optimizer.zero_grad()
                 (-scale * self.elbo(stats)).backward()
                 optimizer.step()
+                self.check_finite("after a step up the ELBO")
         return self.elbo(stats).item() - before
 
     @torch.no_grad()
