@@ -195,6 +195,7 @@ class MeanFieldGuide(Guide):
                 optimizer.step()
             if learn_nuisance:
                 self.learn_nuisance_from(stats)
+            self.check_finite("after a step up the ELBO")
         return self.elbo(stats).item() - before
 
     @torch.no_grad()

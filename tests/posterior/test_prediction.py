@@ -22,7 +22,6 @@ def design_square(posterior):
     return ((FAR - posterior.latent_units.shift.numpy()) ** 2).sum(1) + 1
 
 
-
 def test_log_score_is_the_mean_over_what_was_observed(held_out, monkeypatch):
     found = held_out.predict(FAR, "leaf3")
     y = found.mean + [0.2, np.nan, -1.4]
