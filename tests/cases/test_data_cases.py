@@ -199,7 +199,7 @@ def test_o16_sparse_features():
 
 
 def test_o16_wide_sparse_features_stay_sparse():
-    """A matrix that would be 800 MB is never made dense; its fits: ``inference/encoder``."""
+    """A matrix of 800 MB is never made dense; fits: ``inference/encoder/test_rows``."""
     rng = np.random.default_rng(0)
     rows, columns = rng.integers(0, 5000, 100_000), rng.integers(0, 20_000, 100_000)
     wide = sp.csc_matrix((np.ones(100_000), (rows, columns)), shape=(5000, 20_000))

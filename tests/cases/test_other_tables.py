@@ -86,7 +86,7 @@ def arrow(frame):
 
 @pytest.fixture(scope="module")
 def fitted():
-    return identity_fit(TREE, FRAME, TWO, ENV, sweeps=2, mixture_components=2)
+    return identity_fit(TREE, FRAME, TWO, ENV, mixture_components=2)
 
 
 @pytest.mark.parametrize("table", [Table, arrow], ids=["any", "pyarrow"])
@@ -99,7 +99,7 @@ def test_columns_go_by_name(table, fitted):
     outcomes = table(TWO[["yield", "growth"]])
     assert prediction.log_score(outcomes) == expected.log_score(TWO)
     same_fit(fitted.update(turned, outcomes, table(LABELS)), fitted.update(FRAME, TWO, ENV))
-    again = identity_fit(TREE, table(FRAME), table(TWO), ENV, sweeps=2, mixture_components=2)
+    again = identity_fit(TREE, table(FRAME), table(TWO), ENV, mixture_components=2)
     assert again.schema == fitted.schema
     same_fit(again, fitted)
     with pytest.raises(DataError, match="x lacks 1 column.*: 'size'"):

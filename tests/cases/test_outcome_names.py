@@ -37,7 +37,7 @@ def table(columns):
 
 @cache
 def fitted(kind):
-    return identity_fit(TREE, X, table(COLUMNS[kind]), ENV, sweeps=2, mixture_components=2)
+    return identity_fit(TREE, X, table(COLUMNS[kind]), ENV, mixture_components=2)
 
 
 @pytest.mark.parametrize("kind", COLUMNS)
@@ -89,23 +89,23 @@ def test_a_year_that_was_not_fitted_is_named():
 
 
 def test_a_series_keeps_its_name():
-    posterior = identity_fit(TREE, X, pd.Series(Y, name=2019), ENV, sweeps=3)
+    posterior = identity_fit(TREE, X, pd.Series(Y, name=2019), ENV)
     assert posterior.outcome_names == (2019,)
     assert posterior.predict(pd.DataFrame(X), ENV).mean.name == 2019
     posterior.update(X, pd.Series(Y, name="other"), ENV)  # a single one needs no name
-    assert identity_fit(TREE, X, pd.Series(Y), ENV, sweeps=3).outcome_names == ("y0",)
+    assert identity_fit(TREE, X, pd.Series(Y), ENV).outcome_names == ("y0",)
 
 
 def test_counted_columns_are_no_names():
     """Those that pandas gives where nobody gave names; then columns go by position."""
-    posterior = identity_fit(TREE, X, pd.DataFrame(TWO), ENV, sweeps=3)
+    posterior = identity_fit(TREE, X, pd.DataFrame(TWO), ENV)
     assert posterior.outcome_names == ("y0", "y1")
     posterior.update(X, table(["p", "q"]), ENV)
 
 
 def test_names_of_features_keep_their_types():
     x = pd.DataFrame(X, columns=[2019, "size"])
-    posterior = identity_fit(TREE, x, Y, ENV, sweeps=3)
+    posterior = identity_fit(TREE, x, Y, ENV)
     expected = posterior.predict(x, ENV).mean
     pd.testing.assert_series_equal(posterior.predict(x[["size", 2019]], ENV).mean, expected)
 

@@ -14,8 +14,8 @@ from tests.cases.toy import star, toy
 LEAVES = ["a", "b", "c"]
 TREE = star(LEAVES)
 QUICK = {
-    "restarts": 1, "rotation_steps": 3, "max_steps": 3, "sparse_steps": 2, "cross_fit": 0,
-    "sweeps": 2, "mixture_components": 2, "encoder_decays": (0.0,),
+    "restarts": 1, "max_steps": 3, "sparse_steps": 2, "cross_fit": 0,
+    "mixture_components": 2, "encoder_decays": (0.0,),
 }  # fmt: skip
 X, Y, ENV = toy(LEAVES, n=12, d=2)
 pytestmark = pytest.mark.own_random_state

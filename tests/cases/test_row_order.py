@@ -8,7 +8,7 @@ import torch
 import pyro_tbr as tbr
 from pyro_tbr.errors import DataError
 from pyro_tbr.evaluation.baselines import Pooled
-from tests.cases.toy import QUICK, identity_fit, same_fit, star, toy
+from tests.cases.toy import identity_fit, same_fit, star, toy
 
 LEAVES = ["a", "b", "c"]
 TREE = star(LEAVES)
@@ -30,7 +30,7 @@ def frame(values, order=NOTHING):
 
 def fit(x=X, y=Y, env=ENV, groups=MOUSE):
     model = tbr.TreeModel(TREE, 2, encoder="identity")
-    options = tbr.FitOptions(sweeps=3, mixture_components=2)
+    options = tbr.FitOptions(mixture_components=2)
     return tbr.fit(model, x, y, env, groups=groups, progress=False, options=options)
 
 
@@ -119,12 +119,12 @@ def test_scikit_learn_goes_by_position():
     table = pd.DataFrame(X, INDEX, columns=["f0", "f1"]).assign(env=ENV, mouse=MOUSE)
     model = sklearn.TreeRegressor(
         TREE, encoder="identity", groups_column="mouse",
-        options=tbr.FitOptions(sweeps=3, mixture_components=2),
+        options=tbr.FitOptions(mixture_components=2),
     )  # fmt: skip
     same_fit(model.fit(table, pd.Series(Y)).posterior_, fit(pd.DataFrame(X)))
 
 
 def test_labels_that_hold_no_rows_are_values():
     """An Index of environments is a column of labels, not the labels of rows."""
-    whole = identity_fit(TREE, X, series(Y), pd.Index(ENV), sweeps=QUICK.sweeps)
-    same_fit(whole, identity_fit(TREE, X, Y, ENV, sweeps=QUICK.sweeps))
+    whole = identity_fit(TREE, X, series(Y), pd.Index(ENV))
+    same_fit(whole, identity_fit(TREE, X, Y, ENV))

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 import pyro_tbr as tbr
-from tests.brief import sweeps
 from tests.posterior.small_fits import known_fit
 
 AWKWARD = ("p__A; c__B (class) with a very long taxonomic name", "it's_me $x^2$ $", "_under", "d")
@@ -36,5 +35,4 @@ def large(num_leaves, rows=2):
         seed=1,
     )
     x, y, env = sim.without(sim.tree.leaves[::9])
-    with sweeps(2):
-        return x, y, env, known_fit(sim.tree, x, y, env, mixture_components=3)
+    return x, y, env, known_fit(sim.tree, x, y, env, mixture_components=3)
