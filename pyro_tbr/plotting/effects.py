@@ -61,8 +61,8 @@ def plot_effect(
     draws = posterior.draws(num_draws, torch.Generator().manual_seed(seed))
     # Summed along the tree in the model's units, as there a change of the intercept is one.
     nodes = torch.tensor([0, *leaves.tolist()])  # the root stands first
-    weights = weights_at(tree, nodes, draws)
-    weights = posterior.user_weights(weights)[..., k, q].numpy()
+    everything = posterior.user_weights(weights_at(tree, nodes, draws))
+    weights = everything[..., k, q].numpy()
     tail = (1 - level) / 2
     lower, middle, upper = np.quantile(weights[:, 1:], [tail, 0.5, 1 - tail], axis=0)
     seen = posterior.row_counts.cpu().numpy()[leaves] > 0
