@@ -4,6 +4,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from pyro_tbr.heads import condition
 from pyro_tbr.inference import stages
 
 FULL_SEARCH = stages.SEARCH_STEPS
@@ -19,7 +20,7 @@ def search_steps(number):
 
 @contextmanager
 def sweeps(number):
-    """The weights' posterior stops after so many sweeps, as where a run is cut short."""
+    """After so many sweeps what still moves goes on with short steps only."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stages, "SWEEPS", number)
+        patch.setitem(condition.__kwdefaults__, "sweeps", number)
         yield

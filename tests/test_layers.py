@@ -99,14 +99,9 @@ def circles(sources: dict[str, str]) -> list[list[str]]:
 SOURCES = {
     module_of(path): path.read_text(encoding="utf-8") for path in sorted(PACKAGE.rglob("*.py"))
 }
-UNTIDY = {"heads", "plotting", "posterior"}  # their files still import each other
 
 
-@pytest.mark.parametrize("room", [
-    pytest.param(room, marks=[pytest.mark.xfail(reason="has circles yet", strict=False)]
-                 if room in UNTIDY else [])
-    for room in sorted(RANK)
-])  # fmt: skip
+@pytest.mark.parametrize("room", sorted(RANK))
 def test_inside_a_room_there_is_no_circle_either(room):
     inside = {module: text for module, text in SOURCES.items() if module.split(".")[1:2] == [room]}
     assert inside

@@ -1,13 +1,15 @@
-"""How the time of inside and outside passes grows with the tree, and a fit-sized case.
+"""How time and memory of inside and outside passes grow with the tree, and a fit-sized case.
 
-Prints seconds per pass and their ratio to the size before; linear means a ratio of about 10 for
-10 times the arcs. Then draws of all weights along a tree, and smoothing of dense changes beside the
+Prints seconds and peak memory of both passes on large trees, each in a process of its own; then
+seconds per pass and their ratio to the size before; linear means a ratio of about 10 for 10 times
+the arcs. Then draws of all weights along a tree, and smoothing of dense changes beside the
 same by the mixtures' passes. One thread:
-
-    python examples/experiments/benchmark_tree.py --leaves 1000 10000
+``python examples/experiments/benchmark_tree.py --leaves 1000 10000``.
 """
 
 import argparse
+import multiprocessing
+import resource
 import time
 from collections.abc import Callable
 
@@ -38,6 +40,18 @@ def random_tree(num_leaves: int) -> Tree:
     return Tree(range(num_leaves + 1), sorted(parents))
 
 
+def random_binary(num_leaves: int) -> Tree:
+    """A random leaf is split in two until there are enough."""
+    generator = torch.Generator().manual_seed(0)
+    leaves, parents = [0], {}
+    for child in range(1, 2 * num_leaves - 1, 2):
+        place = int(torch.randint(len(leaves), (1,), generator=generator))
+        parents[child] = parents[child + 1] = leaves[place]
+        leaves[place] = child
+        leaves.append(child + 1)
+    return Tree.from_parents(parents)
+
+
 def potentials(tree: Tree, num: int, error: float, rate: float) -> tuple[Tensor, Tensor]:
     """Data at the leaves, (num, V), for weights with sparse changes."""
     generator = torch.Generator().manual_seed(1)
@@ -59,6 +73,25 @@ def timed(run: Callable[[], object]) -> float:
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
+
+
+def measure_memory(make: Callable[[int], Tree], leaves: int, num: int, components: int) -> None:
+    """Prints seconds and peak memory of both passes; data at all leaves, or at a fifth of them."""
+    torch.set_num_threads(1)
+    tree = make(leaves)
+    eta, lam = potentials(tree, num, 0.2, 0.05)
+    law = ArcLaw.spike_slab(inclusion_prob=0.05, slab_scale=1.0)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for share in (5, 1):  # the peak never falls: the smaller one first
+        seen = torch.where(torch.arange(tree.num_nodes) % share == 0, lam, 0.0)
+        seconds = timed(lambda seen=seen: smooth(tree, eta, seen, law, *ROOT, components))
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kB on Linux
+        print(
+            f"{make.__name__:13s} {leaves} leaves, data at {100 // share:3d} %, batch {num:2d}, "
+            f"{components:2d} components: {seconds:6.1f} s, peak {peak / 1024:5.0f} MB "
+            f"({before / 1024:.0f} before)",
+            flush=True,
+        )
 
 
 def measure(tree: Tree, num: int, components: int, sweeps: int, repeats: int) -> list[float]:
@@ -108,9 +141,19 @@ def main() -> None:
     parser.add_argument("--leaves", type=int, nargs="+", default=[100, 1_000, 10_000])
     parser.add_argument("--batch", type=int, default=10)
     parser.add_argument("--components", type=int, default=32)
+    parser.add_argument("--large", type=int, default=20_000, help="leaves for memory; 0: none")
     parser.add_argument("--chain", type=int, default=5_000, help="length of the chain; 0: none")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+
+    if arguments.large:
+        for make in (star, random_binary):
+            for num, components in ((6, 4), (6, 32), (96, 4), (96, 32)):
+                process = multiprocessing.get_context("spawn").Process(
+                    target=measure_memory, args=(make, arguments.large, num, components)
+                )
+                process.start()
+                process.join()
 
     print("62 arcs, batch of 5: milliseconds inside, outside, inside with gradient")
     for make, leaves in ((balanced, 32), (star, 62), (caterpillar, 32), (random_tree, 62)):

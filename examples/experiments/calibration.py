@@ -52,34 +52,34 @@ BINS = np.array([0, 0.05, 0.2, 0.4, 0.6, 0.8, 0.95, 1.0])
 BASELINES = {"pooled": Pooled, "per leaf": LeafRegression, "dense tree": DenseTree}
 
 
-def one_fit(setting, seed, held_out, options, compare, delta_min, prior):
+def one_fit(setting, seed, options, prior, args):
     """What one simulated data set shows: PIPs and their truth, sets, selection, held-out leaves."""
     encoder, arguments = SETTINGS[setting]
     rng = np.random.default_rng([seed, 1])
     data = tbr.simulate(
         **arguments,
-        num_leaves=int(rng.integers(18, 33)),
+        num_leaves=int(rng.integers(args.leaves[0], args.leaves[1] + 1)),
         shape="random",
-        latent_dim=4,
+        latent_dim=args.latent_dim,
         noise_scale=0.3,
-        delta_min=delta_min,
+        delta_min=args.delta_min,
         seed=seed,
     )
-    places = rng.choice(len(data.tree.leaves), held_out, replace=False)
+    places = rng.choice(len(data.tree.leaves), args.held_out, replace=False)
     leaves = [data.tree.leaves[place] for place in places]
     x, y, env = data.without(leaves)
     start = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", tbr.IdentificationWarning)
-        model = tbr.TreeModel(data.tree, 4, encoder, prior)
+        model = tbr.TreeModel(data.tree, args.latent_dim, encoder, prior)
         posterior = tbr.fit(model, x, y, env, seed=seed, progress=False, options=options)
     seconds = time.perf_counter() - start
     truth, found = true_changes(data, posterior), posterior.deltas()
     usable = (truth["informed"] & (truth["latent"] != "intercept")).to_numpy()
     sets, chosen = posterior.credible_sets(), posterior.select(fdr=0.05)
     fitted = {"tree of sparse changes": posterior}
-    if compare:
-        options_of = {"latent_dim": 4, "encoder": encoder, "seed": seed}
+    if args.compare:
+        options_of = {"latent_dim": args.latent_dim, "encoder": encoder, "seed": seed}
         for name, baseline in BASELINES.items():
             fitted[name] = baseline().fit(data.tree, x, y, env, **options_of)
     scores = []
@@ -149,6 +149,8 @@ def main(argv=None):
     parser.add_argument("--settings", nargs="*", default=["half", "bernoulli"], choices=SETTINGS)
     parser.add_argument("--fits", type=int, default=25, help="of each setting")
     parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--leaves", type=int, nargs=2, default=[18, 32], help="fewest and most")
+    parser.add_argument("--latent-dim", type=int, default=4)
     parser.add_argument("--delta-min", type=float, default=0.5, help="smallest size of a change")
     parser.add_argument("--held-out", type=int, default=2, help="leaves without data in each fit")
     parser.add_argument("--compare", action="store_true", help="other methods, held-out leaves")
@@ -166,9 +168,7 @@ def main(argv=None):
     for setting in args.settings:
         fits = []
         for seed in range(args.first_seed, args.first_seed + args.fits):
-            last = one_fit(
-                setting, seed, args.held_out, options, args.compare, args.delta_min, prior
-            )
+            last = one_fit(setting, seed, options, prior, args)
             fits.append(last)
             print(
                 f"{setting}, seed {seed}: MCC {last['mcc']:.4f}, {last['seconds']:.0f} s",

@@ -10,7 +10,7 @@ from pyro_tbr.data import RowOrder, align_env
 from pyro_tbr.errors import DataError
 from pyro_tbr.tree import Tree
 
-Mask = NDArray[np.bool_]
+_Mask = NDArray[np.bool_]
 
 
 class Split(NamedTuple):
@@ -22,8 +22,8 @@ class Split(NamedTuple):
         held_out: Labels of these leaves, in the tree's order.
     """
 
-    train: Mask
-    test: Mask
+    train: _Mask
+    test: _Mask
     held_out: tuple[Any, ...]
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Hashable
 from functools import reduce
 
 import torch
@@ -43,7 +44,7 @@ def condition(
     learn_nuisance: bool = True,
     learn_groups: bool = True,
     sandwich: bool = False,
-    names: tuple[tuple[str, ...], tuple[str, ...]] | None = None,
+    names: tuple[tuple[str, ...], tuple[Hashable, ...]] | None = None,
 ) -> Statistics:
     """Moves a guide to its optimum for these rows, and returns all rows' statistics.
 
@@ -194,7 +195,7 @@ def _learn_nuisance(guide: Guide, rows: RowSource) -> None:
 
 
 def _unsettled(
-    guide: Guide, settled: Settled, latents: tuple[str, ...], outcomes: tuple[str, ...]
+    guide: Guide, settled: Settled, latents: tuple[str, ...], outcomes: tuple[Hashable, ...]
 ) -> str:
     """What did not come to rest, and what to do."""
     weights, columns, nodes = (

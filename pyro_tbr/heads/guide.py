@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pyro_tbr.errors import DataError, TrainingError
 from pyro_tbr.heads.head import Head
+from pyro_tbr.heads.hyper.base import by_name
 from pyro_tbr.heads.local_params import LocalParamsModule
 from pyro_tbr.heads.moments import DeltaMoments, NodeMoments
 from pyro_tbr.heads.priors import PriorFactor
@@ -99,8 +100,8 @@ class Guide(LocalParamsModule):
 
     def hyper_kl(self) -> Tensor:
         """KL of the hyperparameters that have factors of their own to their hyperpriors."""
-        nuisance = (factor.kl().sum() for factor in self.nuisance.values())  # type: ignore[operator]
-        return sum(nuisance, start=self.factor.kl())
+        nuisance = by_name(self.nuisance).values()
+        return sum((factor.kl().sum() for factor in nuisance), start=self.factor.kl())
 
     def node_moments(self) -> NodeMoments:
         """Means and variances of the weights at every node, differentiable."""
@@ -243,7 +244,7 @@ class Guide(LocalParamsModule):
 
     def sample_hyper(self, num_samples: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Draws of the hyperparameters that have factors of their own, nuisance included."""
-        own = self.factor.own() | dict(self.nuisance.items())
+        own = self.factor.own() | by_name(self.nuisance)
         return {name: factor.sample(num_samples, generator) for name, factor in own.items()}
 
     def settings(self) -> dict[str, Any]:

@@ -26,6 +26,7 @@ _LR = 0.03
 _STEP_SWEEPS = 5  # of a single step
 _MOST_SWEEPS = 3  # times as many as asked for, where the ELBO still climbs
 _SETTLED = 0.05  # gain of the ELBO over the last tenth of a run below which it has come to rest
+_SETTLED_SHARE = 1e-3  # of the ELBO, likewise
 _START_SHARE = 0.05  # of a typical change: spread of a factor that starts
 _OPEN, _CLOSED = 6.0, -3.0  # log odds of gates that start
 _START_SWEEPS = 20  # of the tree guide whose changes are another start
@@ -98,18 +99,19 @@ class MeanFieldGuide(Guide):
         kept = set()
         if not learn_hyper:
             kept |= {id(p) for p in self.factor.parameters()}
-        if not learn_nuisance or not self.head.likelihood.exact:
-            kept |= {id(p) for p in self.nuisance.parameters()}
+        # The likelihood's own parameters have closed forms, or are learnt from rows elsewhere.
+        kept |= {id(p) for p in self.nuisance.parameters()}
+        learn_nuisance = learn_nuisance and self.head.likelihood.exact
         params = [p for p in self.parameters() if id(p) not in kept]
         stats = stats.flattened()
         other = None
         if self.has_gates and not rough and self._fresh:
             other = self._near_tree(stats, learn_hyper, learn_nuisance)
-        done, gain = self._climb(stats, params, sweeps, rough)
+        done, gain = self._climb(stats, params, sweeps, rough, learn_nuisance)
         if other is not None:
             first = self.elbo(stats).item(), self._clone()
             self.load_state_dict(other)
-            again, gain_again = self._climb(stats, params, sweeps, rough)
+            again, gain_again = self._climb(stats, params, sweeps, rough, learn_nuisance)
             done += again
             if self.elbo(stats).item() < first[0]:
                 self.load_state_dict(first[1])
@@ -117,7 +119,7 @@ class MeanFieldGuide(Guide):
                 gain = gain_again
         self._fresh = False
         self.check_finite("after an update of the guide")
-        if rough or gain < _SETTLED * max(1.0, 0.01 * self.num_arcs):
+        if rough or self._at_rest(stats, gain):
             return Settled(done, gain)
         weights, outcomes = self.root_loc.shape
         everywhere = tuple((k, q, 0) for k in range(weights) for q in range(outcomes))
@@ -172,19 +174,29 @@ class MeanFieldGuide(Guide):
         return self.expected_log_lik(stats, self._node_moments(law)) - self._kl(law)
 
     def _climb(
-        self, stats: Statistics, params: list[nn.Parameter], sweeps: int, rough: bool
+        self,
+        stats: Statistics,
+        params: list[nn.Parameter],
+        sweeps: int,
+        rough: bool,
+        learn_nuisance: bool,
     ) -> tuple[int, float]:
         """Runs of Adam until one's last tenth gains little; sweeps, and that gain."""
         done, gain = 0, 0.0
         with torch.enable_grad():
             for _ in range(1 if rough else _MOST_SWEEPS):
-                gain = self._adam(stats, params, sweeps)
+                gain = self._adam(stats, params, sweeps, learn_nuisance)
                 done += sweeps
-                if gain < _SETTLED:
+                if self._at_rest(stats, gain):
                     break
         return done, gain
 
-    def _adam(self, stats: Statistics, params: list[nn.Parameter], sweeps: int) -> float:
+    def _at_rest(self, stats: Statistics, gain: float) -> bool:
+        return gain < max(_SETTLED, _SETTLED_SHARE * abs(self.elbo(stats).item()))
+
+    def _adam(
+        self, stats: Statistics, params: list[nn.Parameter], sweeps: int, learn_nuisance: bool
+    ) -> float:
         optimizer = torch.optim.Adam(params, lr=_LR, betas=(0.9, 0.99))
         scale = 1 / stats.count.sum()
         before = math.nan
@@ -197,6 +209,9 @@ class MeanFieldGuide(Guide):
                 optimizer.zero_grad()
                 (-scale * self.elbo(stats)).backward()
                 optimizer.step()
+            if learn_nuisance:
+                self.learn_nuisance_from(stats)
+            self.check_finite("after a step up the ELBO")
         return self.elbo(stats).item() - before
 
     @torch.no_grad()

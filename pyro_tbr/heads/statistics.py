@@ -52,8 +52,15 @@ class Statistics(NamedTuple):
 
     def scaled(self, share: float) -> Statistics:
         """Statistics of rows that count by a share, or as so many."""
-        parts = (part * share for part in self[1:6])
-        return Statistics(self.nodes, *parts, self.inflation)
+        return Statistics(
+            self.nodes,
+            self.gram * share,
+            self.cross * share,
+            self.square * share,
+            self.count * share,
+            self.constant * share,
+            self.inflation,
+        )
 
     def residual(self, mean: Tensor, var: Tensor, cov: Tensor | None = None) -> Tensor:
         """Expected sum of squared residuals, (E, Q), double precision, never below zero.
@@ -103,11 +110,13 @@ class Statistics(NamedTuple):
             return total.index_add(0, position, both)
 
         grams = (s.gram.expand(-1, width, -1, -1) for s in (self, other))
-        pairs = zip(self[2:6], other[2:6], strict=True)
         return Statistics(
             nodes,
             summed(*grams),
-            *(summed(*pair) for pair in pairs),
+            summed(self.cross, other.cross),
+            summed(self.square, other.square),
+            summed(self.count, other.count),
+            summed(self.constant, other.constant),
             self._inflation_with(other, summed),
         )
 

@@ -88,9 +88,8 @@ class Swept(Protocol):
 
 
 class _Run(NamedTuple):
-    """How a run of sweeps ended: how many, and the last moves of the weights, (E, Q, W)."""
+    """How a run of sweeps ended: the last moves of the weights, (E, Q, W)."""
 
-    sweeps: int
     moves: Tensor
 
     @property
@@ -114,7 +113,7 @@ class Sweeps:
         self.guide, self.stats = guide, stats.flattened()
         self.learn_hyper = learn_hyper
         self.learn_nuisance = learn_nuisance and guide.head.likelihood.exact
-        self._step = _STEP
+        self._step, self._done = _STEP, 0
 
     def settle(self, start: Tensor | None, sweeps: int, *, rough: bool) -> Settled:
         """Sweeps until weights no longer move.
@@ -143,7 +142,7 @@ class Sweeps:
             return self._polished(run, False, full, settled, rough)
         if rough:
             run = self._run(True, few, limit, _COUPLED_SETTLED)
-            return Settled(run.sweeps, run.moved)
+            return Settled(self._done, run.moved)
         return self._coupled(run, few, full, limit)
 
     def once(self) -> None:
@@ -162,19 +161,18 @@ class Sweeps:
         worse = worse > _WORSE + _WORSE_A_WEIGHT * run.moves.shape[-1]
         trouble = (run.moves > _TROUBLE) | worse.unsqueeze(-1)
         if not bool(trouble.any()):
-            return Settled(run.sweeps, run.moved)
+            return Settled(self._done, run.moved)
         self._restore(before)
         last = self._polished(run, False, full, _SETTLED, rough=False)
-        return Settled(run.sweeps + last.sweeps, last.moved, self._places(trouble))
+        return Settled(self._done, last.moved, self._places(trouble))
 
     def _polished(
         self, run: _Run, coupled: bool, full: int | None, settled: float, rough: bool
     ) -> Settled:
         if not rough:
             run = self._run(coupled, full, _POLISHING_SWEEPS, settled)
-        return Settled(
-            run.sweeps, run.moved, self._places(run.moves > _TROUBLE) if not rough else ()
-        )
+        trouble = () if rough else self._places(run.moves > _TROUBLE)
+        return Settled(self._done, run.moved, trouble)
 
     def _go_on(self, run: _Run, coupled: bool, few: int | None, limit: int, settled: float) -> _Run:
         """More sweeps where a run has not come to rest: shorter steps, or as many again."""
@@ -195,10 +193,10 @@ class Sweeps:
         mean: Tensor | None = None,
     ) -> _Run:
         """Sweeps of one kind until one moves less than ``settled``, the first from given means."""
-        guide, last, step, done = self.guide, math.inf, self._step, 0
+        guide, last, step = self.guide, math.inf, self._step
         moves = guide.eta.new_zeros(len(self.stats.nodes), *guide.eta.shape[1::-1])
         for _ in range(limit):
-            done += 1
+            self._done += 1
             moves = self._sweep(coupled, components, mean, step)
             mean = None
             guide.refresh(self._passes(slice(None), components))
@@ -213,7 +211,7 @@ class Sweeps:
             if coupled and moved > max(last, _DRIFT):
                 step *= _SHRINK
             last = moved
-        return _Run(done, moves)
+        return _Run(moves)
 
     def _sweep(
         self, coupled: bool, components: int | None, mean: Tensor | None, step: float

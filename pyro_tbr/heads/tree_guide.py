@@ -122,6 +122,10 @@ class TreeGuide(Guide):
         """Forgets the passes, after a change of potentials or hyperparameters; keeps new ones."""
         self._current = now
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Passes that are kept are no part of what a guide is: it is the same asked or not."""
+        return self.__dict__ | {"_current": None}
+
     def load_state_dict(self, *args: object, **kwargs: object) -> object:
         """Also forgets the passes of the state before."""
         self.refresh()

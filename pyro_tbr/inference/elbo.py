@@ -108,12 +108,12 @@ def expected_log_lik(
 
 
 def _check(model: TreeModel, guide: Guide) -> None:
-    for what, kind, given in (("model", TreeModel, model), ("guide", Guide, guide)):
-        if not isinstance(given, kind):
+    known = {"model": hasattr(model, "head"), "guide": hasattr(guide, "along_tree")}
+    for what, given in (("model", model), ("guide", guide)):
+        if not known[what]:
             raise DataError(
-                f"TreeELBO takes a pyro_tbr.{kind.__name__} as {what}, got "
-                f"{type(given).__name__}: for models and guides of another kind use Pyro's "
-                "Trace_ELBO"
+                f"TreeELBO takes a built pyro_tbr.TreeModel and a guide of ours; this {what} is a "
+                f"{type(given).__name__}: for others use Pyro's Trace_ELBO"
             )
 
 

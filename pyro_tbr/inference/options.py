@@ -8,7 +8,7 @@ import torch
 
 from pyro_tbr.errors import DataError
 
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
+_DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 @dataclass(frozen=True)
@@ -88,10 +88,10 @@ class FitOptions:
                 f"options: device={self.device!r} is not there for this torch: use 'cpu', or "
                 "'cuda' on a machine with a GPU and a torch built for it"
             ) from error
-        if self.dtype not in DTYPES:
-            raise DataError(f"options: dtype={self.dtype!r} must be one of {sorted(DTYPES)}")
+        if self.dtype not in _DTYPES:
+            raise DataError(f"options: dtype={self.dtype!r} must be one of {sorted(_DTYPES)}")
 
     @property
     def torch_dtype(self) -> torch.dtype:
         """The dtype as torch's."""
-        return DTYPES[self.dtype]
+        return _DTYPES[self.dtype]

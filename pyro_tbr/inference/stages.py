@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pyro_tbr.errors import DataError
+from pyro_tbr.errors import DataError, TrainingError
 from pyro_tbr.heads import (
     GaussianPrior,
     Guide,
@@ -35,6 +36,7 @@ from pyro_tbr.inference.options import FitOptions
 from pyro_tbr.inference.rotation.arranged import arranged, widened
 from pyro_tbr.inference.rotation.choice import RotationResult, rotate_to_sparsity
 from pyro_tbr.inference.rotation.finals import decided
+from pyro_tbr.inference.rotation.reference import reference_point
 from pyro_tbr.inference.rotation.search import Candidates, expand_basis, rotation_problem
 from pyro_tbr.models import LinearEncoder, TreeModel
 from pyro_tbr.posterior import FitReport
@@ -44,6 +46,7 @@ _LEAST_ROWS_TO_HOLD_OUT = 40
 # Directions of the latents with less than this share of the largest variance do not exist.
 _LEAST_VARIANCE_SHARE = 1e-7
 SEARCH_STEPS = 1500  # of Adam in the rotation search, over which its penalty sharpens
+_LEAST_PRECISION = 1e-2  # of a weight before any row, where estimates of nodes are asked for
 _COMPONENTS_TO_JUDGE = 8  # of a message, where ELBOs are only compared
 _SWEEPS_TO_JUDGE = 4
 _ENCODER_LR_SHARE = 0.2  # of the dense stage's peak rates, in the sparse stage: it is nearly there
@@ -83,7 +86,7 @@ class Stages:
     options: FitOptions
     generator: torch.Generator
     bar: tqdm
-    outcome_names: tuple[str, ...]
+    outcome_names: tuple[Hashable, ...]
 
     def run(self, rows: StandardRows) -> Fitted:
         """Dense stage, honest latents, rotation, sparse stage."""
@@ -92,8 +95,13 @@ class Stages:
         self.bar.set_description("dense stage")
         if not model.encoder.trainable:
             dense = stage.fit(rows, stage.recipes(len(rows))[0])
-            z = model.encoder(rows.x)
             root, deltas = dense.guide.node_moments().mean[0], dense.guide.delta_moments().mean
+            offset = self._reference_point(dense)
+            model.encoder.set_output(offset, torch.eye(len(offset)).to(offset))
+            if model.intercept:  # seen from the reference point
+                root[-1] += torch.einsum("k,kq->q", offset.to(root), root[:-1])
+                deltas[:, -1] += torch.einsum("k,akq->aq", offset.to(root), deltas[:, :-1])
+            z = model.encoder(rows.x)
             guide, stats = self._sparse(model, z, rows, root, deltas, sparse=False, last=True)
             return Fitted(model, guide, stats, FitReport(rank=model.latent_dim))
         reference, measured = self._dense(stage, rows)
@@ -124,6 +132,26 @@ class Stages:
             alternative_evidence=found.other_evidence,
         )
         return Fitted(model, guide, stats, report)
+
+    @torch.no_grad()
+    def _reference_point(self, dense: DenseFit) -> Tensor:
+        """Where the intercept of known latents is judged, (K,): where it changes least.
+
+        An arc that changes a latent's effect changes the intercept too, unless that is measured
+        where the effect is nothing. The mean of the rows is as good as any other place, and off by
+        its error, which many rows tell from zero.
+        """
+        head, stats = dense.model.head, dense.stats.flattened()
+        if not dense.model.intercept:
+            return torch.zeros(head.num_latents).to(stats.cross)
+        scale = dense.guide.site_scale()[:, None]
+        precision = scale[..., None] * stats.gram.expand(*stats.cross.shape, -1)
+        ridge = _LEAST_PRECISION * torch.eye(head.num_weights).to(precision)
+        cov = torch.linalg.inv(precision + ridge)
+        mean = (cov @ (scale * stats.cross).unsqueeze(-1)).squeeze(-1)
+        # Means of environments scatter, and that of all rows with them.
+        spread = len(stats.nodes) ** -0.5
+        return reference_point(mean, cov, stats.nodes, head.tree, spread)
 
     def _dense(self, stage: DenseStage, rows: StandardRows) -> tuple[DenseFit, tuple[float, float]]:
         """The reference encoder, fitted to all rows, and the optimism of its kind."""
@@ -157,6 +185,11 @@ class Stages:
         centre = own.mean(0)
         variance, axes = torch.linalg.eigh((own - centre).T @ (own - centre) / len(own))
         keep = variance > _LEAST_VARIANCE_SHARE * variance.max()
+        if not keep.any():
+            raise TrainingError(
+                f"the encoder gives all {len(own)} rows the same latents: its training has run "
+                "away; lower options.encoder_lr, or look for outliers and scale the data"
+            )
         whiten = axes[:, keep] / variance[keep].sqrt()
         rank, latent_dim = int(keep.sum()), own.shape[1]
         guide, stats = self._dense_weights((honest - centre) @ whiten, rows)

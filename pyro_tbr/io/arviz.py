@@ -6,7 +6,6 @@ Install what is needed with ``pip install pyro-tbr[arviz]``.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -16,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pyro_tbr import __version__
-from pyro_tbr.data import align_env
+from pyro_tbr.data import RowOrder, align_env
+from pyro_tbr.data.outcomes import names_as_text
 from pyro_tbr.errors import DataError
 from pyro_tbr.posterior import Posterior
 from pyro_tbr.posterior.mixture import Mixture
@@ -44,7 +44,7 @@ class _Data(NamedTuple):
     nodes: Tensor
     y: Tensor
     rows: NDArray[Any]
-    outcomes: tuple[Hashable, ...]
+    outcomes: list[str]
 
 
 def to_datatree(
@@ -147,13 +147,13 @@ def _arc_labels(tree: Tree) -> list[str]:
 @torch.no_grad()
 def _data(posterior: Posterior, x: Any, y: Any, env: Any) -> _Data:
     design, index = posterior.align_design(x)
-    number = len(design)
-    nodes = align_env(posterior.tree, env, index, number)
-    outcomes = posterior.align_outcomes(y, index, number)
+    order = RowOrder(len(design), index).or_of(y=y, env=env)
+    nodes = align_env(posterior.tree, env, order)
+    outcomes = posterior.align_outcomes(y, order)
     if torch.isnan(outcomes).all():
         raise DataError("y has no observed value; without data give no x, y and env")
-    rows = np.arange(number) if index is None else _row_labels(index)
-    return _Data(design.cpu(), nodes, outcomes, rows, posterior.outcome_names)
+    rows = np.arange(len(design)) if index is None else _row_labels(index)
+    return _Data(design.cpu(), nodes, outcomes, rows, names_as_text(posterior.outcome_names))
 
 
 def _row_labels(index: pd.Index) -> NDArray[Any]:

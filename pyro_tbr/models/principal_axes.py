@@ -17,6 +17,9 @@ from pyro_tbr.data import SparseFeatures
 # Directions of the features whose variance is below this share of the largest are dropped: they are
 # rounding, and whitening would blow them up.
 MIN_VARIANCE_SHARE = 1e-8
+# Columns whose mean is so many standard deviations from 0, such as time stamps, are centred before
+# they are multiplied: a difference of such products would be rounding.
+_FAR = 1e3
 _FEW = 4  # Lanczos steps are for fewer axes than a fourth of all
 
 
@@ -79,9 +82,12 @@ def _sparse_axes(x: SparseFeatures, loc: Tensor, inverse: Tensor) -> tuple[Tenso
             gram += standard.T @ standard
         return torch.linalg.eigh(gram / num_rows)
     scaled, shift = _scaled(x, inverse), (loc * inverse).cpu().numpy()
-    cross = scaled @ shift  # of each row with the row of means
-    dual = (scaled @ scaled.T).toarray()
-    dual += shift @ shift - cross[:, None] - cross[None, :]
+    far = np.abs(shift) > _FAR
+    centred = scaled[:, far].toarray() - shift[far]
+    near, rest = scaled[:, ~far], shift[~far]
+    cross = near @ rest  # of each row with the row of means
+    dual = (near @ near.T).toarray() + centred @ centred.T
+    dual += rest @ rest - cross[:, None] - cross[None, :]
     variance, left = torch.linalg.eigh(torch.from_numpy(dual / num_rows).to(loc.device))
     images = _image(scaled, shift, left.cpu().numpy())
     return variance, torch.from_numpy(images).to(loc.device) / _lengths(variance, num_rows)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+import pyro_tbr.plotting.canvas as canvas
 from pyro_tbr.errors import DataError, ShapeError
 from pyro_tbr.evaluation import reliability
 from pyro_tbr.evaluation.checks import as_float
-from pyro_tbr.plotting import canvas
 from pyro_tbr.posterior import Prediction
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ _MAX_LENGTH = 32  # characters of a label
 _SMALL, _LARGE = 6.0, 9.0  # points
 
 
-def require_matplotlib() -> None:
+def _require_matplotlib() -> None:
     """An ImportError that says how to get matplotlib, if it is not there."""
     try:
         import matplotlib  # noqa: F401
@@ -43,7 +43,7 @@ def new_axes(ax: Axes | None, width: float = 6.4, height: float = 4.8) -> Axes:
 
 def new_figure(width: float, height: float) -> Figure:
     """A figure that pyplot does not know of; sizes in inches."""
-    require_matplotlib()
+    _require_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure, SubplotParams
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+import pyro_tbr.plotting.canvas as canvas
 from pyro_tbr.errors import DataError
-from pyro_tbr.plotting import canvas
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

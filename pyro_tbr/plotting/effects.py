@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+import pyro_tbr.plotting.canvas as canvas
 from pyro_tbr.errors import DataError
-from pyro_tbr.plotting import canvas
 from pyro_tbr.plotting.layout import tree_layout
 from pyro_tbr.plotting.selection import latent_place, outcome_place
 from pyro_tbr.posterior import Posterior
-from pyro_tbr.tree import path_sum
+from pyro_tbr.posterior.view import weights_at
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,17 +57,19 @@ def plot_effect(
     check_level(level)
     tree = posterior.tree
     k, q = latent_place(posterior, latent), outcome_place(posterior, outcome)
-    draws = posterior.sample(num_draws, seed=seed)
-    root, deltas = (torch.from_numpy(draws[name][..., k, q]) for name in ("root_weights", "deltas"))
-    weights = path_sum(tree, root[:, None], deltas[:, :, None])[..., 0].numpy()
     leaves = tree_layout(tree).leaf_order
+    draws = posterior.draws(num_draws, torch.Generator().manual_seed(seed))
+    # Summed along the tree in the model's units, as there a change of the intercept is one.
+    nodes = torch.tensor([0, *leaves.tolist()])  # the root stands first
+    everything = posterior.user_weights(weights_at(tree, nodes, draws))
+    weights = everything[..., k, q].numpy()
     tail = (1 - level) / 2
-    lower, middle, upper = np.quantile(weights[:, leaves], [tail, 0.5, 1 - tail], axis=0)
+    lower, middle, upper = np.quantile(weights[:, 1:], [tail, 0.5, 1 - tail], axis=0)
     seen = posterior.row_counts.cpu().numpy()[leaves] > 0
     ax = canvas.new_axes(ax, 6.0, canvas.height_for(len(leaves)))
     height = np.arange(len(leaves))
     size = float(np.clip(300 / len(leaves), 2.4, 5.0))
-    at_root = float(np.median(root.numpy()))
+    at_root = float(np.median(weights[:, 0]))
     ax.axvline(at_root, color=canvas.GREY, linewidth=1, linestyle="--", zorder=0, label="root")
     for rows, colour, fill, text in (
         (seen, canvas.INK, canvas.INK, "leaf with data"),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_tbr.plotting import canvas
+import pyro_tbr.plotting.canvas as canvas
 from pyro_tbr.plotting.layout import Layout, tree_layout
 from pyro_tbr.plotting.selection import arc_values, inclusion, pick_latent, pick_outcome
 from pyro_tbr.posterior import Posterior

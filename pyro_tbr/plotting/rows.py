@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+import pyro_tbr.plotting.canvas as canvas
 from pyro_tbr.data import RowOrder, align_env
 from pyro_tbr.errors import DataError
-from pyro_tbr.plotting import canvas
 from pyro_tbr.plotting.layout import tree_layout
 from pyro_tbr.plotting.selection import latent_place
 from pyro_tbr.posterior import Posterior

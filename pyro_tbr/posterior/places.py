@@ -56,7 +56,7 @@ class Places:
         if self.relative_length is not None:
             # Changes go both ways alike, so their mean is zero.
             var = var + view.guide.change_var(self.relative_length).cpu()
-        return mean, var
+        return mean, var.clamp(min=0)  # what is known exactly has a variance of rounding errors
 
     def draws(
         self, view: PosteriorView, num_draws: int, seed: int

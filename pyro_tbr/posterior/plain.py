@@ -22,7 +22,7 @@ def to_plain(value: Any, what: str) -> Any:
     """A value as plain data; scalars of numpy become Python's.
 
     Args:
-        value: Text, number, bytes, tensor, array, DataFrame, or list, tuple or dict of such.
+        value: Text, number, bytes, time, tensor, array, DataFrame, or list, tuple or dict of such.
         what: What it is, for the error.
 
     Raises:
@@ -40,6 +40,8 @@ def to_plain(value: Any, what: str) -> Any:
         return value.detach().cpu().clone()
     if kind is bytes:
         return {"bytes": list(value)}
+    if kind is pd.Timestamp and value.tz is None:
+        return {"time": [value.isoformat(), value.unit]}
     if kind is list:
         return [to_plain(part, what) for part in value]
     if kind is tuple:
@@ -66,6 +68,8 @@ def from_plain(value: Any) -> Any:
     if kind == "bytes":
         return bytes(parts)
     parts = from_plain(parts)
+    if kind == "time":
+        return pd.Timestamp(parts[0]).as_unit(parts[1])
     if kind == "tuple":
         return tuple(parts)
     if kind == "dict":

@@ -12,7 +12,9 @@ import pandas as pd
 import torch
 from torch import nn
 
-from pyro_tbr.posterior import inclusion, saving, tables
+import pyro_tbr.posterior.inclusion as inclusion
+import pyro_tbr.posterior.saving as saving
+import pyro_tbr.posterior.tables as tables
 from pyro_tbr.posterior.credible_sets import credible_set_table
 from pyro_tbr.posterior.identification import Identification, identify
 from pyro_tbr.posterior.prediction import Prediction, predicted
@@ -144,6 +146,8 @@ class Posterior(PosteriorView):
         """
         return shrinkages(self)
 
+    @torch.inference_mode(False)
+    @torch.enable_grad()
     def update(self, x: Any, y: Any, env: Any, *, groups: Any = None) -> Posterior:
         """The posterior after a few more rows, without training; this one stays as it is.
 
@@ -250,6 +254,7 @@ class Posterior(PosteriorView):
         )
 
 
+@torch.inference_mode(False)
 def load(path: str | os.PathLike[str], *, encoder: nn.Module | None = None) -> Posterior:
     """Reads a posterior that :meth:`Posterior.save` wrote; trains nothing and needs no data.
 

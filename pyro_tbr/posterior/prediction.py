@@ -24,7 +24,7 @@ from pyro_tbr.posterior.mixture import Mixture, drawn, quantile_of_draws
 from pyro_tbr.posterior.places import Places, places_of
 from pyro_tbr.posterior.view import PosteriorView, check_level, check_number
 
-_CHUNK_ELEMENTS = 4_000_000  # rows are taken in chunks of about this many numbers
+_CHUNK_ELEMENTS = 1_000_000  # rows are taken in chunks of about this many numbers: fits caches
 
 
 @torch.no_grad()
@@ -150,10 +150,10 @@ class Prediction:
         weights, nuisance = self._draws()
         generator = torch.Generator().manual_seed(seed)
         pick = torch.randint(self._num_draws, (n,), generator=generator)
-        weights, nuisance = weights[pick], {name: v[pick] for name, v in nuisance.items()}
+        nuisance = {name: value[pick] for name, value in nuisance.items()}
         draws = []
-        for rows in self._chunks(n):
-            each = distribution(self._view, self._predictor(weights, rows), nuisance)
+        for rows in self._chunks(max(n, self._num_draws)):
+            each = distribution(self._view, self._predictor(weights, rows)[pick], nuisance)
             draws.append(loc + scale * drawn(each, generator))
         values = torch.cat(draws, dim=1).numpy()
         return values[..., 0] if self._form.flat else values

@@ -3,10 +3,8 @@
 Both are linear in the numbers they sum and each is the other's transpose. They go level by level,
 one gather (or scatter) a level; in trees deeper than 64 levels they double the stride instead, so
 that a chain of 5,000 nodes takes 13 gathers. No matrix of paths is formed. All is made of plain
-torch operations: gradients of any order, ``torch.func`` transforms and any device work.
-
-Measured, 34 arcs in 4 levels, K = 6, Q = 16, one CPU thread: 23 us forward, 75 us with backward;
-as an ``autograd.Function`` the pair was 17 us faster, without forward mode and ``vmap``.
+torch operations: gradients of any order, ``torch.func`` transforms and any device work, which an
+``autograd.Function`` of its own would not give.
 """
 
 import torch

@@ -39,7 +39,7 @@ def test_o09_labels_of_another_type():
     tree = tbr.Tree.from_networkx(nx.DiGraph([(0, 1), (0, 2), (2, 3), (2, 4)]))
     x, y, env = toy([1, 3, 4], n=10, d=2)
     whole = env.astype(int)
-    quick = {"sweeps": 2, "mixture_components": 2}
+    quick = {"mixture_components": 2}
     reference = identity_fit(tree, x, y, env.tolist(), **quick)
     forms = [env.astype(np.int64), env.astype(float), pd.Categorical(whole)]
     for form in [*forms, pd.array(whole, dtype="Int64"), pd.Series(whole).astype("category")]:
@@ -199,7 +199,7 @@ def test_o16_sparse_features():
 
 
 def test_o16_wide_sparse_features_stay_sparse():
-    """A matrix that would be 800 MB is never made dense at a time; fits: ``test_prepared_rows``."""
+    """A matrix of 800 MB is never made dense; fits: ``inference/encoder/test_rows``."""
     rng = np.random.default_rng(0)
     rows, columns = rng.integers(0, 5000, 100_000), rng.integers(0, 20_000, 100_000)
     wide = sp.csc_matrix((np.ones(100_000), (rows, columns)), shape=(5000, 20_000))
@@ -229,7 +229,7 @@ def test_o17_types_of_features(x):
 def test_o17_types_of_outcomes_and_columns():
     """Nullable, boolean and categorical columns mean their numbers; NA is not observed."""
     yes = Y + 2 * np.random.default_rng(0).normal(size=len(Y)) > 0  # settles after a few rounds
-    options = {"likelihood": "bernoulli", "sweeps": 1, "mixture_components": 2}
+    options = {"likelihood": "bernoulli", "mixture_components": 2}
     reference = identity_fit(TREE, X, yes.astype(float), ENV, **options)
     series = pd.Series(yes)
     forms = [yes, yes.astype("uint8"), series.astype("boolean"), series.astype(int).astype("Int64")]
@@ -244,7 +244,7 @@ def test_o17_types_of_outcomes_and_columns():
     np.testing.assert_allclose(posterior.pips(), left_out.pips(), atol=0.1)
     table = pd.DataFrame({"n": pd.array(np.rint(X[:, 0]), dtype="Int64"), "b": series})
     columns = table.assign(b=series.astype("boolean"), n=table["n"].astype("category"))
-    quick = {"sweeps": 2, "mixture_components": 2}
+    quick = {"mixture_components": 2}
     plain = identity_fit(TREE, table.astype(float), Y, ENV, **quick)
     same_fit(identity_fit(TREE, columns, Y, ENV, **quick), plain)
     with pytest.raises(DataError, match="get_dummies"):

@@ -34,7 +34,6 @@ def fit(x=X, y=Y, env=ENV, **arguments):
     return tbr.fit(built, x, y, env, progress=False, **({"options": QUICK} | own))
 
 
-SHARED = tbr.SpikeSlabPrior(shared_gates=True)
 CALLS = {
     # Trees
     "a cycle": (
@@ -124,10 +123,6 @@ CALLS = {
     ),
     "a misspelt guide": (
         lambda p: fit(guide="meanfield"), DataError, "guide='meanfield' 'tree', 'mean_field'",
-    ),
-    "shared gates along the tree": (
-        lambda p: fit(y=np.stack([Y, Y], 1), prior=SHARED),
-        DataError, "guide='tree' cannot share gates use guide='mean_field'",
     ),
     "options as a dict": (
         lambda p: fit(options={"restarts": 2}),

@@ -14,8 +14,8 @@ from pyro_tbr.data import (
     align_outcomes,
     align_training,
 )
-from pyro_tbr.data.zero_one import check_both_classes, check_zero_one
 from pyro_tbr.errors import DataError, DataWarning, ShapeError, TreeError
+from pyro_tbr.heads.likelihoods import BernoulliLikelihood
 from pyro_tbr.tree import Tree
 
 N = 6
@@ -37,7 +37,8 @@ def edited(array, place, value, dtype=None):
     return array
 
 
-BINARY_CHECKS = {"check": check_zero_one, "check_informative": check_both_classes}
+BINARY = BernoulliLikelihood()
+BINARY_CHECKS = {"check": BINARY.check, "check_informative": BINARY.check_informative}
 
 
 def training(x=X, y=Y, env=ENV, **options):
@@ -254,7 +255,7 @@ def test_outcome_columns_are_matched_by_name():
 def test_later_rows_may_lack_an_outcome_or_a_class():
     schema = Schema(None, 3, ("p", "q"), 2)
     y = [[1, NAN], [1, NAN]]
-    same(align_outcomes(schema, y, RowOrder(2), check=check_zero_one), y)
+    same(align_outcomes(schema, y, RowOrder(2), check=BINARY.check), y)
 
 
 def test_o15_constant_columns_are_named():
@@ -380,7 +381,7 @@ ERRORS = {
         "(y holds 0.1, 0.9), first 0.1 at row 0 (index 'r0'), column 'y0'",
     ),
     "later 0.5": (
-        lambda: align_outcomes(PLAIN, [0.5], RowOrder(1), check=check_zero_one),
+        lambda: align_outcomes(PLAIN, [0.5], RowOrder(1), check=BINARY.check),
         DataError,
         "first 0.5",
     ),

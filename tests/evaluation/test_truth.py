@@ -77,7 +77,7 @@ def test_truth_of_a_fit():
         intercept_changes=0.2, seed=3,
     )  # fmt: skip
     x, y, env = data.without("leaf5")
-    options = tbr.FitOptions(restarts=8)
+    options = tbr.FitOptions(restarts=4, max_steps=1, sparse_steps=0, cross_fit=0)
     posterior = tbr.fit(
         tbr.TreeModel(data.tree, 2, "linear"), x, y, env, progress=False, options=options
     )

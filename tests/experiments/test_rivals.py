@@ -11,7 +11,7 @@ from tests.evaluation.baselines import contract
 STAR = tbr.Tree.from_parents({f"leaf{i}": "r" for i in range(8)})
 METHODS = [
     DendroNet(strengths=(0.1, 0.01)),
-    MOReTreeS(options=tbr.FitOptions()),
+    MOReTreeS(options=tbr.FitOptions(mixture_components=8)),
     AutoencoderLeafRegression(steps=100, sparsities=(0.1,)),
     GroupDRO(steps=100),
     IRM(penalties=(0.0, 10.0)),
@@ -71,7 +71,7 @@ def test_spike_and_slab_finds_the_change_on_given_latents():
 @pytest.mark.parametrize("encoder", ["linear", "mlp"])
 def test_autoencoder_latents_span_the_true_ones(encoder):
     data = tbr.simulate(num_leaves=6, latent_dim=2, num_features=5, rows_per_leaf=100)
-    method = AutoencoderLeafRegression(sparsities=(0.01,), steps=500)
+    method = AutoencoderLeafRegression(sparsities=(0.01,), steps=300)
     fitted = method.fit(data.tree, data.x, data.y, data.env, latent_dim=2, encoder=encoder)
     assert tbr.linear_r2(data.z, fitted.encode(data.x)) > (0.999 if encoder == "linear" else 0.95)
     if encoder == "linear":

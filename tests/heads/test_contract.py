@@ -7,19 +7,14 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from pyro_tbr.errors import DataError
-from pyro_tbr.heads.priors import SpikeSlabPrior
-from pyro_tbr.heads.tree_guide import TreeGuide
 from tests.heads.cases import (
     PAIRS,
     SILENT,
     TREE,
-    K,
     Q,
     W,
     assert_mean,
     draws_of,
-    make_model,
     make_pair,
     particles,
 )
@@ -27,7 +22,7 @@ from tests.tree.small_trees import dense_paths
 
 pairs = pytest.mark.parametrize(("guide", "prior"), PAIRS)
 hyper = pytest.mark.parametrize("learnt", [False, True], ids=["fixed", "learnt"])
-SPIKES = {"spike and slab", "lengths", "shared gates", "wide spike"}
+SPIKES = {"spike and slab", "lengths", "wide spike"}
 SILENT_ARCS = torch.tensor(SILENT[1:])
 STILL = torch.tensor(TREE.lengths) == 0
 
@@ -88,13 +83,15 @@ def test_moments_are_those_of_draws(guide, prior, learnt):
         (weights[:, known], nodes.mean[known], nodes.var[known]),
         (delta[:, arcs], deltas.mean[arcs], deltas.var[arcs]),
     ):
-        assert_mean(found, mean)
-        assert_mean((found - mean).square(), var, atol=1e-7)
+        # A gate that is on with a chance of 1e-4 may be so in none of the draws.
+        rare = 1e-3 if (guide, prior in SPIKES) == ("mean field", True) else 1e-9
+        assert_mean(found, mean, atol=rare)
+        assert_mean((found - mean).square(), var, atol=max(rare, 1e-7))
     if prior in SPIKES:
         gates = draws["gates"]
-        assert model.prior.wide_spike or ((delta != 0) <= (gates == 1)).all()
+        assert model.prior.has_spike or ((delta != 0) <= (gates == 1)).all()
         # Some gates are off with a chance below 1e-6: never, in so many draws.
-        assert_mean(gates[:, arcs], deltas.inclusion[arcs], atol=1e-6)
+        assert_mean(gates[:, arcs], deltas.inclusion[arcs], atol=max(rare, 1e-6))
         on = gates[:, arcs].sum(0) > 800
         for found, expected in (
             (delta, deltas.slab_mean),
@@ -130,7 +127,7 @@ def test_arcs_without_rows_keep_the_prior(guide, prior, learnt):
     model, made, _, _ = make_pair(guide, prior, learnt=learnt, updated=True)
     assert made.informed_arcs.tolist() == (~SILENT_ARCS).tolist()
     deltas = made.delta_moments()
-    rates, weights = made.hyper["inclusion_rate"].grid()
+    rates, weights = made.hyper["inclusion_rate"].points()
     mean_rate = torch.einsum("t,tawq->awq", weights, model.prior.arc_inclusion_prob(rates))
     for found in (deltas.inclusion, deltas.prior_inclusion):
         assert_close(found[SILENT_ARCS], mean_rate.expand(found.shape)[SILENT_ARCS])
@@ -177,13 +174,13 @@ def test_updates_raise_the_elbo(guide, prior):
 def test_fixed_parts_stay_in_an_update(guide, prior):
     _, made, _, stats = make_pair(guide, prior)
     before = copy.deepcopy(made.state_dict())
-    made.update(stats, sweeps=2, learn_hyper=False, learn_noise=False)
+    made.update(stats, sweeps=2, learn_hyper=False, learn_nuisance=False)
     changed = {name for name, value in made.state_dict().items()
                if not torch.equal(value, before[name])}  # fmt: skip
     assert changed
-    assert not any(name.startswith(("hyper", "noise", "informed")) for name in changed)
+    assert not any(name.startswith(("factor", "nuisance", "informed")) for name in changed)
     made.update(stats, sweeps=2)
-    assert any(name.startswith("noise") for name, value in made.state_dict().items()
+    assert any(name.startswith("nuisance") for name, value in made.state_dict().items()
                if not torch.equal(value, before[name]))  # fmt: skip
 
 
@@ -205,14 +202,13 @@ def test_gradients_reach_every_parameter(prior, likelihood):
             parameter += 0.1 * torch.randn_like(parameter)
     (-made.elbo(stats)).backward()
     silent = {"loc", "log_scale", "logits", "spike_loc", "spike_log_scale"}
-    silent = {f"deltas.{name}" for name in silent}
     for name, parameter in made.named_parameters():
         assert parameter.grad.isfinite().all(), name
         gradient = parameter.grad
         if name in silent:  # nothing is optimised where there are no rows, or no length
             assert (gradient[SILENT_ARCS] == 0).all()
             gradient = gradient[~SILENT_ARCS & (~STILL if prior == "lengths" else True)]
-        elif name.startswith("hyper.local_scale"):
+        elif name.startswith("factor.hyper.local_scale"):
             gradient = gradient[~SILENT_ARCS]
         assert (gradient != 0).all(), name
 
@@ -223,7 +219,7 @@ def test_state_dict_round_trip(guide, prior):
     model, other, _, _ = make_pair(guide, prior)
     other.node_moments()  # passes that a load must forget
     other.load_state_dict(made.state_dict())
-    assert other.model is model
+    assert other.head is model.head
     for one, two in zip(made.delta_moments(), other.delta_moments(), strict=True):
         assert torch.equal(one, two)
     assert_close(other.elbo(stats), made.elbo(stats))
@@ -236,8 +232,8 @@ def test_single_precision_agrees(guide, prior):
     _, made, _, stats = make_pair(guide, prior, updated=True)
     single = copy.deepcopy(made)
     single.float()
-    single.model.float()
-    assert made.model.prior.root_loc.dtype == torch.float64
+    single.head.float()
+    assert made.head.prior.root_loc.dtype == torch.float64
     if guide == "tree":
         single.refresh()
     for one, two in zip(single.node_moments(), made.node_moments(), strict=True):
@@ -277,23 +273,16 @@ def test_starts_at_point_estimates(guide, prior):
 def test_expected_log_lik_of_binary_outcomes(prior, tolerance):
     """Exact under normal weights; under gates the predictor is a mixture, taken as normal."""
     _, made, (x, env, y), _ = make_pair("mean field", prior, "bernoulli", updated=True)
-    model, moments = made.model, made.node_moments()
-    design = model.design(model.encoder(x))
+    model, moments = made.head, made.node_moments()
+    design = torch.cat([x, torch.ones(len(x), 1, dtype=x.dtype)], 1)
     mean = torch.einsum("nw,nwq->nq", design, moments.mean[env])
     var = torch.einsum("nw,nwq->nq", design.square(), moments.var[env])
-    found = model.likelihood.expected_log_prob(y, mean, var, None).sum().item()
+    found = model.likelihood.expected_log_prob(y, mean, var, made.nuisance).sum().item()
     draws = made.sample(4000, torch.Generator().manual_seed(0))
     weights = draws["root_weights"][:, None] + torch.einsum(
         "va,sawq->svwq", dense_paths(TREE), draws["deltas"]
     )
     predictor = torch.einsum("nw,snwq->snq", design, weights[:, env])
-    log_lik = model.likelihood(predictor, None).log_prob(y).sum((1, 2)).detach()
+    log_lik = model.likelihood(predictor, {}).log_prob(y).sum((1, 2)).detach()
     slack = tolerance * abs(found)
     assert abs(log_lik.mean() - found) < 4.5 * log_lik.std() / 4000**0.5 + slack
-
-
-def test_shared_gates_are_refused_by_the_tree_guide():
-    model = make_model(SpikeSlabPrior(shared_gates=True))
-    with pytest.raises(DataError, match="cannot share their gates: use guide='mean_field'"):
-        TreeGuide(model)
-    assert model.latent_dim == K

@@ -11,10 +11,10 @@ from torch.testing import assert_close
 from pyro_tbr.heads.coupling import NodeRows, Potential, Tilted
 from pyro_tbr.heads.likelihoods import GaussianLikelihood
 from pyro_tbr.heads.priors import GaussianPrior, SpikeSlabPrior
-from pyro_tbr.heads.statistics import statistics
 from pyro_tbr.heads.tree_guide import TreeGuide
 from pyro_tbr.models import TreeModel
 from pyro_tbr.tree import Tree
+from tests.heads.cases import statistics_of
 from tests.tree.small_trees import dense_paths
 
 TREE = Tree.from_newick("((a,b)u,c)r;")
@@ -46,7 +46,7 @@ def settled(prior, data, *, coupled):
     model = TreeModel(TREE, K, "identity", PRIORS[prior], GaussianLikelihood(NOISE))
     model = model.build(K, 1).double()
     guide = TreeGuide(model, TREE_ROWS, None, coupled=coupled).double()
-    guide.update(statistics(model.design(x), y, env, model.likelihood), sweeps=200)
+    guide.update(statistics_of(model, x, env, y), sweeps=200)
     return guide
 
 

@@ -52,8 +52,8 @@ def fitted(name, changes, seed, global_scale, rows_per_leaf=20):
 
 
 def oracle_of(guide):
-    paths = dense_paths(guide.model.tree)
-    return HorseshoeOracle(paths, guide.eta[0, 0], guide.lam[0, 0], guide.model.prior)
+    paths = dense_paths(guide.head.tree)
+    return HorseshoeOracle(paths, guide.eta[0, 0], guide.lam[0, 0], guide.head.prior)
 
 
 def assert_agrees(guide, truth):
@@ -86,8 +86,8 @@ def test_agrees_with_gibbs(case):
 
 def test_the_oracles_density_is_the_models():
     """Log p of the model, less that of the weights given the scales, up to a constant."""
-    guide, data = fitted(*CASES["balanced"])
-    oracle, model = oracle_of(guide), guide.model
+    guide, (x, *data) = fitted(*CASES["balanced"])
+    oracle, head = oracle_of(guide), guide.head
     gaps = []
     for logs in oracle.start(4, torch.Generator().manual_seed(3)):
         var, gain, chol = oracle._solved(logs)
@@ -101,7 +101,7 @@ def test_the_oracles_density_is_the_models():
             "slab_scale": logs[1:2].exp().reshape(1, 1),
             "local_scale": logs[2:].exp().reshape(-1, 1, 1),
         }
-        trace = poutine.trace(poutine.condition(model, values)).get_trace(*data)
+        trace = poutine.trace(poutine.condition(head, values)).get_trace(x, *data)
         log_joint = trace.log_prob_sum() + logs.sum()  # scales to logs
         gaps.append(log_joint - given.log_prob(weights) - oracle.log_density(logs))
     assert torch.stack(gaps).std() < 1e-4  # hyperpriors are float32

@@ -23,11 +23,8 @@ PRIORS = {
     "spike and slab": lambda: SpikeSlabPrior(spike_scale=0),
     "spike and slab, fixed": lambda: SpikeSlabPrior(None, 0.3, 0.7, 2.0),
     "spike and slab, expected": lambda: SpikeSlabPrior(1.5),
-    "shared gates": lambda: SpikeSlabPrior(shared_gates=True),
     "lengths": lambda: SpikeSlabPrior(use_lengths=True),
-    "lengths, expected, shared": lambda: SpikeSlabPrior(
-        1.5, use_lengths=True, shared_gates=True, slab_scale=1.0
-    ),
+    "lengths, expected": lambda: SpikeSlabPrior(1.5, use_lengths=True, slab_scale=1.0),
     "wide spike": lambda: SpikeSlabPrior(),
     "wide spike, fixed": lambda: SpikeSlabPrior(None, 0.3, 0.7, 2.0, spike_scale=0.1),
     "a rate each": lambda: SpikeSlabPrior(inclusion_prob=torch.rand(W, Q)),
@@ -53,11 +50,10 @@ def expected_sites(prior):
     scale = (W, 1)
     sites = {"root_scale": scale, "root_weights": (W, Q), "slab_scale": scale}
     if isinstance(prior, SpikeSlabPrior):
-        gates = (A, W, 1 if prior.shared_gates else Q)
-        sites |= {"inclusion_rate": scale, "gates": gates, "slab": (A, W, Q)}
+        sites |= {"inclusion_rate": scale, "gates": (A, W, Q), "slab": (A, W, Q)}
         if prior.halves:
             sites["slab_separation"] = (1, 1)
-        if prior.wide_spike:
+        if prior.has_spike:
             fixed = prior.spike_scale.fixed is not None
             sites |= {"spike_scale": (W, Q) if fixed else scale, "spike": (A, W, Q)}
     if isinstance(prior, HorseshoePrior):
@@ -187,9 +183,7 @@ def test_draws_without_pyro_agree_with_draws_through_it(make):
         assert draws["gates"].shape == (num, A, W, Q)
         assert ((draws["gates"] == 0) | (draws["gates"] == 1)).all()
         assert_same_mean(draws["gates"], other["gates"].expand(num, A, W, Q))
-        assert prior.wide_spike or ((draws["deltas"] != 0) <= (draws["gates"] == 1)).all()
-    if getattr(prior, "shared_gates", False):
-        assert (draws["gates"][..., 0] == draws["gates"][..., 1]).all()
+        assert prior.has_spike or ((draws["deltas"] != 0) <= (draws["gates"] == 1)).all()
     found, expected = draws["deltas"], other["deltas"]
     assert_same_mean(found.tanh(), expected.tanh())
     assert_same_mean(found.tanh().square(), expected.tanh().square())
@@ -261,11 +255,6 @@ ERRORS = {
     "horseshoe of other shape": (
         lambda: HorseshoePrior(global_scale=torch.ones(5)).build(TREE, W, Q),
         ShapeError, "global_scale has shape",
-    ),
-    "shared gates, rates apart": (
-        lambda: SpikeSlabPrior(
-            inclusion_prob=torch.full((W, Q), 0.3), shared_gates=True
-        ).build(TREE, W, Q), DataError, "one gate for all outcomes",
     ),
     "no lengths": (
         lambda: SpikeSlabPrior(use_lengths=True).build(Tree.from_parents({"a": "r"}), 1, 1),

@@ -133,8 +133,8 @@ def test_sweeps_raise_the_elbo_to_that_of_mean_field_and_beyond():
     guide = TreeGuide(model, num_components=64).double()
     elbos = []
     for sweeps in range(1, 6):  # the same path each time, longer and longer
-        fresh = TreeGuide(model, num_components=32).double()
-        fresh.update(stats, sweeps=sweeps)
+        fresh = TreeGuide(model, num_components=32, coupled=False).double()
+        fresh.update(stats, sweeps=sweeps, rough=True)  # else it goes on until all is still
         elbos.append(fresh.elbo(stats).item())
     assert (torch.tensor(elbos).diff() > -1e-3).all(), elbos
     guide.update(stats, sweeps=20)
@@ -160,7 +160,7 @@ def test_updates_raise_the_elbo_with_learnt_hyperparameters():
     model, guide, _, stats = one_latent(SMALL_TREES["mixed"], SpikeSlabPrior())
     elbos = []
     for _ in range(8):
-        guide.update(stats, sweeps=1)
+        guide.step(stats)
         elbos.append(guide.elbo(stats).item())
     assert (torch.tensor(elbos).diff() > -0.01).all(), elbos
     assert elbos[-1] > elbos[0]
@@ -212,4 +212,4 @@ def test_the_learnt_scale_of_large_changes_is_found():
     assert (pips[[0, 1, 2, 5]] < 0.3).all()
     hyper = guide.hyper
     assert 1.0 < hyper["slab_scale"].mean_log().exp().item() < 4.0
-    assert_close(guide.noise.mean_log().exp().item(), 0.2, rtol=0.15, atol=0)
+    assert_close(guide.nuisance["noise_scale"].mean_log().exp().item(), 0.2, rtol=0.15, atol=0)

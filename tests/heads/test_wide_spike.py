@@ -10,7 +10,7 @@ from pyro_tbr.errors import DataError
 
 SMALL, LARGE, ROWS = 0.08, 1.2, 60
 CHANGED = [3, 9, 20]  # arcs that change by much, one a latent
-OPTIONS = tbr.FitOptions(restarts=4, rotation_steps=200)
+OPTIONS = tbr.FitOptions(restarts=4)
 
 
 @functools.cache
@@ -100,7 +100,7 @@ def test_it_is_saved(tmp_path):
     posterior.save(tmp_path / "fit.pt")
     again = tbr.load(tmp_path / "fit.pt")
     np.testing.assert_array_equal(again.deltas()["pip"], posterior.deltas()["pip"])
-    assert again.model.prior.wide_spike
+    assert again.model.prior.has_spike
 
 
 def test_mean_field_has_them_too():
@@ -120,9 +120,9 @@ def test_mean_field_has_them_too():
 
 
 def test_where_the_slab_is_fixed_there_is_none_unless_given():
-    assert not tbr.SpikeSlabPrior(slab_scale=1.0).wide_spike
-    assert tbr.SpikeSlabPrior(slab_scale=1.0, spike_scale=0.1).wide_spike
-    assert tbr.SpikeSlabPrior().wide_spike
+    assert not tbr.SpikeSlabPrior(slab_scale=1.0).has_spike
+    assert tbr.SpikeSlabPrior(slab_scale=1.0, spike_scale=0.1).has_spike
+    assert tbr.SpikeSlabPrior().has_spike
 
 
 @pytest.mark.parametrize("value", [-0.1, float("nan"), "small"])

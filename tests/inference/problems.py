@@ -3,9 +3,9 @@
 import torch
 
 import pyro_tbr as tbr
-from pyro_tbr.heads.likelihoods import GaussianLikelihood
-from pyro_tbr.heads.statistics import statistics
-from pyro_tbr.inference.encoder.dense_stage import StandardRows
+from pyro_tbr.heads import DesignRows
+from pyro_tbr.heads.statistics import Sites, statistics
+from pyro_tbr.inference.encoder.rows import StandardRows
 
 QUICK = tbr.FitOptions(restarts=4, sparse_steps=30, mixture_components=8)
 # Every stage, where what a fit finds does not matter.
@@ -20,5 +20,8 @@ def standard_rows(data):
     return StandardRows(torch.as_tensor(data.x), y.float(), env)
 
 
-def design_statistics(design, y, env_index):
-    return statistics(design, y, env_index, GaussianLikelihood())
+def design_statistics(design, y, env_index, weights=None):
+    """Statistics of rows with normal noise."""
+    rows = DesignRows(design, y, env_index)
+    shares = rows.shares(weights)
+    return statistics(rows, Sites(torch.ones_like(shares), y, torch.zeros_like(shares), shares))

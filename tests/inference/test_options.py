@@ -34,6 +34,6 @@ def test_a_saved_fit_with_options_that_are_gone_keeps_its_report(tmp_path):
     model = tbr.TreeModel(data.tree, 1, "identity")
     posterior = tbr.fit(model, data.x, data.y, data.env, options=BRIEF, progress=False)
     old = posterior.report.options | {"rotation_steps": 1500, "sweeps": 60, "guide_lr": 0.03}
-    posterior.report = replace(posterior.report, options=old)
+    posterior = replace(posterior, report=replace(posterior.report, options=old))
     posterior.save(tmp_path / "old.tbr")
     assert tbr.load(tmp_path / "old.tbr").report.options == old

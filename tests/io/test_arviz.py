@@ -15,8 +15,9 @@ from tests.posterior.small_fits import BALANCED, known_fit, toy
 
 with warnings.catch_warnings():  # they announce their next versions
     warnings.simplefilter("ignore")
-    import arviz_base  # noqa: F401
-    import arviz_stats
+    reason = "needs ArviZ: pip install pyro-tbr[arviz]"
+    pytest.importorskip("arviz_base", reason=reason)
+    arviz_stats = pytest.importorskip("arviz_stats", reason=reason)
 
 NUM_DRAWS = 400
 

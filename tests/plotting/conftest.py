@@ -35,5 +35,4 @@ def large(num_leaves, rows=2):
         seed=1,
     )
     x, y, env = sim.without(sim.tree.leaves[::9])
-    quick = {"sweeps": 2, "mixture_components": 3}
-    return x, y, env, known_fit(sim.tree, x, y, env, **quick)
+    return x, y, env, known_fit(sim.tree, x, y, env, mixture_components=3)

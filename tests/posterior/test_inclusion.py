@@ -14,15 +14,17 @@ from tests.tree.small_trees import SMALL_TREES, dense_paths
 
 def restricted_evidence(posterior, gates, outcome=0):
     """Log evidence of one latent and outcome over these patterns of changes only."""
-    guide, law = posterior.guide, posterior.guide.law()
+    guide = posterior.guide
+    law, (root_loc, root_scale) = guide.factor.arc_law(), guide.factor.root_law()
+    num_arcs = posterior.tree.num_arcs
     return enumerate_posterior(
         dense_paths(posterior.tree),
         guide.eta[0, outcome],
         guide.lam[0, outcome],
-        law["inclusion_prob"][0, outcome],
-        law["slab_scale"][0, outcome].expand(posterior.tree.num_arcs),
-        law["root_scale"][0, outcome].item(),
-        law["root_loc"][0, outcome].item(),
+        law.prob[0, outcome, :, 1].expand(num_arcs),
+        law.var[0, outcome, :, 1].sqrt().expand(num_arcs),
+        root_scale[0, outcome].item(),
+        root_loc[0, outcome].item(),
         gates=gates,
     ).log_evidence
 

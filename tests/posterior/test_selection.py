@@ -1,5 +1,7 @@
 """Lists with a bounded Bayesian false discovery rate, and sizes of changes, against draws."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -97,8 +99,8 @@ def test_exceedance_is_the_share_of_draws(held_out, threshold):
 
 def test_exceedance_is_in_the_units_of_the_outcome(several):
     one = several.exceedance(0.4)
-    scaled = several.copy()
-    scaled.scaling = scaled.scaling._replace(scale=1000 * scaled.scaling.scale)
+    scaling = several.scaling._replace(scale=1000 * several.scaling.scale)
+    scaled = replace(several, scaling=scaling)
     assert scaled.exceedance(400.0)["exceedance"].to_numpy() == pytest.approx(
         one["exceedance"].to_numpy(), abs=1e-3
     )

@@ -23,13 +23,13 @@ from pyro_tbr.data import (
 )
 from pyro_tbr.errors import DataError
 from pyro_tbr.evaluation.baselines.prediction import BaselinePrediction
+from pyro_tbr.heads.likelihoods.scaling import Scaling
 from pyro_tbr.models.encoders import ENCODERS, Encoder, ModuleEncoder, PreparedEncoder
 from pyro_tbr.posterior.prediction import Form
-from pyro_tbr.posterior.report import Scaling
 from pyro_tbr.posterior.tables import long_table
 from pyro_tbr.tree import Tree, descendant_sum
 
-VALIDATION_SHARE = 0.2
+_VALIDATION_SHARE = 0.2
 MAX_COMPONENTS = 50  # leading components of wide features that encoders and tree weights see
 
 
@@ -127,6 +127,8 @@ class Baseline(ABC):
     distribution: ClassVar[bool] = True
     has_latents: ClassVar[bool] = False
 
+    @torch.inference_mode(False)
+    @torch.enable_grad()
     def fit(
         self,
         tree: Tree,
@@ -172,7 +174,7 @@ class Baseline(ABC):
             x=features(rows.x),
             y=(rows.y - scaling.loc) / scaling.scale,
             env_index=rows.env_index,
-            validation=validation_rows(rows.env_index, VALIDATION_SHARE, seed),
+            validation=_validation_rows(rows.env_index, _VALIDATION_SHARE, seed),
             latent_dim=latent_dim,
             encoder=encoder,
             generator=torch.Generator().manual_seed(seed),
@@ -286,7 +288,7 @@ class Standardiser:
         return (x - self.loc) * self.inverse
 
 
-def validation_rows(env_index: Tensor, share: float, seed: int) -> Tensor:
+def _validation_rows(env_index: Tensor, share: float, seed: int) -> Tensor:
     """Rows to choose with, (N,) bool: this share of the rows of each environment, at random.
 
     At least one row of each environment stays.

@@ -30,7 +30,7 @@ class DenseTree(Baseline):
     mixed model of comparative biology, fitted by ``TreeModel(encoder="identity",
     prior=GaussianPrior(pooled=True))`` to the whitened leading components of the features (at most
     50), which are a basis of the features where these are no more. A scale for each slope predicts
-    worse: on the birds of ``examples/real_outcomes.py`` R2 is 0.741 beside 0.755 (two folds).
+    worse (``examples/experiments/RESULTS.md``, baselines).
 
     A held-out leaf keeps its ancestor's weights plus changes as the prior expects them.
 

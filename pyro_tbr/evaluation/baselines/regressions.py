@@ -40,7 +40,7 @@ class PooledOneHot(Baseline):
     """
 
     def _learn(self, problem: Problem) -> Rule:
-        return intercepts_rule(problem, torch.eye(problem.tree.num_nodes, dtype=torch.float64))
+        return _intercepts_rule(problem, torch.eye(problem.tree.num_nodes, dtype=torch.float64))
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class TreeIntercepts(Baseline):
         tree = problem.tree
         root = torch.zeros(tree.num_arcs, dtype=torch.float64)
         on_path = path_sum(tree, root, torch.eye(tree.num_arcs, dtype=torch.float64))
-        return intercepts_rule(problem, on_path)
+        return _intercepts_rule(problem, on_path)
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def leaf_rule(x: Tensor, y: Tensor, env_index: Tensor) -> LeafRule:
     return LeafRule(fits, nodes)
 
 
-def intercepts_rule(problem: Problem, indicators: Tensor) -> PooledRule:
+def _intercepts_rule(problem: Problem, indicators: Tensor) -> PooledRule:
     """Regression of the features and of columns that each node has, (V, C), a penalty for each."""
     num_features = problem.x.shape[1]
     scales = []

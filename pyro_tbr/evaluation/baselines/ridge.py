@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-PENALTIES = torch.logspace(-6, 6, 61, dtype=torch.float64)  # times the rows of a group
+_PENALTIES = torch.logspace(-6, 6, 61, dtype=torch.float64)  # times the rows of a group
 _LEAST_NOISE = 1e-10  # variance, of standardised outcomes
 
 
@@ -85,7 +85,7 @@ def evidence_ridge(
     if column_scales is None:
         column_scales = [torch.ones(x.shape[1], dtype=torch.float64)]
     if penalties is None:
-        penalties = PENALTIES * count.mean()
+        penalties = _PENALTIES * count.mean()
     best: Ridge | None = None
     for scale in column_scales:
         values, axes = torch.linalg.eigh(gram * scale[:, None] * scale)

@@ -154,9 +154,10 @@ class ArcPrior(LocalParamsModule):
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """Pyro sites; returns root weights (W, Q) and deltas (A, W, Q)."""
-        values = {hyper.name: hyper() for hyper in self.hyperparameters()}
-        root = dist.Normal(self.root_loc, values["root_scale"]).to_event(2)
-        return pyro.sample("root_weights", root), self._sample_changes(values)
+        law = dist.Normal(self.root_loc, self.root_scale()).to_event(2)
+        root = pyro.sample("root_weights", law)
+        rest = (hyper for hyper in self.hyperparameters() if hyper is not self.root_scale)
+        return root, self._sample_changes({hyper.name: hyper() for hyper in rest})
 
     def _sample_changes(self, values: Values) -> Tensor:
         sites = {
@@ -221,7 +222,7 @@ class ArcPrior(LocalParamsModule):
         Returns:
             ``deltas`` and, where the prior has them, ``gates``, each (S, A', W, Q).
         """
-        num_samples = len(values["root_scale"])
+        num_samples = len(next(iter(values.values())))
         num_arcs = self.num_arcs if relative_length is None else len(relative_length)
         shape = (num_samples, num_arcs, self.num_weights, self.num_outcomes)
         deltas, pick = draw_classes(self.classes(values, relative_length), shape, generator)

@@ -61,7 +61,7 @@ class ChangeSums(NamedTuple):
         second: Of the squared change, likewise.
     """
 
-    count: Tensor
+    count: Tensor  # type: ignore[assignment]
     first: Tensor
     second: Tensor
 
@@ -99,7 +99,9 @@ def normal_mixture(prob: Tensor, mean: Tensor, var: Tensor) -> dist.TorchDistrib
     scale = var.sqrt()
     if prob.shape[-1] == 1:
         return dist.Normal(mean[..., 0], scale[..., 0])
-    return _NormalMixture(dist.Categorical(prob), dist.Normal(mean, scale))
+    # An arc that cannot change has no odds; any will do.
+    odds = torch.where(prob.sum(-1, keepdim=True) > 0, prob, 1.0)
+    return _NormalMixture(dist.Categorical(odds), dist.Normal(mean, scale))
 
 
 class _NormalMixture(dist.MixtureSameFamily):

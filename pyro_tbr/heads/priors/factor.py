@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_tbr.errors import DataError
-from pyro_tbr.heads.hyper.base import HyperFactor
+from pyro_tbr.heads.hyper.base import HyperFactor, by_name
 from pyro_tbr.heads.hyper.scales import ScaleFactor
 from pyro_tbr.heads.priors.classes import (
     BuiltPrior,
@@ -36,7 +36,7 @@ from pyro_tbr.tree.messages import (
 )
 
 _NUM_POINTS = 64  # of all hyperparameters together, for expectations without a closed form
-_CLIMB_STEPS = 25  # of the update of hyperparameters without a closed form
+_CLIMB_STEPS, _CLIMB_RATE = 30, 0.1  # of the update of hyperparameters without a closed form
 
 
 class Evidence(NamedTuple):
@@ -99,11 +99,7 @@ class PriorFactor(nn.Module):
 
     def own(self) -> dict[str, HyperFactor]:
         """Factors of the hyperparameters that are not held jointly with the weights."""
-        return {
-            name: factor  # type: ignore[misc]
-            for name, factor in self.hyper.items()
-            if name not in self.joint
-        }
+        return {name: f for name, f in by_name(self.hyper).items() if name not in self.joint}
 
     @property
     def closed_form(self) -> bool:
@@ -248,25 +244,20 @@ class PriorFactor(nn.Module):
     @torch.enable_grad()
     def learn_changes(self, sums: ChangeSums) -> None:
         """Moves the hyperparameters of the changes given expected changes, by climbing the ELBO."""
-        factors: list[HyperFactor] = [
-            f  # type: ignore[misc]
-            for name, f in self.hyper.items()
-            if name != "root_scale"
-        ]
+        factors = [f for name, f in by_name(self.hyper).items() if name != "root_scale"]
         params = [p for factor in factors for p in factor.parameters()]
         if not params:
             return
-        optimizer = torch.optim.LBFGS(params, max_iter=_CLIMB_STEPS, line_search_fn="strong_wolfe")
+        # Small steps: a line search may step to where a scale is zero in this precision.
+        optimizer = torch.optim.Adam(params, lr=_CLIMB_RATE)
         sums = ChangeSums(*(part.detach().to(params[0]) for part in sums))
-
-        def loss() -> Tensor:
+        for step in range(_CLIMB_STEPS):
+            optimizer.param_groups[0]["lr"] = _CLIMB_RATE * (1 - step / _CLIMB_STEPS)
+            loss = -expected_log_density(self.law(), sums).sum()
+            loss = loss + sum(factor.kl().sum() for factor in factors)
             optimizer.zero_grad()
-            total = -expected_log_density(self.law(), sums).sum()
-            total = total + sum(factor.kl().sum() for factor in factors)
-            total.backward()
-            return total
-
-        optimizer.step(loss)  # type: ignore[arg-type]
+            loss.backward()
+            optimizer.step()
 
     def second_start(self, now: TreePosterior, informed: Tensor) -> bool:
         """Goes to another start of the hyperparameters that is worth trying, if there is one."""

@@ -124,9 +124,10 @@ class HorseshoeTreeFactor(HorseshoeFactor):
     def _law_at(
         self, data: Evidence, weights: slice, points: slice
     ) -> tuple[ArcLaw, Tensor, Tensor]:
-        """The law of changes at points of the grid, (g, w, Q), and by class: variance, log local
-        scale, (g, w, Q, A, J).
-        """  # fmt: skip
+        """The law of changes at points of the grid, and variance and log local scale by class.
+
+        Its batch is (g, w, Q); the others are (g, w, Q, A, J).
+        """
         whole, slab = self.grid.points()[:, points, weights].unsqueeze(-1)
         classes = scale_classes(whole, slab, self._precision(data, weights))
         law = ArcLaw.of(classes.prob, torch.zeros_like(classes.var), classes.var)

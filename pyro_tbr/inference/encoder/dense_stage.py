@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyro_tbr.data import SparseFeatures
-from pyro_tbr.heads import GaussianPrior, MeanFieldGuide, TreeGuide, condition
+from pyro_tbr.heads import GaussianPrior, MeanFieldGuide, Statistics, TreeGuide, condition
 from pyro_tbr.heads.moments import predictor_moments
 from pyro_tbr.inference.encoder.reduced_rank import leading_directions
 from pyro_tbr.inference.encoder.rows import StandardRows
@@ -53,12 +53,14 @@ class DenseFit:
     Attributes:
         model: The model, its prior dense.
         guide: Posterior of root weights and deltas given the rows of training.
+        stats: Statistics of these rows.
         recipe: How it was trained.
         trace: What training did; ``None`` where the encoder has a closed form.
     """
 
     model: TreeModel
     guide: TreeGuide
+    stats: Statistics
     recipe: Recipe
     trace: FitTrace | None
 
@@ -165,15 +167,14 @@ class DenseStage:
         trainable = any(p.requires_grad for p in encoder.parameters())
         if trainable and not settled and recipe.steps:
             trace = self._train(model, rows, recipe, held_out, start)
-        guide = self._weights(model, rows)
-        return DenseFit(model, guide, recipe, trace)
+        return DenseFit(model, *self._weights(model, rows), recipe, trace)
 
     def resumed(self, encoder: Encoder, rows: StandardRows, recipe: Recipe) -> DenseFit:
         """The dense fit of an encoder that is trained already, by this recipe."""
         model = copy.deepcopy(self.model)
         model.encoder = copy.deepcopy(encoder)
         model.head = self.model.head.with_prior(GaussianPrior())
-        return DenseFit(model, self._weights(model, rows), recipe, None)
+        return DenseFit(model, *self._weights(model, rows), recipe, None)
 
     def _begin(self, model: TreeModel, rows: StandardRows, recipe: Recipe) -> None:
         """A fresh encoder with standardised latents, and the dense prior."""
@@ -202,7 +203,7 @@ class DenseStage:
         guide = MeanFieldGuide(model, rows.nodes(model.tree.num_nodes)).to(rows.y.device)
         known = start.guide if start is not None else None
         if known is None and isinstance(model.encoder, LinearEncoder):
-            known = self._weights(model, rows)  # the encoder is good already: so be the weights
+            known = self._weights(model, rows)[0]  # the encoder is good already: so be the weights
         if known is not None:
             guide.start(known.node_moments().mean[0], known.delta_moments().mean)
         else:
@@ -227,11 +228,10 @@ class DenseStage:
             progress=self.progress,
         )
 
-    def _weights(self, model: TreeModel, rows: StandardRows) -> TreeGuide:
+    def _weights(self, model: TreeModel, rows: StandardRows) -> tuple[TreeGuide, Statistics]:
         """Posterior of the dense weights for the encoder as it is, exact along the tree."""
         nodes = rows.nodes(model.tree.num_nodes)
         guide = TreeGuide(model, nodes).to(rows.y.device)
         with torch.no_grad():
             design = model.design(model.encoder(rows.x))
-        condition(guide, rows.with_design(design), sweeps=_DENSE_SWEEPS)
-        return guide
+        return guide, condition(guide, rows.with_design(design), sweeps=_DENSE_SWEEPS)

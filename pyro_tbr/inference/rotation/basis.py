@@ -15,15 +15,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
-from pyro_tbr.heads.priors import RATE_CONCENTRATION
-from pyro_tbr.inference.rotation.search import RotationProblem
+from pyro_tbr.inference.rotation.search import OnTree, RotationProblem
 from pyro_tbr.tree.messages import ArcLaw, inside_pass
 
-_RATES = (0.05, 0.15, 0.4)  # inclusion rates tried for a direction; its best counts
+RATES = (0.05, 0.15, 0.4)  # inclusion rates tried for a direction; its best counts
 _NUM_COMPONENTS = 8  # a ranking, not a posterior
-_MOST_POTENTIALS = 1 << 19  # in one pass: of all directions at once a large tree takes many GB
+MOST_POTENTIALS = 1 << 19  # in one pass: of all directions at once a large tree takes many GB
 
 
 class Basis(NamedTuple):
@@ -53,19 +51,29 @@ def rows_of(basis: Tensor) -> Tensor:
 def leaf_estimates(problem: RotationProblem) -> tuple[Tensor, Tensor]:
     """Estimates (E, Q, K) and covariances (E, Q, K, K) of the latents' weights at each node.
 
-    The intercept and the other latents are integrated out, under a prior ten typical differences
-    wide, so nodes with fewer rows than weights have wide but finite estimates.
+    The intercept and the other latents are integrated out, see :func:`node_estimates`.
     """
-    k, width = problem.latent_dim, problem.precision.shape[-1]
+    mean, cov = node_estimates(problem)
+    k = problem.latent_dim
+    return mean[..., :k], cov[..., :k, :k]
+
+
+def node_estimates(problem: RotationProblem) -> tuple[Tensor, Tensor]:
+    """Estimates (E, Q, W) and covariances (E, Q, W, W) of all weights at each node.
+
+    They are under a prior ten typical differences wide, so nodes with fewer rows than weights have
+    wide but finite estimates.
+    """
+    width = problem.precision.shape[-1]
     ridge = 1e-2 * torch.eye(width, dtype=torch.float64, device=problem.precision.device)
     cov = torch.linalg.inv(problem.precision + ridge)
     linear = (problem.precision @ problem.target.unsqueeze(-1)).squeeze(-1)
-    mean = (cov @ linear.unsqueeze(-1)).squeeze(-1)[..., :k]
-    return mean, cov[..., :k, :k].expand(*mean.shape, k)
+    mean = (cov @ linear.unsqueeze(-1)).squeeze(-1)
+    return mean, cov.expand(*mean.shape, width)
 
 
 def evidence(
-    problem: RotationProblem, rows: Tensor, mean: Tensor, cov: Tensor, rates: tuple = _RATES
+    problem: OnTree, rows: Tensor, mean: Tensor, cov: Tensor, rates: tuple = RATES
 ) -> Tensor:
     """Log evidence of the estimates along each direction, summed over outcomes, (P,).
 
@@ -76,30 +84,32 @@ def evidence(
         cov: Likewise.
         rates: Inclusion rates to try.
     """
-    few = max(1, _MOST_POTENTIALS // (problem.tree.num_nodes * mean.shape[1]))
+    if not len(rows):
+        return rows.new_zeros(0)
+    few = max(1, MOST_POTENTIALS // (problem.tree.num_nodes * mean.shape[1]))
     found = []
     for some in rows.split(few):
-        value, var = _along(some, mean, cov)
-        spread = _spread(value)
-        tried = [_log_evidence(problem, value, var, torch.tensor(rate), spread) for rate in rates]
+        value, var = along(some, mean, cov)
+        spread = spread_of(value)
+        tried = [log_evidence(problem, value, var, torch.tensor(rate), spread) for rate in rates]
         found.append(torch.stack(tried).amax(0).sum(-1))
     return torch.cat(found)
 
 
-def _along(rows: Tensor, mean: Tensor, cov: Tensor) -> tuple[Tensor, Tensor]:
+def along(rows: Tensor, mean: Tensor, cov: Tensor) -> tuple[Tensor, Tensor]:
     """Estimates along directions (*P, K) and their variances, each (*P, Q, E)."""
     value = torch.einsum("...k,eqk->...qe", rows, mean)
     var = torch.einsum("...k,eqkl,...l->...qe", rows, cov, rows)
     return value, var
 
 
-def _spread(value: Tensor) -> Tensor:
+def spread_of(value: Tensor) -> Tensor:
     """Standard deviation over the nodes, (*P, Q)."""
     return (value - value.mean(-1, keepdim=True)).square().mean(-1).sqrt().clamp(min=1e-6)
 
 
-def _log_evidence(
-    problem: RotationProblem, value: Tensor, var: Tensor, rate: Tensor, slab_scale: Tensor
+def log_evidence(
+    problem: OnTree, value: Tensor, var: Tensor, rate: Tensor, slab_scale: Tensor
 ) -> Tensor:
     """Log density of estimates (*P, Q, E) under sparse changes, (*P, Q); differentiable."""
     index = problem.nodes.expand_as(value)
@@ -117,58 +127,8 @@ def _log_evidence(
     return inside.log_evidence + at_peak
 
 
-def ascend(
-    problem: RotationProblem, rows: Tensor, mean: Tensor, cov: Tensor, steps: int = 60
-) -> Tensor:
-    """Moves bases (S, K, K) up their evidence, with a rate and a slab of its own for each row.
-
-    This is independent component analysis with the tree as source prior: the sum of the rows' log
-    evidence plus ``E Q log|det V|``, climbed by Adam through the inside pass.
-
-    Args:
-        problem: The tree and its nodes with rows.
-        rows: Rows of the bases' inverses, (S, K, K).
-        mean: See :func:`leaf_estimates`.
-        cov: Likewise.
-        steps: Of Adam.
-
-    Returns:
-        Rows, unit length, (S, K, K).
-    """
-    num_estimates = mean.shape[0] * mean.shape[1]
-    moving = rows.clone().requires_grad_()
-    with torch.no_grad():
-        spread = _spread(_along(rows, mean, cov)[0]).mean(-1)  # (S, K)
-    log_slab = spread.log().requires_grad_()
-    logit_rate = torch.full_like(spread, -1.4).requires_grad_()  # 0.2
-    optimizer = torch.optim.Adam(
-        [{"params": [moving]}, {"params": [log_slab, logit_rate]}], betas=(0.9, 0.95)
-    )
-    one, zero = RATE_CONCENTRATION
-    for step in range(steps):
-        fade = min(1.0, (1 - step / steps) / 0.5 + 0.02)
-        for group, peak in zip(optimizer.param_groups, (0.03, 0.1), strict=True):
-            group["lr"] = peak * fade
-        unit = moving / moving.norm(dim=-1, keepdim=True)
-        value, var = _along(unit, mean, cov)
-        rate = torch.sigmoid(logit_rate)[..., None, None]
-        slab = log_slab.exp()[..., None].expand(value.shape[:-1])
-        total = _log_evidence(problem, value, var, rate, slab).sum((-1, -2))
-        total = total + num_estimates * torch.linalg.slogdet(unit)[1]
-        total = total + (one * logsigmoid(logit_rate) + zero * logsigmoid(-logit_rate)).sum(-1)
-        if not torch.isfinite(total).all():
-            break  # a basis has become singular; the others are bases all the same
-        optimizer.zero_grad()
-        (-total.sum()).backward()
-        optimizer.step()
-    moving = moving.detach()
-    return moving / moving.norm(dim=-1, keepdim=True)
-
-
-def null_directions(
-    problem: RotationProblem, mean: Tensor, num: int, generator: torch.Generator
-) -> Tensor:
-    """Directions along which K - 1 random contrasts of related nodes all vanish, (num, K).
+def null_directions(problem: OnTree, mean: Tensor, num: int, generator: torch.Generator) -> Tensor:
+    """Directions along which K - 1 random contrasts of related nodes all vanish, (P, K).
 
     If none of the K - 1 contrasts moved a latent, that latent's row is the one direction that is
     orthogonal to all of them; with sparse changes this is often so. Contrasts are between nodes
@@ -177,27 +137,42 @@ def null_directions(
     Args:
         problem: The tree and its nodes with rows.
         mean: Estimates (E, Q, K).
-        num: How many to propose.
+        num: How many to draw; P is less where some are drawn twice.
         generator: Randomness.
     """
     num_nodes, num_outcomes, k = mean.shape
     if k == 1 or num_nodes < 2:
         return mean.new_ones(num, k) if k == 1 else mean.new_zeros(0, k)
-    nodes = problem.nodes.cpu()
+    place, other = related_nodes(problem, (num, k - 1), generator)
+    outcome = torch.randint(num_outcomes, place.shape, generator=generator)
+    contrast = mean.cpu()[place, outcome] - mean.cpu()[other, outcome]
+    # The same contrasts in another order are the same direction: one sum of random marks each.
+    mark = torch.rand(num_nodes, num_nodes, num_outcomes, generator=generator, dtype=torch.float64)
+    mark = (mark + mark.transpose(0, 1))[place, other, outcome].sum(1)
+    first = (mark[:, None] == mark).double().argmax(1).unique()
+    return torch.linalg.svd(contrast[first]).Vh[:, -1].to(mean.device)
+
+
+def related_nodes(
+    problem: OnTree, shape: tuple[int, ...], generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Random pairs of nodes with rows, by their places among these, each of a shape.
+
+    Pairs are under one parent where a node shares its parent with others, else of any two. There
+    have to be two nodes at least.
+    """
+    num_nodes, nodes = len(problem.nodes), problem.nodes.cpu()
     parent = torch.where(nodes > 0, problem.tree.arc_parent[(nodes - 1).clamp(min=0)], -1)
     order = parent.argsort(stable=True)  # families next to each other
     _, family, size = parent[order].unique_consecutive(return_inverse=True, return_counts=True)
     begin = size.cumsum(0) - size
-    shape = (num, k - 1)
     place = torch.randint(num_nodes, shape, generator=generator)
     mine, uniform = family[place], torch.rand(shape, generator=generator)
     among = 1 + (uniform * (size[mine] - 1)).long()
     sibling = begin[mine] + (place - begin[mine] + among) % size[mine]
     anyone = (place + 1 + (uniform * (num_nodes - 1)).long()) % num_nodes
     other = torch.where(size[mine] > 1, sibling, anyone)
-    outcome = torch.randint(num_outcomes, shape, generator=generator)
-    contrast = mean.cpu()[order[place], outcome] - mean.cpu()[order[other], outcome]
-    return torch.linalg.svd(contrast).Vh[:, -1].to(mean.device)
+    return order[place], order[other]
 
 
 def best_basis(

@@ -1,4 +1,13 @@
-"""Finds the latents: runs the steps of the rotation to sparsity and chooses among the results."""
+"""Finds the latents: the basis of the encoder's output in which the arcs' changes are sparse.
+
+1. ``search``: a penalised fit proposes bases, on a likelihood that is blunted so that starts move.
+2. ``basis``: contrasts between nodes propose single rows of bases; all rows are judged by their
+   evidence along the tree, and bases put together from them.
+3. ``climb`` and ``polish``: all these climb their evidence, from the blunt likelihood to that of
+   the rows, so that the best and its rivals are compared at their tops.
+4. ``reference``: each basis's latents are counted from where the intercept changes most sparsely.
+5. ``finals``: where several are close, their ELBO decides.
+"""
 
 from __future__ import annotations
 
@@ -8,25 +17,28 @@ import torch
 from torch import Tensor
 
 from pyro_tbr.inference.rotation.basis import (
-    ascend,
-    best_basis,
-    evidence,
     leaf_estimates,
+    node_estimates,
     null_directions,
     rows_of,
 )
+from pyro_tbr.inference.rotation.climb import climb, promising, telling_curvature
+from pyro_tbr.inference.rotation.reference import reference_point
 from pyro_tbr.inference.rotation.search import (
+    BLUNT_CURVATURE,
     Candidates,
     RotationProblem,
-    refine,
+    capped,
+    expand_basis,
     search,
-    start_from,
+    sparse_weights,
 )
-from pyro_tbr.posterior.identification import latent_match
 
-_NUM_REFINED = 24
-_NUM_ASSEMBLED = 6
+_NUM_CLIMBING = 24  # of the search's bases climb their evidence
+_SHARE_FOR_WEIGHTS = 3  # one in so many steps goes to the weights of the bases found
 _NUM_DIRECTIONS = 1500  # directions proposed by contrasts, fewer where outcomes are many
+CLOSE = 20.0  # log evidence behind the best up to which a candidate may still be chosen
+MOST_CLOSE = 6  # candidates of which that is taken into account
 SAME_BASIS = 0.98  # mean correlation of latents above which two bases count as one
 
 
@@ -62,66 +74,56 @@ class RotationResult(NamedTuple):
 def rotate_to_sparsity(
     problem: RotationProblem, restarts: int, steps: int, generator: torch.Generator
 ) -> RotationResult:
-    """Searches for the basis in which the changes are sparse; see the module ``rotation``."""
-    found = search(problem, restarts, steps, generator)
-    best = refine(problem, found.take(torch.arange(min(_NUM_REFINED, restarts))), steps // 3)
-    mean, cov = leaf_estimates(problem)
-    # Assembled bases are fitted like any other, but the penalised fit can also lose what the
-    # evidence has found, so they stand for themselves too, and so do those they were made from.
-    rows = _assemble(problem, [best, found], mean, cov, generator)
-    rows = torch.cat([rows, ascend(problem, rows, mean, cov)])
-    inverse = torch.linalg.inv(rows)
-    assembled = start_from(problem, inverse / inverse.norm(dim=1, keepdim=True))
-    again = refine(problem, assembled, steps // 3)
-    return _choose(problem, [again._replace(basis=assembled.basis), again, best], mean, cov)
+    """The basis in which changes are sparse, and its rivals.
 
+    A search proposes bases on a blunted problem, more are put together from their rows and from
+    contrasts between nodes, and all climb their evidence to the rows' own likelihood. The best of
+    those wins.
 
-def _assemble(
-    problem: RotationProblem,
-    candidates: list[Candidates],
-    mean: Tensor,
-    cov: Tensor,
-    generator: torch.Generator,
-) -> Tensor:
-    """Rows of bases put together from all candidates' rows and from contrasts, (S, K, K)."""
-    k = problem.latent_dim
-    num_directions = max(200, _NUM_DIRECTIONS // mean.shape[1])
-    pool = torch.cat(
-        [rows_of(c.basis).reshape(-1, k) for c in candidates]
-        + [null_directions(problem, mean, num_directions, generator)]
-    )
-    scores = evidence(problem, pool, mean, cov)
-    num_estimates = mean.shape[0] * mean.shape[1]
-    starts = range(0, len(candidates[0].basis) * k, k)
-    bases = [
-        best_basis(pool, scores, pool[s : s + k], scores[s : s + k], num_estimates) for s in starts
-    ]
-    bases.sort(key=lambda basis: -basis.evidence)
-    kept = bases[:1]
-    for basis in bases[1:]:
-        if len(kept) == _NUM_ASSEMBLED:
-            break
-        if all(latent_match(basis.basis, other.basis) < SAME_BASIS for other in kept):
-            kept.append(basis)
-    return torch.stack([basis.rows for basis in kept])
+    Args:
+        problem: Statistics of the white latents.
+        restarts: Random starts of the search.
+        steps: Of Adam in all: of the search, and of the weights of the bases found.
+        generator: Randomness.
+    """
+    blunt = capped(problem, BLUNT_CURVATURE)
+    for_weights = max(1, steps // _SHARE_FOR_WEIGHTS)
+    found = search(blunt, restarts, max(1, steps - for_weights), generator)
+    rows = rows_of(found.take(torch.isfinite(found.loss)).basis)
+    directions = _directions(problem, rows.flatten(0, 1), generator)
+    arrived = climb(problem, rows[:_NUM_CLIMBING], directions)
 
-
-def _choose(
-    problem: RotationProblem, candidates: list[Candidates], mean: Tensor, cov: Tensor
-) -> RotationResult:
-    """The candidate with the largest evidence along the tree."""
-    everything = Candidates(*(torch.cat(parts) for parts in zip(*candidates, strict=True)))
-    rows = rows_of(everything.basis)
-    scores = evidence(problem, rows.reshape(-1, problem.latent_dim), mean, cov)
-    total = scores.reshape(len(rows), -1).sum(-1)
-    total = total + mean.shape[0] * mean.shape[1] * torch.linalg.slogdet(rows)[1]
-    total = torch.where(torch.isfinite(everything.loss), total, -torch.inf)
+    inverse = torch.linalg.inv(arrived.rows)
+    basis = inverse / inverse.norm(dim=1, keepdim=True)
+    weights = sparse_weights(blunt, basis, for_weights)
+    close = torch.nonzero(arrived.evidence > arrived.evidence.max() - CLOSE)[:MOST_CLOSE, 0]
+    offset = weights.offset * problem.offset_scale
+    if problem.root.shape[0] > problem.latent_dim:  # an intercept takes up the offset
+        offset[close] = torch.stack([_offset(problem, one) for one in basis[close]])
+    everything = weights._replace(offset=offset).take(arrived.place)
     scaled = everything._replace(
-        offset=everything.offset * problem.offset_scale,
         root=everything.root * problem.unit,
         deltas=everything.deltas * problem.unit,
     )
-    return ranked(scaled, total)
+    return ranked(scaled, arrived.evidence[arrived.place])
+
+
+def _directions(problem: RotationProblem, found: Tensor, generator: torch.Generator) -> Tensor:
+    """Rows that bases may take up: the search's (R, K) and the most promising ones, (P, K)."""
+    judged = capped(problem, telling_curvature(problem))
+    mean, _ = leaf_estimates(judged)
+    num = max(200, _NUM_DIRECTIONS // mean.shape[1])
+    contrasts = null_directions(problem, mean, num, generator)
+    return torch.cat([found, promising(judged, torch.cat([found, contrasts]))])
+
+
+def _offset(problem: RotationProblem, basis: Tensor) -> Tensor:
+    """Offset (K,) of the latents ``z @ basis`` at which the intercept changes most sparsely."""
+    mean, cov = node_estimates(problem)
+    zero = basis.new_zeros(problem.latent_dim)
+    turn = torch.linalg.inv(expand_basis(basis, zero, mean.shape[-1]))
+    turned = (turn @ mean.unsqueeze(-1)).squeeze(-1), turn @ cov @ turn.mT
+    return reference_point(*turned, problem.nodes, problem.tree, problem.offset_scale)
 
 
 def ranked(candidates: Candidates, evidence: Tensor) -> RotationResult:

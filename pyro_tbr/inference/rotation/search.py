@@ -1,21 +1,17 @@
-"""Rotation to sparsity: the basis of the latents in which the arcs' changes are sparse.
+"""Bases in which the arcs' changes are sparse, by a penalised fit from many random starts.
 
 Any invertible linear map of the latents fits the rows as well; what tells the true latents from
 their mixtures is that their weights change on few arcs. The search sees sufficient statistics only,
-so its cost does not depend on the number of rows. It goes in three steps, each over many candidates
-at once:
+so its cost does not depend on the number of rows. Basis, root weights and deltas move together, the
+penalty annealed from smooth to sharp. It proposes; ``climb`` and ``choice`` judge.
 
-1. :func:`search`: a penalised fit of basis, root weights and deltas from random orthogonal starts,
-   the likelihood tempered (with its full curvature the starts freeze) and the penalty annealed from
-   smooth to sharp.
-2. :func:`refine`: the best of them again, the likelihood brought to its full curvature.
-3. ``basis.best_basis``: every direction found by any start is scored by its evidence along the tree
-   and the best set of K directions is assembled from all of them.
+Where nodes have many rows the likelihood is far sharper than the steps of any search, and starts
+freeze where they are. So the search takes a problem that is blunted (:func:`capped`).
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -23,10 +19,23 @@ from torch import Tensor
 from pyro_tbr.heads.statistics import Statistics
 from pyro_tbr.tree import Tree, path_sum
 
-TEMPERED_CURVATURE = 200.0  # mean curvature a leaf while searching
+BLUNT_CURVATURE = 200.0  # most curvature of a node's weights while searching
 _SHARP = 0.02  # width of the penalty's cusp at the end, in typical weight differences
 _SMOOTH = 1.0  # and at the start
+_PEAK_RATE = 0.03  # of Adam
 _OFFSET_RATE = 5.0  # offsets move in units of their prior's spread, faster than weights
+
+
+class OnTree(Protocol):
+    """Anything that says which nodes (E,) of which tree have rows."""
+
+    @property
+    def tree(self) -> Tree:
+        """The environments."""
+
+    @property
+    def nodes(self) -> Tensor:
+        """Nodes with rows, (E,)."""
 
 
 class RotationProblem(NamedTuple):
@@ -65,7 +74,7 @@ class Candidates(NamedTuple):
         offset: (S, K); zero without an intercept.
         root: Root weights of the new latents, (S, W, Q), in units of ``unit``.
         deltas: (S, A, W, Q), likewise.
-        loss: Penalised loss at full curvature, (S,); lower is better.
+        loss: Penalised loss, (S,); lower is better.
     """
 
     basis: Tensor
@@ -136,80 +145,72 @@ def start_from(problem: RotationProblem, basis: Tensor) -> Candidates:
 def search(
     problem: RotationProblem, restarts: int, steps: int, generator: torch.Generator
 ) -> Candidates:
-    """Candidates from random orthogonal starts, best first."""
+    """Candidates from random orthogonal starts, best first; for a :func:`capped` problem."""
     k = problem.latent_dim
-    start = torch.randn(restarts, k, k, generator=generator, dtype=torch.float64)
-    start = torch.linalg.qr(start.to(problem.root.device))[0]
-    temper = min(1.0, TEMPERED_CURVATURE / _curvature(problem))
-    found = _descend(
-        problem,
-        start_from(problem, start),
-        steps,
-        peak_rate=0.03,
-        temper=lambda _: temper,
-        width=lambda done: _SMOOTH * (_SHARP / _SMOOTH) ** min(1.0, done / 0.8),
-    )
+    drawn = torch.randn(restarts, k, k, generator=generator, dtype=torch.float64)
+    start = start_from(problem, torch.linalg.qr(drawn.to(problem.root.device))[0])
+    found = _descend(problem, start, steps)
     return found.take(found.loss.argsort())
 
 
-def refine(problem: RotationProblem, candidates: Candidates, steps: int) -> Candidates:
-    """The candidates at the likelihood's full curvature, in the order given."""
-    curvature = max(_curvature(problem), TEMPERED_CURVATURE)
-    first = TEMPERED_CURVATURE / curvature
-    return _descend(
-        problem,
-        candidates,
-        steps,
-        peak_rate=0.01,
-        temper=lambda done: first ** max(0.0, 1 - done / 0.6),
-        width=lambda _: _SHARP,
-    )
+def sparse_weights(problem: RotationProblem, basis: Tensor, steps: int) -> Candidates:
+    """The bases (S, K, K) with offsets, root weights and sparse deltas fitted to them."""
+    start = start_from(problem, basis)
+    return _descend(problem, start, steps, hold=True)
 
 
-def _curvature(problem: RotationProblem) -> float:
-    """Mean curvature a leaf of the latents' weights."""
+def curvature(problem: RotationProblem) -> Tensor:
+    """Mean curvature of the latents' weights at each node and outcome, (E, Q or 1)."""
     diagonal = problem.precision.diagonal(dim1=-2, dim2=-1)[..., : problem.latent_dim]
-    return max(diagonal.mean().item(), 1e-12)
+    return diagonal.mean(-1).clamp(min=1e-12)
 
 
-def _descend(problem, candidates, steps, *, peak_rate, temper, width) -> Candidates:  # type: ignore[no-untyped-def]
-    """Adam on basis, root weights and deltas together, float32: nothing here is ill-conditioned.
+def capped(problem: RotationProblem, most: float) -> RotationProblem:
+    """The problem with the curvature of every node and outcome scaled down to at most ``most``."""
+    now = curvature(problem)
+    share = torch.where(now > most, most / now, 1.0)
+    return problem._replace(precision=problem.precision * share[..., None, None])
+
+
+def _descend(
+    problem: RotationProblem, start: Candidates, steps: int, *, hold: bool = False
+) -> Candidates:
+    """Adam on basis (unless held), offset, root weights and deltas together, float32.
 
     The likelihood is written around each node's peak, so that its value is small where the fit is
     good and float32 resolves the differences between candidates.
     """
     precision, target = problem.precision.float(), problem.target.float()
-    basis, offset, root, deltas = (
-        value.float().clone().requires_grad_() for value in candidates[:4]
-    )
-    moving = [basis, root, deltas]
+    basis, offset, root, deltas = (value.float().clone().requires_grad_() for value in start[:4])
+    moving = [root, deltas] if hold else [basis, root, deltas]
     if root.shape[1] > problem.latent_dim:  # an intercept takes up the offset
         moving.append(offset)
     optimizer = torch.optim.Adam([{"params": [p]} for p in moving], betas=(0.9, 0.99))
     for step in range(steps + 1):
         done = step / steps
+        width = _SMOOTH * (_SHARP / _SMOOTH) ** min(1.0, done / 0.8)
         unit_basis = basis / basis.norm(dim=1, keepdim=True)
         weights = path_sum(problem.tree, root, deltas, event_dim=2)[:, problem.nodes]
         shift = offset * problem.offset_scale  # in standard deviations of its prior
         error = expand_basis(unit_basis, shift, root.shape[1])[:, None] @ weights
         error = error.transpose(-1, -2) - target  # (S, E, Q, W)
         fit = 0.5 * (error * (precision @ error.unsqueeze(-1)).squeeze(-1)).sum((1, 2, 3))
-        penalty = torch.log1p(deltas.abs() / width(done)).sum((1, 2, 3))
+        penalty = torch.log1p(deltas.abs() / width).sum((1, 2, 3))
         penalty = penalty + 0.5 * offset.square().sum(1)
         if step == steps:
             break
         for group in optimizer.param_groups:
             faster = _OFFSET_RATE if group["params"][0] is offset else 1.0
-            group["lr"] = faster * peak_rate * min(1.0, (1 - done) / 0.3 + 0.01)
+            group["lr"] = faster * _PEAK_RATE * min(1.0, (1 - done) / 0.3 + 0.01)
         optimizer.zero_grad()
-        (temper(done) * fit + penalty).sum().backward()
+        (fit + penalty).sum().backward()
         optimizer.step()
     loss = (fit + penalty).detach().double()
     loss = torch.where(torch.isfinite(loss), loss, torch.inf)
-    basis, offset, root, deltas = (
+    unit_basis, offset, root, deltas = (
         part.detach().double() for part in (unit_basis, offset, root, deltas)
     )
-    return Candidates(basis, offset, root, deltas, loss)
+    return Candidates(start.basis if hold else unit_basis, offset, root, deltas, loss)
 
 
 def expand_basis(basis: Tensor, offset: Tensor, num_weights: int) -> Tensor:

@@ -1,9 +1,9 @@
 """What the rest of the tree says about a weight: densities to weigh a message's components by.
 
-They decide which components an inside message keeps, no more; so they may be rough, and carry no
-gradient. A first guess lets every arc change by its widest class, which is Gaussian and errs on the
-wide side. A second one is the outside messages proper, mixtures of a few components, made from the
-inside messages that the first guess gave.
+They only decide which components an inside message keeps, so they may be rough, and carry no
+gradient. A first guess lets every arc change by its widest class: it is Gaussian, and rather too
+wide than too narrow. A second one is made from the inside messages that the first guess gave: what
+reaches a node from all around, as mixtures of a few components.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,7 +26,7 @@ from pyro_tbr.tree.messages.mixtures import (
 )
 
 _POINT = 1e-12  # variance of a weight that the prior fixes, so that one can divide by it
-_BLOCK = 1 << 20  # pairs of components at once: bounds the memory of large trees
+_BLOCK = 1 << 18  # pairs of components at once: bounds the memory of large trees
 
 Contexts = list[tuple[Density, Density]]
 

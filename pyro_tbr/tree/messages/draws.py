@@ -6,10 +6,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_tbr.tree.messages.folding import FoldedLevel, fold
+from pyro_tbr.tree.messages.folding import FoldedLevel
 from pyro_tbr.tree.messages.inside import InsideMessages
 from pyro_tbr.tree.messages.laws import ClassRows, LawTable
-from pyro_tbr.tree.messages.mixtures import Density, Message, absorb, blur, leading, take
+from pyro_tbr.tree.messages.mixtures import Density, Message, absorb, blur, take
+from pyro_tbr.tree.messages.steps import Blocks
 from pyro_tbr.tree.tree import Tree
 
 _BLOCK = 1 << 18  # numbers at once, draws times components: what stays in the cache
@@ -45,29 +46,61 @@ def sample(
         The draws, without gradient, in the dtype of the passes' input.
     """
     with torch.no_grad():
-        folded = fold(tree, inside.root.mean.device)
+        folded = inside.folded
         weight = _draw_root(inside, num_samples, generator)  # (S, 1, B)
         root, classes, deltas = weight[:, 0], [], []
-        for level, message in zip(folded.levels[1:], inside.node[1:], strict=True):
+        for level, messages in zip(folded.levels[1:], inside.node[1:], strict=True):
             parent = weight.index_select(1, level.parent)
-            picked, weight = _draw_level(level, parent, message, inside.arcs, generator)
+            picked, weight = _draw_level(level, parent, messages, inside.arcs, generator)
             classes.append(picked)
             deltas.append(weight - parent)
+        drawn = [torch.cat(parts, 1)[:, folded.node_order[1:] - 1] for parts in (classes, deltas)]
+        if not folded.is_whole:
+            drawn = _completed(tree, inside, drawn, generator)
 
-    def restored(parts: list[Tensor]) -> Tensor:
-        values = torch.cat(parts, 1).index_select(1, folded.node_order[1:] - 1).movedim(1, -1)
+    def shaped(values: Tensor) -> Tensor:
+        values = values.movedim(1, -1)
         return values.reshape(num_samples, *inside.batch_shape, -1).to(inside.log_evidence.dtype)
 
+    picks, changes = drawn
     root = root.reshape(num_samples, *inside.batch_shape).to(inside.log_evidence.dtype)
-    picks = restored(classes)
-    return TreeDraws(root, picks.clamp(max=1) if inside.arcs.gated else picks, restored(deltas))
+    picks = picks.clamp(max=1) if inside.arcs.gated else picks
+    return TreeDraws(root, shaped(picks), shaped(changes))
+
+
+def _completed(
+    tree: Tree,
+    inside: InsideMessages,
+    drawn: list[Tensor],
+    generator: torch.Generator | None,
+) -> list[Tensor]:
+    """Classes and changes of all arcs, (S, A, B): from the prior where no data are below."""
+    known = inside.folded.nodes[1:] - 1
+    silent = torch.ones(tree.num_arcs, dtype=torch.bool, device=known.device)
+    silent = silent.index_fill(0, known, False).nonzero()[:, 0]
+    whole = [part.new_empty(len(part), tree.num_arcs, part.shape[-1]) for part in drawn]
+    for all_arcs, part in zip(whole, drawn, strict=True):
+        all_arcs[:, known] = part
+    step = max(1, _BLOCK // (len(drawn[0]) * drawn[0].shape[-1]))
+    for arcs in silent.split(step):
+        law = inside.arcs.at(arcs)
+        like = whole[0][:, arcs]
+        uniform, normal = (_random(make, like, generator) for make in (torch.rand, torch.randn))
+        upto = law.prob.cumsum(-1)
+        pick = (upto[..., :-1] <= (uniform * upto[..., -1]).unsqueeze(-1)).sum(-1)
+        mean, var = (
+            part.expand(*pick.shape, -1).gather(-1, pick.unsqueeze(-1))[..., 0]
+            for part in (law.mean, law.var)
+        )
+        whole[0][:, arcs], whole[1][:, arcs] = pick.to(like.dtype), mean + var.sqrt() * normal
+    return whole
 
 
 def _draw_root(
     inside: InsideMessages, num_samples: int, generator: torch.Generator | None
 ) -> Tensor:
     """Weights at the root, ``(S, 1, B)``."""
-    at_root = Density(*(part[0] for part in absorb(inside.root, inside.node[0])))  # (B, C)
+    at_root = Density(*(part[0] for part in absorb(inside.root, inside.node[0][0])))  # (B, C)
     like = at_root.mean[:, :1].expand(-1, num_samples)
     uniform, normal = (_random(make, like, generator) for make in (torch.rand, torch.randn))
     upto = at_root.log_weight.softmax(-1).cumsum(-1)
@@ -80,20 +113,22 @@ def _draw_root(
 def _draw_level(
     level: FoldedLevel,
     parent: Tensor,
-    message: Message,
+    messages: Blocks,
     arcs: LawTable,
     generator: torch.Generator | None,
 ) -> tuple[Tensor, Tensor]:
     """Classes and weights at the nodes of a level, given their parents' weights ``(S, n, B)``."""
     uniform, normal = (_random(make, parent, generator) for make in (torch.rand, torch.randn))
     picked, weight = torch.zeros_like(parent), parent.clone()  # so it stays at helpers
-    inner = level.num_pairs + level.num_singles
-    real = (level.arc < arcs.num_arcs).nonzero()[:, 0]
-    # Leaves have one component, whatever the others are padded to.
-    for nodes, most in ((real[real < inner], message.mean.shape[-1]), (real[real >= inner], 1)):
+    real, start = level.arc < arcs.num_arcs, 0
+    for message in messages:
+        stop = start + len(message.mean)
+        places = real[start:stop].nonzero()[:, 0]
+        seen, nodes = take(message, places), places + start
+        start = stop
         if not len(nodes):
             continue
-        seen, law = leading(take(message, nodes), most), arcs.at(level.arc[nodes])
+        law = arcs.at(level.arc[nodes])
         runs = max(1, _BLOCK // (seen.mean.numel() * arcs.num_classes))
         for run in torch.arange(len(parent), device=parent.device).split(runs):
             at = (run.unsqueeze(-1), nodes)

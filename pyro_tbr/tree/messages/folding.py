@@ -1,5 +1,8 @@
 """The order in which messages run on a tree: folded to at most two children a node, by level.
 
+Only the part of the tree at or above data is folded: what data say about the weights below them
+follows from the weights above without messages.
+
 A node with many children is folded into a balanced binary tree of helpers, joined by arcs on which
 nothing can change. So every product of messages has two factors, and a star of 20,000 leaves has
 16 levels. Levels are small arrays of indices: the passes loop over levels, never over nodes.
@@ -14,9 +17,12 @@ from torch import Tensor
 
 from pyro_tbr.tree.tree import Tree
 
+_KEPT = 8  # folded trees that are remembered for one tree and device
+
 MANY = 1 << 10
 _STEPS = (1, 2, 3)  # larger numbers of arcs are MANY: few runs a level
 _Ints = npt.NDArray[np.int64]
+_Bools = npt.NDArray[np.bool_]
 _Runs = tuple[tuple[slice, int, int], ...]
 _Item = tuple[_Ints, _Ints, _Ints, _Runs, int, int]
 
@@ -37,6 +43,7 @@ class FoldedLevel(NamedTuple):
             ``MANY`` where there is no use in counting.
         num_pairs: Number of nodes with two children.
         num_singles: Number of nodes with one child.
+        num_inner: Number of nodes with children; those without come last.
         has_arcs: Whether some arc into this level is one of the tree's.
         has_helpers: Whether some node of this level is a helper.
     """
@@ -49,6 +56,7 @@ class FoldedLevel(NamedTuple):
     pair_runs: _Runs
     num_pairs: int
     num_singles: int
+    num_inner: int
     has_arcs: bool
     has_helpers: bool
 
@@ -58,34 +66,60 @@ class FoldedTree(NamedTuple):
 
     Attributes:
         levels: Root first.
-        node_order: Where node ``v`` stands in the levels laid end to end, ``(V,)``.
+        nodes: The nodes of the tree that stand in the levels, in order, ``(M,)``.
+        node_order: Where each of them stands in the levels laid end to end, ``(M,)``.
+        anchor: For every node of the tree the place among ``nodes`` of itself, or of the nearest
+            one above it, ``(V,)``.
     """
 
     levels: tuple[FoldedLevel, ...]
+    nodes: Tensor
     node_order: Tensor
+    anchor: Tensor
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all nodes of the tree stand in the levels."""
+        return len(self.nodes) == len(self.anchor)
 
 
-def fold(tree: Tree, device: torch.device | None = None) -> FoldedTree:
-    """Folds a tree, once per device: the result is kept with the tree.
+def fold(tree: Tree, has_data: Tensor) -> FoldedTree:
+    """Folds the part of a tree that is at or above data; the result is kept with the tree.
 
     Args:
         tree: Any tree; polytomies and nodes with a single child are fine.
-        device: Where the indices shall be.
+        has_data: Whether a node has data in some element of the batch, ``(V,)``; the indices are
+            made on its device. Of a tree without any data the first arc stays.
     """
-    key = ("folded", device)
-    if key not in tree._derived:
+    data, device = has_data.cpu().numpy(), has_data.device
+    kept: dict[bytes, FoldedTree] = tree._derived.setdefault(("folded", device), {})
+    key = data.tobytes()
+    if key not in kept:
+        if len(kept) == _KEPT:
+            kept.pop(next(iter(kept)))
         with torch.inference_mode(False):
-            tree._derived[key] = _fold(tree, device)
-    folded: FoldedTree = tree._derived[key]
-    return folded
+            kept[key] = _fold(tree, data, device)
+    return kept[key]
 
 
-def _fold(tree: Tree, device: torch.device | None) -> FoldedTree:
-    num_nodes = tree.num_nodes
-    counts = np.bincount(tree.arc_parent.numpy(), minlength=num_nodes)
+def _fold(tree: Tree, data: _Bools, device: torch.device) -> FoldedTree:
+    above = np.concatenate([[0], tree.arc_parent.numpy()])  # the root is its own parent
+    keep = data.copy()
+    keep[:2] = True
+    for level in reversed(tree.levels[1:]):
+        np.logical_or.at(keep, above[level], keep[level])
+    kept = np.flatnonzero(keep)
+    place = np.cumsum(keep) - 1
+    anchor = np.where(keep, place, 0)
+    for level in tree.levels[1:]:
+        anchor[level] = np.where(keep[level], anchor[level], anchor[above[level]])
+
+    num_nodes, parents = len(kept), place[above[kept[1:]]]
+    counts = np.bincount(parents, minlength=num_nodes)
     # Siblings are contiguous and in order of their parents, so children are runs of nodes.
     starts = 1 + np.concatenate([[0], np.cumsum(counts)[:-1]])
-    sizes_before = np.concatenate([[0], np.cumsum(_arcs_below(tree))])
+    levels = [slice(*np.searchsorted(kept, [level.start, level.stop])) for level in tree.levels]
+    sizes_before = np.concatenate([[0], np.cumsum(_arcs_below(parents, levels))])
 
     # Every item of a level is a run [start, stop) of nodes: the children it has yet to split.
     node, parent, slot = (np.zeros(1, dtype=np.int64) for _ in range(3))
@@ -126,14 +160,13 @@ def _fold(tree: Tree, device: torch.device | None) -> FoldedTree:
         real = np.where(helper, 0, node)
         start = np.where(helper, start, starts[real])
         stop = np.where(helper, stop, starts[real] + counts[real])
-    return _as_levels(items, num_nodes, device)
+    return _as_levels(items, kept, anchor, device)
 
 
-def _arcs_below(tree: Tree) -> _Ints:
-    """Number of arcs at or below every node, its own included, ``(V,)``."""
-    sizes = np.ones(tree.num_nodes, dtype=np.int64)
-    parents = tree.arc_parent.numpy()
-    for level in reversed(tree.levels[1:]):
+def _arcs_below(parents: _Ints, levels: list[slice]) -> _Ints:
+    """Number of arcs at or below every node, its own included, ``(M,)``."""
+    sizes = np.ones(len(parents) + 1, dtype=np.int64)
+    for level in reversed(levels[1:]):
         np.add.at(sizes, parents[level.start - 1 : level.stop - 1], sizes[level])
     return sizes
 
@@ -154,13 +187,18 @@ def _runs(large: _Ints, small: _Ints) -> _Runs:
     )
 
 
-def _as_levels(items: list[_Item], num_nodes: int, device: torch.device | None) -> FoldedTree:
+def _as_levels(items: list[_Item], kept: _Ints, anchor: _Ints, device: torch.device) -> FoldedTree:
+    """The levels with the numbers of the whole tree's nodes and arcs, ``kept`` being those used."""
+    num_nodes = len(anchor)
+    number = np.concatenate([kept, [num_nodes]])  # of a helper: the last one
+
     def tensor(array: _Ints) -> Tensor:
         return torch.as_tensor(array, dtype=torch.int64, device=device)
 
     levels = []
     slots_below = [slot for _, _, slot, *_ in items[1:]] + [np.zeros(0, dtype=np.int64)]
     for (node, parent, slot, runs, pairs, singles), below in zip(items, slots_below, strict=True):
+        node = number[node]
         arc = np.where((node == 0) | (node == num_nodes), num_nodes - 1, node - 1)
         level = FoldedLevel(
             node=tensor(node),
@@ -171,11 +209,12 @@ def _as_levels(items: list[_Item], num_nodes: int, device: torch.device | None) 
             pair_runs=runs,
             num_pairs=pairs,
             num_singles=singles,
+            num_inner=pairs + singles,
             has_arcs=bool((arc < num_nodes - 1).any()),
             has_helpers=bool((node == num_nodes).any()),
         )
         levels.append(level)
     all_nodes = np.concatenate([node for node, *_ in items])
-    place = np.zeros(num_nodes + 1, dtype=np.int64)
+    place = np.zeros(len(number), dtype=np.int64)
     place[all_nodes] = np.arange(len(all_nodes))
-    return FoldedTree(tuple(levels), tensor(place[:num_nodes]))
+    return FoldedTree(tuple(levels), tensor(kept), tensor(place[:-1]), tensor(anchor))

@@ -25,8 +25,8 @@ class ArcLaw:
     :meth:`of` or :meth:`spike_slab`; the passes are differentiable in all three parts.
 
     Attributes:
-        prob: Probability of each class, summing to 1, what broadcasts to ``(*B, A, J)``: the batch,
-            the arcs, the classes.
+        prob: Probability of each class, summing to 1. Of any shape that broadcasts to
+            ``(*B, A, J)``: the batch, the arcs, the classes.
         mean: Mean of a change in each class, in the unit of the weights, likewise.
         var: Its variance, that unit squared, likewise; 0 is a point.
         gated: Whether the first class is the closed gate, so that the others are an open one.
@@ -144,8 +144,9 @@ class ClassRows(NamedTuple):
 class LawTable:
     """A law as the passes read it: arcs first, the batch in one dimension.
 
-    What all arcs share has one row, and what the whole batch shares one column. The last row stands
-    for the arcs of helpers, which are in the first class and do not change.
+    A law that all arcs share has one row, one that the whole batch shares one column. One more row,
+    the last, stands for the arcs of the helpers of a folded tree, along which nothing changes: they
+    are in the first class, with mean and variance 0.
 
     Attributes:
         prob: Probability of each class, ``(A + 1 or 2, B or 1, J)``.
@@ -176,6 +177,13 @@ class LawTable:
             arc = (arc == self.num_arcs).long()
         parts = (self.prob, self.log_prob, self.mean, self.var)
         return ClassRows(*(part[arc].expand(-1, self.batch, -1) for part in parts))
+
+    def columns(self, start: int, stop: int) -> LawTable:
+        """The law of a run of the batch."""
+        parts = {name: getattr(self, name) for name in ("prob", "log_prob", "mean", "var")}
+        if self.var.shape[1] > 1:
+            parts = {name: part[:, start:stop] for name, part in parts.items()}
+        return replace(self, batch=stop - start, **parts)
 
     def widest(self) -> LawTable:
         """The same as if every arc changed by its widest class, around zero."""

@@ -1,10 +1,10 @@
 r"""Fewer components for a message, and back: what the merged ones were made of.
 
-A product of two messages pairs their components. The heaviest are kept (of classes of changes that
-differ little, those that are told apart) and every other one is merged into its nearest by moments;
-none is dropped. Weights and moments are those under a
-*context*, a Gaussian guess of what the rest of the tree says about the weight: a message is no
-density, and a component that the rest of the tree rules out is no loss.
+A product of two messages pairs their components. The heaviest are kept (with more than two classes
+of changes, heavy ones that are unlike each other) and every other one is merged into its nearest by
+moments; none is dropped. Weights and moments are those under a *context*, a guess of what the rest
+of the tree says about the weight: a message is no density, and a component that the rest of the
+tree rules out is no loss.
 
 On the way back a merged component's posterior is split among its parts. Posterior divided by
 message is what the rest of the tree said to that component, a Gaussian of its own; each part takes
@@ -130,6 +130,7 @@ def split(posterior: Density, merged: Message, parts: Message, group: Tensor | N
     """
     if group is None:
         return leading(posterior, parts.mean.shape[-1])
+    group = group.long()
     precision = 1 / posterior.var.clamp_min(_TINY) - merged.precision
     precision = torch.maximum(precision, _VAGUEST * merged.precision)
     mean = posterior.mean + merged.precision / precision * (posterior.mean - merged.mean)
@@ -199,11 +200,9 @@ def _told_apart(density: Density, num: int) -> tuple[Tensor, Tensor]:
     """Components that are heavy and unlike each other, and the nearest of them for every one.
 
     Classes that differ little, on arcs that differ little, make many components of nearly the same
-    shape. Kept by weight alone they would crowd out the others: so after the heaviest one always
-    that is kept next which would lose most by being merged, weight times one minus the
-    Bhattacharyya coefficient with the nearest one kept so far. On trees of up to 6 arcs with 6
-    classes, 16 components and two sweeps: largest error in the log evidence 0.002, against 5 by
-    weight alone.
+    shape. Kept by weight alone they would crowd out the others. So after the heaviest one, the next
+    one to be kept is always the one whose merging would lose most: its weight times one minus the
+    Bhattacharyya coefficient with the nearest one kept so far.
     """
     log_weight = (density.log_weight - density.log_weight.amax(-1, keepdim=True)).float()
     kept = [log_weight.argmax(-1, keepdim=True)]

@@ -58,6 +58,8 @@ def leading(parts: _Parts, num: int) -> _Parts:
 
 def concatenate(blocks: Sequence[_Parts], num: int = 0) -> _Parts:
     """Blocks of rows one after the other, filled up with dead components to ``num`` or more."""
+    if len(blocks) == 1 and blocks[0].mean.shape[-1] >= num:
+        return blocks[0]
     num = max(num, *(block.mean.shape[-1] for block in blocks))
     padded = [
         (

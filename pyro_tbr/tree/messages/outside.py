@@ -2,10 +2,8 @@
 
 At each node the posterior is held by component of its inside message: the probability that the
 component holds and the moments of the weight if it does. So every answer refers to the same
-components as the log evidence does, and probabilities are split among them, never estimated anew.
-Measured on 1,000 small trees with 16 components: inclusion probabilities more than 0.02 off in 36,
-against 121 with outside messages that are mixtures of their own, ranked and merged by their overlap
-with the inside ones.
+components as the log evidence does, and probabilities are split among them, never estimated anew:
+that is closer to enumeration than outside messages that are mixtures of their own.
 """
 
 from dataclasses import dataclass
@@ -13,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_tbr.tree.messages.folding import FoldedLevel, fold
-from pyro_tbr.tree.messages.inside import InsideMessages, pair_blocks, through
+from pyro_tbr.tree.messages.folding import FoldedLevel
+from pyro_tbr.tree.messages.inside import InsideMessages
 from pyro_tbr.tree.messages.laws import ClassRows
 from pyro_tbr.tree.messages.merging import split
 from pyro_tbr.tree.messages.mixtures import (
@@ -28,7 +26,11 @@ from pyro_tbr.tree.messages.mixtures import (
     rows,
     take,
 )
+from pyro_tbr.tree.messages.steps import node_runs, pair_blocks, through
+from pyro_tbr.tree.path_sum import path_sum
 from pyro_tbr.tree.tree import Tree
+
+Changes = tuple[Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -67,28 +69,33 @@ def outside_pass(tree: Tree, inside: InsideMessages) -> TreePosterior:
         tree: The environments.
         inside: What :func:`inside_pass` left behind.
     """
-    folded = fold(tree, inside.root.mean.device)
-    posterior = absorb(inside.root, inside.node[0])
+    folded = inside.folded
+    posterior = absorb(inside.root, inside.node[0][0])
     posterior = posterior._replace(log_weight=posterior.log_weight.log_softmax(-1))
     at_nodes = [moments(posterior)]
-    at_arcs: list[tuple[Tensor, Tensor, Tensor]] = []
+    at_arcs: list[Changes] = []
     for depth, level in enumerate(folded.levels[1:], start=1):
         at_parent = _descend(inside, folded.levels[depth - 1], depth, posterior)
-        posterior, change = _cross(inside, level, depth, take(at_parent, level.slot))
-        at_nodes.append(moments(posterior))
-        at_arcs.append(change)
+        at_parent, start = take(at_parent, level.slot), 0
+        for block, message in enumerate(inside.node[depth]):
+            stop = start + len(message.mean)
+            crossed, change = _cross(inside, depth, block, start, rows(at_parent, start, stop))
+            at_nodes.append(moments(crossed))
+            at_arcs.append(change)
+            posterior = crossed if not block else posterior  # of the nodes with children
+            start = stop
+    node_moments = [_in_order(parts, folded.node_order) for parts in zip(*at_nodes, strict=True)]
+    changes = [_in_order(parts, folded.node_order[1:] - 1) for parts in zip(*at_arcs, strict=True)]
+    if not folded.is_whole:
+        node_moments, changes = _completed(tree, inside, node_moments, changes)
 
-    def restored(parts: tuple[Tensor, ...], places: Tensor) -> Tensor:
-        values = torch.cat(parts).index_select(0, places).movedim(0, 1)  # (B, V or A, ...)
+    def shaped(values: Tensor) -> Tensor:
+        values = values.movedim(0, 1)  # (B, V or A, ...)
         shape = (*inside.batch_shape, *values.shape[1:])
         return values.reshape(shape).to(inside.log_evidence.dtype)
 
-    node_mean, node_var = (
-        restored(parts, folded.node_order) for parts in zip(*at_nodes, strict=True)
-    )
-    class_prob, class_mean, class_second = (
-        restored(parts, folded.node_order[1:] - 1) for parts in zip(*at_arcs, strict=True)
-    )
+    node_mean, node_var = map(shaped, node_moments)
+    class_prob, class_mean, class_second = map(shaped, changes)
     return TreePosterior(
         log_evidence=inside.log_evidence,
         pips=class_prob[..., 1:].sum(-1) if inside.arcs.gated else None,
@@ -102,13 +109,35 @@ def outside_pass(tree: Tree, inside: InsideMessages) -> TreePosterior:
     )
 
 
+def _in_order(parts: tuple[Tensor, ...], places: Tensor) -> Tensor:
+    """Blocks of levels laid end to end, and then in the order of the tree."""
+    return torch.cat(parts).index_select(0, places)
+
+
+def _completed(
+    tree: Tree, inside: InsideMessages, nodes: list[Tensor], changes: list[Tensor]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Moments of the whole tree: where no data are below, changes have their prior.
+
+    So a weight there is that of the nearest node with data at or below, plus independent changes.
+    """
+    folded, place = inside.folded, inside.folded.nodes[1:] - 1
+    law = inside.arcs.at(torch.arange(tree.num_arcs, device=place.device))
+    prior = (law.prob, law.prob * law.mean, law.prob * (law.mean.square() + law.var))
+    changes = [old.index_copy(0, place, new) for old, new in zip(prior, changes, strict=True)]
+    mean, second = (part.sum(-1) for part in prior[1:])
+    steps = torch.stack([mean, second - mean.square()]).index_fill(1, place, 0.0).movedim(1, -1)
+    added = path_sum(tree, torch.zeros_like(steps[..., 0]), steps, event_dim=0).movedim(-1, 1)
+    return [part[folded.anchor] + more for part, more in zip(nodes, added, strict=True)], changes
+
+
 def _descend(inside: InsideMessages, above: FoldedLevel, depth: int, posterior: Density) -> Density:
     """From components at the nodes of a level to those of their children's arcs.
 
     Returns:
         The parent's weight by component of each child's arc, in the order of ``above.children``.
     """
-    below, message = inside.arc[depth], inside.node[depth - 1]
+    below, message = concatenate(inside.arc[depth]), inside.node[depth - 1][0]
     own = take(inside.potential, above.node)
     left, right = [], []
     for (block, sizes, product), group in zip(
@@ -122,39 +151,68 @@ def _descend(inside: InsideMessages, above: FoldedLevel, depth: int, posterior: 
         left.append(collapse(pairs, -1))
         right.append(collapse(pairs, -2))
     if above.num_singles:
-        place = (above.num_pairs, above.num_pairs + above.num_singles)
-        right.append(leading(rows(posterior, *place), below.mean.shape[-1]))
+        singles = rows(posterior, above.num_pairs, above.num_inner)
+        right.append(leading(singles, below.mean.shape[-1]))
     return concatenate(left + right, below.mean.shape[-1])
 
 
 def _cross(
-    inside: InsideMessages, level: FoldedLevel, depth: int, at_parent: Density
-) -> tuple[Density, tuple[Tensor, Tensor, Tensor]]:
-    """Through the arcs: from the parent's weight by component of the arc to the node's own.
+    inside: InsideMessages, depth: int, block: int, start: int, at_parent: Density
+) -> tuple[Density, Changes]:
+    """Through the arcs of a block: from the parents' weights to the nodes' own, run by run."""
+    node, arc = inside.node[depth][block], inside.arc[depth][block]
+    level, group = inside.folded.levels[depth], inside.arc_groups[depth][block]
+    at_parent = leading(at_parent, arc.mean.shape[-1])
+    size = node.mean.shape[1] * node.mean.shape[2] * inside.arcs.num_classes
+    nodes, changes = [], []
+    for first, last in node_runs(0, len(node.mean), size):
+        here = slice(start + first, start + last)
+        crossed, change = _cross_run(
+            rows(at_parent, first, last),
+            rows(arc, first, last),
+            rows(node, first, last),
+            None if group is None else group[first:last],
+            inside.arcs.at(level.arc[here]),
+            None if inside.informed is None else inside.informed[depth][here],
+            level.has_arcs,
+        )
+        nodes.append(crossed)
+        changes.append(change)
+    prob, mean, second = (torch.cat(parts) for parts in zip(*changes, strict=True))
+    return concatenate(nodes), (prob, mean, second)
+
+
+def _cross_run(
+    at_parent: Density,
+    arc: Message,
+    node: Message,
+    group: Tensor | None,
+    law: ClassRows,
+    informed: Tensor | None,
+    has_arcs: bool,
+) -> tuple[Density, Changes]:
+    """From the parent's weight by component of the arc to the node's own.
 
     Returns:
         The node's weight by component of its message; probabilities of the classes, means of the
         change in each and mean squares, ``(n, B, J)``.
     """
-    node, arc, group = inside.node[depth], inside.arc[depth], inside.arc_groups[depth]
-    arcs = inside.arcs.at(level.arc)
-    if not level.has_arcs:
+    if not has_arcs:
         same = split(at_parent, arc, node, group)
-        nothing = torch.zeros_like(arcs.prob)
-        return same, (arcs.prob, nothing, nothing)
-    parts = split(at_parent, arc, through(node, arcs), group)
-    by_class = Density(*(part.unflatten(-1, (-1, inside.arcs.num_classes)) for part in parts))
-    changed, (weight, mean, second) = _changes(by_class, node, arcs)
+        nothing = torch.zeros_like(law.prob)
+        return same, (law.prob, nothing, nothing)
+    parts = split(at_parent, arc, through(node, law), group)
+    by_class = Density(*(part.unflatten(-1, (-1, law.prob.shape[-1])) for part in parts))
+    changed, (weight, mean, second) = _changes(by_class, node, law)
     # Exact where a class is impossible, and without data below: there it is the prior, to the
     # last digit.
-    total = weight.sum(-1, keepdim=True)
-    prob = torch.where(inside.informed[depth].unsqueeze(-1), weight / total, arcs.prob)
+    prob = weight / weight.sum(-1, keepdim=True)
+    if informed is not None:
+        prob = torch.where(informed.unsqueeze(-1), prob, law.prob)
     return collapse(changed, -1), (prob, mean, second)
 
 
-def _changes(
-    parent: Density, node: Message, arcs: ClassRows
-) -> tuple[Density, tuple[Tensor, Tensor, Tensor]]:
+def _changes(parent: Density, node: Message, arcs: ClassRows) -> tuple[Density, Changes]:
     """The node's weight given its parent's, by component and class, and moments of the change.
 
     The node's weight is the parent's plus a change with prior N(mean, var), seen as ``node.mean``

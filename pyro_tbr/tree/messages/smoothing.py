@@ -1,12 +1,21 @@
-"""The posterior along the tree in one call."""
+"""The posterior along the tree in one call, in memory that does not grow with the batch."""
 
+from dataclasses import fields
+from typing import Any
+
+import torch
 from torch import Tensor
 
 from pyro_tbr.tree.messages.gaussian import smooth_gaussian
-from pyro_tbr.tree.messages.inside import inside_pass
-from pyro_tbr.tree.messages.laws import ArcLaw
+from pyro_tbr.tree.messages.inputs import batch_shape, root_prior
+from pyro_tbr.tree.messages.inside import run_inside
+from pyro_tbr.tree.messages.laws import ArcLaw, law_table
+from pyro_tbr.tree.messages.mixtures import Density
 from pyro_tbr.tree.messages.outside import TreePosterior, outside_pass
 from pyro_tbr.tree.tree import Tree
+
+_COMPONENTS = 1 << 22  # of the messages of all nodes at once; some 100 bytes each are kept
+_BESIDE = 16  # what else is kept of a node and element of the batch, counted in components
 
 
 def smooth(
@@ -50,5 +59,37 @@ def smooth(
     """
     if law.num_classes == 1:
         return smooth_gaussian(tree, eta, lam, law, root_loc, root_scale)
-    inside = inside_pass(tree, eta, lam, law, root_loc, root_scale, num_components, sweeps)
-    return outside_pass(tree, inside)
+    batch = batch_shape(tree, eta, lam)
+    arcs = law_table(law, tree, batch, eta.device)
+    root = root_prior(root_loc, root_scale, batch, eta.device)
+    width = ((num_components or 1) + _BESIDE) * tree.num_nodes
+    step = max(1, _COMPONENTS // width)
+    eta, lam = (part.reshape(-1, tree.num_nodes) for part in (eta, lam))
+    parts = []
+    for start in range(0, len(eta), step):
+        run = slice(start, min(start + step, len(eta)))
+        inside = run_inside(
+            tree,
+            eta[run],
+            lam[run],
+            arcs.columns(run.start, run.stop),
+            Density(*(part[:, run] for part in root)),
+            eta[run].shape[:1],
+            num_components,
+            sweeps,
+        )
+        parts.append(outside_pass(tree, inside))
+    return _joined(parts, batch)
+
+
+def _joined(parts: list[TreePosterior], batch: torch.Size) -> TreePosterior:
+    """Posteriors of runs of the batch as one."""
+    runs = [dict(vars(part)) for part in parts]
+    parts.clear()  # so that of every field the runs are gone before the next one is joined
+    found: dict[str, Any] = {}
+    for field in fields(TreePosterior):
+        values = [run.pop(field.name) for run in runs]
+        if values[0] is not None:
+            whole = torch.cat(values) if len(values) > 1 else values[0]
+            found[field.name] = whole.reshape((*batch, *whole.shape[1:]))
+    return TreePosterior(**{"pips": None} | found)

@@ -7,10 +7,10 @@ from pyro_tbr.errors import DataError
 from pyro_tbr.evaluation import baselines
 from tests.evaluation.baselines import contract
 
-SPARSE = tbr.FitOptions(restarts=4, sparse_steps=20, mixture_components=8)
+SPARSE = tbr.FitOptions(restarts=2, max_steps=5, sparse_steps=5, cross_fit=0, mixture_components=8)
 QUICK = {
     "SparseTree": {"options": SPARSE},
-    "DenseTree": {"options": tbr.FitOptions()},
+    "DenseTree": {"options": tbr.FitOptions(mixture_components=2)},
     "L1TBR": {"restarts": 4, "steps": 60, "strengths": (0.1, 0.01)},
 }
 METHODS = [cls(**QUICK.get(cls.__name__, {})) for cls in (baselines.SparseTree, *baselines.ALL)]

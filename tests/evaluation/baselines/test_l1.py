@@ -63,7 +63,7 @@ def test_a_large_penalty_pools(rows):
 
 def test_a_small_penalty_fits_each_leaf(rows):
     design, y, env_index = rows
-    found = l1_weights(TREE, Squares.of(*rows), 1e-7, steps=20_000)
+    found = l1_weights(TREE, Squares.of(*rows), 1e-7, steps=6_000)
     nodes = found.at_nodes(TREE)
     for node in env_index.unique():
         at = env_index == node
@@ -90,7 +90,7 @@ def easy():
 
 def test_joint_objective_finds_the_latents(easy):
     x, y, env = easy.without("leaf7")
-    fitted = L1TBR(restarts=16, steps=300).fit(easy.tree, x, y, env, latent_dim=3)
+    fitted = L1TBR(restarts=8, steps=200).fit(easy.tree, x, y, env, latent_dim=3)
     z = fitted.encode(easy.x)
     assert tbr.mcc(easy.z, z) > 0.95
     np.testing.assert_allclose(fitted.encode(x).std(0), 1, rtol=1e-3)

@@ -38,7 +38,9 @@ def test_dense_tree_is_best_on_random_slopes():
 def test_the_fit_itself_predicts_as_it_does_alone():
     data = tbr.simulate(num_leaves=12, latent_dim=2, num_features=4, rows_per_leaf=40)
     x, y, env = data.without("leaf3")
-    options = tbr.FitOptions(restarts=4, sparse_steps=30, mixture_components=8)
+    options = tbr.FitOptions(
+        restarts=2, max_steps=5, sparse_steps=5, cross_fit=0, mixture_components=8
+    )
     fitted = SparseTree(options=options).fit(data.tree, x, y, env, latent_dim=2)
     model = tbr.TreeModel(data.tree, 2, "linear")
     alone = tbr.fit(model, (x - x.mean(0)) / x.std(0), y, env, progress=False, options=options)

@@ -12,7 +12,7 @@ from torch import nn
 
 import pyro_tbr as tbr
 from pyro_tbr.data import sparse
-from pyro_tbr.inference.encoder import prepared_rows
+from pyro_tbr.inference.encoder import rows
 from tests.cases.toy import QUICK, star, toy
 
 LEAVES = ["a", "b"]
@@ -48,7 +48,7 @@ def test_blocks_give_the_dense_fit(encoder, binary, monkeypatch):
     """Prepared batch by batch, and made dense three rows at a time."""
     encoder = module() if encoder == "module" else encoder
     dense = fit(X, encoder, binary)
-    monkeypatch.setattr(prepared_rows, "_MOST_ELEMENTS", 0)
+    monkeypatch.setattr(rows, "_MOST_ELEMENTS", 0)
     monkeypatch.setattr(sparse, "_BLOCK_ELEMENTS", 24)
     found = fit(sp.csc_matrix(X), encoder, binary)
     np.testing.assert_allclose(found.encode(X), dense.encode(X), atol=2e-4)

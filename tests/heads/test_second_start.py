@@ -5,7 +5,8 @@ import pytest
 import torch
 
 import pyro_tbr as tbr
-from pyro_tbr.heads.priors import GaussianPrior, SpikeSlabPrior, hyper_starts
+from pyro_tbr.heads import second_start
+from pyro_tbr.heads.priors import GaussianPrior, SpikeSlabPrior
 from pyro_tbr.heads.tree_guide import TreeGuide
 from pyro_tbr.models import TreeModel
 from tests.heads.cases import statistics_of
@@ -61,7 +62,7 @@ def test_latents_whose_optimum_is_the_better_one_stay(monkeypatch):
     guide, _ = stuck(monkeypatch, SpikeSlabPrior())
     potentials, before = guide.eta.clone(), values(guide, "spike_scale")
     shared = values(guide, "slab_separation")
-    assert hyper_starts.choose_start(guide, 4)
+    assert second_start.choose_start(guide, 4)
     after = values(guide, "spike_scale")
     assert after[0] > 1.3 * before[0]
     assert (after[1:] / before[1:]).log().abs().max() < 0.3
@@ -78,7 +79,7 @@ def test_without_a_spike_to_learn_nothing_moves(prior):
     guide, stats = small_and_large(prior)
     guide.update(stats, sweeps=3)
     before = {name: value.clone() for name, value in guide.state_dict().items()}
-    assert not hyper_starts.choose_start(guide, 4)
+    assert not second_start.choose_start(guide, 4)
     for name, value in guide.state_dict().items():
         assert torch.equal(value, before[name])
 

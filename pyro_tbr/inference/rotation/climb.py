@@ -1,0 +1,191 @@
+"""Takes many bases up their evidence together, from a blunt likelihood to the rows' own.
+
+At each level the likelihood of every node is blunted to a curvature that is a few times that of the
+level before (:func:`~pyro_tbr.inference.rotation.search.capped`). All bases are polished there,
+their rows are pooled and put together anew, those that have met are counted as one, and those far
+behind stay where they are. The rows' own likelihood is the last level. The level at which the best
+basis has the largest evidence is the one that counts: estimates blunted that way are the same data
+with larger standard errors, so the levels can be compared, and where the model is not quite true
+(an encoder's errors, say) the largest evidence has errors that allow for that.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_tbr.inference.rotation.basis import (
+    Basis,
+    along,
+    best_basis,
+    evidence,
+    leaf_estimates,
+    spread_of,
+)
+from pyro_tbr.inference.rotation.polish import polish, sharpened
+from pyro_tbr.inference.rotation.search import (
+    BLUNT_CURVATURE,
+    RotationProblem,
+    capped,
+    curvature,
+)
+
+SHARPER = 8.0  # curvature of a level over that of the one before
+_STEPS = 4  # at a level
+_LAST_STEPS = 12  # at the last one
+_FAR = 40.0  # log evidence behind the best at which a basis is left behind
+_ALIKE = 0.99  # mean correlation of latents above which one of two bases sets out
+_MET = 0.9995  # and above which two polished ones are one
+_MOST_STARTS = 12  # bases whose rows are exchanged at a level
+_MOST_MADE = 4  # bases that come of it
+_RATE = 0.15  # inclusion rate at which many directions are compared
+_SHARE_OF_CURVATURE = 1 / 64  # of the sharpest node's, at which directions are judged
+_SAME_DIRECTION = 0.9998  # cosine above which one of two directions is enough
+_MOST_DIRECTIONS = 100  # kept from level to level with one outcome, fewer with more
+_LEAST_DIRECTIONS = 24
+
+
+class Climbed(NamedTuple):
+    """Polished bases.
+
+    Attributes:
+        rows: Rows of the inverses, unit length, (S, K, K).
+        evidence: Their log evidence, (S,).
+        place: Where among these each basis that set out has arrived, (C,); those that were put
+            together on the way follow the ones given.
+    """
+
+    rows: Tensor
+    evidence: Tensor
+    place: Tensor
+
+
+def climb(problem: RotationProblem, rows: Tensor, directions: Tensor) -> Climbed:
+    """Bases at the tops of their evidence.
+
+    Args:
+        problem: The tree and its nodes with rows.
+        rows: Rows of the inverses of the bases that set out, the most likely ones first,
+            (C, K, K), double precision.
+        directions: Further rows that bases may take up, (P, K).
+    """
+    place = torch.arange(len(rows), device=rows.device)
+    now = _met(Climbed(rows, rows.new_zeros(len(rows)), place), _ALIKE)
+    directions = distinct(directions)
+    arrived = []
+    for most in levels(problem):
+        level, last = capped(problem, most), most == torch.inf
+        now = _level(level, now, directions, last=last)
+        if most >= telling_curvature(problem) and not last:
+            directions = promising(level, directions)
+        arrived.append(now)
+    return max(arrived, key=lambda one: one.evidence.max().item())
+
+
+def levels(problem: RotationProblem) -> list[float]:
+    """Curvatures to which nodes are blunted in turn; the last is infinite: not at all."""
+    top = curvature(problem).max().item()
+    found, most = [], BLUNT_CURVATURE
+    while most * SHARPER**0.5 < top:
+        found.append(most)
+        most *= SHARPER
+    return [*found, torch.inf]
+
+
+def _level(problem: RotationProblem, now: Climbed, directions: Tensor, *, last: bool) -> Climbed:
+    """One level; bases that are far behind are not touched and stay as far behind."""
+    steps = _LAST_STEPS if last else _STEPS
+    mean, cov = leaf_estimates(problem)
+    behind = now.evidence.max() - now.evidence
+    near = behind < _FAR
+    rows = now.rows.clone()
+    rows[near] = polish(problem, rows[near], mean, cov, steps)
+    scores, total = _judged(problem, rows[near], mean, cov)
+    further = evidence(problem, directions, mean, cov)
+    pool = torch.cat([rows[near].flatten(0, 1), directions])
+    pool_scores = torch.cat([scores.flatten(), further])
+    made = _made_anew(rows[near], scores, total, pool, pool_scores, mean.shape[0] * mean.shape[1])
+    found = (total.max() - behind).masked_scatter(near, total)
+    place = now.place
+    if len(made):  # they set out here
+        made = polish(problem, made, mean, cov, steps)
+        found = torch.cat([found, _judged(problem, made, mean, cov)[1]])
+        place = torch.cat([place, torch.arange(len(rows), len(rows) + len(made)).to(place)])
+    return _met(Climbed(torch.cat([rows, made]), found, place))
+
+
+def telling_curvature(problem: RotationProblem) -> float:
+    """A curvature to which nodes are blunted that tells good directions from others.
+
+    Directions that contrasts between nodes propose are about as exact as the rows are: the
+    likelihood is blunted only as much as their errors ask for.
+    """
+    return max(BLUNT_CURVATURE, _SHARE_OF_CURVATURE * curvature(problem).max().item())
+
+
+def promising(problem: RotationProblem, directions: Tensor) -> Tensor:
+    """The best directions for their spread, and next to each where estimates agree best."""
+    mean, cov = leaf_estimates(problem)
+    scores = evidence(problem, directions, mean, cov, rates=(_RATE,))
+    spread = spread_of(along(directions, mean, cov)[0])  # evidence favours narrow ones
+    for_spread = scores + mean.shape[0] * spread.log().sum(-1)
+    directions = distinct(directions[for_spread.argsort(descending=True)])
+    most = max(_LEAST_DIRECTIONS, 2 * _MOST_DIRECTIONS // (1 + mean.shape[1]))
+    directions = directions[:most]
+    return distinct(torch.cat([directions, sharpened(problem, directions, mean, cov)]))
+
+
+def distinct(directions: Tensor) -> Tensor:
+    """Directions (P, K) without those that are nearly the same as one before."""
+    if not len(directions):
+        return directions
+    alike = (directions @ directions.mT).abs() > _SAME_DIRECTION
+    first = alike.double().argmax(1)  # argmax: the first of equals
+    return directions[first == torch.arange(len(directions), device=directions.device)]
+
+
+def _judged(
+    problem: RotationProblem, rows: Tensor, mean: Tensor, cov: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Log evidence of rows (S, K) and of bases (S,)."""
+    k = rows.shape[-1]
+    scores = evidence(problem, rows.reshape(-1, k), mean, cov).reshape(-1, k)
+    jacobian = mean.shape[0] * mean.shape[1] * torch.linalg.slogdet(rows)[1]
+    return scores, scores.sum(-1) + jacobian
+
+
+def _made_anew(
+    rows: Tensor,
+    scores: Tensor,
+    total: Tensor,
+    pool: Tensor,
+    pool_scores: Tensor,
+    num_estimates: int,
+) -> Tensor:
+    """The best bases that exchanging rows of the best ones makes, (M, K, K); M may be 0."""
+    made: list[Basis] = []
+    for i in total.argsort(descending=True)[:_MOST_STARTS].tolist():
+        basis = best_basis(pool, pool_scores, rows[i], scores[i], num_estimates)
+        new = all(abs(basis.evidence - other.evidence) > 1e-6 for other in made)
+        if new and basis.evidence > total[i] + 1e-3:
+            made.append(basis)
+    made.sort(key=lambda basis: -basis.evidence)
+    return torch.stack([basis.rows for basis in made[:_MOST_MADE]]) if made else rows[:0]
+
+
+def _met(now: Climbed, match: float = _MET) -> Climbed:
+    """Bases that have met counted once: the one of largest evidence stands for all."""
+    order = now.evidence.argsort(descending=True, stable=True)
+    columns = torch.linalg.inv(now.rows[order])
+    columns = columns / columns.norm(dim=-2, keepdim=True)
+    matches = torch.einsum("ski,tkj->stij", columns, columns).abs().amax(-1).mean(-1)
+    first = (matches > match).double().argmax(1)  # argmax: the first of equals
+    # A basis goes with the best one that it has met, which may itself go with a better one.
+    for _ in range(len(first).bit_length()):
+        first = first[first]
+    kept, place = first.unique(return_inverse=True)
+    back = torch.empty_like(order)
+    back[order] = place
+    return Climbed(now.rows[order[kept]], now.evidence[order[kept]], back[now.place])

@@ -1,0 +1,139 @@
+"""Where known latents count from: the values at which the intercept is the same everywhere.
+
+An intercept is the outcome where all latents are zero, so it depends on where zero is. Known
+latents are centred at the mean of the rows. If the intercept is the same in all environments for
+other values of the latents, close to that mean, then wherever a slope changes the centred intercept
+changes too, by a little. Seen from those values changes of the intercept are sparse.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_tbr.inference.rotation.basis import evidence, log_evidence, related_nodes, spread_of
+from pyro_tbr.inference.rotation.polish import (
+    CHANGED,
+    TRIES,
+    of_rows,
+    scatter_within,
+    slope,
+)
+from pyro_tbr.tree import Tree
+
+_RATE = 0.15  # inclusion rate of changes
+_NUM_PROPOSED = 24  # offsets proposed by contrasts
+_STEPS = 4  # up the evidence of the best of them, at most
+_GAIN = 1e-3  # of log evidence: a step that gains less is the last one
+
+
+class _Environments(NamedTuple):
+    """Nodes with rows."""
+
+    tree: Tree
+    nodes: Tensor
+
+
+@torch.no_grad()
+def reference_point(
+    mean: Tensor, cov: Tensor, nodes: Tensor, tree: Tree, spread: Tensor | float
+) -> Tensor:
+    """The offset from the latents' zero at which the intercept changes most sparsely, (K,).
+
+    Seen from latents at ``offset``, a node's intercept is its own plus ``offset @ slopes``. The
+    offset maximises the log evidence that these intercepts, with their errors, come from sparse
+    changes along the tree, plus the log density of its prior. Slopes that are the same at all nodes
+    say nothing of it, and it stays at 0.
+
+    Args:
+        mean: Estimates of each node's weights, the intercept last, (E, Q, W) with W = K + 1.
+        cov: Their covariances, (E, Q, W, W).
+        nodes: The nodes, (E,).
+        tree: The environments.
+        spread: Prior standard deviation of the offset around 0, in units of the latents: a scalar
+            or (K,). For centred latents the standard errors of their means.
+
+    Returns:
+        The offset in units of the latents, double precision. The same arguments give the same.
+    """
+    mean, cov = mean.double(), cov.double()
+    num_latents = mean.shape[-1] - 1
+    prior = torch.as_tensor(spread).to(mean).expand(num_latents) ** -2
+    if not num_latents or len(nodes) < 2:
+        return mean.new_zeros(num_latents)
+    where = _Environments(tree, nodes)
+    mean, cov = _given_slopes(where, mean, cov)
+    offsets = torch.cat([mean.new_zeros(1, num_latents), _proposed(where, mean, cov, prior)])
+    scores = evidence(where, _rows(offsets), mean, cov, rates=(_RATE,))
+    best = (scores - 0.5 * offsets.square() @ prior).argmax()
+    return _climb(where, offsets[best], mean, cov, prior)
+
+
+def _given_slopes(where: _Environments, mean: Tensor, cov: Tensor) -> tuple[Tensor, Tensor]:
+    """Slopes at their posterior means along the tree, intercepts given these; arguments' shapes.
+
+    Estimates of slopes that do not differ scatter by their errors, and with them those of the
+    intercepts; taken for differences they would move the offset.
+    """
+    value, var = mean[..., :-1], cov.diagonal(dim1=-2, dim2=-1)[..., :-1]  # (E, Q, K)
+    value, var = value.permute(2, 1, 0), var.permute(2, 1, 0)
+    with torch.enable_grad():
+        moving = value.clone().requires_grad_()
+        rate = torch.tensor(_RATE).to(value)
+        found = log_evidence(where, moving, var, rate, spread_of(value)).sum()
+    # Tweedie's formula: the posterior mean of what an estimate is of.
+    smooth = value + var * torch.autograd.grad(found, moving)[0]
+    gain = torch.linalg.solve(cov[..., :-1, :-1], cov[..., :-1, -1:]).squeeze(-1)  # (E, Q, K)
+    smooth = smooth.permute(2, 1, 0)
+    intercept = mean[..., -1] + (gain * (smooth - mean[..., :-1])).sum(-1)
+    left = torch.zeros_like(cov)
+    left[..., -1, -1] = cov[..., -1, -1] - (gain * cov[..., :-1, -1]).sum(-1)
+    return torch.cat([smooth, intercept.unsqueeze(-1)], -1), left
+
+
+def _rows(offset: Tensor) -> Tensor:
+    """Directions along which weights are intercepts seen from offsets (*S, K), (*S, W)."""
+    return torch.cat([offset, torch.ones_like(offset[..., :1])], -1)
+
+
+def _proposed(where: _Environments, mean: Tensor, cov: Tensor, prior: Tensor) -> Tensor:
+    """Offsets that some contrasts between related nodes ask for, (S, K).
+
+    Each is a regression of contrasts of intercepts on those of slopes under the prior: of as many
+    as there are latents, drawn at random, so that some have no change of the intercept among them.
+    """
+    generator = torch.Generator().manual_seed(0)
+    num_outcomes, k = mean.shape[1], len(prior)
+    place, other = related_nodes(where, (_NUM_PROPOSED, k), generator)
+    outcome = torch.randint(num_outcomes, place.shape, generator=generator)
+    contrast = mean[place, outcome] - mean[other, outcome]  # (S, K, W)
+    var = (cov[place, outcome] + cov[other, outcome])[..., -1, -1].unsqueeze(-1)
+    slopes, intercept = contrast[..., :-1], contrast[..., -1:]
+    precision = slopes.mT @ (slopes / var) + torch.diag(prior)
+    return -torch.linalg.solve(precision, slopes.mT @ (intercept / var)).squeeze(-1)
+
+
+def _climb(
+    where: _Environments, offset: Tensor, mean: Tensor, cov: Tensor, prior: Tensor
+) -> Tensor:
+    """The offset (K,) at the top of its evidence, by steps scaled by the curvature."""
+    k = len(prior)
+    rates = torch.full_like(mean[0, :, 0], _RATE)
+    for _ in range(_STEPS):
+        total, gradient, inclusion = slope(where, _rows(offset), rates, mean, cov)
+        total = total - 0.5 * prior @ offset.square()
+        within = scatter_within(where, _rows(offset), inclusion > CHANGED, mean, cov)
+        curvature = within[:k, :k] + torch.diag(prior)
+        step = torch.linalg.solve(curvature, gradient[:k] - prior * offset)
+        trials = offset + step * 0.25 ** torch.arange(TRIES).to(offset)[:, None]
+        reached = of_rows(where, _rows(trials), rates.expand(TRIES, -1)[..., None], mean, cov)
+        reached = reached - 0.5 * trials.square() @ prior
+        best = reached.argmax()
+        if reached[best] <= total:
+            break
+        offset = trials[best]
+        if reached[best] - total < _GAIN:
+            break
+    return offset
