@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import pyro_tbr as tbr
-from pyro_tbr.evaluation.baselines import L1TBR, AutoencoderLeafRegression
+from pyro_tbr.evaluation.baselines import L1TBR
+from rivals import AutoencoderLeafRegression
 from tests.cases.toy import same_fit, toy
 
 X, Y, ENV = toy(["a", "b"], n=15, d=2)

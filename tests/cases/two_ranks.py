@@ -15,8 +15,10 @@ from scipy.sparse import csr_matrix
 from torch import nn
 
 import pyro_tbr as tbr
+from pyro_tbr.heads import DesignRows
+from pyro_tbr.heads.sites import row_sites
 from pyro_tbr.heads.statistics import statistics
-from pyro_tbr.inference.encoder.training import TrainingRows, minibatch_elbo
+from pyro_tbr.inference.encoder.rows import StandardRows
 from tests.brief import sweeps
 from tests.cases.toy import star, toy
 
@@ -30,11 +32,13 @@ class Loss(nn.Module):
 
     def __init__(self, model, guide):
         super().__init__()
-        self.encoder, self.likelihood, self.guide = model.encoder, model.likelihood, guide
+        self.encoder, self.guide = model.encoder, guide
         self.model = (model,)  # not a second owner of its parts
 
     def forward(self, rows):
-        return -minibatch_elbo(self.model[0], self.guide, rows, self.model[0].num_rows)
+        model = self.model[0]
+        loss = tbr.TreeELBO().differentiable_loss
+        return loss(model, self.guide, rows.x, rows.env_index, rows.y) / model.num_rows
 
 
 def parts(num_rows):
@@ -45,7 +49,7 @@ def parts(num_rows):
     kept = (kept + [len(x) - 1])[:num_rows]  # 200 rows, and one more at the last leaf
     index = torch.tensor([tree.index(env[i]) for i in kept])
     features, outcomes = torch.tensor(x[kept]).float(), torch.tensor(y[kept]).float()[:, None]
-    rows = TrainingRows(features, outcomes, torch.ones_like(outcomes), index)
+    rows = StandardRows(features, outcomes, index)
     model = tbr.TreeModel(tree, 2, encoder="linear", num_features=2, num_outcomes=1)
     model.num_rows = num_rows
     return model, rows
@@ -63,12 +67,12 @@ def train(loss, rows):
 def weights(model, rows, gather=lambda own: [own]):
     """PIPs of the tree guide from the statistics of all ranks."""
     with torch.no_grad():
-        design = model.design(model.encoder(rows.prepared))
-    own = statistics(design, rows.y, rows.env_index, model.likelihood)
-    first, *others = gather(own)
+        design = model.design(model.encoder(rows.x))
     # Not coupled: latents that were not rotated leave open which of them a change is in, and which
     # it is hangs by a hair.
     guide = tbr.TreeGuide(model, num_components=8, coupled=False)
+    block = DesignRows(design, rows.y, rows.env_index)
+    first, *others = gather(statistics(block, row_sites(guide, block)[0]))
     guide.update(sum(others, start=first), sweeps=20)
     return guide.delta_moments().inclusion
 

@@ -37,8 +37,8 @@ def edited(array, place, value, dtype=None):
     return array
 
 
-BINARY = BernoulliLikelihood()
-BINARY_CHECKS = {"check": BINARY.check, "check_informative": BINARY.check_informative}
+ZERO_ONE = BernoulliLikelihood()
+BINARY_CHECKS = {"check": ZERO_ONE.check, "check_informative": ZERO_ONE.check_informative}
 
 
 def training(x=X, y=Y, env=ENV, **options):
@@ -255,7 +255,7 @@ def test_outcome_columns_are_matched_by_name():
 def test_later_rows_may_lack_an_outcome_or_a_class():
     schema = Schema(None, 3, ("p", "q"), 2)
     y = [[1, NAN], [1, NAN]]
-    same(align_outcomes(schema, y, RowOrder(2), check=BINARY.check), y)
+    same(align_outcomes(schema, y, RowOrder(2), check=ZERO_ONE.check), y)
 
 
 def test_o15_constant_columns_are_named():
@@ -381,7 +381,7 @@ ERRORS = {
         "(y holds 0.1, 0.9), first 0.1 at row 0 (index 'r0'), column 'y0'",
     ),
     "later 0.5": (
-        lambda: align_outcomes(PLAIN, [0.5], RowOrder(1), check=BINARY.check),
+        lambda: align_outcomes(PLAIN, [0.5], RowOrder(1), check=ZERO_ONE.check),
         DataError,
         "first 0.5",
     ),
