@@ -189,8 +189,7 @@ def best_basis(
     """
     rows, held = start.clone(), start_scores.clone()
     for _ in range(20 * len(rows)):  # each exchange gains, so this is a guard, not a limit
-        cofactor = (pool @ torch.linalg.inv(rows)).abs().clamp(min=1e-12).log()
-        gain = scores[:, None] - held[None, :] + num_estimates * cofactor
+        gain = exchange_gains(rows, held, pool, scores, num_estimates)
         best = int(gain.argmax())
         if gain.flatten()[best] < 1e-6:
             break
@@ -198,3 +197,11 @@ def best_basis(
         rows[old], held[old] = pool[new], scores[new]
     total = held.sum() + num_estimates * torch.linalg.slogdet(rows)[1]
     return Basis(rows, total.item())
+
+
+def exchange_gains(
+    rows: Tensor, held: Tensor, pool: Tensor, scores: Tensor, num_estimates: int
+) -> Tensor:
+    """Gain in evidence from every row of a pool (P, K) in place of every row of a basis, (P, K)."""
+    cofactor = (pool @ torch.linalg.inv(rows)).abs().clamp(min=1e-12).log()
+    return scores[:, None] - held[None, :] + num_estimates * cofactor

@@ -21,6 +21,7 @@ from pyro_tbr.inference.rotation.basis import (
     along,
     best_basis,
     evidence,
+    exchange_gains,
     leaf_estimates,
     spread_of,
 )
@@ -40,6 +41,9 @@ _ALIKE = 0.99  # mean correlation of latents above which one of two bases sets o
 _MET = 0.9995  # and above which two polished ones are one
 _MOST_STARTS = 12  # bases whose rows are exchanged at a level
 _MOST_MADE = 4  # bases that come of it
+_OTHER_ROW = 0.99  # cosine below which a row is another one, not a better place for the same
+_LITTLE_BEHIND = 8.0  # log evidence that polishing may make up for
+_MOST_LOOKED_AT = 100  # exchanges of one row, best first
 _RATE = 0.15  # inclusion rate at which many directions are compared
 _SHARE_OF_CURVATURE = 1 / 64  # of the sharpest node's, at which directions are judged
 _SAME_DIRECTION = 0.9998  # cosine above which one of two directions is enough
@@ -164,15 +168,42 @@ def _made_anew(
     pool_scores: Tensor,
     num_estimates: int,
 ) -> Tensor:
-    """The best bases that exchanging rows of the best ones makes, (M, K, K); M may be 0."""
+    """The best bases that exchanging rows of the best ones makes, (M, K, K); M may be 0.
+
+    Rows of the pool are not at the tops of their evidence, so the best basis with one row exchanged
+    for another is made too where it is a little behind.
+    """
+    order = total.argsort(descending=True)[:_MOST_STARTS].tolist()
     made: list[Basis] = []
-    for i in total.argsort(descending=True)[:_MOST_STARTS].tolist():
+    for i in order:
         basis = best_basis(pool, pool_scores, rows[i], scores[i], num_estimates)
         new = all(abs(basis.evidence - other.evidence) > 1e-6 for other in made)
         if new and basis.evidence > total[i] + 1e-3:
             made.append(basis)
     made.sort(key=lambda basis: -basis.evidence)
-    return torch.stack([basis.rows for basis in made[:_MOST_MADE]]) if made else rows[:0]
+    best, held = rows[order[0]], scores[order[0]]
+    tried = _one_exchanged(best, held, pool, pool_scores, num_estimates)
+    return torch.cat([*(basis.rows[None] for basis in made[:_MOST_MADE]), tried])
+
+
+def _one_exchanged(
+    rows: Tensor, held: Tensor, pool: Tensor, scores: Tensor, num_estimates: int
+) -> Tensor:
+    """Bases with one row exchanged for a really different one, the most promising ones."""
+    gain = exchange_gains(rows, held, pool, scores, num_estimates)
+    gain = torch.where((pool @ rows.mT).abs() < _OTHER_ROW, gain, -torch.inf)
+    made: list[Tensor] = []
+    taken = pool[:0]
+    for place in gain.flatten().argsort(descending=True)[:_MOST_LOOKED_AT].tolist():
+        new, old = divmod(place, len(rows))
+        if len(made) == _MOST_MADE or not gain[new, old] > -_LITTLE_BEHIND:
+            break
+        if not len(taken) or (taken @ pool[new]).abs().max() < _OTHER_ROW:
+            taken = torch.cat([taken, pool[new][None]])
+            basis = rows.clone()
+            basis[old] = pool[new]
+            made.append(basis)
+    return torch.stack(made) if made else pool.new_zeros(0, *rows.shape)
 
 
 def _met(now: Climbed, match: float = _MET) -> Climbed:

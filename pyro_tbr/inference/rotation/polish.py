@@ -53,6 +53,8 @@ def sharpened(problem: OnTree, directions: Tensor, mean: Tensor, cov: Tensor) ->
     Arguments as for :func:`polish`; directions (P, K) that belong to no basis yet. Agreement is the
     scatter within the sets of nodes between which nothing changes, over that between all nodes.
     """
+    if not len(directions):
+        return directions
     few = max(1, MOST_POTENTIALS // (problem.tree.num_nodes * mean.shape[1]))
     within = []
     for some in directions.split(few):
