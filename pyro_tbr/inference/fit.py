@@ -199,7 +199,7 @@ def _built(
     if built.intercept and built.prior_spec.root_scale_value is not None:
         # A fixed prior on the intercept is around 0 in the user's units, wherever y lies.
         root_loc[-1] = (-scaling.loc / scaling.scale).to(root_loc)
-    units = _latent_units(model, rows) if start is None else start.latent_units
+    units = _latent_units(model, rows, start)
     rows_a_node = len(rows) / len(rows.env_index.unique())
     built.build(
         schema.num_features,
@@ -215,13 +215,17 @@ def _built(
     return built.to(device=options.device)
 
 
-def _latent_units(model: TreeModel, rows: StandardRows) -> LatentUnits | None:
+def _latent_units(
+    model: TreeModel, rows: StandardRows, start: Posterior | None
+) -> LatentUnits | None:
     """Mean and spread of latents that are the features; ``None`` where an encoder makes them.
 
     Where no intercept takes up a shift they stay where they are.
     """
     if model.encoder_spec != "identity":
         return None
+    if start is not None:
+        return start.latent_units
     loc, scale = column_moments(rows.x)
     loc = loc if model.intercept else torch.zeros_like(loc)
     return LatentUnits(loc.cpu(), torch.where(varying_columns(rows.x), scale, 1.0).cpu())
