@@ -153,7 +153,8 @@ def test_o25_seeds():
     np.testing.assert_array_equal(first.mean, second.mean)
     np.testing.assert_array_equal(first.sample(3, seed=1), second.sample(3, seed=1))
     assert (first.sample(3, seed=1) != second.sample(3, seed=2)).any()
-    assert (first.mean != other.mean).any()
+    np.testing.assert_array_equal(first.mean, other.mean)  # from moments; quantiles are of draws
+    assert (first.lower != other.lower).any()
     assert global_state() == before
 
 

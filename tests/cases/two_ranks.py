@@ -73,7 +73,7 @@ def weights(model, rows, gather=lambda own: [own]):
     guide = tbr.TreeGuide(model, num_components=8, coupled=False)
     block = DesignRows(design, rows.y, rows.env_index)
     first, *others = gather(statistics(block, row_sites(guide, block)[0]))
-    guide.update(sum(others, start=first), sweeps=20)
+    guide.update(sum(others, start=first), sweeps=20, rough=True)
     return guide.delta_moments().inclusion
 
 

@@ -1,9 +1,13 @@
 """One small fit that the files of this folder share, and posteriors of large trees without data."""
 
+import warnings
+
 import numpy as np
 import pytest
 
 import pyro_tbr as tbr
+from pyro_tbr.errors import ConvergenceWarning
+from tests.brief import sweeps
 from tests.posterior.small_fits import known_fit
 
 AWKWARD = ("p__A; c__B (class) with a very long taxonomic name", "it's_me $x^2$ $", "_under", "d")
@@ -35,4 +39,6 @@ def large(num_leaves, rows=2):
         seed=1,
     )
     x, y, env = sim.without(sim.tree.leaves[::9])
-    return x, y, env, known_fit(sim.tree, x, y, env, mixture_components=3)
+    with sweeps(2), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # plots need no optimum
+        return x, y, env, known_fit(sim.tree, x, y, env, mixture_components=3)
