@@ -177,7 +177,7 @@ class Sweeps:
     def _go_on(self, run: _Run, coupled: bool, few: int | None, limit: int, settled: float) -> _Run:
         """More sweeps where a run has not come to rest: shorter steps, or as many again."""
         for step in _CAREFUL:
-            if run.moved < settled:
+            if run.moved < max(settled, _DRIFT):
                 break
             self._step = step
             run = self._run(coupled, few, 2 * limit, settled)
