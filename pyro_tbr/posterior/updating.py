@@ -1,10 +1,8 @@
 """A few more rows: statistics are added, the encoder and all scales stay.
 
-For Gaussian outcomes the tree guide then stands where a fit to all rows with these scales does.
-Mean field goes to the nearest optimum, which need not be the one of such a fit. For binary outcomes
-the rows of before keep the quadratic expansion they had, so weights that move far end a little off:
-half as many rows again at each leaf moved weights by up to 2.5 standard deviations, and they ended
-up to 0.4 standard deviations from a fit to all rows (PIPs 0.05).
+For outcomes with normal noise the tree guide then stands where a fit to all rows with these scales
+does. Mean field goes to the nearest optimum, which need not be the one of such a fit. For other
+outcomes the rows of before keep the sites they had, so weights that move far end a little off.
 """
 
 from __future__ import annotations
