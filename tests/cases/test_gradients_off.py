@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import pyro_tbr as tbr
-from pyro_tbr.evaluation.baselines import AutoencoderLeafRegression, L1TBR
+from pyro_tbr.evaluation.baselines import L1TBR, AutoencoderLeafRegression
 from tests.cases.toy import same_fit, toy
 
 X, Y, ENV = toy(["a", "b"], n=15, d=2)
