@@ -100,12 +100,15 @@ def rotate_to_sparsity(
     offset = weights.offset * problem.offset_scale
     if problem.root.shape[0] > problem.latent_dim:  # an intercept takes up the offset
         offset[close] = torch.stack([_offset(problem, one) for one in basis[close]])
-    everything = weights._replace(offset=offset).take(arrived.place)
+    # Each start counts where it has arrived; bases that none of them reached count once.
+    every = torch.arange(len(basis), device=basis.device)
+    place = torch.cat([arrived.place, every[~torch.isin(every, arrived.place)]])
+    everything = weights._replace(offset=offset).take(place)
     scaled = everything._replace(
         root=everything.root * problem.unit,
         deltas=everything.deltas * problem.unit,
     )
-    return ranked(scaled, arrived.evidence[arrived.place])
+    return ranked(scaled, arrived.evidence[place])
 
 
 def _directions(problem: RotationProblem, found: Tensor, generator: torch.Generator) -> Tensor:

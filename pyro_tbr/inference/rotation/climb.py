@@ -57,8 +57,7 @@ class Climbed(NamedTuple):
     Attributes:
         rows: Rows of the inverses, unit length, (S, K, K).
         evidence: Their log evidence, (S,).
-        place: Where among these each basis that set out has arrived, (C,); those that were put
-            together on the way follow the ones given.
+        place: Where among these each basis that set out has arrived, (C,).
     """
 
     rows: Tensor
@@ -110,13 +109,19 @@ def _level(problem: RotationProblem, now: Climbed, directions: Tensor, *, last: 
     further = evidence(problem, directions, mean, cov)
     pool = torch.cat([rows[near].flatten(0, 1), directions])
     pool_scores = torch.cat([scores.flatten(), further])
-    made = _made_anew(rows[near], scores, total, pool, pool_scores, mean.shape[0] * mean.shape[1])
+    made, source = _made_anew(
+        rows[near], scores, total, pool, pool_scores, mean.shape[0] * mean.shape[1]
+    )
     found = (total.max() - behind).masked_scatter(near, total)
-    place = now.place
-    if len(made):  # they set out here
+    place = now.place.clone()
+    if len(made):
         made = polish(problem, made, mean, cov, steps)
-        found = torch.cat([found, _judged(problem, made, mean, cov)[1]])
-        place = torch.cat([place, torch.arange(len(rows), len(rows) + len(made)).to(place)])
+        reached = _judged(problem, made, mean, cov)[1]
+        found = torch.cat([found, reached])
+        # What exchanging a basis's rows makes is where that one arrives, and a rival stays behind.
+        for old, new in source.items():
+            if reached[new] > total[old]:
+                place[now.place == torch.nonzero(near)[old, 0]] = len(rows) + new
     return _met(Climbed(torch.cat([rows, made]), found, place))
 
 
@@ -167,23 +172,25 @@ def _made_anew(
     pool: Tensor,
     pool_scores: Tensor,
     num_estimates: int,
-) -> Tensor:
-    """The best bases that exchanging rows of the best ones makes, (M, K, K); M may be 0.
+) -> tuple[Tensor, dict[int, int]]:
+    """The best bases that exchanging rows of the best ones makes, (M, K, K), and from which.
 
     Rows of the pool are not at the tops of their evidence, so the best basis with one row exchanged
     for another is made too where it is a little behind.
     """
     order = total.argsort(descending=True)[:_MOST_STARTS].tolist()
-    made: list[Basis] = []
+    made: dict[float, Basis] = {}  # by evidence: equal ones are one
+    source: dict[int, float] = {}
     for i in order:
         basis = best_basis(pool, pool_scores, rows[i], scores[i], num_estimates)
-        new = all(abs(basis.evidence - other.evidence) > 1e-6 for other in made)
-        if new and basis.evidence > total[i] + 1e-3:
-            made.append(basis)
-    made.sort(key=lambda basis: -basis.evidence)
+        if basis.evidence > total[i] + 1e-3:
+            source[i] = round(basis.evidence, 6)
+            made.setdefault(source[i], basis)
+    kept = sorted(made, reverse=True)[:_MOST_MADE]
     best, held = rows[order[0]], scores[order[0]]
     tried = _one_exchanged(best, held, pool, pool_scores, num_estimates)
-    return torch.cat([*(basis.rows[None] for basis in made[:_MOST_MADE]), tried])
+    places = {old: kept.index(new) for old, new in source.items() if new in kept}
+    return torch.cat([*(made[key].rows[None] for key in kept), tried]), places
 
 
 def _one_exchanged(
