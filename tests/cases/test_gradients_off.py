@@ -7,12 +7,13 @@ import pytest
 import torch
 
 import pyro_tbr as tbr
-from pyro_tbr.evaluation.baselines import L1TBR, AutoencoderLeafRegression
+from pyro_tbr.evaluation.baselines import L1TBR
+from rivals import AutoencoderLeafRegression
 from tests.cases.toy import same_fit, toy
 
 X, Y, ENV = toy(["a", "b"], n=15, d=2)
 OPTIONS = tbr.FitOptions(
-    restarts=1, rotation_steps=3, max_steps=3, sparse_steps=2, cross_fit=0, sweeps=2,
+    restarts=1, max_steps=3, sparse_steps=2, cross_fit=0,
     mixture_components=2, encoder_decays=(0.0,),
 )  # fmt: skip
 
