@@ -126,12 +126,14 @@ def test_another_process_agrees_with_the_second_fit_of_this_one(tmp_path):
         import sys
         import torch
         import pyro_tbr as tbr
+        from tests.brief import search_steps
         from tests.inference.problems import BRIEF
         torch.set_num_threads(1)
         data = tbr.simulate(num_leaves=8, latent_dim=2, num_features=5, num_outcomes=2,
                             rows_per_leaf=30, seed=1)
         model = tbr.TreeModel(data.tree, 2, "linear")
-        fit = tbr.fit(model, data.x, data.y, data.env, progress=False, options=BRIEF)
+        with search_steps(200):  # as in this process
+            fit = tbr.fit(model, data.x, data.y, data.env, progress=False, options=BRIEF)
         fit.deltas().to_pickle(sys.argv[1])
         """
     )

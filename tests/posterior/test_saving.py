@@ -54,7 +54,7 @@ CASES = {
     "own module": ({"encoder": Own()}, {}, "tree"),
     "mean field": ({"encoder": "linear"}, {}, "mean_field"),
     "shared gates": (
-        {"encoder": "linear", "prior": tbr.SpikeSlabPrior(shared_gates=True)},
+        {"encoder": "linear", "prior": tbr.SpikeSlabPrior(spike_scale=0)},
         {"num_outcomes": 2},
         "mean_field",
     ),

@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from pyro_tbr.heads.guide import NodeMoments
-from pyro_tbr.heads.priors.delta_factors import DeltaMoments
+from pyro_tbr.heads.moments import DeltaMoments
 from pyro_tbr.posterior.tables import arc_index, delta_table, node_table, pip_table
 from pyro_tbr.tree import Tree
 
