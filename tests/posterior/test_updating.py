@@ -67,7 +67,8 @@ def test_update_is_a_fit_to_all_rows(data, early, before, whole):
     x, y, env, _ = data
     new = before.update(x[~early], y[~early], env[~early])
     assert (before.pips() - whole.pips()).abs().to_numpy().max() > 0.2  # they told something
-    assert_same(new, whole)
+    # The earlier fit scaled the latents, and placed their reference point, by fewer rows.
+    assert_same(new, whole, pips=0.05, share=0.3)
     assert new.row_counts.tolist() == whole.row_counts.tolist()
     assert new.stats.count.sum() == whole.stats.count.sum()
     assert bool(new.guide.informed_arcs.all())
@@ -215,7 +216,7 @@ def test_binary_outcomes(binary, binary_sim):
         for rows in (early, np.ones(len(sim.y), dtype=bool))
     ]  # fmt: skip
     new = fits[0].update(sim.z[~early], sim.y[~early], sim.env[~early])
-    assert_same(new, fits[1], pips=0.1, share=0.6)
+    assert_same(new, fits[1], pips=0.1, share=0.9)
     assert (fits[0].pips() - fits[1].pips()).abs().to_numpy().max() > 0.15
     with pytest.raises(tbr.DataError, match="0 or 1"):
         binary.update(sim.z[:2], [0.5, 1], sim.env[:2])
