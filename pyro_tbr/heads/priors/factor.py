@@ -271,7 +271,8 @@ class PriorFactor(nn.Module):
             DataError: The prior has no scale for every change.
         """
         raise DataError(
-            f"shrinkage() is a horseshoe's, {type(self.prior).__name__} has none: use pips() or deltas()"
+            f"shrinkage() is a horseshoe's, {type(self.prior).__name__} has none: use pips() or "
+            "deltas()"
         )
 
     def gap(self, now: TreePosterior, informed: Tensor) -> Tensor:
