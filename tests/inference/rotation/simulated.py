@@ -67,7 +67,8 @@ def simulated(rows, *, seed=0, depth=5, latent_dim=4, misfit=0.0):
     linear = torch.eye(k + 1).double()
     linear[:k, :k], linear[k, :k] = white, -mean @ white
     count = torch.tensor(rows.copy()).double()[:, None]
-    stats = Statistics(nodes, grams[:, None], cross, torch.zeros_like(count), count)
+    zero = torch.zeros_like(count)
+    stats = Statistics(nodes, grams[:, None], cross, zero, count, zero)
     stats = stats.transform(linear)
     precision = torch.full((1,), NOISE**-2).double()
     # Dense weights: leaf by leaf, all changes on leaf arcs.
