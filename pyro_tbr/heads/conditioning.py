@@ -8,17 +8,17 @@ sites and the likelihood's own parameters are moved in turns until the predictor
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Hashable
 from functools import reduce
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pyro_tbr.errors import ConvergenceWarning, DataError
 from pyro_tbr.heads.groups import RowGroups
-from pyro_tbr.heads.guide import Guide, Settled
+from pyro_tbr.heads.guide import Guide, Settled, everywhere
 from pyro_tbr.heads.rows import RowSource
 from pyro_tbr.heads.sandwich import inflation
 from pyro_tbr.heads.sites import row_moments, row_sites
@@ -27,7 +27,9 @@ from pyro_tbr.tree.readers.naming import listed
 
 SWEEPS = 60  # after which a guide that still moves goes on with care
 _ROUNDS = 60  # at most, of sites and guide; the first few are large steps
-_WHOLE_STEPS = 20  # after so many rounds sites move by half the way to their new values
+_WHOLE_STEPS = 20  # after so many rounds sites move by ever shorter steps
+_LEAST_STEP = 0.05  # down to which a step is halved where it lowers the bound by more than
+_FALL, _FALL_SHARE = 1.0, 1e-3  # this, and this share of it
 _SETTLED = 0.01  # mean change of the predictor, in its standard deviations, that ends the rounds
 _ROUGH_SHARE = 8  # a round in between has this share of the sweeps
 _CORRELATION_ROUNDS = 8  # at most, of weights and the correlation of rows of a group
@@ -135,42 +137,85 @@ def _by_sites(
     learn_hyper: bool,
     learn_nuisance: bool,
 ) -> tuple[Statistics, Settled]:
-    few = max(2, sweeps // _ROUGH_SHARE)
-    # A fresh guide knows nothing: sites at its prior's spread would say next to nothing too.
-    started = before is not None
-    stats, last, rough, settled = None, None, True, Settled(0, math.inf)
-    for done in range(1, _ROUNDS + 1):
-        new, points = _sites_statistics(guide, rows, at_zero=not started and last is None)
-        new = new if before is None else before + new
-        step = 1.0 if stats is None or done <= _WHOLE_STEPS else 0.5
-        stats = new if step == 1.0 or stats is None else stats.scaled(1 - step) + new.scaled(step)
-        if last is not None and rough:
+    """Sites, guide and the likelihood's parameters in turns until the predictors are still.
+
+    A round moves the sites some way towards those at the guide's moments, which is a
+    natural-gradient step, and the guide to its optimum for them. One that lowers the bound is taken
+    back and made with half the step; after many rounds steps get shorter in any case.
+    """
+
+    def sites(at_zero: bool = False) -> tuple[Statistics, Tensor]:
+        found, points = _sites_statistics(guide, rows, at_zero=at_zero)
+        return found if before is None else before + found, points
+
+    def move(rough: bool) -> Settled:
+        settled = Settled(1, 0.0)
+        if rough and last is not None:
             guide.step(stats, learn_hyper=learn_hyper, learn_nuisance=False)
         else:
             settled = guide.update(
                 stats,
-                sweeps=few if rough else sweeps,
+                sweeps=max(2, sweeps // _ROUGH_SHARE) if rough else sweeps,
                 learn_hyper=learn_hyper,
                 learn_nuisance=False,
                 rough=rough,
             )
-        moved = math.inf
-        if last is not None:
-            spread = points.std(correction=0).clamp(min=1e-6)
-            moved = ((points - last).abs().mean() / spread).item()
-        last = points
         if learn_nuisance:
             _learn_nuisance(guide, rows)
-        if moved < _SETTLED:
+        return settled
+
+    last: _Round | None = None
+    rough, step = True, 1.0
+    # A fresh guide knows nothing: sites at its prior's spread would say next to nothing too.
+    stats = sites(at_zero=before is None)[0]
+    settled = move(rough)
+    for done in range(1, _ROUNDS + 1):
+        new, points = sites()
+        now = _Round(_state_of(guide), stats, new, points, guide.elbo(new).item())
+        if last is not None and step > _LEAST_STEP and now.bound < last.least_bound:
+            step, now = 0.5 * step, last
+            guide.load_state_dict(now.state)
+        elif last is not None and now.moved_from(last) < _SETTLED:
             if not rough:
-                break
+                return new, settled
             rough = False
-    else:
-        everything = torch.ones(guide.head.num_weights, guide.head.num_outcomes).nonzero().tolist()
-        settled = settled._replace(trouble=tuple((k, q, 0) for k, q in everything))
-    # The sites at the moments where the guide has ended: its ELBO is then exact.
-    stats = _sites_statistics(guide, rows, at_zero=False)[0]
-    return stats if before is None else before + stats, settled
+        last = now
+        share = min(step, 1 / max(1, done - _WHOLE_STEPS))
+        stats = now.stats.scaled(1 - share) + now.sites.scaled(share)
+        settled = move(rough)
+    return sites()[0], settled._replace(trouble=everywhere(guide.head))
+
+
+class _Round(NamedTuple):
+    """Where a round of sites and guide has ended.
+
+    Attributes:
+        state: Of the guide.
+        stats: Statistics of the sites the guide is at its optimum for.
+        sites: Statistics of the sites at the guide's moments, whose ELBO is its own.
+        points: Root mean squares of the predictors, (N, Q).
+        bound: The ELBO.
+    """
+
+    state: dict[str, Tensor]
+    stats: Statistics
+    sites: Statistics
+    points: Tensor
+    bound: float
+
+    @property
+    def least_bound(self) -> float:
+        """What the next round must not fall below; expectation propagation may lower it a bit."""
+        return self.bound - _FALL - _FALL_SHARE * abs(self.bound)
+
+    def moved_from(self, other: _Round) -> float:
+        """Mean change of the predictors, in their standard deviation."""
+        spread = self.points.std(correction=0).clamp(min=1e-6)
+        return ((self.points - other.points).abs().mean() / spread).item()
+
+
+def _state_of(guide: Guide) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in guide.state_dict().items()}
 
 
 def _sites_statistics(guide: Guide, rows: RowSource, *, at_zero: bool) -> tuple[Statistics, Tensor]:

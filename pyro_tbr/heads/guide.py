@@ -281,6 +281,11 @@ class Guide(LocalParamsModule):
         )
 
 
+def everywhere(head: Head) -> tuple[tuple[int, int, int], ...]:
+    """Every weight and outcome, at the root: what is in trouble where all are together."""
+    return tuple((k, q, 0) for k in range(head.num_weights) for q in range(head.num_outcomes))
+
+
 def informed_arcs(tree: Tree, informed_nodes: Tensor) -> Tensor:
     """(A,) bool: arcs whose child, or a node below it, is informed (V,)."""
     below = descendant_sum(tree, informed_nodes.double()[:, None])

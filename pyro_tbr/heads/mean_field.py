@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import pyro
@@ -11,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from pyro_tbr.heads.guide import Guide, Settled, logit
+from pyro_tbr.heads.guide import Guide, Settled, everywhere, logit
 from pyro_tbr.heads.hyper import quadrature
 from pyro_tbr.heads.moments import DeltaMoments, NodeMoments
-from pyro_tbr.heads.priors.classes import ExpectedLaw, Values, normal_mixture
+from pyro_tbr.heads.priors.classes import ChangeSums, ExpectedLaw, Values, normal_mixture
 from pyro_tbr.heads.rows import DesignRows
 from pyro_tbr.heads.sites import row_sites
 from pyro_tbr.heads.statistics import Statistics, statistics
@@ -24,7 +25,8 @@ from pyro_tbr.tree import descendant_sum, path_sum
 _STEPS = 10  # of Adam in a sweep
 _LR = 0.03
 _STEP_SWEEPS = 5  # of a single step
-_MOST_SWEEPS = 3  # times as many as asked for, where the ELBO still climbs
+_MOST_RUNS = 3  # of the sweeps asked for, where the ELBO still climbs
+_TRIAL_SHARE = 4  # a start is judged after this share of them
 _SETTLED = 0.05  # gain of the ELBO over the last tenth of a run below which it has come to rest
 _SETTLED_SHARE = 1e-3  # of the ELBO, likewise
 _START_SHARE = 0.05  # of a typical change: spread of a factor that starts
@@ -95,35 +97,34 @@ class MeanFieldGuide(Guide):
         learn_nuisance: bool = True,
         rough: bool = False,
     ) -> Settled:
-        """See :meth:`Guide.update`: ten Adam steps on the ELBO of the statistics a sweep."""
-        kept = set()
-        if not learn_hyper:
-            kept |= {id(p) for p in self.factor.parameters()}
-        # The likelihood's own parameters have closed forms, or are learnt from rows elsewhere.
-        kept |= {id(p) for p in self.nuisance.parameters()}
-        learn_nuisance = learn_nuisance and self.head.likelihood.exact
-        params = [p for p in self.parameters() if id(p) not in kept]
+        """See :meth:`Guide.update`.
+
+        A sweep is ten Adam steps of root and changes up the ELBO, then hyperparameters and noise at
+        their optimum given these.
+        """
         stats = stats.flattened()
-        other = None
+        learn_nuisance = learn_nuisance and self.head.likelihood.exact
+        run = partial(self._climb, stats, learn_hyper=learn_hyper, learn_nuisance=learn_nuisance)
+        done = 0
         if self.has_gates and not rough and self._fresh:
             other = self._near_tree(stats, learn_hyper, learn_nuisance)
-        done, gain = self._climb(stats, params, sweeps, rough, learn_nuisance)
-        if other is not None:
-            first = self.elbo(stats).item(), self._clone()
+            done = 2 * max(2, sweeps // _TRIAL_SHARE)
+            run(done // 2)
+            bound, state = self.elbo(stats).item(), self._clone()
             self.load_state_dict(other)
-            again, gain_again = self._climb(stats, params, sweeps, rough, learn_nuisance)
-            done += again
-            if self.elbo(stats).item() < first[0]:
-                self.load_state_dict(first[1])
-            else:
-                gain = gain_again
+            run(done // 2)
+            if self.elbo(stats).item() < bound:
+                self.load_state_dict(state)
         self._fresh = False
+        for _ in range(1 if rough else _MOST_RUNS):
+            gain, done = run(sweeps), done + sweeps
+            at_rest = gain < max(_SETTLED, _SETTLED_SHARE * abs(self.elbo(stats).item()))
+            if at_rest:
+                break
         self.check_finite("after an update of the guide")
-        if rough or self._at_rest(stats, gain):
+        if rough or at_rest:
             return Settled(done, gain)
-        weights, outcomes = self.root_loc.shape
-        everywhere = tuple((k, q, 0) for k in range(weights) for q in range(outcomes))
-        return Settled(done, gain, everywhere)
+        return Settled(done, gain, everywhere(self.head))
 
     def step(
         self, stats: Statistics, *, learn_hyper: bool = True, learn_nuisance: bool = True
@@ -174,45 +175,55 @@ class MeanFieldGuide(Guide):
         return self.expected_log_lik(stats, self._node_moments(law)) - self._kl(law)
 
     def _climb(
-        self,
-        stats: Statistics,
-        params: list[nn.Parameter],
-        sweeps: int,
-        rough: bool,
-        learn_nuisance: bool,
-    ) -> tuple[int, float]:
-        """Runs of Adam until one's last tenth gains little; sweeps, and that gain."""
-        done, gain = 0, 0.0
-        with torch.enable_grad():
-            for _ in range(1 if rough else _MOST_SWEEPS):
-                gain = self._adam(stats, params, sweeps, learn_nuisance)
-                done += sweeps
-                if self._at_rest(stats, gain):
-                    break
-        return done, gain
-
-    def _at_rest(self, stats: Statistics, gain: float) -> bool:
-        return gain < max(_SETTLED, _SETTLED_SHARE * abs(self.elbo(stats).item()))
-
-    def _adam(
-        self, stats: Statistics, params: list[nn.Parameter], sweeps: int, learn_nuisance: bool
+        self, stats: Statistics, sweeps: int, *, learn_hyper: bool, learn_nuisance: bool
     ) -> float:
+        """Climbs the ELBO at a falling rate; returns what the last tenth of the sweeps gained."""
+        own = {id(p) for part in (self.factor, self.nuisance) for p in part.parameters()}
+        params = [p for p in self.parameters() if id(p) not in own]
         optimizer = torch.optim.Adam(params, lr=_LR, betas=(0.9, 0.99))
-        scale = 1 / stats.count.sum()
-        before = math.nan
+        scale, before = 1 / stats.count.sum(), math.nan
         for sweep in range(sweeps):
             if sweep == sweeps - max(1, sweeps // 10):
                 before = self.elbo(stats).item()
-            for _ in range(_STEPS):
-                for group in optimizer.param_groups:
-                    group["lr"] = _LR * min(1.0, 2 * (1 - sweep / sweeps) + 0.02)
-                optimizer.zero_grad()
-                (-scale * self.elbo(stats)).backward()
-                optimizer.step()
+            with torch.no_grad():
+                law = self.factor.law()
+            optimizer.param_groups[0]["lr"] = _LR * min(1.0, 2 * (1 - sweep / sweeps) + 0.02)
+            with torch.enable_grad():
+                for _ in range(_STEPS):
+                    optimizer.zero_grad()
+                    rows = self.expected_log_lik(stats, self._node_moments(law))
+                    (scale * (self._weights_kl(law) - rows)).backward()
+                    optimizer.step()
+            if learn_hyper:
+                self.factor.learn_root(self._root_square().detach())
+                self.factor.learn_changes(self._sums(law))
             if learn_nuisance:
                 self.learn_nuisance_from(stats)
             self.check_finite("after a step up the ELBO")
         return self.elbo(stats).item() - before
+
+    @torch.no_grad()
+    def _sums(self, law: ExpectedLaw) -> ChangeSums:
+        """Expected changes by class; one normal stands for all classes that are open."""
+        first, on = (1, self._gate_probs(law)) if self.has_gates else (0, torch.ones_like(self.loc))
+        points, weights = quadrature(self.loc, self.log_scale.exp())
+        height = (law.log_prob + law.excess)[..., first:]
+        normal = dist.Normal(law.mean[..., first:], _width(law.var[..., first:]))
+        share = (normal.log_prob(points.unsqueeze(-1)) + height).softmax(-1)
+        share = share * (weights.reshape(-1, 1, 1, 1) * on).unsqueeze(-1)
+        powers = (torch.ones_like(points), points, points.square())
+        sums = [(share * power.unsqueeze(-1)).sum(0) for power in powers]
+        if self.has_gates:
+            small, width = torch.zeros_like(self.loc), torch.zeros_like(self.loc)
+            if self.head.prior.has_spike:
+                may = self.head.prior.may_change()
+                small, width = may * self.spike_loc, may * (2 * self.spike_log_scale).exp()
+            closed = [(1 - on) * part for part in (torch.ones_like(small), small, small**2 + width)]
+            sums = [
+                torch.cat([c.unsqueeze(-1), s], -1) for c, s in zip(closed, sums, strict=True)
+            ]
+        known = self._known.unsqueeze(-1)
+        return ChangeSums(*(torch.where(known, part, 0.0) for part in sums))
 
     @torch.no_grad()
     def _near_tree(
@@ -288,11 +299,18 @@ class MeanFieldGuide(Guide):
         return self._kl(self.factor.law())
 
     def _kl(self, law: ExpectedLaw) -> Tensor:
+        return self._weights_kl(law) + self.hyper_kl()
+
+    def _root_square(self) -> Tensor:
+        """Expected squared deviation of the root weights from their prior mean, (W, Q)."""
+        return (self.root_loc - self.head.prior.root_loc).square() + (2 * self.root_log_scale).exp()
+
+    def _weights_kl(self, law: ExpectedLaw) -> Tensor:
+        """KL of root weights and changes to their prior."""
         scale = self.factor.scale("root_scale")
-        square = (self.root_loc - self.head.prior.root_loc).square()
-        square = square + (2 * self.root_log_scale).exp()
-        root = 0.5 * (square * scale.mean_power(-2.0) - 1) - self.root_log_scale + scale.mean_log()
-        return root.sum() + self._changes_kl(law) + self.hyper_kl()
+        root = 0.5 * (self._root_square() * scale.mean_power(-2.0) - 1)
+        root = root - self.root_log_scale + scale.mean_log()
+        return root.sum() + self._changes_kl(law)
 
     def _changes_kl(self, law: ExpectedLaw) -> Tensor:
         first = 1 if self.has_gates else 0
@@ -390,7 +408,7 @@ def _normal_kl(law: ExpectedLaw, classes: slice, loc: Tensor, log_scale: Tensor)
     """
     height = (law.log_prob + law.excess)[..., classes]
     mean, var = law.mean[..., classes], law.var[..., classes]
-    var = torch.where(var > 0, var, 1.0)  # of arcs that cannot change, which do not count
+    var = _width(var).square()
     entropy = log_scale + 0.5 * (1 + math.log(2 * math.pi))
     if height.shape[-1] == 1:
         square = (loc - mean[..., 0]).square() + (2 * log_scale).exp()
@@ -401,3 +419,8 @@ def _normal_kl(law: ExpectedLaw, classes: slice, loc: Tensor, log_scale: Tensor)
     points, weights = quadrature(loc, log_scale.exp())
     each = dist.Normal(mean, var.sqrt()).log_prob(points.unsqueeze(-1)) + height
     return -entropy - torch.tensordot(weights, each.logsumexp(-1), 1)
+
+
+def _width(var: Tensor) -> Tensor:
+    """Standard deviations; 1 for arcs that cannot change, which do not count."""
+    return torch.where(var > 0, var, 1.0).sqrt()

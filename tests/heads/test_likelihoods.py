@@ -48,7 +48,7 @@ class PoissonLikelihood(Likelihood):
 
     def check(self, y):
         bad = (y.values < 0) | (y.values % 1 > 0)
-        y.refuse(bad, "must hold counts here", "give whole numbers")
+        y.refuse(bad, "that are no counts", "give whole numbers")
 
     def forward(self, predictor, nuisance):
         return dist.Poisson(predictor.exp())
@@ -597,8 +597,9 @@ def outcomes(*columns):
 def test_binary_outcomes_are_checked():
     likelihood, nan = BernoulliLikelihood(), float("nan")
     likelihood.check(outcomes([0, 1, nan], [1, 1, 0]))
-    place = r"must be 0 or 1.* 2 value.*2\.0 at row 1 \(index 'cell1'\), column 'state'"
-    with pytest.raises(DataError, match=place + r".*holds 0\.0, 1\.0, 2\.0.*recode"):
+    what = r"2 value\(s\) that must be 0 or 1.*holds 0\.0, 1\.0, 2\.0"
+    place = r".*2\.0 at row 1 \(index 'cell1'\), column 'state': recode"
+    with pytest.raises(DataError, match=what + place):
         likelihood.check(outcomes([0, 1, nan], [1, 2, 2]))
     likelihood.check_informative(outcomes([0, 1, nan]))
     with pytest.raises(DataError, match="single value 1 in all 2 observed rows of column 'state'"):
@@ -606,7 +607,7 @@ def test_binary_outcomes_are_checked():
 
 
 def test_a_likelihood_of_a_users_own_refuses_likewise():
-    with pytest.raises(DataError, match="must hold counts here.* 1 value.*-1.0 at row 2.*whole"):
+    with pytest.raises(DataError, match=r"1 value\(s\) that are no counts, first -1.0 at row 2.*whole"):
         PoissonLikelihood().check(outcomes([0, 3, -1]))
     GaussianLikelihood().check(outcomes([0, 3, -1.5]))
     GaussianLikelihood().check_informative(outcomes([2, 2, 2]))

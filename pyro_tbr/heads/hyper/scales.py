@@ -215,9 +215,12 @@ class ScaleFactor(HyperFactor):
             loc = loc + step
             pull = square * torch.exp((-2 * loc + 2 * var).clamp(max=80))
             push = size * torch.exp((-loc + 0.5 * var).clamp(max=40))
-            change = 0.5 / (torch.maximum(2 * pull - push, pull) + precision) - 0.5 * var
+            bend = torch.maximum(2 * pull - push, pull) + precision
+            change = 1 / bend - var
             moved = torch.maximum(step.abs(), change.abs() / var).max()
             var = var + change
+            # The mean goes along, so that pull and push, and with them the variance, hold.
+            loc = loc + ((2 * pull - 0.5 * push) / bend * change).clamp(-1.0, 1.0)
             if moved < _SETTLED:
                 break
         self.loc.copy_(loc)

@@ -36,7 +36,7 @@ from pyro_tbr.tree.messages import (
 )
 
 _NUM_POINTS = 64  # of all hyperparameters together, for expectations without a closed form
-_CLIMB_STEPS, _CLIMB_RATE = 30, 0.1  # of the update of hyperparameters without a closed form
+_CLIMB_STEPS, _CLIMB_RATE = 15, 0.1  # of the update of hyperparameters without a closed form
 
 
 class Evidence(NamedTuple):
@@ -216,19 +216,20 @@ class PriorFactor(nn.Module):
         law = self.law()
         normal = dist.Normal(law.mean, law.var.clamp(min=1e-12).sqrt())
         share = (law.log_prob + normal.log_prob(deltas.unsqueeze(-1))).softmax(-1)
-        self._learn_root((root - self.prior.root_loc).square())
+        self.learn_root((root - self.prior.root_loc).square())
         self.learn_changes(_sums(share, deltas, informed))
 
     @torch.no_grad()
     def learn(self, now: TreePosterior, informed: Tensor) -> None:
         """Moves the hyperparameters to their optimum given the passes of all weights."""
-        self._learn_root(root_square(now, self.prior.root_loc))
+        self.learn_root(root_square(now, self.prior.root_loc))
         parts = (now.class_prob, now.class_mean, now.class_second)
         mask = informed.reshape(-1, 1, 1, 1)
         sums = (torch.where(mask, part.movedim(-2, 0), 0.0) for part in parts)
         self.learn_changes(ChangeSums(*sums))
 
-    def _learn_root(self, square: Tensor) -> None:
+    def learn_root(self, square: Tensor) -> None:
+        """Moves the root's scale given expected squared deviations from its mean, (W, Q)."""
         self.update_scale("root_scale", square, torch.ones_like(square))
 
     def update_scale(

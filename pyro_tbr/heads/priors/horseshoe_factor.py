@@ -219,7 +219,7 @@ class HorseshoeTreeFactor(HorseshoeFactor):
         The weights then belong to the grid of before, until passes are made with ``refit``.
         """
         assert isinstance(now, HorseshoePosterior)
-        self._learn_root(root_square(now, self.prior.root_loc))
+        self.learn_root(root_square(now, self.prior.root_loc))
         for name, loc, spread in zip(_GRID_SITES, *self.grid.move(), strict=True):
             factor = self.scale(name)
             if factor.hyper.fixed is None:

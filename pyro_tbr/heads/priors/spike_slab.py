@@ -278,7 +278,7 @@ class _SpikeSlabFactor(PriorFactor):
         typical = square.mean((0, 2), keepdim=True).clamp(min=least**2)
         gates = torch.where(mask, (square > _START_SHARE**2 * typical).double(), 0.0)
         square = gates * square.clamp(min=least**2)
-        self._learn_root((root - prior.root_loc).square())
+        self.learn_root((root - prior.root_loc).square())
         self._learn_rate(gates, torch.where(mask, 1 - gates, 0.0))
         # A spike starts at its hyperprior's middle: sparse estimates are zero where gates are off,
         # and from no width at all the updates find none.
