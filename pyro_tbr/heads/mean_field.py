@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
+from pyro_tbr.data.ranks import num_ranks
 from pyro_tbr.heads.guide import Guide, Settled, everywhere, logit
 from pyro_tbr.heads.hyper import quadrature
 from pyro_tbr.heads.moments import DeltaMoments, NodeMoments
@@ -141,13 +142,14 @@ class MeanFieldGuide(Guide):
     def absorb(self, rows: DesignRows, num_rows: int) -> None:
         """A guide that knows nothing yet goes next to the changes that are likely by these rows.
 
-        Gradients take hundreds of steps to get from closed gates to there, if they get there.
+        Gradients take hundreds of steps to get from closed gates to there, if they get there. Where
+        several processes train together, each with rows of its own, all start at the prior.
 
         Args:
             rows: A minibatch, or all rows.
             num_rows: How many rows there are in all.
         """
-        if self.loc.any():
+        if self.loc.any() or num_ranks() > 1:
             return
         sites, _ = row_sites(self, rows, at_zero=True)
         stats = statistics(rows, sites).scaled(num_rows / len(rows))
@@ -208,8 +210,9 @@ class MeanFieldGuide(Guide):
         first, on = (1, self._gate_probs(law)) if self.has_gates else (0, torch.ones_like(self.loc))
         points, weights = quadrature(self.loc, self.log_scale.exp())
         height = (law.log_prob + law.excess)[..., first:]
-        normal = dist.Normal(law.mean[..., first:], _width(law.var[..., first:]))
-        share = (normal.log_prob(points.unsqueeze(-1)) + height).softmax(-1)
+        width = _width(law.var[..., first:])
+        standard = (points.unsqueeze(-1) - law.mean[..., first:]) / width
+        share = (height - 0.5 * standard.square() - width.log()).softmax(-1)
         share = share * (weights.reshape(-1, 1, 1, 1) * on).unsqueeze(-1)
         powers = (torch.ones_like(points), points, points.square())
         sums = [(share * power.unsqueeze(-1)).sum(0) for power in powers]
@@ -219,9 +222,7 @@ class MeanFieldGuide(Guide):
                 may = self.head.prior.may_change()
                 small, width = may * self.spike_loc, may * (2 * self.spike_log_scale).exp()
             closed = [(1 - on) * part for part in (torch.ones_like(small), small, small**2 + width)]
-            sums = [
-                torch.cat([c.unsqueeze(-1), s], -1) for c, s in zip(closed, sums, strict=True)
-            ]
+            sums = [torch.cat([c.unsqueeze(-1), s], -1) for c, s in zip(closed, sums, strict=True)]
         known = self._known.unsqueeze(-1)
         return ChangeSums(*(torch.where(known, part, 0.0) for part in sums))
 
@@ -417,8 +418,9 @@ def _normal_kl(law: ExpectedLaw, classes: slice, loc: Tensor, log_scale: Tensor)
         )
         return -entropy - log_prior
     points, weights = quadrature(loc, log_scale.exp())
-    each = dist.Normal(mean, var.sqrt()).log_prob(points.unsqueeze(-1)) + height
-    return -entropy - torch.tensordot(weights, each.logsumexp(-1), 1)
+    each = height - 0.5 * (points.unsqueeze(-1) - mean).square() / var - 0.5 * var.log()
+    each = each.logsumexp(-1) - 0.5 * math.log(2 * math.pi)
+    return -entropy - torch.tensordot(weights, each, 1)
 
 
 def _width(var: Tensor) -> Tensor:

@@ -60,4 +60,4 @@ def registered(base: type) -> Registered:
         below: list[type] = waiting.pop(0).__subclasses__()
         found |= dict.fromkeys(below)
         waiting += below
-    return Registered(base, [kind for kind in found if not getattr(kind, "abstract", False)])
+    return Registered(base, [kind for kind in found if not vars(kind).get("abstract")])

@@ -7,14 +7,12 @@ it keeps the better one.
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 from torch import Tensor
 
 from pyro_tbr.heads.hyper.base import HyperFactor
 from pyro_tbr.heads.priors import PriorFactor
-from pyro_tbr.tree.messages import TreePosterior
+from pyro_tbr.heads.tree_state import TreeState
 
 _MOST_UPDATES = 30
 _SETTLED = 0.02  # moves of a latent's log evidence below which updates end
@@ -23,25 +21,8 @@ _WORTH = 0.1  # log evidence by which the second start must be better
 State = dict[str, tuple[Tensor, Tensor]]
 
 
-class _Guide(Protocol):
-    eta: Tensor
-    informed_arcs: Tensor
-
-    @property
-    def factor(self) -> PriorFactor: ...
-
-    @property
-    def current(self) -> TreePosterior: ...
-
-    def refresh(self, now: TreePosterior | None = None) -> None: ...
-
-    def passes(self, *, num_components: int | None) -> TreePosterior: ...
-
-    def log_evidence(self) -> Tensor: ...
-
-
 @torch.no_grad()
-def choose_start(guide: _Guide, num_components: int | None) -> bool:
+def choose_start(guide: TreeState, num_components: int | None) -> bool:
     """Moves hyperparameters to the better of two optima, latent by latent.
 
     Args:
@@ -70,7 +51,7 @@ def choose_start(guide: _Guide, num_components: int | None) -> bool:
     return bool(better.any())
 
 
-def _climbed(guide: _Guide, num_components: int | None, kept: State) -> tuple[State, Tensor]:
+def _climbed(guide: TreeState, num_components: int | None, kept: State) -> tuple[State, Tensor]:
     """The hyperparameters at their optimum given the potentials, and each latent's bound (W,).
 
     What latents share stays as in ``kept``, so that each is judged alone; afterwards all are there
@@ -90,7 +71,7 @@ def _climbed(guide: _Guide, num_components: int | None, kept: State) -> tuple[St
     return state, bound
 
 
-def _own(guide: _Guide, state: State) -> list[str]:
+def _own(guide: TreeState, state: State) -> list[str]:
     """Hyperparameters of which every latent has its own."""
     return [name for name, (loc, _) in state.items() if len(loc) == len(guide.eta)]
 

@@ -10,17 +10,16 @@ the guide is then left at mean field, and what was in trouble is reported.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_tbr.heads.coupling import NodeRows, Potential, Tilted
 from pyro_tbr.heads.guide import Settled
-from pyro_tbr.heads.head import Head
-from pyro_tbr.heads.priors import PriorFactor
 from pyro_tbr.heads.second_start import choose_start
 from pyro_tbr.heads.statistics import Statistics
+from pyro_tbr.heads.tree_state import TreeState
 from pyro_tbr.tree.messages import TreePosterior
 
 # A sweep that moves no leaf's weight by more than this share of its standard deviation is the last.
@@ -37,54 +36,6 @@ _CAREFUL = (0.3, 0.1)  # steps of the runs that go on where one has not come to 
 # Squared residuals over the noise variance, of a node and outcome, by which expectation propagation
 # may be above mean field, and as many again for each weight: it shrinks what is uncertain.
 _WORSE, _WORSE_A_WEIGHT = 10.0, 3.0
-
-
-class Swept(Protocol):
-    """What sweeps ask of a tree guide."""
-
-    eta: Tensor
-    lam: Tensor
-    informed_arcs: Tensor
-    coupled: bool
-    num_components: int | None
-    nuisance: nn.ModuleDict
-
-    @property
-    def head(self) -> Head:
-        """Tree, prior and likelihood."""
-
-    @property
-    def factor(self) -> PriorFactor:
-        """The prior's part of q."""
-
-    @property
-    def current(self) -> TreePosterior:
-        """The passes for all weights."""
-
-    def refresh(self, now: TreePosterior | None = None) -> None:
-        """Forgets the passes, or keeps new ones."""
-
-    def passes(
-        self,
-        weights: slice = ...,
-        num_components: int | None = None,
-        sweeps: int = 1,
-        *,
-        refit: bool = False,
-    ) -> TreePosterior:
-        """Both passes for some weights."""
-
-    def log_evidence(self) -> Tensor:
-        """A lower bound for each weight, (W,)."""
-
-    def site_scale(self) -> Tensor:
-        """By what the rows' precisions are multiplied, (Q,)."""
-
-    def learn_nuisance_from(self, stats: Statistics, cov: Tensor | None = None) -> None:
-        """Moves the likelihood's parameters."""
-
-    def check_finite(self, where: str) -> None:
-        """Refuses a state that is not finite."""
 
 
 class _Run(NamedTuple):
@@ -108,7 +59,7 @@ class Sweeps:
     """
 
     def __init__(
-        self, guide: Swept, stats: Statistics, *, learn_hyper: bool, learn_nuisance: bool
+        self, guide: TreeState, stats: Statistics, *, learn_hyper: bool, learn_nuisance: bool
     ) -> None:
         self.guide, self.stats = guide, stats.flattened()
         self.learn_hyper = learn_hyper

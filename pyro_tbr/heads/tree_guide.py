@@ -12,18 +12,17 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_tbr.errors import TrainingError
-from pyro_tbr.heads.guide import Guide, Settled, logit
+from pyro_tbr.heads.guide import Settled, logit
 from pyro_tbr.heads.local_params import show_parameter
 from pyro_tbr.heads.moments import DeltaMoments, NodeMoments
-from pyro_tbr.heads.priors.factor import Evidence
 from pyro_tbr.heads.rows import DesignRows
 from pyro_tbr.heads.sites import row_moments, row_sites
 from pyro_tbr.heads.statistics import Statistics, statistics
 from pyro_tbr.heads.sweeps import Sweeps
+from pyro_tbr.heads.tree_state import FINAL_PASSES, TreeState
 from pyro_tbr.tree import path_sum
-from pyro_tbr.tree.messages import ArcLaw, InsideMessages, TreePosterior, inside_pass
+from pyro_tbr.tree.messages import ArcLaw, InsideMessages, inside_pass
 
-_FINAL_PASSES = 2  # sweeps of messages behind what is reported
 _SITE_ELEMENTS = 500_000  # of one block of draws; a draw goes through all components of a message
 _JOINT_ELEMENTS = 5_000_000  # where every call makes messages anew
 _SURE = 1e-13  # where one minus a PIP in double precision has still three digits
@@ -32,7 +31,7 @@ _FIRST_SWEEPS = 20  # at the first minibatch
 _MAX_PASSES, _MAX_ARCS = 32, 4000  # passes for log odds of sure changes, and arcs in all of them
 
 
-class TreeGuide(Guide):
+class TreeGuide(TreeState):
     r"""Each latent's weights and gates jointly exact along the tree; latents independent.
 
     With ``coupled`` each latent is judged with the others uncertain, by expectation propagation
@@ -52,15 +51,7 @@ class TreeGuide(Guide):
             the number of arcs.
         coupled: Expectation propagation between latents rather than mean field. Off for the best
             ELBO, as where solutions are compared by it.
-
-    Attributes:
-        eta: Linear terms of the potentials, (W, Q, V), zero where a node has no rows.
-        lam: Precisions of the potentials, likewise.
     """
-
-    eta: Tensor
-    lam: Tensor
-    along_tree = True
 
     def __init__(
         self,
@@ -70,13 +61,7 @@ class TreeGuide(Guide):
         *,
         coupled: bool = True,
     ) -> None:
-        super().__init__(head, informed_nodes)
-        self.num_components, self.coupled = num_components, coupled
-        shape = (self.head.num_weights, self.head.num_outcomes, self.head.tree.num_nodes)
-        self.register_buffer("eta", torch.zeros(shape, dtype=torch.float64))
-        self.register_buffer("lam", torch.zeros(shape, dtype=torch.float64))
-        self._match_dtype()
-        self._current: TreePosterior | None = None
+        super().__init__(head, informed_nodes, num_components, coupled=coupled)
         self._start: Tensor | None = None
         self._running: Statistics | None = None  # of minibatches, scaled to all rows
         self._absorbed = 0
@@ -84,52 +69,6 @@ class TreeGuide(Guide):
     def settings(self) -> dict[str, Any]:
         """See :meth:`Guide.settings`."""
         return {"num_components": self.num_components, "coupled": self.coupled}
-
-    @property
-    def evidence(self) -> Evidence:
-        """What the rows say of the weights, as the passes take it."""
-        return Evidence(self.head.tree, self.eta, self.lam, self.informed_arcs, self.num_components)
-
-    @torch.no_grad()
-    def passes(
-        self,
-        weights: slice = slice(None),
-        num_components: int | None = None,
-        sweeps: int = 1,
-        *,
-        refit: bool = False,
-    ) -> TreePosterior:
-        """Inside and outside pass for some weights at the current potentials.
-
-        Args:
-            weights: Which of the W.
-            num_components: Cap on the components of a message; default the guide's own.
-            sweeps: Of messages; the second ranks components by what the first has found.
-            refit: Move hyperparameters that are held jointly with the weights too.
-        """
-        components = num_components or self.num_components
-        return self.factor.passes(self.evidence, weights, components, sweeps, refit)
-
-    @property
-    def current(self) -> TreePosterior:
-        """The passes for all weights at once, kept until potentials or hyperparameters change."""
-        now = self._current
-        if now is None:
-            now = self._current = self.passes(sweeps=_FINAL_PASSES)
-        return now
-
-    def refresh(self, now: TreePosterior | None = None) -> None:
-        """Forgets the passes, after a change of potentials or hyperparameters; keeps new ones."""
-        self._current = now
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Passes that are kept are no part of what a guide is: it is the same asked or not."""
-        return self.__dict__ | {"_current": None}
-
-    def load_state_dict(self, *args: object, **kwargs: object) -> object:
-        """Also forgets the passes of the state before."""
-        self.refresh()
-        return super().load_state_dict(*args, **kwargs)
 
     def node_moments(self) -> NodeMoments:
         """See :meth:`Guide.node_moments`; without gradient: the potentials are not trained."""
@@ -190,12 +129,6 @@ class TreeGuide(Guide):
         second = now.node_var + now.node_mean.square()
         potential = (self.eta * now.node_mean - 0.5 * self.lam * second).sum()
         return potential - self.log_evidence().sum() + self.hyper_kl()
-
-    @torch.no_grad()
-    def log_evidence(self) -> Tensor:
-        """Of the potentials of each weight at q of its hyperparameters, a lower bound, (W,)."""
-        now = self.current
-        return now.log_evidence.sum(-1) - self.factor.gap(now, self.informed_arcs)
 
     @torch.no_grad()
     def start(self, root: Tensor, deltas: Tensor, *, sparse: bool = True) -> None:
@@ -265,7 +198,7 @@ class TreeGuide(Guide):
     def _after(self, learn_hyper: bool) -> None:
         self.refresh()
         if self.factor.joint and learn_hyper:  # their weights, at the grid as it is now
-            self.refresh(self.passes(sweeps=_FINAL_PASSES, refit=True))
+            self.refresh(self.passes(sweeps=FINAL_PASSES, refit=True))
         self.check_finite("after an update of the guide")
 
     def sample(self, num_samples: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -274,7 +207,7 @@ class TreeGuide(Guide):
         There the spread of the hyperparameters is the whole uncertainty, so it goes in.
         """
         hyper = self.sample_hyper(num_samples, generator)
-        draws = hyper | self.factor.draw(self.evidence, num_samples, _FINAL_PASSES, generator)
+        draws = hyper | self.factor.draw(self.evidence, num_samples, FINAL_PASSES, generator)
         # What is held jointly with the weights is in there already.
         return draws if self.factor.joint else self.with_prior_changes(draws, generator)
 
@@ -286,7 +219,7 @@ class TreeGuide(Guide):
         factor, numbers = self.factor, max(1, self.informed_arcs.numel() * self.eta[..., 0].numel())
         most = _JOINT_ELEMENTS if factor.joint else _SITE_ELEMENTS
         blocks = torch.arange(num_samples).split(max(1, most // numbers))
-        messages = None if factor.joint else self.messages(factor.arc_law(), _FINAL_PASSES)
+        messages = None if factor.joint else self.messages(factor.arc_law(), FINAL_PASSES)
         for block in blocks:
             if messages is None:
                 yield self.sample(len(block), generator)[site]
@@ -372,7 +305,7 @@ class TreeGuide(Guide):
         # A generator of its own, from the global one, on the CPU: draws are moved from there.
         generator = torch.Generator().manual_seed(int(torch.randint(2**62, ()).item()))
         with _Untrainable() if torch.is_grad_enabled() else nullcontext():
-            self.factor.emit(self.evidence, self.current, _FINAL_PASSES, generator)
+            self.factor.emit(self.evidence, self.current, FINAL_PASSES, generator)
 
     def show_parameters(self) -> None:
         """Shows one parameter that stands for all, and raises where ``SVI`` would step it."""

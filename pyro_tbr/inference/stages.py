@@ -187,8 +187,9 @@ class Stages:
         keep = variance > _LEAST_VARIANCE_SHARE * variance.max()
         if not keep.any():
             raise TrainingError(
-                f"the encoder gives all {len(own)} rows the same latents: its training has run "
-                "away; lower options.encoder_lr, or look for outliers and scale the data"
+                f"the encoder gives all {len(own)} rows the same latents: a network of your own is "
+                "constant, or its training has run away; lower options.encoder_lr, or look for "
+                "outliers and scale the data"
             )
         whiten = axes[:, keep] / variance[keep].sqrt()
         rank, latent_dim = int(keep.sum()), own.shape[1]

@@ -107,7 +107,7 @@ def to_datatree(
     coords: dict[str, Any] = {
         "arc": _arc_labels(posterior.tree),
         "latent": list(posterior.latent_names),
-        "outcome": list(posterior.outcome_names),
+        "outcome": names_as_text(posterior.outcome_names),
     }
     if data is not None:
         more, where, labels = _data_groups(posterior, data, draws, seed)

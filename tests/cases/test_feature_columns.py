@@ -145,5 +145,6 @@ def test_encoders_that_take_features_as_they_are(encoder):
 def test_an_encoder_that_ends_constant_is_named():
     dead = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Threshold(1e9, 0.0))
     model = tbr.TreeModel(TREE, 2, encoder=dead)
-    with pytest.raises(DataError, match="encoder: its latents are the same in all rows"):
+    match = "encoder gives all 120 rows the same latents: .* constant"
+    with pytest.raises(tbr.TrainingError, match=match):
         tbr.fit(model, X, Y, ENV, progress=False, options=QUICK)

@@ -89,7 +89,7 @@ def test_o22_outliers_and_few_rows():
 
 
 def test_o22_high_learning_rates():
-    """Finite values in the end, or one error; never a posterior that holds NaN."""
+    """Finite values in the end, an error or a warning; never a posterior that holds NaN."""
     options = tbr.FitOptions(
         restarts=2, max_steps=30, sparse_steps=5, cross_fit=0,
         encoder_lr=5.0, encoder_decays=(0.0,), mixture_components=4,
@@ -97,7 +97,7 @@ def test_o22_high_learning_rates():
     model = tbr.TreeModel(TREE, 2, encoder="mlp")
     try:
         posterior = tbr.fit(model, X, Y, ENV, progress=False, options=options)
-    except tbr.TrainingError:
+    except (tbr.TrainingError, tbr.ConvergenceWarning):
         return
     assert np.isfinite(posterior.predict(X, ENV).mean).all()
 

@@ -32,7 +32,8 @@ class Loss(nn.Module):
 
     def __init__(self, model, guide):
         super().__init__()
-        self.encoder, self.guide = model.encoder, guide
+        # Not in training mode, or a single process would start next to what its rows say.
+        self.encoder, self.guide = model.encoder, guide.eval()
         self.model = (model,)  # not a second owner of its parts
 
     def forward(self, rows):

@@ -607,7 +607,9 @@ def test_binary_outcomes_are_checked():
 
 
 def test_a_likelihood_of_a_users_own_refuses_likewise():
-    with pytest.raises(DataError, match=r"1 value\(s\) that are no counts, first -1.0 at row 2.*whole"):
+    with pytest.raises(
+        DataError, match=r"1 value\(s\) that are no counts, first -1.0 at row 2.*whole"
+    ):
         PoissonLikelihood().check(outcomes([0, 3, -1]))
     GaussianLikelihood().check(outcomes([0, 3, -1.5]))
     GaussianLikelihood().check_informative(outcomes([2, 2, 2]))

@@ -1,0 +1,91 @@
+"""What a tree guide holds: potentials of the rows at the nodes, and the passes along the trees."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_tbr.heads.guide import Guide
+from pyro_tbr.heads.priors.factor import Evidence
+from pyro_tbr.tree.messages import TreePosterior
+
+FINAL_PASSES = 2  # sweeps of messages behind what is reported
+
+
+class TreeState(Guide):
+    """Potentials, hyperparameters and noise, which sweeps move; arguments as of ``TreeGuide``.
+
+    Attributes:
+        eta: Linear terms of the potentials, (W, Q, V), zero where a node has no rows.
+        lam: Precisions of the potentials, likewise.
+    """
+
+    eta: Tensor
+    lam: Tensor
+    along_tree = True
+    abstract = True
+
+    def __init__(
+        self, head: Any, informed_nodes: Tensor | None, num_components: int | None, *, coupled: bool
+    ) -> None:
+        super().__init__(head, informed_nodes)
+        self.num_components, self.coupled = num_components, coupled
+        shape = (self.head.num_weights, self.head.num_outcomes, self.head.tree.num_nodes)
+        self.register_buffer("eta", torch.zeros(shape, dtype=torch.float64))
+        self.register_buffer("lam", torch.zeros(shape, dtype=torch.float64))
+        self._match_dtype()
+        self._current: TreePosterior | None = None
+
+    @property
+    def evidence(self) -> Evidence:
+        """What the rows say of the weights, as the passes take it."""
+        return Evidence(self.head.tree, self.eta, self.lam, self.informed_arcs, self.num_components)
+
+    @torch.no_grad()
+    def passes(
+        self,
+        weights: slice = slice(None),
+        num_components: int | None = None,
+        sweeps: int = 1,
+        *,
+        refit: bool = False,
+    ) -> TreePosterior:
+        """Inside and outside pass for some weights at the current potentials.
+
+        Args:
+            weights: Which of the W.
+            num_components: Cap on the components of a message; default the guide's own.
+            sweeps: Of messages; the second ranks components by what the first has found.
+            refit: Move hyperparameters that are held jointly with the weights too.
+        """
+        components = num_components or self.num_components
+        return self.factor.passes(self.evidence, weights, components, sweeps, refit)
+
+    @property
+    def current(self) -> TreePosterior:
+        """The passes for all weights at once, kept until potentials or hyperparameters change."""
+        now = self._current
+        if now is None:
+            now = self._current = self.passes(sweeps=FINAL_PASSES)
+        return now
+
+    def refresh(self, now: TreePosterior | None = None) -> None:
+        """Forgets the passes, after a change of potentials or hyperparameters; keeps new ones."""
+        self._current = now
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Passes that are kept are no part of what a guide is: it is the same asked or not."""
+        return self.__dict__ | {"_current": None}
+
+    def load_state_dict(self, *args: object, **kwargs: object) -> object:
+        """Also forgets the passes of the state before."""
+        self.refresh()
+        return super().load_state_dict(*args, **kwargs)
+
+    @torch.no_grad()
+    def log_evidence(self) -> Tensor:
+        """Of the potentials of each weight at q of its hyperparameters, a lower bound, (W,)."""
+        now = self.current
+        return now.log_evidence.sum(-1) - self.factor.gap(now, self.informed_arcs)
