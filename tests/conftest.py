@@ -43,3 +43,21 @@ def _global_state_untouched(request):
     after = _global_state()
     changed = [name for name in before if before[name] != after[name]]
     assert not changed, f"test changed global state: {changed}"
+
+
+@pytest.fixture
+def users_store():
+    """A user's own parameters, with names like ours; and a look at whether they stay."""
+    store = pyro.get_param_store()
+    before = store.get_state()
+    names = ["encoder.layer.weight", "encoder.mine", "root_loc", "user.weight"]
+    for name in names:
+        pyro.param(name, torch.full((2,), 7.0))
+    held = {name: store._params[name] for name in names}
+    yield store
+    assert sorted(store.keys()) == sorted(names)
+    for name in names:
+        assert store._params[name] is held[name]
+        assert (pyro.param(name) == 7.0).all()
+    store.clear()
+    store.set_state(before)

@@ -163,6 +163,9 @@ class Guide(LocalParamsModule):
             num_rows: How many rows there are in all.
         """
 
+    def refresh(self) -> None:
+        """Forgets what is kept of the state for answers, after a change of it; here nothing."""
+
     def elbo(self, stats: Statistics) -> Tensor:
         """ELBO of all rows, from their statistics.
 

@@ -66,6 +66,12 @@ class Sweeps:
         self.learn_nuisance = learn_nuisance and guide.head.likelihood.exact
         self._step, self._done = _STEP, 0
 
+    @property
+    def few(self) -> int:
+        """Components of a message while sweeps still move far."""
+        few, full = self.guide.factor.rough_components, self.guide.num_components
+        return few if full is None else min(full, few)
+
     def settle(self, start: Tensor | None, sweeps: int, *, rough: bool) -> Settled:
         """Sweeps until weights no longer move.
 
@@ -78,9 +84,7 @@ class Sweeps:
         mean = self._moments()[0] if start is None else start.clone()
         guide.eta.zero_()
         guide.lam.zero_()
-        full = guide.num_components
-        few = guide.factor.rough_components
-        few = few if full is None else min(full, few)
+        full, few = guide.num_components, self.few
         coupled = guide.coupled and mean.shape[-1] > 1
         limit = (sweeps + 1) // 2 if coupled else sweeps
         settled = _BEFORE_COUPLED if coupled else _SETTLED
@@ -98,8 +102,7 @@ class Sweeps:
 
     def once(self) -> None:
         """One sweep from where the guide stands, hyperparameters and noise after it."""
-        few = self.guide.factor.rough_components
-        self._run(self.guide.coupled and len(self.guide.eta) > 1, few, 1, 0.0)
+        self._run(self.guide.coupled and len(self.guide.eta) > 1, self.few, 1, 0.0)
 
     def _coupled(self, run: _Run, few: int | None, full: int | None, limit: int) -> Settled:
         """Expectation propagation after mean field, which it goes back to where it fails."""

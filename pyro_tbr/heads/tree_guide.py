@@ -175,16 +175,22 @@ class TreeGuide(TreeState):
         sites, _ = row_sites(self, rows, at_zero=self._running is None)
         batch = statistics(rows, sites).scaled(num_rows / len(rows))
         known, self._absorbed = self._running, self._absorbed + 1
-        share = 1.0 if len(rows) >= num_rows else self._absorbed**-_FORGETTING
+        # Sites that are no expansions are the rows' own: of all rows they are the optimum.
+        whole = self.head.likelihood.exact and len(rows) >= num_rows
+        share = 1.0 if whole else self._absorbed**-_FORGETTING
         if known is not None and share < 1.0:
             batch = known.scaled(1 - share) + batch.scaled(share)
         self._running = batch
         if not self.head.likelihood.exact:
             self._learn_from(rows, num_rows / len(rows), share)
+        run = Sweeps(self, batch, learn_hyper=True, learn_nuisance=True)
         if known is None:  # single sweeps from the prior find poor optima
-            self.update(batch, sweeps=_FIRST_SWEEPS, rough=True)
+            run.settle(None, _FIRST_SWEEPS, rough=True)
         else:
-            self.step(batch)
+            run.once()
+        # For the loss of this step alone, which forgets them again.
+        self.refresh(self.passes(num_components=run.few, refit=True))
+        self.check_finite("after a step of the guide")
 
     def _learn_from(self, rows: DesignRows, weight: float, share: float) -> None:
         """A part of the way to the optimum of the likelihood's own parameters for some rows."""

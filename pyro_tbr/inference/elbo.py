@@ -30,9 +30,9 @@ class TreeELBO(ELBO):
     and the parameters of a guide that is trained by gradients. A guide that is exact along the tree
     moves in closed form, before the loss is taken, as the statistics of a batch normalisation do:
     where gradients are recorded and the guide is in training mode. Each row's likelihood becomes a
-    normal site, and the potentials of the weights go a part of the way to those of the sites, all
-    the way where the rows given are all there are. That is a natural gradient step; the part falls
-    as (number of steps) ** -0.6.
+    normal site, and the potentials of the weights go a part of the way to those of the sites; all
+    the way where outcomes are normal and the rows given are all there are. That is a natural
+    gradient step; the part falls as (number of steps) ** -0.6.
 
     Source:
         Hoffman, Blei, Wang & Paisley, JMLR 14 (2013) 1303; Khan & Lin, AISTATS 2017.
@@ -57,10 +57,14 @@ class TreeELBO(ELBO):
         """
         _check(model, guide)
         rows = _rows(model, x, env_index, y)
-        if guide.training and torch.is_grad_enabled():
+        moves = guide.training and torch.is_grad_enabled()
+        if moves:
             seen = DesignRows(rows.design.detach(), rows.y, rows.env_index)
             guide.absorb(seen, model.num_rows or len(rows))
-        return -self.of_rows(model.head, guide, rows)
+        loss = -self.of_rows(model.head, guide, rows)
+        if moves:
+            guide.refresh()
+        return loss
 
     def loss(self, model: TreeModel, guide: Guide, *args: Any, **kwargs: Any) -> float:
         """The same as a number; moves nothing."""

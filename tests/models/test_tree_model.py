@@ -264,24 +264,6 @@ def test_errors(call, error, message):
 # Parameters are a model's own
 
 
-@pytest.fixture
-def users_store():
-    """A user's own parameters, with names like ours; and a look at whether they stay."""
-    store = pyro.get_param_store()
-    before = store.get_state()
-    names = ["encoder.layer.weight", "encoder.mine", "root_loc", "user.weight"]
-    for name in names:
-        pyro.param(name, torch.full((2,), 7.0))
-    held = {name: store._params[name] for name in names}
-    yield store
-    assert sorted(store.keys()) == sorted(names)
-    for name in names:
-        assert store._params[name] is held[name]
-        assert (pyro.param(name) == 7.0).all()
-    store.clear()
-    store.set_state(before)
-
-
 def test_calls_leave_the_store_alone(users_store):
     model = make_model(SpikeSlabPrior(), encoder="mlp")
     x, env, y = rows()
