@@ -155,8 +155,7 @@ class Prediction:
         for rows in self._chunks(max(n, self._num_draws)):
             each = distribution(self._view, self._predictor(weights, rows)[pick], nuisance)
             draws.append(loc + scale * drawn(each, generator))
-        values = torch.cat(draws, dim=1).numpy()
-        return values[..., 0] if self._form.flat else values
+        return self._form.draws(torch.cat(draws, dim=1))
 
     @torch.no_grad()
     def log_score(self, y: Any) -> float:
@@ -180,10 +179,7 @@ class Prediction:
         for rows in self._chunks():
             each = distribution(self._view, self._predictor(weights, rows), nuisance)
             parts.append(Mixture(each).log_prob(outcomes[rows]) - scale.log())
-        found = torch.cat(parts)[~torch.isnan(outcomes)]
-        if not len(found):
-            raise DataError("y has no observed value; there is nothing to score")
-        return found.mean().item()
+        return mean_over_observed(torch.cat(parts), outcomes)
 
     def _draws(self) -> tuple[Tensor, dict[str, Tensor]]:
         """Weights (S, n, W, Q) and the likelihood's own parameters, draws first."""
@@ -209,6 +205,14 @@ def _chunks(num_rows: int, width: int) -> Iterator[Tensor]:
     size = max(1, _CHUNK_ELEMENTS // max(1, width))
     for start in range(0, max(1, num_rows), size):
         yield torch.arange(start, min(start + size, num_rows))
+
+
+def mean_over_observed(scores: Tensor, outcomes: Tensor) -> float:
+    """Mean of scores (N, Q) where outcomes are no NaN."""
+    found = scores[~torch.isnan(outcomes)]
+    if not len(found):
+        raise DataError("y has no observed value; there is nothing to score")
+    return found.mean().item()
 
 
 def linear_predictor(design: Tensor, weights: Tensor, position: Tensor) -> Tensor:
@@ -257,11 +261,13 @@ class Form:
     names: tuple[Hashable, ...]
     order: RowOrder
 
+    def draws(self, values: Tensor) -> np.ndarray:
+        """(..., N, Q) values as numpy."""
+        return (values[..., 0] if self.flat else values).numpy()
+
     def table(self, values: Tensor) -> Any:
         """(N, Q) values as numpy or pandas."""
-        array = values.cpu().double().numpy()
-        if self.flat:
-            array = array[:, 0]
+        array = self.draws(values.cpu().double())
         if self.index is None:
             return array
         if self.flat:
