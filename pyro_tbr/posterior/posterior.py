@@ -12,16 +12,16 @@ import pandas as pd
 import torch
 from torch import nn
 
-import pyro_tbr.posterior.inclusion as inclusion
 import pyro_tbr.posterior.saving as saving
 import pyro_tbr.posterior.tables as tables
+from pyro_tbr.data import align_features
 from pyro_tbr.posterior.credible_sets import credible_set_table
 from pyro_tbr.posterior.identification import Identification, identify
 from pyro_tbr.posterior.prediction import Prediction, predicted
-from pyro_tbr.posterior.selection import exceedances, selected, shrinkages
+from pyro_tbr.posterior.selection import exceedances, selected
 from pyro_tbr.posterior.summary import Summary, summarise
 from pyro_tbr.posterior.updating import updated
-from pyro_tbr.posterior.view import PosteriorView, check_number
+from pyro_tbr.posterior.view import PosteriorView, check_number, require_gates
 
 _NUM_DRAWS = 400  # draws of the weights behind quantiles of a prediction
 
@@ -68,8 +68,9 @@ class Posterior(PosteriorView):
             :meth:`path_pips`. A change of the intercept is that at the latents' reference point:
             their mean where they are learnt or were centred, not where all are 0.
         """
-        return inclusion.deltas(self, level)
+        return tables.deltas(self, level)
 
+    @torch.no_grad()
     def path_pips(self, node: Hashable) -> pd.Series | pd.DataFrame:
         """Probability that some arc on the way from the root to a node changed.
 
@@ -84,7 +85,13 @@ class Posterior(PosteriorView):
         Returns:
             By latent; with several outcomes latents by outcomes.
         """
-        return inclusion.path_pips(self, node)
+        require_gates(self, "path_pips()", "exceedance(threshold)")
+        arcs = torch.tensor(self.tree.path(node), dtype=torch.int64)
+        value = self.guide.path_inclusion(arcs).cpu().numpy()
+        index = tables.names_index(self.latent_names, "latent")
+        outcomes = tables.names_index(self.outcome_names, "outcome")
+        table = pd.DataFrame(value, index=index, columns=outcomes)
+        return table.iloc[:, 0].rename("path_pip") if len(outcomes) == 1 else table
 
     def credible_sets(
         self, coverage: float = 0.95, *, min_purity: float | None = None, num_draws: int = 4000
@@ -132,6 +139,7 @@ class Posterior(PosteriorView):
         """
         return exceedances(self, threshold)
 
+    @torch.no_grad()
     def shrinkage(self) -> pd.DataFrame:
         """How much of each change a horseshoe prior takes away, between 0 and 1.
 
@@ -144,7 +152,8 @@ class Posterior(PosteriorView):
         Raises:
             DataError: The prior is no horseshoe, or the guide is not exact along the tree.
         """
-        return shrinkages(self)
+        shrinkage = {"shrinkage": self.guide.shrinkage().cpu().double()}
+        return tables.long_table(self.tree, shrinkage, self.latent_names, self.outcome_names)
 
     @torch.inference_mode(False)
     @torch.enable_grad()
@@ -181,8 +190,8 @@ class Posterior(PosteriorView):
         Returns:
             (N, K), a DataFrame where ``x`` is one.
         """
-        latents, index = self.align_latents(x)
-        z = latents.cpu().numpy()
+        features, index = align_features(self.schema, x, keep_sparse=True)
+        z = self.latents(features).cpu().numpy()
         columns = self.latent_names[: z.shape[1]]
         return z if index is None else pd.DataFrame(z, index=index, columns=columns)
 
@@ -243,7 +252,14 @@ class Posterior(PosteriorView):
         return copy.deepcopy(self)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the posterior to a file that ``pyro_tbr.load`` reads, with no class in it."""
+        """Writes the posterior to a file that ``pyro_tbr.load`` reads, with no class in it.
+
+        Of an encoder that is the user's own module only the state is written.
+
+        Raises:
+            FileNotFoundError: No such folder.
+            DataError: A label, or the user's own prior or likelihood, that would not come back.
+        """
         saving.save_view(self, path)
 
     def __repr__(self) -> str:

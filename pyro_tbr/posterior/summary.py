@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_tbr.heads.priors import ArcPrior
-from pyro_tbr.posterior.inclusion import deltas
-from pyro_tbr.posterior.tables import names_index
+from pyro_tbr.posterior.tables import deltas, names_index
 from pyro_tbr.posterior.view import PosteriorView
 
 _NUM_SHOWN = 10
