@@ -12,12 +12,7 @@ not scored. :func:`true_changes` brings a simulation's truth into a posterior's 
 with ``pip install pyro-tbr[evaluation]``.
 """
 
-from pyro_tbr.evaluation.inclusion import (
-    expected_calibration_error,
-    pip_auroc,
-    pip_average_precision,
-    reliability,
-)
+from pyro_tbr.evaluation.inclusion import pip_auroc, pip_average_precision, reliability
 from pyro_tbr.evaluation.latents import LatentMatch, linear_r2, match_latents, mcc
 from pyro_tbr.evaluation.scores import crps, interval_coverage, log_score
 from pyro_tbr.evaluation.simulate import simulate
@@ -42,7 +37,6 @@ __all__ = [
     "Split",
     "credible_set_coverage",
     "crps",
-    "expected_calibration_error",
     "interval_coverage",
     "leave_clades_out",
     "leave_leaves_out",

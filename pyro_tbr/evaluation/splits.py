@@ -62,12 +62,7 @@ def leave_leaves_out(tree: Tree, env: Any, k: int = 1, *, seed: int = 0) -> Iter
 
 
 def leave_clades_out(
-    tree: Tree,
-    env: Any,
-    *,
-    min_depth: int = 1,
-    min_leaves: int = 2,
-    max_leaves: int | None = None,
+    tree: Tree, env: Any, *, min_depth: int = 1, min_leaves: int = 2, max_leaves: int | None = None
 ) -> Iterator[Split]:
     """A split for each clade: all rows at or below an inner node are held out together.
 

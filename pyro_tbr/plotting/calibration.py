@@ -62,12 +62,7 @@ def plot_reliability(
 
 
 def plot_coverage(
-    y: Any,
-    prediction: Any,
-    *,
-    num_draws: int = 400,
-    seed: int = 0,
-    ax: Axes | None = None,
+    y: Any, prediction: Any, *, num_draws: int = 400, seed: int = 0, ax: Axes | None = None
 ) -> Axes:
     """Share of outcomes inside central intervals against the probability the intervals claim.
 

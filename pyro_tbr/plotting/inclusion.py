@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 import pyro_tbr.plotting.canvas as canvas
 from pyro_tbr.plotting.layout import Layout, tree_layout
-from pyro_tbr.plotting.selection import arc_values, inclusion, pick_latent, pick_outcome
+from pyro_tbr.plotting.selection import arc_values, inclusion, pick, pick_outcome
 from pyro_tbr.posterior import Posterior
 from pyro_tbr.tree import Tree
 
@@ -56,7 +56,7 @@ def plot_tree(
     tree = posterior.tree
     if values is None:
         pips, of_outcome = pick_outcome(posterior, inclusion(posterior), outcome)
-        shown, of_latent = pick_latent(posterior, pips, latent)
+        shown, of_latent = pick(posterior.latent_names, pips, latent, "latent")
         label = ", ".join(part for part in (label, of_latent, of_outcome) if part)
     else:
         shown = arc_values(posterior, values)
@@ -79,11 +79,7 @@ def plot_tree(
 
 
 def _draw_arcs(
-    ax: Axes,
-    tree: Tree,
-    layout: Layout,
-    shown: NDArray[np.float64],
-    informed: NDArray[np.bool_],
+    ax: Axes, tree: Tree, layout: Layout, shown: NDArray[np.float64], informed: NDArray[np.bool_]
 ) -> Any:
     """The arcs with data below, in colour, which are returned; others are dotted."""
     from matplotlib.collections import LineCollection
@@ -111,11 +107,7 @@ def _draw_arcs(
 
 
 def _name_nodes(
-    ax: Axes,
-    tree: Tree,
-    layout: Layout,
-    shown: NDArray[np.float64],
-    informed: NDArray[np.bool_],
+    ax: Axes, tree: Tree, layout: Layout, shown: NDArray[np.float64], informed: NDArray[np.bool_]
 ) -> None:
     """Leaves at their tips, as many as fit; inner nodes above their arcs where these changed."""
     from matplotlib.patheffects import withStroke
@@ -146,10 +138,7 @@ def _name_nodes(
 
 
 def plot_pips(
-    posterior: Posterior,
-    outcome: str | int | None = None,
-    *,
-    ax: Axes | None = None,
+    posterior: Posterior, outcome: str | int | None = None, *, ax: Axes | None = None
 ) -> Axes:
     """Heat map of inclusion probabilities, arcs by latents.
 

@@ -23,8 +23,6 @@ from pyro_tbr.posterior.summary import Summary, summarise
 from pyro_tbr.posterior.updating import updated
 from pyro_tbr.posterior.view import PosteriorView, check_number, require_gates
 
-_NUM_DRAWS = 400  # draws of the weights behind quantiles of a prediction
-
 
 class Posterior(PosteriorView):
     """Posterior of root weights and arc changes, with the encoder they belong to.
@@ -75,9 +73,9 @@ class Posterior(PosteriorView):
         """Probability that some arc on the way from the root to a node changed.
 
         Arcs that share the evidence for one change have a small PIP each, and their path a large
-        one. For ``guide="tree"`` it is the ratio of the log evidence with and without changes on
-        the path, within 0.02 (the cap on components); for mean field one minus the product of
-        1 - PIP; for other guides a share of 4,000 draws, standard error up to 0.008.
+        one. For ``guide="tree"`` it is a ratio of evidences, within 0.02 (the cap on components);
+        for mean field one minus the product of 1 - PIP; for other guides a share of 4,000 draws,
+        standard error up to 0.008.
 
         Args:
             node: A node's label; for the root all are 0.
@@ -85,7 +83,7 @@ class Posterior(PosteriorView):
         Returns:
             By latent; with several outcomes latents by outcomes.
         """
-        require_gates(self, "path_pips()", "exceedance(threshold)")
+        require_gates(self, "path_pips()")
         arcs = torch.tensor(self.tree.path(node), dtype=torch.int64)
         value = self.guide.path_inclusion(arcs).cpu().numpy()
         index = tables.names_index(self.latent_names, "latent")
@@ -143,8 +141,8 @@ class Posterior(PosteriorView):
     def shrinkage(self) -> pd.DataFrame:
         """How much of each change a horseshoe prior takes away, between 0 and 1.
 
-        Near 1 where the change is shrunk to nothing, near 0 where it is left as the data have it;
-        1 less it is what comes closest to an inclusion probability, but it is none.
+        1 where the change is shrunk to nothing, 0 where it is left as the data have it; 1 less it
+        is what comes closest to an inclusion probability, but it is none.
 
         Returns:
             Columns parent, child, latent, outcome, shrinkage (posterior mean).
@@ -177,8 +175,8 @@ class Posterior(PosteriorView):
 
         The intercept is that where all latents are 0.
         """
-        moments = self.user_moments()
-        return tables.node_table(self.tree, moments, self.latent_names, self.outcome_names)
+        names = self.latent_names, self.outcome_names
+        return tables.node_table(self.tree, self.user_moments(), *names)
 
     @torch.no_grad()
     def encode(self, x: Any) -> Any:
@@ -196,7 +194,7 @@ class Posterior(PosteriorView):
         return z if index is None else pd.DataFrame(z, index=index, columns=columns)
 
     def predict(
-        self, x: Any, env: Any, *, level: float = 0.9, num_draws: int = _NUM_DRAWS, seed: int = 0
+        self, x: Any, env: Any, *, level: float = 0.9, num_draws: int = 400, seed: int = 0
     ) -> Prediction:
         """Predictive distribution of new outcomes.
 
@@ -254,7 +252,7 @@ class Posterior(PosteriorView):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the posterior to a file that ``pyro_tbr.load`` reads, with no class in it.
 
-        Of an encoder that is the user's own module only the state is written.
+        Of an encoder that is the user's own module only the state is in it.
 
         Raises:
             FileNotFoundError: No such folder.
@@ -263,11 +261,9 @@ class Posterior(PosteriorView):
         saving.save_view(self, path)
 
     def __repr__(self) -> str:
-        rows = int(self.row_counts.sum())
-        return (
-            f"Posterior({rows} rows at {int((self.row_counts > 0).sum())} nodes of {self.tree!r}, "
-            f"{self.model.latent_dim} latents, {len(self.outcome_names)} outcomes)"
-        )
+        rows, nodes = int(self.row_counts.sum()), int((self.row_counts > 0).sum())
+        what = f"{self.model.latent_dim} latents, {len(self.outcome_names)} outcomes"
+        return f"Posterior({rows} rows at {nodes} nodes of {self.tree!r}, {what})"
 
 
 @torch.inference_mode(False)

@@ -74,7 +74,7 @@ def select_at_fdr(pips: Any, fdr: float, order_by: Any = None) -> Selection:
 @torch.no_grad()
 def selected(view: PosteriorView, fdr: float) -> pd.DataFrame:
     """See ``Posterior.select``."""
-    require_gates(view, "select()", "exceedance(threshold)")
+    require_gates(view, "select()")
     table = deltas(view, 0.9)
     informed = view.guide.informed_arcs.cpu().numpy()
     # Without data below an arc its PIP is the prior's: no discovery.

@@ -166,6 +166,6 @@ def _objects(labels: tuple) -> np.ndarray:
     return np.fromiter(labels, dtype=object, count=len(labels))
 
 
-def names_index(names: Names, name: str) -> pd.Index:
+def names_index(names: Names, name: str | None) -> pd.Index:
     """Names of latents or outcomes as an index; tuples stay names and do not become levels."""
     return pd.Index(list(names), name=name, tupleize_cols=False)

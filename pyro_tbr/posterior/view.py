@@ -260,10 +260,10 @@ def check_level(level: float) -> None:
         raise DataError(f"level={level!r} must be above 0 and below 1, such as 0.9")
 
 
-def require_gates(view: PosteriorView, call: str, instead: str) -> None:
+def require_gates(view: PosteriorView, call: str) -> None:
     """Raises where the prior has no gates, so that nothing is included or not."""
     if not view.guide.has_gates:
         raise DataError(
             f"{call} needs gates that are on or off, which {type(view.model.prior).__name__} has "
-            f"not (every change is included): use {instead}, or fit with SpikeSlabPrior"
+            "not (every change is included): use exceedance(threshold), or fit with SpikeSlabPrior"
         )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import math
-from abc import ABC, abstractmethod
 from dataclasses import replace
 
 import torch
@@ -23,53 +22,33 @@ from pyro_tbr.models.encoders import Encoder, LinearEncoder
 _LEAST_SD = 1e-6
 
 
-class Starts(ABC):
-    """S encoders that are trained side by side; abstract."""
-
-    parameters: list[Tensor]  # what is trained, the starts first in every tensor
-
-    @abstractmethod
-    def loss(self, weights: Tensor) -> Tensor:
-        """Mean squared error (S,) in training, given weights (S, V, K + 1, Q) of the nodes."""
-
-    @abstractmethod
-    def error(self, weights: Tensor, *, held_out: bool) -> Tensor:
-        """Mean squared error by outcome, (S, Q), over all rows of training or all held out.
-
-        Where none is held out, of those of training.
-        """
-
-    @abstractmethod
-    def one(self, index: int) -> Starts:
-        """One of the starts, to go on with alone on all rows."""
-
-    @abstractmethod
-    def encoder(self) -> Encoder:
-        """The first start's encoder, latents standardised over all rows."""
-
-
-def all_starts(problem: Problem, size: int, batch_size: int) -> Starts:
-    """S random starts of the problem's encoder."""
+def all_starts(problem: Problem, size: int | None, batch_size: int) -> Starts:
+    """S random starts of the problem's encoder; ``None``: as many as are usual."""
     encoder = problem.new_encoder()
     if isinstance(encoder, LinearEncoder):
-        shape = (size, encoder.width, encoder.latent_dim)
+        shape = (size or 64, encoder.width, encoder.latent_dim)
         directions = torch.randn(shape, generator=problem.generator)
         return LinearStarts(problem, encoder, directions)
     encoders = [encoder]
-    for _ in range(size - 1):
+    for _ in range((size or 4) - 1):
         encoders.append(copy.deepcopy(encoder))
         encoders[-1].reset(problem.generator)  # a user's module starts where the user put it
     return NetworkStarts(problem, encoders, batch_size)
 
 
-class LinearStarts(Starts):
+class LinearStarts:
     """Linear maps of whitened features: a column of length 1 makes a latent of variance 1.
 
     Args:
         problem: The data.
         template: The encoder, prepared.
         directions: Starts, (S, R, K).
+
+    Attributes:
+        parameters: What is trained, the starts first in every tensor.
     """
+
+    steps, lr = 500, 0.03
 
     def __init__(self, problem: Problem, template: LinearEncoder, directions: Tensor) -> None:
         self.problem, self.template = problem, template
@@ -88,36 +67,39 @@ class LinearStarts(Starts):
         return torch.cat([unit[:, None] @ slopes, intercept], dim=2)
 
     def loss(self, weights: Tensor) -> Tensor:
-        """Over all rows of training."""
+        """Mean squared error (S,) in training, given weights (S, V, K + 1, Q) of the nodes."""
         sums = self._sums[0]
         return sums.error(self._predictors(weights, sums.nodes))
 
     @torch.no_grad()
     def error(self, weights: Tensor, *, held_out: bool) -> Tensor:
-        """From the sums."""
+        """Mean squared error by outcome, (S, Q), over all rows of training or all held out.
+
+        Where none is held out, of those of training.
+        """
         sums = self._sums[-1 if held_out else 0]
         return sums.errors(self._predictors(weights, sums.nodes))
 
     def one(self, index: int) -> Starts:
-        """With the sums of all rows."""
+        """One of the starts, to go on with alone on all rows."""
         directions = self.directions.detach()[index : index + 1]
         return LinearStarts(_on_all_rows(self.problem), self.template, directions)
 
     def encoder(self) -> Encoder:
-        """The template with these directions."""
+        """The first start's encoder, latents standardised over all rows."""
         encoder = copy.deepcopy(self.template)
         encoder.set_directions(self.directions.detach()[0])
         return standardised(encoder, self.problem.x)
 
 
-class NetworkStarts(Starts):
+class NetworkStarts:
     """Networks of one architecture, evaluated by ``vmap``; each minibatch standardises itself.
 
-    Args:
-        problem: The data.
-        encoders: Starts; trained in place of them are stacked copies of their parameters.
-        batch_size: Rows a step.
+    Trained in place of the encoders are stacked copies of their parameters. Methods as in
+    :class:`LinearStarts`; ``loss`` is over the next minibatch.
     """
+
+    steps, lr = 600, 0.003
 
     def __init__(self, problem: Problem, encoders: list[Encoder], batch_size: int) -> None:
         self.problem, self.batch_size, self._encoders = problem, batch_size, encoders
@@ -147,7 +129,7 @@ class NetworkStarts(Starts):
         return torch.where(seen, self._y[rows] - mean, 0.0).square(), seen
 
     def loss(self, weights: Tensor) -> Tensor:
-        """Over the next minibatch."""
+        """See :meth:`LinearStarts.loss`."""
         size = min(self.batch_size, len(self._rows[0]))
         if len(self._order) < size:
             shuffled = torch.randperm(len(self._rows[0]), generator=self.problem.generator)
@@ -160,7 +142,7 @@ class NetworkStarts(Starts):
 
     @torch.no_grad()
     def error(self, weights: Tensor, *, held_out: bool) -> Tensor:
-        """Latents standardised by the rows of training."""
+        """See :meth:`LinearStarts.error`; latents are standardised by the rows of training."""
         z = self._raw(self._rows[0])
         loc, sd = z.mean(1, keepdim=True), z.std(1, keepdim=True).clamp(min=_LEAST_SD)
         rows = self._rows[-1 if held_out else 0]
@@ -169,7 +151,7 @@ class NetworkStarts(Starts):
         return squared.sum(1) / seen.sum(0).clamp(min=1)
 
     def one(self, index: int) -> Starts:
-        """Its encoder alone, on all rows."""
+        """See :meth:`LinearStarts.one`."""
         problem = _on_all_rows(self.problem)
         return NetworkStarts(problem, [self._trained(index)], self.batch_size)
 
@@ -180,8 +162,11 @@ class NetworkStarts(Starts):
         return encoder
 
     def encoder(self) -> Encoder:
-        """With its trained parameters."""
+        """See :meth:`LinearStarts.encoder`."""
         return standardised(self._trained(0), self.problem.x)
+
+
+Starts = LinearStarts | NetworkStarts
 
 
 def _parts(problem: Problem) -> list[Tensor]:

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from pyro_tbr.errors import DataError
 from pyro_tbr.evaluation.baselines.base import Baseline, Problem, Rule, with_intercept
-from pyro_tbr.evaluation.baselines.l1_starts import LinearStarts, Starts, all_starts, cosine
+from pyro_tbr.evaluation.baselines.l1_starts import Starts, all_starts, cosine
 from pyro_tbr.evaluation.baselines.squares import Squares, Weights, l1_weights
 from pyro_tbr.heads.moments import NodeMoments, predictor_moments
 from pyro_tbr.tree import descendant_sum, path_sum
@@ -65,10 +65,9 @@ class L1TBR(Baseline):
     def _learn(self, problem: Problem) -> Rule:
         if problem.encoder == "identity":
             raise DataError("encoder='identity' leaves no latents to learn: use DenseTree")
-        linear = problem.encoder == "linear"
         candidates = []
-        for decay in (0.0,) if linear else self.decays:
-            starts = all_starts(problem, self.restarts or (64 if linear else 4), self.batch_size)
+        for decay in (0.0,) if problem.encoder == "linear" else self.decays:
+            starts = all_starts(problem, self.restarts, self.batch_size)
             candidates.append(self._best_on_path(problem, starts, decay))
         best = min(candidates, key=lambda one: one.held_out)
         starts = best.starts
@@ -116,9 +115,7 @@ class L1TBR(Baseline):
         self, problem: Problem, starts: Starts, weights: Weights, penalty: float, decay: float
     ) -> Weights:
         """Adam from where encoders and weights are; trains the encoders in place."""
-        linear = isinstance(starts, LinearStarts)
-        steps = self.steps or (500 if linear else 600)
-        lr = self.lr or (0.03 if linear else 0.003)
+        steps, lr = self.steps or starts.steps, self.lr or starts.lr
         root, deltas = (part.clone().requires_grad_() for part in weights)
         groups: list[dict[str, Any]] = [
             {"params": starts.parameters, "lr": lr, "weight_decay": decay},
