@@ -25,9 +25,9 @@ import numpy as np
 import pandas as pd
 
 import pyro_tbr as tbr
+from parts.comparison import plot_methods
 from parts.run_tables import METHODS, show
 from pyro_tbr.evaluation import LinearMixing, linear_r2, mcc
-from pyro_tbr.plotting import plot_methods
 
 SETTINGS = {  # besides these a number: changes at random with this probability
     "one": {"changes": "one_per_arc"},

@@ -19,10 +19,10 @@ import numpy as np
 import pandas as pd
 
 import pyro_tbr as tbr
+from parts.runs import paired_differences
 from pyro_tbr.evaluation import (
     credible_set_coverage,
     match_latents,
-    paired_differences,
     pip_auroc,
     reliability,
     selection_score,

@@ -37,8 +37,9 @@ import pyro_tbr as tbr
 from parts import real_data
 from parts.real_tables import by_leaf, figure, stability, summary
 from parts.run_tables import METHODS, markdown
+from parts.runs import paired_differences
+from parts.splits import leave_leaves_out
 from pyro_tbr.evaluation import baselines as methods
-from pyro_tbr.evaluation import leave_leaves_out, paired_differences
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 FOLDERS = {

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 import pyro_tbr as tbr
+from parts.comparison import plot_methods
 from parts.rearrange import (
     clades_collapsed,
     leaves_clustered,
@@ -35,7 +36,6 @@ from pyro_tbr.evaluation import (
     reliability,
 )
 from pyro_tbr.evaluation.baselines import Pooled
-from pyro_tbr.plotting import plot_methods
 
 TREES = ("right", "1 moved", "4 moved", "half collapsed", "clustered", "star")
 LEVEL = 0.9

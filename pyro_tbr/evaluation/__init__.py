@@ -6,25 +6,16 @@ node later. The metrics are plain functions of arrays, tensors or tables: truth 
 second, one number out; they know nothing of models or fits. PIPs and gates are the exception,
 the estimate comes first, as in ``reliability(pips, gates)``. What is missing in ``y`` (NaN) is
 not scored. :func:`true_changes` brings a simulation's truth into a posterior's order, for
-:func:`credible_set_coverage` and :func:`selection_score`. :func:`leave_leaves_out` and
-:func:`leave_clades_out` split rows by environment; :func:`summarise_runs` and
-:func:`paired_differences` make tables of repeated runs. Other methods to compare with are in
+:func:`credible_set_coverage` and :func:`selection_score`. Other methods to compare with are in
 :mod:`pyro_tbr.evaluation.baselines`. scipy and scikit-learn are imported where used; install them
 with ``pip install pyro-tbr[evaluation]``.
 """
 
-from pyro_tbr.evaluation.inclusion import (
-    expected_calibration_error,
-    pip_auroc,
-    pip_average_precision,
-    reliability,
-)
+from pyro_tbr.evaluation.inclusion import pip_auroc, pip_average_precision, reliability
 from pyro_tbr.evaluation.latents import LatentMatch, linear_r2, match_latents, mcc
-from pyro_tbr.evaluation.runs import paired_differences, summarise_runs
 from pyro_tbr.evaluation.scores import crps, interval_coverage, log_score
 from pyro_tbr.evaluation.simulate import simulate
 from pyro_tbr.evaluation.simulation import LinearMixing, MLPMixing, Simulation
-from pyro_tbr.evaluation.splits import Split, leave_clades_out, leave_leaves_out
 from pyro_tbr.evaluation.truth import (
     CredibleSetCoverage,
     SelectionScore,
@@ -41,24 +32,18 @@ __all__ = [
     "MLPMixing",
     "SelectionScore",
     "Simulation",
-    "Split",
     "credible_set_coverage",
     "crps",
-    "expected_calibration_error",
     "interval_coverage",
-    "leave_clades_out",
-    "leave_leaves_out",
     "linear_r2",
     "log_score",
     "match_gates",
     "match_latents",
     "mcc",
-    "paired_differences",
     "pip_auroc",
     "pip_average_precision",
     "reliability",
     "selection_score",
     "simulate",
-    "summarise_runs",
     "true_changes",
 ]

@@ -68,17 +68,6 @@ def reliability(pips: Any, gates: Any, bins: int | Sequence[float] = 10) -> pd.D
     )
 
 
-def expected_calibration_error(pips: Any, gates: Any, bins: int | Sequence[float] = 10) -> float:
-    """Mean over PIPs of the gap between mean PIP and true share of their bin.
-
-    Arguments and errors as :func:`reliability`. It cannot fall to 0 with few PIPs a bin, even
-    for perfect ones.
-    """
-    table = reliability(pips, gates, bins)
-    gaps = (table["mean_pip"] - table["true_share"]).abs() * table["count"]
-    return float(gaps.sum() / table["count"].sum())
-
-
 def _pips_and_gates(pips: Any, gates: Any, both: bool = False) -> tuple[Array, Array]:
     pips, gates = as_float(pips), as_float(gates)
     check_same_shape("pips", pips, "gates", gates)

@@ -91,20 +91,14 @@ def simulate(
     check_choice("mixing", mixing, ("linear", "mlp"))
     check_choice("likelihood", likelihood, ("gaussian", "bernoulli"))
     check_range("seed", seed, 0, np.inf)
-    for name, share in [
-        ("change_prob", change_prob),
-        ("missing", missing),
-        ("intercept_changes", intercept_changes),
-    ]:
-        check_range(name, share, 0, 1)
-    for name, scale in [
-        ("noise_scale", noise_scale),
-        ("latent_noise", latent_noise),
-        ("delta_min", delta_min),
-        ("delta_scale", delta_scale),
-        ("intercept_scale", intercept_scale),
-    ]:
-        check_range(name, scale, 0, np.inf)
+    check_range("change_prob", change_prob, 0, 1)
+    check_range("missing", missing, 0, 1)
+    check_range("intercept_changes", intercept_changes, 0, 1)
+    check_range("noise_scale", noise_scale, 0, np.inf)
+    check_range("latent_noise", latent_noise, 0, np.inf)
+    check_range("delta_min", delta_min, 0, np.inf)
+    check_range("delta_scale", delta_scale, 0, np.inf)
+    check_range("intercept_scale", intercept_scale, 0, np.inf)
     check_count("latent_dim", latent_dim, 2 if changes == "two_per_arc" else 1, changes)
     check_count("num_features", num_features, latent_dim * (1 + (mixing == "mlp")), mixing)
     check_count("num_outcomes", num_outcomes, 1, "one outcome")

@@ -140,21 +140,18 @@ def credible_set_coverage(sets: pd.DataFrame, truth: pd.DataFrame) -> CredibleSe
         DataError: A column is missing, or an arc is not in ``truth``.
     """
     _require_columns(sets, "sets", ["latent", "outcome", "arcs", "coverage"])
-    change = _by_place(truth)
-    covered, inside = [], set()
-    for latent, outcome, arcs in zip(sets["latent"], sets["outcome"], sets["arcs"], strict=True):
-        places = [(*arc, latent, outcome) for arc in arcs]
-        covered.append(any(_look_up(change, place) for place in places))
-        inside.update(places)
-    true = _findable(truth)
-    share = float(np.mean(covered)) if covered else float("nan")
+    change, findable = _truth(truth)
+    columns = zip(sets["latent"], sets["outcome"], sets["arcs"], strict=True)
+    places = [[(*arc, latent, outcome) for arc in arcs] for latent, outcome, arcs in columns]
+    covered = _mean([any(_look_up(change, place) for place in one) for one in places])
+    inside = {place for one in places for place in one}
     return CredibleSetCoverage(
         num_sets=len(sets),
-        covered=share,
-        se=float(np.sqrt(share * (1 - share) / max(1, len(sets)))),
+        covered=covered,
+        se=float(np.sqrt(covered * (1 - covered) / max(1, len(sets)))),
         stated=float(sets["coverage"].mean()),
-        mean_size=float(sets["arcs"].map(len).mean()) if len(sets) else float("nan"),
-        found=float(np.mean([place in inside for place in true])) if true else float("nan"),
+        mean_size=_mean([len(one) for one in places]),
+        found=_mean([place in inside for place in findable]),
     )
 
 
@@ -170,31 +167,32 @@ def selection_score(selected: pd.DataFrame, truth: pd.DataFrame) -> SelectionSco
         DataError: A column is missing, or a row is not in ``truth``.
     """
     _require_columns(selected, "selected", _PLACE)
-    change = _by_place(truth)
+    change, findable = _truth(truth)
     places = list(zip(*(selected[name] for name in _PLACE), strict=True))
     wrong = [not _look_up(change, place) for place in places]
-    true, listed = _findable(truth), set(places)
-    stated = float((1 - selected["pip"]).mean()) if "pip" in selected else float("nan")
+    listed, stated = set(places), float("nan")
+    if "pip" in selected:
+        stated = float((1 - selected["pip"]).mean()) if places else 0.0
     return SelectionScore(
         num_selected=len(places),
-        fdr=float(np.mean(wrong)) if wrong else 0.0,
-        stated=stated if len(places) or np.isnan(stated) else 0.0,
-        power=float(np.mean([place in listed for place in true])) if true else float("nan"),
+        fdr=_mean(wrong) if wrong else 0.0,
+        stated=stated,
+        power=_mean([place in listed for place in findable]),
     )
 
 
-def _by_place(truth: pd.DataFrame) -> dict[tuple[Any, ...], bool]:
+def _mean(values: list[Any]) -> float:
+    return float(np.mean(values)) if values else float("nan")
+
+
+def _truth(truth: pd.DataFrame) -> tuple[dict[tuple[Any, ...], bool], list[tuple[Any, ...]]]:
+    """Whether there is a change, by place, and the places of changes that have data below."""
     _require_columns(truth, "truth", [*_PLACE, "change"])
-    places = zip(*(truth[name] for name in _PLACE), strict=True)
-    return dict(zip(places, truth["change"].astype(bool), strict=True))
-
-
-def _findable(truth: pd.DataFrame) -> list[tuple[Any, ...]]:
-    """Places of the true changes that have data below."""
-    rows = truth[truth["change"].astype(bool)]
-    if "informed" in rows:
-        rows = rows[rows["informed"].astype(bool)]
-    return list(zip(*(rows[name] for name in _PLACE), strict=True))
+    places = list(zip(*(truth[name] for name in _PLACE), strict=True))
+    change = truth["change"].astype(bool)
+    known = change & truth["informed"].astype(bool) if "informed" in truth else change
+    findable = [place for place, one in zip(places, known, strict=True) if one]
+    return dict(zip(places, change, strict=True)), findable
 
 
 def _look_up(change: dict[tuple[Any, ...], bool], place: tuple[Any, ...]) -> bool:

@@ -159,7 +159,7 @@ def fit(
         fitted = stages.run(standard) if start is None else go_on(stages, standard, start)
     counts = torch.bincount(rows.env_index, minlength=model.tree.num_nodes)
     fitted.model.num_rows = len(standard)
-    report = fitted.report.with_run(seed, options)
+    report = replace(fitted.report, seed=seed, options=dict(vars(options)))
     if standard.groups is not None:
         report = replace(report, group_correlation=standard.groups.correlation.cpu())
     posterior = Posterior(fitted.model, fitted.guide, fitted.stats, schema, scaling, counts, report)

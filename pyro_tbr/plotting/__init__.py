@@ -9,9 +9,7 @@ note says how many. Install matplotlib with ``pip install pyro-tbr[plot]``.
 """
 
 from pyro_tbr.plotting.calibration import plot_coverage, plot_reliability
-from pyro_tbr.plotting.checks import plot_predictive_check
-from pyro_tbr.plotting.comparison import plot_methods
-from pyro_tbr.plotting.effects import plot_effect
+from pyro_tbr.plotting.environments import plot_effect, plot_predictive_check
 from pyro_tbr.plotting.inclusion import plot_pips, plot_tree
 from pyro_tbr.plotting.rows import plot_history, plot_latents
 
@@ -20,7 +18,6 @@ __all__ = [
     "plot_effect",
     "plot_history",
     "plot_latents",
-    "plot_methods",
     "plot_pips",
     "plot_predictive_check",
     "plot_reliability",

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 import pyro_tbr.plotting.canvas as canvas
 from pyro_tbr.errors import DataError, ShapeError
@@ -45,45 +44,25 @@ def plot_reliability(
     table = reliability(pips, gates, bins)
     table = table[table["count"] > 0]
     count, share = table["count"].to_numpy(float), table["true_share"].to_numpy()
-    lower, upper = _wilson(share, count)
-    ax = canvas.new_axes(ax, 4.8, 4.9)
-    ax.plot([0, 1], [0, 1], color=canvas.GREY, linewidth=1, linestyle="--", zorder=1)
-    ax.vlines(table["mean_pip"], lower, upper, color=canvas.INK, linewidth=1.2, zorder=2)
-    area = 12 + 150 * count / count.max()
-    ax.scatter(table["mean_pip"], share, s=area, color=canvas.INK, alpha=0.8, zorder=3)
-    for x, y, n, a in zip(table["mean_pip"], share, count, area, strict=True):
-        left = x > 0.85
-        ax.annotate(
-            f"{n:.0f}",
-            (x, y),
-            xytext=((-1 if left else 1) * (3 + np.sqrt(a) / 2), -4 if y < 0.95 else -8),
-            textcoords="offset points",
-            ha="right" if left else "left",
-            fontsize=7,
-            color="#444444",
-        )
-    ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
-    ax.set_xlabel("mean PIP of the bin")
-    ax.set_ylabel("share of true changes")
-    for side in ("top", "right"):
-        ax.spines[side].set_visible(False)
-    return ax
-
-
-def _wilson(share: NDArray[Any], count: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    # Wilson's interval.
     z2 = _TWO_SIGMA**2 / count
     centre = (share + z2 / 2) / (1 + z2)
     half = _TWO_SIGMA * np.sqrt(share * (1 - share) / count + z2 / (4 * count)) / (1 + z2)
-    return centre - half, centre + half
+    ax = _square_axes(ax, 0.03, "mean PIP of the bin", "share of true changes")
+    ends = centre - half, centre + half
+    ax.vlines(table["mean_pip"], *ends, color=canvas.INK, linewidth=1.2, zorder=2)
+    area = 12 + 150 * count / count.max()
+    ax.scatter(table["mean_pip"], share, s=area, color=canvas.INK, alpha=0.8, zorder=3)
+    for x, y, n, a in zip(table["mean_pip"], share, count, area, strict=True):
+        side, aside = ("right", -1) if x > 0.85 else ("left", 1)
+        offset = aside * (3 + np.sqrt(a) / 2), -4 if y < 0.95 else -8
+        style = {"textcoords": "offset points", "fontsize": 7, "color": "#444444"}
+        ax.annotate(f"{n:.0f}", (x, y), xytext=offset, ha=side, **style)
+    return ax
 
 
 def plot_coverage(
-    y: Any,
-    prediction: Any,
-    *,
-    num_draws: int = 400,
-    seed: int = 0,
-    ax: Axes | None = None,
+    y: Any, prediction: Any, *, num_draws: int = 400, seed: int = 0, ax: Axes | None = None
 ) -> Axes:
     """Share of outcomes inside central intervals against the probability the intervals claim.
 
@@ -128,21 +107,20 @@ def plot_coverage(
     levels = np.linspace(0, 1, 101)
     share = np.searchsorted(np.sort(reached), levels, side="right") / len(reached)
     half = _TWO_SIGMA * np.sqrt(levels * (1 - levels) / len(reached))
-    ax = canvas.new_axes(ax, 4.8, 4.9)
-    ax.fill_between(
-        levels,
-        np.clip(levels - half, 0, 1),
-        np.clip(levels + half, 0, 1),
-        color=canvas.MUTED,
-        linewidth=0,
-        label=f"if true (n={len(reached)})",
-    )
-    ax.plot([0, 1], [0, 1], color=canvas.GREY, linewidth=1, linestyle="--")
+    ax = _square_axes(ax, 0, "probability of the interval", "share of outcomes inside")
+    band = np.clip(levels - half, 0, 1), np.clip(levels + half, 0, 1)
+    text = f"if true (n={len(reached)})"
+    ax.fill_between(levels, *band, color=canvas.MUTED, linewidth=0, label=text, zorder=0.5)
     ax.plot(levels, share, color=canvas.INK, linewidth=1.6, label="observed")
-    ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
-    ax.set_xlabel("probability of the interval")
-    ax.set_ylabel("share of outcomes inside")
     ax.legend(loc="upper left", frameon=False, fontsize=7)
-    for side in ("top", "right"):
-        ax.spines[side].set_visible(False)
+    return ax
+
+
+def _square_axes(ax: Axes | None, margin: float, x: str, y: str) -> Axes:
+    """Both axes from 0 to 1 with the diagonal, and what they show."""
+    ax = canvas.new_axes(ax, 4.8, 4.9)
+    ax.plot([0, 1], [0, 1], color=canvas.GREY, linewidth=1, linestyle="--", zorder=1)
+    limits = (-margin, 1 + margin)
+    ax.set(xlim=limits, ylim=limits, aspect="equal", xlabel=x, ylabel=y)
+    canvas.open_frame(ax)
     return ax

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,16 +25,10 @@ CATEGORIES = (
     *("#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7", "#8a7a00"),
     *("#000000", "#7f7f7f", "#c0c0c0"),
 )
+KEY: dict[str, Any] = {"frameon": False, "fontsize": 7, "borderaxespad": 0.2}  # of small legends
+_NOTE: dict[str, Any] = {"loc": "right", "fontsize": 7, "color": "#666666"}
 _MAX_LENGTH = 32  # characters of a label
 _SMALL, _LARGE = 6.0, 9.0  # points
-
-
-def _require_matplotlib() -> None:
-    """An ImportError that says how to get matplotlib, if it is not there."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise ImportError("plots need matplotlib: pip install pyro-tbr[plot]") from error
 
 
 def new_axes(ax: Axes | None, width: float = 6.4, height: float = 4.8) -> Axes:
@@ -43,10 +38,11 @@ def new_axes(ax: Axes | None, width: float = 6.4, height: float = 4.8) -> Axes:
 
 def new_figure(width: float, height: float) -> Figure:
     """A figure that pyplot does not know of; sizes in inches."""
-    _require_matplotlib()
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure, SubplotParams
-
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure, SubplotParams
+    except ImportError as error:
+        raise ImportError("plots need matplotlib: pip install pyro-tbr[plot]") from error
     # About where the layout will put the axes: labels are chosen before it is known.
     about = SubplotParams(left=0.15, right=0.85, bottom=0.5 / height, top=1 - 0.3 / height)
     figure = Figure(figsize=(width, height), layout="constrained", subplotpars=about)
@@ -59,11 +55,24 @@ def height_for(num_rows: int) -> float:
     return float(np.clip(0.19 * num_rows + 1.4, 3.2, 14.0))
 
 
+def open_frame(ax: Axes) -> None:
+    """Axes without a line at the top and at the right."""
+    ax.spines[["top", "right"]].set_visible(False)
+
+
 def probability_colours() -> Colormap:
     """The scale from 0 (light grey) to 1 (indigo)."""
     from matplotlib.colors import LinearSegmentedColormap
 
     return LinearSegmentedColormap.from_list("pip", _PROBABILITY)
+
+
+def colour_bar(ax: Axes, coloured: Any, label: str) -> None:
+    """What the colours mean, in a bar of three inches at most."""
+    inches = ax.get_window_extent().height / ax.figure.dpi
+    bar = ax.figure.colorbar(coloured, ax=ax, shrink=min(1.0, 3.0 / inches), aspect=18)
+    bar.set_label(label, parse_math=False)
+    bar.outline.set_visible(False)
 
 
 def short(label: object) -> str:
@@ -87,7 +96,7 @@ def spread_out(
     """Which labels to show so that none overlap: the important ones first, then what fits.
 
     Args:
-        positions: Where the labels would be.
+        positions: Where the labels would be, one apart from the first on.
         importance: Of each; ``None``: all alike, then they are evenly thinned.
         least: Distance that two labels must have.
 
@@ -95,24 +104,14 @@ def spread_out(
         Their places, by position.
     """
     if importance is None:
-        every = max(1, int(np.ceil(least / _step(positions))))
-        return np.argsort(positions, kind="stable")[::every]
-    kept: list[int] = []
-    # By cells of width `least`, so that only neighbours are compared.
-    cells = np.floor(positions / least).astype(int)
-    by_cell: dict[int, list[float]] = {}
+        return np.arange(0, len(positions), max(1, ceil(least)))
+    free = np.ones(len(positions), dtype=bool)
+    kept = np.zeros_like(free)
     for place in np.lexsort((positions, -importance)):
-        cell, here = int(cells[place]), positions[place]
-        near = [p for c in (cell - 1, cell, cell + 1) for p in by_cell.get(c, [])]
-        if all(abs(p - here) >= least - 1e-9 for p in near):
-            kept.append(int(place))
-            by_cell.setdefault(cell, []).append(here)
-    return np.array(sorted(kept, key=lambda place: positions[place]), dtype=np.int64)
-
-
-def _step(positions: NDArray[Any]) -> float:
-    gaps = np.diff(np.sort(positions))
-    return float(gaps.min()) if len(gaps) and gaps.min() > 0 else 1.0
+        if free[place]:
+            kept[place] = True
+            free &= np.abs(positions - positions[place]) >= least - 1e-9
+    return np.flatnonzero(kept)
 
 
 def label_rows(
@@ -123,57 +122,38 @@ def label_rows(
 ) -> None:
     """Labels at the left of rows one apart, as many as fit, with a note where some do not."""
     size, least = room_for_text(ax, len(labels))
-    shown = spread_out(np.asarray(positions, float), importance, least)
-    ax.set_yticks(
-        np.asarray(positions)[shown],
-        [short(labels[i]) for i in shown],
-        fontsize=size,
-        parse_math=False,
-    )
+    shown = spread_out(positions, importance, least)
+    texts = [short(labels[i]) for i in shown]
+    ax.set_yticks(positions[shown], texts, fontsize=size, parse_math=False)
     ax.tick_params(axis="y", length=2)
     note_cut(ax, len(shown), len(labels), "labels")
 
 
 def note_cut(ax: Axes, shown: int, total: int, what: str) -> None:
-    """A note at the upper right that not all is labelled."""
+    """A note in the line of the title, at its right end, where not all is labelled."""
     if shown < total:
-        note(ax, f"{shown} of {total} {what} shown")
-
-
-def note(ax: Axes, text: str) -> None:
-    """Small grey text in the line of the title, at its right end."""
-    title = ax.get_title(loc="right")
-    _set_note(ax, f"{title}; {text}" if title else text)
-
-
-def _set_note(ax: Axes, text: str, pad: float | None = None) -> None:
-    ax.set_title(text, loc="right", fontsize=7, color="#666666", pad=pad)
-
-
-def legend_above(ax: Axes, marker_size: float) -> None:
-    """The key in a line above the axes, its markers large enough to tell apart.
-
-    A note that stands there already goes a line higher.
-    """
-    if text := ax.get_title(loc="right"):
-        _set_note(ax, text, pad=18)
-    ax.legend(
-        loc="lower left",
-        bbox_to_anchor=(0, 1),
-        ncols=3,
-        frameon=False,
-        fontsize=7,
-        borderaxespad=0.2,
-        columnspacing=1,
-        markerscale=max(1.0, 4 / marker_size),
-    )
+        ax.set_title(f"{shown} of {total} {what} shown", **_NOTE)
 
 
 def rank_axes(ax: Axes, num_rows: int) -> None:
     """Rows one apart from the top down, a plain frame."""
     ax.set_ylim(num_rows - 0.4, -0.6)
-    for side in ("top", "right"):
-        ax.spines[side].set_visible(False)
+    open_frame(ax)
+
+
+def finish_rows(ax: Axes, labels: Sequence[object], quantity: str, marker_size: float) -> None:
+    """Labels of rows one apart, what is shown along them, and the key in a line above the axes.
+
+    A note that stands there goes a line higher.
+    """
+    rank_axes(ax, len(labels))
+    label_rows(ax, np.arange(len(labels)), labels)
+    ax.set_xlabel(quantity, parse_math=False)
+    if text := ax.get_title(loc="right"):
+        ax.set_title(text, pad=18, **_NOTE)
+    key = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 3, "columnspacing": 1}
+    # Markers large enough to tell apart.
+    ax.legend(markerscale=max(1.0, 4 / marker_size), **key, **KEY)
 
 
 class TextBoxes:
@@ -184,20 +164,17 @@ class TextBoxes:
     """
 
     def __init__(self, ax: Axes) -> None:
-        box, dpi = ax.get_window_extent(), ax.figure.dpi
+        box = ax.get_window_extent()
         (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
-        self._origin = left, bottom
-        self._scale = (
-            0.9 * box.width / dpi * 72 / (right - left),
-            0.97 * box.height / dpi * 72 / (top - bottom),
-        )
-        self._cells: dict[int, list[tuple[float, float, float, float]]] = {}
+        self._origin = np.array([left, bottom])
+        points = np.array([0.9 * box.width, 0.97 * box.height]) / ax.figure.dpi * 72
+        self._scale = points / [right - left, top - bottom]
+        self._taken = np.empty((0, 2, 2))  # lower left and upper right corners, in points
 
     def add(
         self,
         text: str,
-        x: float,
-        y: float,
+        at: NDArray[np.float64],
         size: float,
         offset: tuple[float, float],
         *,
@@ -207,8 +184,7 @@ class TextBoxes:
 
         Args:
             text: The text.
-            x: Where it is anchored, in data.
-            y: Likewise.
+            at: Where it is anchored, in data, (2,).
             size: Of the font, in points.
             offset: From there to its lower left (or right) corner, in points.
             right: It ends there rather than begins.
@@ -216,15 +192,10 @@ class TextBoxes:
         Returns:
             Whether it was free.
         """
-        width = 0.6 * size * len(text)
-        x0 = (x - self._origin[0]) * self._scale[0] + offset[0] - (width if right else 0)
-        y0 = (y - self._origin[1]) * self._scale[1] + offset[1]
-        x1, y1 = x0 + width, y0 + size
-        cells = range(int(y0 // 10), int(y1 // 10) + 1)
-        for cell in cells:
-            for a0, b0, a1, b1 in self._cells.get(cell, ()):
-                if x0 < a1 and a0 < x1 and y0 < b1 and b0 < y1:
-                    return False
-        for cell in cells:
-            self._cells.setdefault(cell, []).append((x0, y0, x1, y1))
-        return True
+        extent = np.array([0.6 * size * len(text), size])
+        low = (at - self._origin) * self._scale + offset - [extent[0] if right else 0, 0]
+        high = low + extent
+        free = not ((low < self._taken[:, 1]) & (self._taken[:, 0] < high)).all(1).any()
+        if free:
+            self._taken = np.append(self._taken, [[low, high]], axis=0)
+        return free

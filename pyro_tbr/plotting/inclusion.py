@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 import pyro_tbr.plotting.canvas as canvas
 from pyro_tbr.plotting.layout import Layout, tree_layout
-from pyro_tbr.plotting.selection import arc_values, inclusion, pick_latent, pick_outcome
+from pyro_tbr.plotting.selection import arc_values, inclusion, pick, pick_outcome
 from pyro_tbr.posterior import Posterior
 from pyro_tbr.tree import Tree
 
@@ -56,14 +56,16 @@ def plot_tree(
     tree = posterior.tree
     if values is None:
         pips, of_outcome = pick_outcome(posterior, inclusion(posterior), outcome)
-        shown, of_latent = pick_latent(posterior, pips, latent)
+        shown, of_latent = pick(posterior.latent_names, pips, latent, "latent")
         label = ", ".join(part for part in (label, of_latent, of_outcome) if part)
     else:
         shown = arc_values(posterior, values)
     layout = tree_layout(tree, use_lengths)
     ax = canvas.new_axes(ax, 7.0, canvas.height_for(tree.num_leaves))
     informed = posterior.guide.informed_arcs.cpu().numpy()
-    _draw_arcs(ax, tree, layout, shown, informed, label)
+    canvas.colour_bar(ax, _draw_arcs(ax, tree, layout, shown, informed), label)
+    span = float(np.ptp(layout.x)) or 1.0
+    ax.set_xlim(layout.x.min() - 0.01 * span, layout.x.max() + 0.01 * span)
     canvas.rank_axes(ax, tree.num_leaves)
     ax.set_yticks([])
     ax.spines["left"].set_visible(False)
@@ -77,126 +79,66 @@ def plot_tree(
 
 
 def _draw_arcs(
-    ax: Axes,
-    tree: Tree,
-    layout: Layout,
-    shown: NDArray[np.float64],
-    informed: NDArray[np.bool_],
-    label: str,
-) -> None:
+    ax: Axes, tree: Tree, layout: Layout, shown: NDArray[np.float64], informed: NDArray[np.bool_]
+) -> Any:
+    """The arcs with data below, in colour, which are returned; others are dotted."""
     from matplotlib.collections import LineCollection
     from matplotlib.lines import Line2D
 
     parent, child = tree.arc_parent.numpy(), tree.arc_child.numpy()
-    elbows = np.stack(
-        [
-            np.stack([layout.x[parent], layout.y[parent]], -1),
-            np.stack([layout.x[parent], layout.y[child]], -1),
-            np.stack([layout.x[child], layout.y[child]], -1),
-        ],
-        axis=1,
-    )
+    corners = [(parent, parent), (parent, child), (child, child)]
+    elbows = np.stack([np.stack([layout.x[i], layout.y[j]], -1) for i, j in corners], axis=1)
     thick = float(np.clip(200 / tree.num_leaves, 1.5, 4.0))
     # The likelier lie on top, so where arcs share a stretch nothing that changed is hidden.
     order = np.argsort(shown, kind="stable")
     order = order[informed[order]]
-    arcs = LineCollection(
-        elbows[order],
-        cmap=canvas.probability_colours(),
-        array=shown[order],
-        linewidths=0.7 + thick * shown[order],
-        capstyle="butt",
-        joinstyle="miter",
-        zorder=2,
-    )
-    arcs.set_clim(0, 1)
+    colours = {"cmap": canvas.probability_colours(), "array": shown[order], "clim": (0, 1)}
+    ends = {"capstyle": "butt", "joinstyle": "miter"}
+    widths = 0.7 + thick * shown[order]
+    arcs = LineCollection(elbows[order], linewidths=widths, zorder=2, **colours, **ends)
     ax.add_collection(arcs)
     if not informed.all():
-        style: dict[str, Any] = {"colors": canvas.GREY, "linewidths": 0.8, "linestyles": ":"}
+        style: dict[str, Any] = {"color": canvas.GREY, "linewidth": 0.8, "linestyle": ":"}
         ax.add_collection(LineCollection(elbows[~informed], zorder=1, **style))
-        key = Line2D([], [], color=canvas.GREY, linewidth=0.8, linestyle=":")
-        _legend_below(ax, key, "no data below: PIP is the prior's")
-    bar = ax.figure.colorbar(arcs, ax=ax, shrink=min(1.0, 3.0 / _inches(ax)), aspect=18)
-    bar.set_label(label, parse_math=False)
-    bar.outline.set_visible(False)
-    span = float(np.ptp(layout.x)) or 1.0
-    ax.set_xlim(layout.x.min() - 0.01 * span, layout.x.max() + 0.01 * span)
-
-
-def _inches(ax: Axes) -> float:
-    return ax.get_window_extent().height / ax.figure.dpi
-
-
-def _legend_below(ax: Axes, handle: Any, text: str) -> None:
-    ax.legend(
-        [handle],
-        [text],
-        loc="upper left",
-        bbox_to_anchor=(0, 0),
-        frameon=False,
-        fontsize=7,
-        borderaxespad=0.2,
-    )
+        text = "no data below: PIP is the prior's"
+        place = {"loc": "upper left", "bbox_to_anchor": (0, 0)}
+        ax.legend([Line2D([], [], **style)], [text], **place, **canvas.KEY)
+    return arcs
 
 
 def _name_nodes(
-    ax: Axes,
-    tree: Tree,
-    layout: Layout,
-    shown: NDArray[np.float64],
-    informed: NDArray[np.bool_],
+    ax: Axes, tree: Tree, layout: Layout, shown: NDArray[np.float64], informed: NDArray[np.bool_]
 ) -> None:
     """Leaves at their tips, as many as fit; inner nodes above their arcs where these changed."""
     from matplotlib.patheffects import withStroke
+
+    boxes, at = canvas.TextBoxes(ax), np.stack([layout.x, layout.y], -1)
+    texts = [canvas.short(tree.labels[node]) for node in tree.nodes]
+
+    def write(node: int, size: float, offset: tuple[float, float], **style: Any) -> None:
+        around = withStroke(linewidth=1.5 if style["zorder"] == 3 else 2, foreground="white")
+        style |= {"textcoords": "offset points", "path_effects": [around], "parse_math": False}
+        ax.annotate(texts[node], at[node], xytext=offset, fontsize=size, **style)
 
     size, least = canvas.room_for_text(ax, tree.num_leaves)
     leaves = layout.leaf_order
     arc = leaves - 1
     importance = np.where(informed[arc], shown[arc], 0.0) if least > 1 else None
     places = canvas.spread_out(layout.y[leaves], importance, least)
-    boxes = canvas.TextBoxes(ax)
     for node in leaves[places]:
-        text = canvas.short(tree.labels[tree.nodes[node]])
-        boxes.add(text, layout.x[node], layout.y[node], size, (3.0, -size / 2))
-        ax.annotate(
-            text,
-            (layout.x[node], layout.y[node]),
-            xytext=(3, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=size,
-            parse_math=False,
-            path_effects=[withStroke(linewidth=1.5, foreground="white")],
-            zorder=3,
-        )
+        boxes.add(texts[node], at[node], size, (3.0, -size / 2))
+        write(node, size, (3, 0), va="center", zorder=3)
     canvas.note_cut(ax, len(places), len(leaves), "leaf names")
     inner = np.setdiff1d(np.arange(1, tree.num_nodes), leaves)
     inner = inner[(shown[inner - 1] >= _NAMED_FROM) & informed[inner - 1]]
     size = max(size - 1, 6)
     for node in inner[np.argsort(-shown[inner - 1], kind="stable")]:
-        text = canvas.short(tree.labels[tree.nodes[node]])
-        if not boxes.add(text, layout.x[node], layout.y[node], size, (-3.0, 2.0), right=True):
-            continue
-        ax.annotate(
-            text,
-            (layout.x[node], layout.y[node]),
-            xytext=(-3, 2),
-            textcoords="offset points",
-            ha="right",
-            va="bottom",
-            fontsize=size,
-            color=canvas.INK,
-            parse_math=False,
-            path_effects=[withStroke(linewidth=2, foreground="white")],
-            zorder=4,
-        )
+        if boxes.add(texts[node], at[node], size, (-3.0, 2.0), right=True):
+            write(node, size, (-3, 2), ha="right", va="bottom", color=canvas.INK, zorder=4)
 
 
 def plot_pips(
-    posterior: Posterior,
-    outcome: str | int | None = None,
-    *,
-    ax: Axes | None = None,
+    posterior: Posterior, outcome: str | int | None = None, *, ax: Axes | None = None
 ) -> Axes:
     """Heat map of inclusion probabilities, arcs by latents.
 
@@ -221,14 +163,9 @@ def plot_pips(
     width = float(np.clip(0.5 * len(names) + 3.2, 4.2, 12.0))
     ax = canvas.new_axes(ax, width, canvas.height_for(tree.num_arcs))
     fine = tree.num_arcs <= 130
-    image = ax.pcolormesh(
-        pips[rows],
-        cmap=canvas.probability_colours(),
-        vmin=0,
-        vmax=1,
-        edgecolors="white" if fine else "none",
-        linewidth=0.8 if fine else 0,
-    )
+    lines = {"edgecolors": "white", "linewidth": 0.8} if fine else {"linewidth": 0}
+    colours = canvas.probability_colours()
+    image = ax.pcolormesh(pips[rows], cmap=colours, vmin=0, vmax=1, **lines)
     informed = posterior.guide.informed_arcs.cpu().numpy()[rows]
     _blank(ax, np.flatnonzero(~informed), len(names), "//////" if fine else "")
     ax.set_ylim(len(rows), 0)
@@ -239,18 +176,11 @@ def plot_pips(
     _, least = canvas.room_for_text(ax, len(rows))
     canvas.label_rows(ax, centres, labels, importance if least > 1 else None)
     turned = max(map(len, names)) * 0.065 > 0.6 * width / len(names)  # inches
-    ax.set_xticks(
-        np.arange(len(names)) + 0.5,
-        names,
-        rotation=90 if turned else 0,
-        parse_math=False,
-        fontsize=8,
-    )
+    style: dict[str, Any] = {"rotation": 90 if turned else 0, "parse_math": False, "fontsize": 8}
+    ax.set_xticks(np.arange(len(names)) + 0.5, names, **style)
     ax.tick_params(axis="x", length=0)
     ax.set_ylabel("arc into")
-    bar = ax.figure.colorbar(image, ax=ax, shrink=min(1.0, 3.0 / _inches(ax)), aspect=18)
-    bar.set_label(", ".join(part for part in ("PIP", of_outcome) if part), parse_math=False)
-    bar.outline.set_visible(False)
+    canvas.colour_bar(ax, image, f"PIP, {of_outcome}" if of_outcome else "PIP")
     return ax
 
 
@@ -265,12 +195,5 @@ def _blank(ax: Axes, rows: NDArray[np.int64], width: int, hatch: str) -> None:
     corners = np.array([(0, 0), (width, 0), (width, 1), (0, 1)], dtype=float)
     bars = corners[None] + np.stack([np.zeros(len(rows)), rows], -1)[:, None, :]
     ax.add_collection(PolyCollection(bars, facecolor="white", zorder=2, linewidth=0, **style))
-    ax.legend(
-        [Patch(facecolor="white", linewidth=0.6, **style)],
-        ["no data below"],
-        loc="lower left",
-        bbox_to_anchor=(0, 1),
-        frameon=False,
-        fontsize=7,
-        borderaxespad=0.2,
-    )
+    key, place = Patch(facecolor="white", linewidth=0.6, **style), {"bbox_to_anchor": (0, 1)}
+    ax.legend([key], ["no data below"], loc="lower left", **place, **canvas.KEY)

@@ -33,22 +33,15 @@ def plot_history(posterior: Posterior, *, ax: Axes | None = None) -> Axes:
     history = posterior.history
     ax.set_xlabel("step")
     ax.set_ylabel("loss a row (negative ELBO, nats)")
-    for side in ("top", "right"):
-        ax.spines[side].set_visible(False)
+    canvas.open_frame(ax)
     if history.empty:
-        ax.text(
-            *(0.5, 0.5, "the encoder came in closed form: no training steps"),
-            ha="center",
-            va="center",
-            color="#666666",
-            transform=ax.transAxes,
-        )
+        text = "the encoder came in closed form: no training steps"
+        ax.text(0.5, 0.5, text, ha="center", va="center", color="#666666", transform=ax.transAxes)
         ax.set_axis_off()
         return ax
-    stages = list(dict.fromkeys(history["stage"]))
     start = 0.0
-    for number, (stage, colour) in enumerate(zip(stages, _cycled(len(stages)), strict=True)):
-        part = history[history["stage"] == stage]
+    for number, (stage, part) in enumerate(history.groupby("stage", sort=False)):
+        colour = canvas.CATEGORIES[number % len(canvas.CATEGORIES)]
         step = part["step"].to_numpy(float)
         ax.plot(start + step, part["loss"], color=colour, label=f"{stage}: rows of training")
         if part["held_out"].notna().any():
@@ -59,10 +52,6 @@ def plot_history(posterior: Posterior, *, ax: Axes | None = None) -> Axes:
         start += step.max()
     ax.legend(frameon=False, fontsize=8)
     return ax
-
-
-def _cycled(number: int) -> list[str]:
-    return [canvas.CATEGORIES[i % len(canvas.CATEGORIES)] for i in range(number)]
 
 
 def plot_latents(
@@ -101,20 +90,17 @@ def plot_latents(
     values = np.asarray(z)[:, places]
     rows = RowOrder(len(values), getattr(z, "index", None))
     nodes = align_env(posterior.tree, env, rows).numpy()
-    order = tree_layout(posterior.tree).order
-    place = np.empty(len(order), dtype=int)
-    place[order] = np.arange(len(order))
-    present = np.array(sorted(set(nodes.tolist()), key=lambda node: place[node]))
-    rank = np.searchsorted(place[present], place[nodes])
-    labels = [posterior.tree.labels[posterior.tree.nodes[node]] for node in present]
+    place = np.argsort(tree_layout(posterior.tree).order)  # of each node in the drawing
+    present, rank = np.unique(place[nodes], return_inverse=True)
+    walk = [posterior.tree.nodes[node] for node in tree_layout(posterior.tree).order[present]]
+    labels = [posterior.tree.labels[node] for node in walk]
     ax = canvas.new_axes(ax, 6.8, 4.8)
     shuffled = np.random.default_rng(0).permutation(len(values))  # no environment lies on top
     _scatter(ax, values[shuffled], rank[shuffled], labels)
     names = posterior.latent_names
     ax.set_xlabel(names[places[0]])
     ax.set_ylabel(names[places[1]])
-    for side in ("top", "right"):
-        ax.spines[side].set_visible(False)
+    canvas.open_frame(ax)
     return ax
 
 
@@ -122,27 +108,20 @@ def _scatter(ax: Axes, values: Any, rank: Any, labels: list[str]) -> None:
     from matplotlib.colors import BoundaryNorm, ListedColormap
     from matplotlib.lines import Line2D
 
-    few = len(labels) <= len(canvas.CATEGORIES)
     style: dict[str, Any] = {
         "s": float(np.clip(6000 / max(len(values), 1), 5, 16)),
         "alpha": float(np.clip(2000 / max(len(values), 1), 0.5, 0.9)),
         "linewidths": 0,
         "rasterized": len(values) > 5000,
     }
-    if few:
+    if len(labels) <= len(canvas.CATEGORIES):
         colours = ListedColormap(canvas.CATEGORIES[: len(labels)])
         norm = BoundaryNorm(np.arange(len(labels) + 1) - 0.5, max(len(labels), 1))
         ax.scatter(*values.T, c=rank, cmap=colours, norm=norm, **style)
         keys = [Line2D([], [], marker="o", linestyle="", color=c) for c in colours.colors]
-        legend = ax.legend(
-            keys,
-            [f"environment {i}" for i in range(len(labels))],
-            loc="upper left",
-            bbox_to_anchor=(1.01, 1),
-            frameon=False,
-            fontsize=8,
-            borderaxespad=0,
-        )
+        names = [f"environment {i}" for i in range(len(labels))]
+        place = {"loc": "upper left", "bbox_to_anchor": (1.01, 1), "borderaxespad": 0}
+        legend = ax.legend(keys, names, frameon=False, fontsize=8, **place)
         for text, label in zip(legend.get_texts(), labels, strict=True):
             text.set_parse_math(False)
             text.set_text(canvas.short(label))

@@ -59,21 +59,18 @@ def pick_outcome(
 ) -> tuple[NDArray[np.float64], str]:
     """Values (A, W) of one outcome, or the largest over all, with words for it."""
     names = posterior.outcome_names
-    if outcome is None and len(names) > 1:
-        return values.max(2), f"largest of {len(names)} outcomes"
-    place = outcome_place(posterior, outcome)
-    return values[:, :, place], str(names[place]) if len(names) > 1 else ""
+    picked, words = pick(names, values, outcome, "outcome")
+    return picked, words if len(names) > 1 else ""
 
 
-def pick_latent(
-    posterior: Posterior, values: NDArray[np.float64], latent: str | int | None
+def pick(
+    names: tuple[Hashable, ...], values: NDArray[np.float64], wanted: Hashable, argument: str
 ) -> tuple[NDArray[np.float64], str]:
-    """Values (A,) of one latent, or the largest over all, with words for it."""
-    if latent is None:
-        num = len(posterior.latent_names)
-        return values.max(1), f"largest of {num} latents" if num > 1 else posterior.latent_names[0]
-    place = latent_place(posterior, latent)
-    return values[:, place], posterior.latent_names[place]
+    """Values of one name along the last dimension, or the largest over all, with words for it."""
+    if wanted is None and len(names) > 1:
+        return values.max(-1), f"largest of {len(names)} {argument}s"
+    place = 0 if wanted is None else _place(names, wanted, argument)
+    return values[..., place], str(names[place])
 
 
 def arc_values(posterior: Posterior, values: Any) -> NDArray[np.float64]:

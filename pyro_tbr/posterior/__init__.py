@@ -8,10 +8,9 @@ from pyro_tbr.posterior.identification import Identification
 from pyro_tbr.posterior.places import NewLeaf
 from pyro_tbr.posterior.posterior import Posterior, load
 from pyro_tbr.posterior.prediction import Prediction
-from pyro_tbr.posterior.report import FitReport
 from pyro_tbr.posterior.selection import Selection, select_at_fdr
 from pyro_tbr.posterior.summary import Summary
-from pyro_tbr.posterior.view import LatentUnits, PosteriorView
+from pyro_tbr.posterior.view import FitReport, LatentUnits, PosteriorView
 
 __all__ = [
     "FitReport",

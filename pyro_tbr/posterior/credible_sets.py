@@ -44,7 +44,6 @@ _LEAST_PIP = 0.002  # arcs below are in no set
 _LEAST_START = 0.04  # of the likeliest arc of a set; 25 arcs in series may share a change
 _NOISE = 2.0  # correlations below so many standard errors are no sign of an alternative
 _MARGIN = 0.03  # of purity, for the noise of draws
-_COLUMNS = ["latent", "outcome", "set", "arcs", "coverage", "purity"]
 
 
 class CredibleSet(NamedTuple):
@@ -66,7 +65,7 @@ def credible_set_table(
     view: PosteriorView, coverage: float, min_purity: float | None, num_draws: int
 ) -> pd.DataFrame:
     """See ``Posterior.credible_sets``."""
-    require_gates(view, "credible_sets()", "exceedance(threshold)")
+    require_gates(view, "credible_sets()")
     if not 0 < coverage < 1:
         raise DataError(f"coverage={coverage!r} must be above 0 and below 1, such as 0.95")
     if min_purity is not None and not 0 <= min_purity <= 1:
@@ -86,7 +85,7 @@ def credible_set_table(
             for number, one in enumerate(found, start=1):
                 named = tuple(labels[arc] for arc in one.arcs)
                 rows.append((latent, outcome, number, named, one.coverage, one.purity))
-    table = pd.DataFrame(rows, columns=_COLUMNS)
+    table = pd.DataFrame(rows, columns=["latent", "outcome", "set", "arcs", "coverage", "purity"])
     return table.astype({"set": np.int64, "coverage": np.float64, "purity": np.float64})
 
 
@@ -146,13 +145,7 @@ def _grow(
 ) -> list[int]:
     """A set around an arc that reaches the coverage and stays pure; empty if there is none.
 
-    Args:
-        gates: Draws, (S, A).
-        as_numbers: The same as 0 and 1, for sums.
-        start: Its first arc.
-        free: Arcs that are in no set yet, (A,).
-        coverage: See :func:`find_credible_sets`.
-        min_purity: Likewise.
+    Gates are (S, A), as booleans and as numbers; ``free`` arcs (A,) are in no set yet.
     """
     num_draws = len(gates)
     pip = as_numbers.mean(0, dtype=np.float64)

@@ -8,7 +8,6 @@ of an encoder that is the user's own module only the state is kept.
 from __future__ import annotations
 
 import copy
-from collections.abc import Hashable
 from typing import Any
 
 import torch
@@ -21,41 +20,23 @@ from pyro_tbr.heads.likelihoods import Likelihood
 from pyro_tbr.heads.likelihoods.scaling import Scaling
 from pyro_tbr.heads.priors import ArcPrior
 from pyro_tbr.heads.registry import registered
-from pyro_tbr.models import (
-    Encoder,
-    IdentityEncoder,
-    LinearEncoder,
-    MLPEncoder,
-    ModuleEncoder,
-    TreeModel,
-)
-from pyro_tbr.models.encoders import PreparedEncoder
+from pyro_tbr.models import Encoder, ModuleEncoder, TreeModel
+from pyro_tbr.models.encoders import ENCODERS, PreparedEncoder
 from pyro_tbr.posterior.plain import to_plain
 from pyro_tbr.tree import Tree
 
-_ENCODERS: dict[str, type[Encoder]] = {
-    kind.__name__: kind for kind in (IdentityEncoder, LinearEncoder, MLPEncoder)
-}
+_OURS = {kind.__name__: kind for kind in ENCODERS.values()}
 
 
 def describe_tree(tree: Tree) -> dict[str, Any]:
     """Arguments of :class:`Tree`, labels checked one by one so that an error can name the node."""
-    nodes, parents, lengths, labels, support = tree.__reduce__()[1]
-    for node in nodes:
-        _check_label(node)
-    return {
-        "nodes": nodes,
-        "parents": torch.tensor(parents),
-        "lengths": lengths,
-        "labels": labels,
-        "support": support,
-    }
-
-
-def _check_label(node: Hashable) -> None:
-    if node is None:
+    nodes, parents, *rest = tree.__reduce__()[1]
+    if tree.find(None) is not None:
         raise DataError("node None cannot be saved, as it is no label: give the node a name")
-    to_plain(node, f"node {node!r}")
+    for node in nodes:
+        to_plain(node, f"node {node!r}")
+    names = ("nodes", "parents", "lengths", "labels", "support")
+    return dict(zip(names, (nodes, torch.tensor(parents), *rest), strict=True))
 
 
 def describe_model(model: TreeModel) -> dict[str, Any]:
@@ -78,14 +59,11 @@ def _describe_encoder(spec: str | nn.Module) -> str | dict[str, Any]:
     """The name, or class and arguments; of the user's own module the class's name alone."""
     if isinstance(spec, str):
         return spec
-    if _ENCODERS.get(type(spec).__name__) is not type(spec):
+    if _OURS.get(type(spec).__name__) is not type(spec):
         kind = type(spec.module if isinstance(spec, ModuleEncoder) else spec)
         return {"own": f"{kind.__module__}.{kind.__qualname__}"}
-    arguments = {
-        name: getattr(spec, name)
-        for name in ("num_features", "latent_dim", "num_components", "hidden")
-        if hasattr(spec, name)
-    }
+    names = ("num_features", "latent_dim", "num_components", "hidden")
+    arguments = {name: getattr(spec, name) for name in names if hasattr(spec, name)}
     return {"class": type(spec).__name__, "arguments": arguments, "state": dict(spec.state_dict())}
 
 
@@ -122,21 +100,17 @@ def _describe_class(kind: type, base: type) -> dict[str, Any]:
     return {"class": kind.__name__, "module": kind.__module__}
 
 
-def _class_of(description: dict[str, Any], base: type) -> type:
+def _made(description: Any, base: type, *first: Any) -> Any:
+    """A part from its description, these arguments before those it names; a name stays a name."""
+    if isinstance(description, str):
+        return description
     known, name, module = registered(base), description["class"], description["module"]
     if name not in known and name not in known.several:
         raise DataError(
             f"the file has a {base.__name__} of class {name} in {module}, which is not there: "
             f"import {module} first"
         )
-    return known[name]
-
-
-def _part_of(description: Any, base: type) -> Any:
-    """A prior or likelihood from its description: a name stays a name."""
-    if isinstance(description, str):
-        return description
-    return _class_of(description, base)(**description["arguments"])
+    return known[name](*first, **description["arguments"])
 
 
 def _encoder_of(described: Any, encoder: nn.Module | None, path: str) -> str | nn.Module:
@@ -153,7 +127,7 @@ def _encoder_of(described: Any, encoder: nn.Module | None, path: str) -> str | n
         return copy.deepcopy(encoder)
     if isinstance(described, str):
         return described
-    made = _ENCODERS[described["class"]](**described["arguments"])
+    made = _OURS[described["class"]](**described["arguments"])
     _restore_encoder(made, described["state"])
     return made
 
@@ -168,20 +142,15 @@ def model_of(
 ) -> TreeModel:
     """The trained model: built as for training, then given the state it ended in.
 
-    Args:
-        parts: From :func:`describe_model`.
-        tree: The environments.
-        schema: Numbers of features and outcomes.
-        scaling: Units of the outcomes; fixed values are given in the user's, so it is built anew.
-        encoder: The user's own module, or ``None``.
-        path: The file, for errors.
+    Built with the scaling of the outcomes, as fixed values are given in the user's units. Errors
+    name the path.
     """
     model = TreeModel(
         tree,
         parts["latent_dim"],
         encoder=_encoder_of(parts["encoder"], encoder, path),
-        prior=_part_of(parts["prior"], ArcPrior),
-        likelihood=_part_of(parts["likelihood"], Likelihood),
+        prior=_made(parts["prior"], ArcPrior),
+        likelihood=_made(parts["likelihood"], Likelihood),
         intercept=parts["intercept"],
     )
     model.build(schema.num_features, len(schema.outcome_names), outcome_scale=scaling.scale)
@@ -192,15 +161,15 @@ def model_of(
         _restore_encoder(model.encoder, parts["encoder_state"])
     except RuntimeError as error:
         raise DataError(f"encoder does not fit the one in {path!r}: {error}") from error
-    _restore(model.prior, parts["prior_state"])
-    _restore(model.likelihood, parts["likelihood_state"])
+    model.prior.load_state_dict(parts["prior_state"], assign=True)  # dtypes included
+    model.likelihood.load_state_dict(parts["likelihood_state"], assign=True)
     return model
 
 
 def guide_of(parts: dict[str, Any], model: TreeModel) -> Guide:
     """A guide from :func:`describe_guide`."""
-    guide = _class_of(parts, Guide)(model, parts["informed_nodes"], **parts["arguments"])
-    _restore(guide, parts["state"])
+    guide = _made(parts, Guide, model, parts["informed_nodes"])
+    guide.load_state_dict(parts["state"], assign=True)
     return guide
 
 
@@ -210,9 +179,4 @@ def _restore_encoder(encoder: Encoder, state: dict[str, Tensor]) -> None:
         encoder.projection = state["projection"]
         encoder.component_share = state["component_share"]
         encoder.reset(torch.Generator())  # layers of this width
-    _restore(encoder, state)
-
-
-def _restore(module: nn.Module, state: dict[str, Tensor]) -> None:
-    """Loads a state, dtypes included."""
-    module.load_state_dict(state, assign=True)
+    encoder.load_state_dict(state, assign=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pyro_tbr.posterior.view import PosteriorView
+from pyro_tbr.posterior.view import FitReport, PosteriorView
 
 SAME_LATENTS = 0.95  # bases whose matched latents correlate more than this are one solution
 LEAST_GAP = 6.0  # log evidence by which the solution has to be ahead of the best other one
@@ -91,14 +92,10 @@ def identify(view: PosteriorView) -> Identification:
     """See ``Posterior.identification``."""
     report, model = view.report, view.model
     latent_dim, rank = model.latent_dim, report.rank
-    names = view.latent_names[:latent_dim]
-    nodes = view.stats.nodes
+    names, nodes = view.latent_names[:latent_dim], view.stats.nodes
     weights = view.guide.node_moments().mean[nodes][:, :rank].double()
-    condition = _condition(weights.permute(0, 2, 1).reshape(-1, rank))
     separation = _separation(view, names)
-    agreement, gap, other = _rivals(
-        report.basis, report.alternatives, report.alternative_evidence, report.evidence
-    )
+    agreement, gap, other = _rivals(report)
     reasons = []
     if model.encoder.trainable and rank > 1:
         if len(nodes) * len(view.outcome_names) < 2 * rank + SPARE_ENVIRONMENTS:
@@ -126,7 +123,7 @@ def identify(view: PosteriorView) -> Identification:
         num_outcomes=len(view.outcome_names),
         rank=rank,
         latent_dim=latent_dim,
-        condition=condition,
+        condition=_condition(weights.permute(0, 2, 1).reshape(-1, rank)),
         separation=separation,
         agreement=agreement,
         gap=gap,
@@ -139,12 +136,10 @@ def identify(view: PosteriorView) -> Identification:
 def _condition(weights: Tensor) -> float:
     """Condition number of (E Q, K) weights, columns scaled to unit length."""
     length = weights.norm(dim=0)
-    if not bool((length > 0).all()):
-        return float("inf")
+    if len(weights) < weights.shape[1] or not bool((length > 0).all()):
+        return math.inf
     values = torch.linalg.svdvals(weights / length)
-    if len(values) < weights.shape[1] or values[-1] <= 0:
-        return float("inf")
-    return (values[0] / values[-1]).item()
+    return (values[0] / values[-1]).item() if values[-1] > 0 else math.inf
 
 
 def _separation(view: PosteriorView, names: tuple[str, ...]) -> pd.DataFrame:
@@ -160,22 +155,17 @@ def _separation(view: PosteriorView, names: tuple[str, ...]) -> pd.DataFrame:
     return pd.DataFrame(table, index=pd.Index(names, name="latent"), columns=list(names))
 
 
-def _rivals(
-    basis: Tensor, alternatives: Tensor, evidence: Tensor, best: float
-) -> tuple[float, float, float]:
+def _rivals(report: FitReport) -> tuple[float, float, float]:
     """Share of alternatives with the same latents; gap and match of the best with others."""
-    if not len(alternatives) or not len(basis):
-        return 1.0, float("inf"), float("nan")
-    matches = torch.tensor([latent_match(basis, other) for other in alternatives])
+    if not len(report.alternatives) or not len(report.basis):
+        return 1.0, math.inf, math.nan
+    matches = torch.tensor([latent_match(report.basis, other) for other in report.alternatives])
     same = matches > SAME_LATENTS
-    gap = torch.where(same, torch.inf, best - evidence.cpu())
-    rival = int(gap.argmin())
-    found = bool(torch.isfinite(gap[rival]))
-    return (
-        same.double().mean().item(),
-        max(gap[rival].item(), 0.0) if found else float("inf"),
-        matches[rival].item() if found else float("nan"),
-    )
+    gap = torch.where(same, torch.inf, report.evidence - report.alternative_evidence.cpu())
+    share, rival = same.double().mean().item(), int(gap.argmin())
+    if not torch.isfinite(gap[rival]):
+        return share, math.inf, math.nan
+    return share, max(gap[rival].item(), 0.0), matches[rival].item()
 
 
 def latent_match(one: Tensor, other: Tensor) -> float:

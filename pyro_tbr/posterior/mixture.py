@@ -14,13 +14,11 @@ from torch.overrides import TorchFunctionMode
 _TOLERANCE = 1e-5  # of a quantile, in standard deviations of the mixture
 _MOST_ROUNDS = 200  # of the search for a quantile; a smooth mixture takes five
 _LEAST_TAIL = 1e-16
-_RANDOM = frozenset(
-    {
-        "normal", "bernoulli", "poisson", "binomial", "multinomial", "rand", "randn", "randint",
-        "_standard_gamma", "_sample_dirichlet", "uniform_", "normal_", "exponential_", "cauchy_",
-        "geometric_", "log_normal_", "bernoulli_", "random_",
-    }
-)  # fmt: skip
+_RANDOM = {
+    *("normal", "bernoulli", "poisson", "binomial", "multinomial", "rand", "randn", "randint"),
+    *("_standard_gamma", "_sample_dirichlet", "uniform_", "normal_", "exponential_", "cauchy_"),
+    *("geometric_", "log_normal_", "bernoulli_", "random_"),
+}
 
 
 class Mixture:
@@ -93,8 +91,7 @@ class Mixture:
 
     def log_prob(self, y: Tensor) -> Tensor:
         """Log density (or log probability) of values, (*B); NaN where y is."""
-        each = self.log_prob_by_component(y)
-        return each.logsumexp(0) - math.log(len(each))
+        return self.log_prob_by_component(y).logsumexp(0) - math.log(self.each.batch_shape[0])
 
 
 def quantile_of_draws(draws: Tensor, probability: float) -> Tensor:

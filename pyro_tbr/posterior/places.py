@@ -11,8 +11,8 @@ from torch import Tensor
 
 from pyro_tbr.data import RowOrder, align_env
 from pyro_tbr.errors import DataError, TreeError
+from pyro_tbr.heads.moments import NodeMoments
 from pyro_tbr.posterior.view import PosteriorView, weights_at
-from pyro_tbr.tree import Tree
 
 _DRAW_SEED = 20_405_20482  # their own, so the same call gives the same numbers
 _CHANGE_SEED = 66_260_70150
@@ -40,7 +40,7 @@ class Places:
     Attributes:
         nodes: Nodes of the tree that rows are at, or may be at, (n,).
         position: Which of these each row is at, (N,); ``None``: each row may be at any.
-        share: With what probability, (n,), where that is not known.
+        share: With what probability, (n,), where that is not known; else (1,), 1.
         relative_length: Length of one more arc behind the nodes, over the mean of the tree's, (1,);
             ``None``: there is none.
     """
@@ -50,27 +50,22 @@ class Places:
     share: Tensor
     relative_length: Tensor | None = None
 
-    def moments(self, view: PosteriorView) -> tuple[Tensor, Tensor]:
+    def moments(self, view: PosteriorView) -> NodeMoments:
         """Mean and variance of the weights at the nodes in the model's units, (n, W, Q) each."""
         mean, var = (part[self.nodes].cpu().double() for part in view.guide.node_moments())
         if self.relative_length is not None:
             # Changes go both ways alike, so their mean is zero.
             var = var + view.guide.change_var(self.relative_length).cpu()
-        return mean, var.clamp(min=0)  # what is known exactly has a variance of rounding errors
+        # What is known exactly has a variance of rounding errors.
+        return NodeMoments(mean, var.clamp(min=0))
 
     def draws(
         self, view: PosteriorView, num_draws: int, seed: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Weights behind quantiles and samples, in the model's units.
+        """Weights behind quantiles and samples, in the model's units, and all draws by site.
 
-        Args:
-            view: Whose.
-            num_draws: S.
-            seed: Of these draws.
-
-        Returns:
-            Weights at the nodes, (S, n, W, Q), or at the one node that each draw picks where it is
-            not known, (S, 1, W, Q); and all draws by site.
+        Weights are those at the nodes, (S, n, W, Q), or at the one node that each draw picks where
+        it is not known, (S, 1, W, Q).
         """
 
         def make() -> dict[str, Tensor]:
@@ -94,12 +89,7 @@ class Places:
 
 
 def places_of(view: PosteriorView, env: Any, order: RowOrder) -> Places:
-    """Where rows are by what the user says of them.
-
-    Args:
-        view: Whose tree.
-        env: Labels, one label, a :class:`NewLeaf`, or ``None``: by the rows of the fit.
-        order: Of the rows.
+    """Where rows are by what the user says of them; ``None``: where the rows of the fit were.
 
     Raises:
         TreeError: A label that the tree has not.
@@ -113,20 +103,15 @@ def places_of(view: PosteriorView, env: Any, order: RowOrder) -> Places:
     if isinstance(env, NewLeaf):
         length, one = _relative_length(view, env), torch.zeros(order.size, dtype=torch.int64)
         return Places(torch.tensor([tree.index(env.parent)]), one, torch.ones(1).double(), length)
-    nodes, position = _nodes(tree, env, order).unique(return_inverse=True)
-    return Places(nodes, position, torch.ones(len(nodes)).double())
-
-
-def _nodes(tree: Tree, env: Any, order: RowOrder) -> Tensor:
-    """Nodes of the rows (N,); where one label is not in the tree, how to predict there too."""
     try:
-        return align_env(tree, env, order)
+        nodes, position = align_env(tree, env, order).unique(return_inverse=True)
     except TreeError as error:
         if not isinstance(env, str):
             raise
         raise TreeError(
             f"{error}; for a leaf that the tree has not: NewLeaf({env!r}, parent=...)"
         ) from error
+    return Places(nodes, position, torch.ones(1).double())
 
 
 def _relative_length(view: PosteriorView, leaf: NewLeaf) -> Tensor:
@@ -137,11 +122,9 @@ def _relative_length(view: PosteriorView, leaf: NewLeaf) -> Tensor:
             f"NewLeaf: {leaf.name!r} is a node of the tree already: predict(x, {leaf.name!r}), or "
             "another name"
         )
-    if leaf.length is None:
-        return torch.ones(1)
-    if not leaf.length >= 0:
+    if leaf.length is not None and not leaf.length >= 0:
         raise DataError(f"NewLeaf: length={leaf.length!r} must be 0 or more")
-    if not view.model.prior.use_lengths:
+    if leaf.length is None or not view.model.prior.use_lengths:
         return torch.ones(1)
     known = torch.tensor(tree.require_lengths(), dtype=torch.float64)
     return torch.tensor([leaf.length / known.mean().item()])

@@ -12,18 +12,16 @@ import pandas as pd
 import torch
 from torch import nn
 
-import pyro_tbr.posterior.inclusion as inclusion
 import pyro_tbr.posterior.saving as saving
 import pyro_tbr.posterior.tables as tables
+from pyro_tbr.data import align_features
 from pyro_tbr.posterior.credible_sets import credible_set_table
 from pyro_tbr.posterior.identification import Identification, identify
 from pyro_tbr.posterior.prediction import Prediction, predicted
-from pyro_tbr.posterior.selection import exceedances, selected, shrinkages
+from pyro_tbr.posterior.selection import exceedances, selected
 from pyro_tbr.posterior.summary import Summary, summarise
 from pyro_tbr.posterior.updating import updated
-from pyro_tbr.posterior.view import PosteriorView, check_number
-
-_NUM_DRAWS = 400  # draws of the weights behind quantiles of a prediction
+from pyro_tbr.posterior.view import PosteriorView, check_number, require_gates
 
 
 class Posterior(PosteriorView):
@@ -68,15 +66,16 @@ class Posterior(PosteriorView):
             :meth:`path_pips`. A change of the intercept is that at the latents' reference point:
             their mean where they are learnt or were centred, not where all are 0.
         """
-        return inclusion.deltas(self, level)
+        return tables.deltas(self, level)
 
+    @torch.no_grad()
     def path_pips(self, node: Hashable) -> pd.Series | pd.DataFrame:
         """Probability that some arc on the way from the root to a node changed.
 
         Arcs that share the evidence for one change have a small PIP each, and their path a large
-        one. For ``guide="tree"`` it is the ratio of the log evidence with and without changes on
-        the path, within 0.02 (the cap on components); for mean field one minus the product of
-        1 - PIP; for other guides a share of 4,000 draws, standard error up to 0.008.
+        one. For ``guide="tree"`` it is a ratio of evidences, within 0.02 (the cap on components);
+        for mean field one minus the product of 1 - PIP; for other guides a share of 4,000 draws,
+        standard error up to 0.008.
 
         Args:
             node: A node's label; for the root all are 0.
@@ -84,7 +83,13 @@ class Posterior(PosteriorView):
         Returns:
             By latent; with several outcomes latents by outcomes.
         """
-        return inclusion.path_pips(self, node)
+        require_gates(self, "path_pips()")
+        arcs = torch.tensor(self.tree.path(node), dtype=torch.int64)
+        value = self.guide.path_inclusion(arcs).cpu().numpy()
+        index = tables.names_index(self.latent_names, "latent")
+        outcomes = tables.names_index(self.outcome_names, "outcome")
+        table = pd.DataFrame(value, index=index, columns=outcomes)
+        return table.iloc[:, 0].rename("path_pip") if len(outcomes) == 1 else table
 
     def credible_sets(
         self, coverage: float = 0.95, *, min_purity: float | None = None, num_draws: int = 4000
@@ -132,11 +137,12 @@ class Posterior(PosteriorView):
         """
         return exceedances(self, threshold)
 
+    @torch.no_grad()
     def shrinkage(self) -> pd.DataFrame:
         """How much of each change a horseshoe prior takes away, between 0 and 1.
 
-        Near 1 where the change is shrunk to nothing, near 0 where it is left as the data have it;
-        1 less it is what comes closest to an inclusion probability, but it is none.
+        1 where the change is shrunk to nothing, 0 where it is left as the data have it; 1 less it
+        is what comes closest to an inclusion probability, but it is none.
 
         Returns:
             Columns parent, child, latent, outcome, shrinkage (posterior mean).
@@ -144,7 +150,8 @@ class Posterior(PosteriorView):
         Raises:
             DataError: The prior is no horseshoe, or the guide is not exact along the tree.
         """
-        return shrinkages(self)
+        shrinkage = {"shrinkage": self.guide.shrinkage().cpu().double()}
+        return tables.long_table(self.tree, shrinkage, self.latent_names, self.outcome_names)
 
     @torch.inference_mode(False)
     @torch.enable_grad()
@@ -168,8 +175,8 @@ class Posterior(PosteriorView):
 
         The intercept is that where all latents are 0.
         """
-        moments = self.user_moments()
-        return tables.node_table(self.tree, moments, self.latent_names, self.outcome_names)
+        names = self.latent_names, self.outcome_names
+        return tables.node_table(self.tree, self.user_moments(), *names)
 
     @torch.no_grad()
     def encode(self, x: Any) -> Any:
@@ -181,13 +188,13 @@ class Posterior(PosteriorView):
         Returns:
             (N, K), a DataFrame where ``x`` is one.
         """
-        latents, index = self.align_latents(x)
-        z = latents.cpu().numpy()
+        features, index = align_features(self.schema, x, keep_sparse=True)
+        z = self.latents(features).cpu().numpy()
         columns = self.latent_names[: z.shape[1]]
         return z if index is None else pd.DataFrame(z, index=index, columns=columns)
 
     def predict(
-        self, x: Any, env: Any, *, level: float = 0.9, num_draws: int = _NUM_DRAWS, seed: int = 0
+        self, x: Any, env: Any, *, level: float = 0.9, num_draws: int = 400, seed: int = 0
     ) -> Prediction:
         """Predictive distribution of new outcomes.
 
@@ -243,15 +250,20 @@ class Posterior(PosteriorView):
         return copy.deepcopy(self)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the posterior to a file that ``pyro_tbr.load`` reads, with no class in it."""
+        """Writes the posterior to a file that ``pyro_tbr.load`` reads, with no class in it.
+
+        Of an encoder that is the user's own module only the state is in it.
+
+        Raises:
+            FileNotFoundError: No such folder.
+            DataError: A label, or the user's own prior or likelihood, that would not come back.
+        """
         saving.save_view(self, path)
 
     def __repr__(self) -> str:
-        rows = int(self.row_counts.sum())
-        return (
-            f"Posterior({rows} rows at {int((self.row_counts > 0).sum())} nodes of {self.tree!r}, "
-            f"{self.model.latent_dim} latents, {len(self.outcome_names)} outcomes)"
-        )
+        rows, nodes = int(self.row_counts.sum()), int((self.row_counts > 0).sum())
+        what = f"{self.model.latent_dim} latents, {len(self.outcome_names)} outcomes"
+        return f"Posterior({rows} rows at {nodes} nodes of {self.tree!r}, {what})"
 
 
 @torch.inference_mode(False)

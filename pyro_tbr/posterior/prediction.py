@@ -20,6 +20,7 @@ from torch.distributions import Distribution
 
 from pyro_tbr.data import RowOrder
 from pyro_tbr.errors import DataError
+from pyro_tbr.heads.moments import predictor_moments
 from pyro_tbr.posterior.mixture import Mixture, drawn, quantile_of_draws
 from pyro_tbr.posterior.places import Places, places_of
 from pyro_tbr.posterior.view import PosteriorView, check_level, check_number
@@ -42,16 +43,7 @@ def predicted(
 
 
 class Prediction:
-    """Predictive distribution of a new outcome for each row.
-
-    Args:
-        view: Whose prediction.
-        design: The model's design of the rows, (N, W), double precision.
-        places: Where they are.
-        form: How per-row results are given back.
-        level: Probability of the interval.
-        num_draws: Draws of the weights behind quantiles, samples and densities.
-        seed: Of these draws.
+    """Predictive distribution of a new outcome for each row; ``Posterior.predict`` makes it.
 
     Attributes:
         mean: Mean; for binary outcomes the probability. (N,) or (N, Q) as ``y`` was in ``fit``,
@@ -74,6 +66,8 @@ class Prediction:
         num_draws: int,
         seed: int,
     ) -> None:
+        # The model's design of the rows is (N, W), double precision; seed and number are of the
+        # draws of the weights behind quantiles, samples and densities.
         self._view, self._design, self._places, self._form = view, design, places, form
         self.level, self._num_draws, self._seed = level, num_draws, seed
         self.mean, self.sd = (form.table(part) for part in self._moments())
@@ -95,27 +89,24 @@ class Prediction:
     def _moments(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of a new outcome, (N, Q) each, in the user's units."""
         loc, scale = self._view.scaling
-        places = self._places
-        mean, var = places.moments(self._view)
-        num_nodes, num_weights, num_outcomes = mean.shape
-        width = num_outcomes * (num_nodes if places.position is None else num_weights)
+        places, position = self._places, self._places.position
+        moments = places.moments(self._view)
+        num_nodes, num_weights, num_outcomes = moments.mean.shape
+        width = num_outcomes * (num_nodes if position is None else num_weights)
+        share = places.share.reshape(1, -1, 1)
         parts = []
         for rows in _chunks(len(self._design), width):
-            design, position = self._design[rows], places.position
+            design = self._design[rows]
             if position is None:  # each row at each of the nodes
-                first = torch.einsum("bw,nwq->bnq", design, mean)
-                second = torch.einsum("bw,nwq->bnq", design.square(), var)
+                first = torch.einsum("bw,nwq->bnq", design, moments.mean)
+                second = torch.einsum("bw,nwq->bnq", design.square(), moments.var)
             else:
-                at = position[rows]
-                first = torch.einsum("bw,bwq->bq", design, mean[at]).unsqueeze(1)
-                second = torch.einsum("bw,bwq->bq", design.square(), var[at]).unsqueeze(1)
-            shape, share = first.shape, places.share if position is None else torch.ones(1)
-            flat = (-1, shape[-1])
+                at_rows = predictor_moments(design, position[rows], moments)
+                first, second = (part.unsqueeze(1) for part in at_rows)
             found = self._view.model.likelihood.predictive_moments(
-                first.reshape(flat), second.reshape(flat), self._view.guide.nuisance
+                first.flatten(0, 1), second.flatten(0, 1), self._view.guide.nuisance
             )
-            each, spread = (part.reshape(shape) for part in found)
-            share = share.reshape(1, -1, 1).double()
+            each, spread = (part.reshape(first.shape) for part in found)
             whole = (share * each).sum(1)
             spread = (share * (spread + (each - whole.unsqueeze(1)).square())).sum(1)
             parts.append((loc + scale * whole, scale * spread.sqrt()))
@@ -127,10 +118,8 @@ class Prediction:
     def _interval(self) -> tuple[Any, Any]:
         """Both ends, as the user gets them."""
         loc, scale = self._view.scaling
-        weights, nuisance = self._draws()
         tails, parts = ((1 - self.level) / 2, (1 + self.level) / 2), []
-        for rows in self._chunks():
-            each = distribution(self._view, self._predictor(weights, rows), nuisance)
+        for _, each in self._by_draw():
             if self._view.model.likelihood.interval == "mean":
                 ends = [quantile_of_draws(each.mean, tail) for tail in tails]
             else:
@@ -147,16 +136,10 @@ class Prediction:
         """
         check_number(n, "n")
         loc, scale = self._view.scaling
-        weights, nuisance = self._draws()
         generator = torch.Generator().manual_seed(seed)
         pick = torch.randint(self._num_draws, (n,), generator=generator)
-        nuisance = {name: value[pick] for name, value in nuisance.items()}
-        draws = []
-        for rows in self._chunks(max(n, self._num_draws)):
-            each = distribution(self._view, self._predictor(weights, rows)[pick], nuisance)
-            draws.append(loc + scale * drawn(each, generator))
-        values = torch.cat(draws, dim=1).numpy()
-        return values[..., 0] if self._form.flat else values
+        draws = [loc + scale * drawn(each, generator) for _, each in self._by_draw(pick)]
+        return self._form.draws(torch.cat(draws, dim=1))
 
     @torch.no_grad()
     def log_score(self, y: Any) -> float:
@@ -175,30 +158,20 @@ class Prediction:
         loc, scale = self._view.scaling
         outcomes = self._view.align_outcomes(y, self._form.order.or_of(y=y))
         outcomes = (outcomes - loc) / scale
-        weights, nuisance = self._draws()
-        parts = []
-        for rows in self._chunks():
-            each = distribution(self._view, self._predictor(weights, rows), nuisance)
-            parts.append(Mixture(each).log_prob(outcomes[rows]) - scale.log())
-        found = torch.cat(parts)[~torch.isnan(outcomes)]
-        if not len(found):
-            raise DataError("y has no observed value; there is nothing to score")
-        return found.mean().item()
+        parts = [Mixture(each).log_prob(outcomes[rows]) for rows, each in self._by_draw()]
+        return mean_over_observed(torch.cat(parts) - scale.log(), outcomes)
 
-    def _draws(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """Weights (S, n, W, Q) and the likelihood's own parameters, draws first."""
+    def _by_draw(self, pick: Tensor | None = None) -> Iterator[tuple[Tensor, Distribution]]:
+        """Some rows at a time, and the distribution of their outcomes given each (or some) draw."""
         weights, draws = self._places.draws(self._view, self._num_draws, self._seed)
-        return weights, {name: draws[name] for name in self._view.guide.nuisance}
-
-    def _predictor(self, weights: Tensor, rows: Tensor) -> Tensor:
-        """Of each draw and these rows, (S, b, Q)."""
-        position = self._places.position
-        at = torch.zeros_like(rows) if position is None else position[rows]
-        return linear_predictor(self._design[rows], weights, at)
-
-    def _chunks(self, num_draws: int | None = None) -> Iterator[Tensor]:
-        num_outcomes = len(self._view.outcome_names)
-        return _chunks(len(self._design), (num_draws or self._num_draws) * num_outcomes)
+        picked = slice(None) if pick is None else pick
+        nuisance = {name: draws[name][picked] for name in self._view.guide.nuisance}
+        num = max(self._num_draws, 0 if pick is None else len(pick))
+        for rows in _chunks(len(self._design), num * len(self._view.outcome_names)):
+            position = self._places.position
+            at = torch.zeros_like(rows) if position is None else position[rows]
+            predictor = linear_predictor(self._design[rows], weights, at)[picked]
+            yield rows, distribution(self._view, predictor, nuisance)
 
     def __repr__(self) -> str:
         return f"Prediction({len(self._design)} rows, {self.level:.0%} intervals)"
@@ -209,6 +182,14 @@ def _chunks(num_rows: int, width: int) -> Iterator[Tensor]:
     size = max(1, _CHUNK_ELEMENTS // max(1, width))
     for start in range(0, max(1, num_rows), size):
         yield torch.arange(start, min(start + size, num_rows))
+
+
+def mean_over_observed(scores: Tensor, outcomes: Tensor) -> float:
+    """Mean of scores (N, Q) where outcomes are no NaN."""
+    found = scores[~torch.isnan(outcomes)]
+    if not len(found):
+        raise DataError("y has no observed value; there is nothing to score")
+    return found.mean().item()
 
 
 def linear_predictor(design: Tensor, weights: Tensor, position: Tensor) -> Tensor:
@@ -230,13 +211,7 @@ def linear_predictor(design: Tensor, weights: Tensor, position: Tensor) -> Tenso
 def distribution(
     view: PosteriorView, predictor: Tensor, nuisance: dict[str, Tensor]
 ) -> Distribution:
-    """Of outcomes in the model's units given draws.
-
-    Args:
-        view: Whose likelihood.
-        predictor: (S, N, Q), in the model's units.
-        nuisance: The likelihood's own parameters by site name, (S, Q).
-    """
+    """Of outcomes in the model's units: predictor (S, N, Q), nuisance (S, Q) by site name."""
     by_row = {name: value.unsqueeze(1) for name, value in nuisance.items()}
     return view.model.likelihood(predictor, by_row)
 
@@ -257,11 +232,13 @@ class Form:
     names: tuple[Hashable, ...]
     order: RowOrder
 
+    def draws(self, values: Tensor) -> np.ndarray:
+        """(..., N, Q) values as numpy."""
+        return (values[..., 0] if self.flat else values).numpy()
+
     def table(self, values: Tensor) -> Any:
         """(N, Q) values as numpy or pandas."""
-        array = values.cpu().double().numpy()
-        if self.flat:
-            array = array[:, 0]
+        array = self.draws(values.cpu().double())
         if self.index is None:
             return array
         if self.flat:

@@ -7,7 +7,6 @@ it does not depend on the versions it was written with.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from pathlib import Path
 from typing import Any
@@ -27,8 +26,7 @@ from pyro_tbr.posterior.describing import (
     model_of,
 )
 from pyro_tbr.posterior.plain import from_plain, to_plain
-from pyro_tbr.posterior.report import FitReport
-from pyro_tbr.posterior.view import PosteriorView
+from pyro_tbr.posterior.view import FitReport, PosteriorView
 from pyro_tbr.tree import Tree
 
 LIBRARY = "pyro_tbr"
@@ -38,17 +36,7 @@ _WORDS = {"schema": "names of features and outcomes", "report": "report of the f
 
 
 def save_view(view: PosteriorView, path: str | os.PathLike[str]) -> None:
-    """Writes a posterior; a file that is there is replaced once the new one is complete.
-
-    Args:
-        view: Its encoder may be the user's own module, of which only the state is written.
-        path: Where to.
-
-    Raises:
-        FileNotFoundError: No such folder.
-        DataError: A label, or the user's own prior or likelihood, that would not come back as it
-            is.
-    """
+    """See ``Posterior.save``; a file that is there is replaced once the new one is complete."""
     target = Path(path).resolve()  # through links: these stay
     if not target.parent.is_dir():
         raise FileNotFoundError(f"{str(path)!r}: there is no folder {str(target.parent)!r}")
@@ -67,8 +55,8 @@ def read_parts(path: str | os.PathLike[str], encoder: nn.Module | None) -> dict[
     content = _read(path)
     parts = {name: from_plain(part) for name, part in content["posterior"].items()}
     schema, scaling = Schema(**parts["schema"]), Scaling(**parts["scaling"])
-    tree = Tree(**parts["tree"])
-    model = model_of(parts["model"], tree, schema, scaling, encoder, os.fspath(path))
+    where = Tree(**parts["tree"]), schema, scaling, encoder, os.fspath(path)
+    model = model_of(parts["model"], *where)
     return {
         "model": model,
         "guide": guide_of(parts["guide"], model),
@@ -89,17 +77,13 @@ def _content(view: PosteriorView) -> dict[str, Any]:
         "model": describe_model(view.model),
         "guide": describe_guide(view.guide),
         "stats": view.stats._asdict(),
-        "schema": _fields(view.schema),
+        "schema": vars(view.schema),
         "scaling": view.scaling._asdict(),
         "row_counts": view.row_counts,
-        "report": _fields(view.report),
+        "report": vars(view.report),
     }
     plain = {name: to_plain(part, _WORDS.get(name, name)) for name, part in parts.items()}
     return {"library": LIBRARY, "format": FORMAT, "version": __version__, "posterior": plain}
-
-
-def _fields(value: Schema | FitReport) -> dict[str, Any]:
-    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
 
 
 def _read(path: str | os.PathLike[str]) -> dict[str, Any]:

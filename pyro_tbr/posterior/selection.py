@@ -10,8 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from pyro_tbr.errors import DataError
-from pyro_tbr.posterior.inclusion import deltas
-from pyro_tbr.posterior.tables import long_table
+from pyro_tbr.posterior.tables import deltas, long_table
 from pyro_tbr.posterior.view import PosteriorView, require_gates
 
 _NUM_DRAWS = 4000
@@ -75,7 +74,7 @@ def select_at_fdr(pips: Any, fdr: float, order_by: Any = None) -> Selection:
 @torch.no_grad()
 def selected(view: PosteriorView, fdr: float) -> pd.DataFrame:
     """See ``Posterior.select``."""
-    require_gates(view, "select()", "exceedance(threshold)")
+    require_gates(view, "select()")
     table = deltas(view, 0.9)
     informed = view.guide.informed_arcs.cpu().numpy()
     # Without data below an arc its PIP is the prior's: no discovery.
@@ -100,11 +99,4 @@ def exceedances(view: PosteriorView, threshold: float) -> pd.DataFrame:
         above += (block.cpu().abs() > limit).sum(0)
     value = above / _NUM_DRAWS
     parts = {"exceedance": value, "threshold": torch.full_like(value, threshold)}
-    return long_table(view.tree, parts, view.latent_names, view.outcome_names)
-
-
-@torch.no_grad()
-def shrinkages(view: PosteriorView) -> pd.DataFrame:
-    """See ``Posterior.shrinkage``."""
-    parts = {"shrinkage": view.guide.shrinkage().cpu().double()}
     return long_table(view.tree, parts, view.latent_names, view.outcome_names)

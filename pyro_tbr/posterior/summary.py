@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
 from pyro_tbr.heads.priors import ArcPrior
-from pyro_tbr.posterior.inclusion import deltas
-from pyro_tbr.posterior.tables import names_index
+from pyro_tbr.posterior.tables import deltas, names_index
 from pyro_tbr.posterior.view import PosteriorView
 
 _NUM_SHOWN = 10
@@ -44,15 +44,12 @@ class Summary:
 
     def __str__(self) -> str:
         noise = ", ".join(f"{name} {value:.4g}" for name, value in self.noise_scale.items())
-        honest = (
-            f"latents of the rows by {self.folds}-fold cross-fit"
-            if self.folds
-            else "latents of the rows by the one encoder"
-        )
+        how = f"{self.folds}-fold cross-fit" if self.folds else "the one encoder"
         lines = [
             f"{self.num_rows} rows in {self.num_environments} environments, {self.num_arcs} arcs",
             f"noise sd: {noise}" if noise else "binary outcomes",
-            f"{honest} (held-out rows fit {self.optimism:+.1%} worse than rows of training)",
+            f"latents of the rows by {how} (held-out rows fit {self.optimism:+.1%} worse than "
+            "rows of training)",
             "",
             self.latents.to_string(float_format=lambda v: f"{v:.3f}"),
             "",
@@ -70,21 +67,15 @@ def summarise(view: PosteriorView) -> Summary:
     weights = guide.node_moments().mean[view.stats.nodes].double()
     power = view.stats.gram.diagonal(dim1=-2, dim2=-1).transpose(-1, -2)
     share = (power * weights.square()).sum((0, 2))
-    columns: dict[str, object] = {
-        "variance_share": (share / share.sum().clamp(min=1e-300)).cpu().numpy()
-    }
+    columns = {"variance_share": share / share.sum().clamp(min=1e-300)}
     if guide.has_gates:
-        columns |= {
-            f"{name}_rate": value.cpu().numpy()
-            for name, value in [
-                ("prior", _prior_rate(model.prior)),
-                ("posterior", moments.prior_inclusion.mean((0, 2))),
-            ]
-            if value is not None
-        }
-        columns["expected_changes"] = moments.inclusion[informed].sum((0, 2)).cpu().numpy()
+        columns |= _prior_rate(model.prior)
+        columns["posterior_rate"] = moments.prior_inclusion.mean((0, 2))
+        columns["expected_changes"] = moments.inclusion[informed].sum((0, 2))
     names = names_index(view.latent_names, "latent")
-    columns["used"] = [k < view.report.rank or k >= model.latent_dim for k in range(len(names))]
+    latents = pd.DataFrame({name: v.cpu().numpy() for name, v in columns.items()}, index=names)
+    place = np.arange(len(names))
+    latents["used"] = (place < view.report.rank) | (place >= model.latent_dim)
     table = deltas(view, 0.9).drop(columns="log_odds")
     sure = table["pip"] if guide.has_gates else (table["mean"] / table["sd"]).abs()
     order = sure.sort_values(ascending=False, kind="stable").index[:_NUM_SHOWN]
@@ -93,19 +84,18 @@ def summarise(view: PosteriorView) -> Summary:
         num_environments=int((view.row_counts > 0).sum()),
         num_arcs=view.tree.num_arcs,
         noise_scale=_noise_scale(view),
-        latents=pd.DataFrame(columns, index=names),
+        latents=latents,
         changes=table.loc[order].reset_index(drop=True),
         folds=view.report.folds,
         optimism=view.report.optimism,
     )
 
 
-def _prior_rate(prior: ArcPrior) -> Tensor | None:
+def _prior_rate(prior: ArcPrior) -> dict[str, Tensor]:
     """Mean inclusion rate by latent before any row, (W,), where the prior has such a site."""
-    for hyper in prior.hyperparameters():
-        if hyper.name == "inclusion_rate":
-            return (hyper.middle() if hyper.fixed is None else hyper.fixed).mean(-1)
-    return None
+    rates = [hyper for hyper in prior.hyperparameters() if hyper.name == "inclusion_rate"]
+    values = [rate.middle() if rate.fixed is None else rate.fixed for rate in rates]
+    return {"prior_rate": values[0].mean(-1)} if values else {}
 
 
 def _noise_scale(view: PosteriorView) -> pd.Series:
@@ -114,4 +104,4 @@ def _noise_scale(view: PosteriorView) -> pd.Series:
         return pd.Series(dtype=float)
     values, weights = view.guide.nuisance["noise_scale"].points()  # type: ignore[operator]
     scale = torch.tensordot(weights, values, 1).detach().cpu().double() * view.scaling.scale
-    return pd.Series(scale.numpy(), index=pd.Index(list(view.outcome_names), tupleize_cols=False))
+    return pd.Series(scale.numpy(), index=names_index(view.outcome_names, None))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,10 +13,13 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from pyro_tbr.heads.moments import DeltaMoments, NodeMoments
+from pyro_tbr.posterior.view import PosteriorView, check_level
 from pyro_tbr.tree import Tree
 
 Names = Sequence[Hashable]
 _STANDARD = Normal(0.0, 1.0)
+_MOST_ELEMENTS = 20_000_000  # draws of all changes at once
+_NUM_DRAWS, _LEAST_DRAWS, _SEED = 4000, 200, 173_205  # behind intervals
 
 
 def arc_index(tree: Tree) -> pd.MultiIndex:
@@ -45,6 +50,34 @@ def pip_table(tree: Tree, inclusion: Tensor, latents: Names, outcomes: Names) ->
     return pd.DataFrame(flat, index=arc_index(tree), columns=columns)
 
 
+@torch.no_grad()
+def deltas(view: PosteriorView, level: float) -> pd.DataFrame:
+    """See ``Posterior.deltas``."""
+    check_level(level)
+    return view.tables_kept.get(float(level), lambda: _deltas(view, level)).copy()
+
+
+def _deltas(view: PosteriorView, level: float) -> pd.DataFrame:
+    moments, names = view.guide.delta_moments(), (view.latent_names, view.outcome_names)
+    table = delta_table(view.tree, moments, view.weight_unit, *names, level, _draws(view))
+    table["log_odds"] = view.guide.log_odds().reshape(-1).cpu().numpy()
+    return table
+
+
+def _draws(view: PosteriorView) -> Tensor | None:
+    """Draws of the changes (S, A, W, Q), model's units, where quantiles have no closed form.
+
+    They are 4,000, so the standard error of the end of a 90 % interval is some 0.03 posterior
+    standard deviations; fewer on large trees, 200 at least.
+    """
+    if view.guide.closed_form:
+        return None
+    most = _MOST_ELEMENTS // math.prod(view.model.prior.delta_shape)
+    generator = torch.Generator().manual_seed(_SEED)
+    num_draws = min(_NUM_DRAWS, max(_LEAST_DRAWS, most))
+    return torch.cat([b.cpu() for b in view.guide.sample_arcs("deltas", num_draws, generator)])
+
+
 def delta_table(
     tree: Tree,
     moments: DeltaMoments,
@@ -52,10 +85,9 @@ def delta_table(
     latents: Names,
     outcomes: Names,
     level: float,
-    log_odds: Tensor | None = None,
     draws: Tensor | None = None,
 ) -> pd.DataFrame:
-    """One row an arc, latent and outcome; see ``Posterior.deltas``.
+    """``Posterior.deltas`` without log odds.
 
     Args:
         tree: The environments.
@@ -64,9 +96,8 @@ def delta_table(
         latents: W names.
         outcomes: Q names.
         level: Probability of the interval.
-        log_odds: Log odds of inclusion, (A, W, Q); ``None``: no such column.
-        draws: Of the changes in the model's units, (S, A, W, Q), for intervals and sign rates of
-            changes that are no mixture of a point and a normal; ``None``: they are.
+        draws: Of the changes in the model's units, (S, A, W, Q), where they are no mixture of a
+            point and a normal.
     """
     m = DeltaMoments(*(part.cpu().double() for part in moments))
     slab_sd = m.slab_var.clamp(min=1e-300).sqrt()
@@ -74,9 +105,7 @@ def delta_table(
     if draws is None:
         below = m.inclusion * _STANDARD.cdf(-m.slab_mean / slab_sd)
         above = m.inclusion - below
-        lower, upper = (
-            _spike_slab_quantile(m, slab_sd, below, probability) for probability in (tail, 1 - tail)
-        )
+        lower, upper = (_spike_slab_quantile(m, slab_sd, below, p) for p in (tail, 1 - tail))
     else:
         below, above = ((draws * sign > 0).double().mean(0) for sign in (-1, 1))
         lower, upper = torch.from_numpy(np.quantile(draws.cpu().numpy(), [tail, 1 - tail], axis=0))
@@ -89,8 +118,6 @@ def delta_table(
         "upper": upper * scale,
         "lfsr": 1 - torch.maximum(below, above),
     }
-    if log_odds is not None:
-        columns["log_odds"] = log_odds
     return long_table(tree, columns, latents, outcomes)
 
 
@@ -99,17 +126,7 @@ def long_table(
 ) -> pd.DataFrame:
     """One row an arc, latent and outcome; columns (A, W, Q) by name behind those of labels."""
     parents, children = zip(*tree.arcs, strict=True)
-    num_arcs, repeat = len(parents), len(latents) * len(outcomes)
-    frame = pd.DataFrame(
-        {
-            "parent": np.repeat(_objects(parents), repeat),
-            "child": np.repeat(_objects(children), repeat),
-            **_name_columns(latents, outcomes, num_arcs),
-        }
-    )
-    for name, value in columns.items():
-        frame[name] = value.reshape(-1).cpu().numpy()
-    return frame
+    return _long({"parent": parents, "child": children}, columns, latents, outcomes)
 
 
 def _spike_slab_quantile(
@@ -127,15 +144,21 @@ def _spike_slab_quantile(
 
 def node_table(tree: Tree, moments: NodeMoments, latents: Names, outcomes: Names) -> pd.DataFrame:
     """One row a node, latent and outcome; moments (V, W, Q) in the user's units."""
-    num_nodes, num_weights, num_outcomes = moments.mean.shape
-    return pd.DataFrame(
-        {
-            "node": np.repeat(_objects(tree.nodes), num_weights * num_outcomes),
-            **_name_columns(latents, outcomes, num_nodes),
-            "mean": moments.mean.reshape(-1).cpu().double().numpy(),
-            "sd": moments.var.clamp(min=0).sqrt().reshape(-1).cpu().double().numpy(),
-        }
-    )
+    mean, sd = moments.mean.double(), moments.var.clamp(min=0).sqrt().double()
+    return _long({"node": tree.nodes}, {"mean": mean, "sd": sd}, latents, outcomes)
+
+
+def _long(
+    labels: dict[str, tuple], values: dict[str, Tensor], latents: Names, outcomes: Names
+) -> pd.DataFrame:
+    """Labels (n,), names of latents and outcomes, and values (n, W, Q), by column."""
+    shape = len(next(iter(labels.values()))), len(latents), len(outcomes)
+    place, k, q = (part.ravel() for part in np.indices(shape))
+    columns: dict[str, Any] = {name: _objects(column)[place] for name, column in labels.items()}
+    columns["latent"] = names_index(latents, "latent").take(k)
+    columns["outcome"] = names_index(outcomes, "outcome").take(q)
+    columns |= {name: value.reshape(-1).cpu().numpy() for name, value in values.items()}
+    return pd.DataFrame(columns)
 
 
 def _objects(labels: tuple) -> np.ndarray:
@@ -143,17 +166,6 @@ def _objects(labels: tuple) -> np.ndarray:
     return np.fromiter(labels, dtype=object, count=len(labels))
 
 
-def names_index(names: Names, name: str) -> pd.Index:
+def names_index(names: Names, name: str | None) -> pd.Index:
     """Names of latents or outcomes as an index; tuples stay names and do not become levels."""
     return pd.Index(list(names), name=name, tupleize_cols=False)
-
-
-def _name_columns(latents: Names, outcomes: Names, repeat: int) -> dict[str, pd.Index]:
-    """Columns latent and outcome of a long table, so often; names keep their types."""
-    num_weights, num_outcomes = len(latents), len(outcomes)
-    latent = np.tile(np.repeat(np.arange(num_weights), num_outcomes), repeat)
-    outcome = np.tile(np.arange(num_outcomes), repeat * num_weights)
-    return {
-        "latent": names_index(latents, "latent").take(latent),
-        "outcome": names_index(outcomes, "outcome").take(outcome),
-    }

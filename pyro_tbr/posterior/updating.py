@@ -36,8 +36,7 @@ def updated(view: Own, x: Any, y: Any, env: Any, groups: Any = None) -> Own:
         )
     with torch.no_grad():
         design, index = view.align_design(x)
-    num_rows = len(design)
-    order = RowOrder(num_rows, index).or_of(y=y, env=env, groups=groups)
+    order = RowOrder(len(design), index).or_of(y=y, env=env, groups=groups)
     outcomes = view.align_outcomes(y, order)
     env_index = align_env(view.tree, env, order)
     row_groups = None
@@ -45,10 +44,10 @@ def updated(view: Own, x: Any, y: Any, env: Any, groups: Any = None) -> Own:
         assert correlation is not None
         row_groups = RowGroups(align_groups(groups, env_index, order, learns=False), correlation)
     own = copy.deepcopy(view)
-    if not num_rows:
+    if not len(design):
         return own
     if own.model.num_rows is not None:
-        own.model.num_rows += num_rows
+        own.model.num_rows += len(design)
     counts = torch.bincount(env_index, minlength=own.tree.num_nodes)
     counts = own.row_counts + counts.to(own.row_counts)
     nodes = counts.cpu() > 0

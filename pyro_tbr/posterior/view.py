@@ -8,8 +8,10 @@ nowhere else, they become the user's.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+import threading
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from functools import partial
 from numbers import Integral
 from typing import Any, TypeVar
 
@@ -25,14 +27,80 @@ from pyro_tbr.heads.moments import DeltaMoments, NodeMoments
 from pyro_tbr.heads.statistics import Statistics
 from pyro_tbr.models import TreeModel
 from pyro_tbr.models.encoders import LatentUnits
-from pyro_tbr.posterior.kept import Kept
-from pyro_tbr.posterior.report import FitReport
 from pyro_tbr.tree import Tree, path_sum
 
 _BLOCK_ELEMENTS = 20_000_000  # weights at nodes are made in blocks of about this size
-
+_HISTORY = ["stage", "step", "loss", "held_out"]
 
 Own = TypeVar("Own", bound="PosteriorView")
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """What a fit did and found on the way.
+
+    Attributes:
+        rank: Latents that exist; the others, last in order, are not used.
+        history: Training of the encoder: stage, step, loss (negative ELBO a row) and held-out loss.
+        decay: Weight decay of the encoder that was chosen on held-out rows.
+        num_components: Leading components of the features that were chosen; ``None``: all.
+        folds: Folds of the cross-fit; 0: the encoder's own latents serve all rows.
+        optimism: Share by which the loss on held-out rows was above that on rows of training.
+        evidence: Log evidence of the basis of the latents, up to a constant of the data.
+        basis: Basis of the latents that was chosen, relative to white latents, (rank, rank).
+        alternatives: Other bases the search found, best first, (T, rank, rank), relative to white
+            latents.
+        alternative_evidence: Theirs, (T,).
+        group_correlation: Correlation of two rows of a group given their predictors, (Q,); ``None``
+            without groups.
+        seed: The seed.
+        options: The options, as a dict.
+    """
+
+    rank: int
+    history: pd.DataFrame = field(default_factory=partial(pd.DataFrame, columns=_HISTORY))
+    decay: float = 0.0
+    num_components: int | None = None
+    folds: int = 0
+    optimism: float = 0.0
+    evidence: float = 0.0
+    basis: Tensor = field(default_factory=lambda: torch.zeros(0, 0))
+    alternatives: Tensor = field(default_factory=lambda: torch.zeros(0, 0, 0))
+    alternative_evidence: Tensor = field(default_factory=lambda: torch.zeros(0))
+    group_correlation: Tensor | None = None
+    seed: int = 0
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+class Kept:
+    """The last few results by key, for several threads; empty in every copy and file.
+
+    A result depends on its key alone and nobody changes it, so it does not matter which thread
+    made it.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._entries: dict[Hashable, Any] = {}
+        self._lock = threading.Lock()
+
+    def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """The result of a key, made where it is not there; the oldest goes where there are many."""
+        with self._lock:
+            if key in self._entries:
+                return self._entries[key]
+        value = make()  # outside the lock: calls for other keys need not wait
+        with self._lock:
+            self._entries[key] = value
+            while len(self._entries) > self.most:
+                del self._entries[next(iter(self._entries))]
+        return value
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __reduce__(self) -> tuple[type[Kept], tuple[int]]:
+        return Kept, (self.most,)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -99,11 +167,6 @@ class PosteriorView:
         shift, scale = self.latent_units
         z = self._encoded(features)
         return shift.to(z.device) + scale.to(z.device) * z
-
-    def align_latents(self, x: Any) -> tuple[Tensor, pd.Index | None]:
-        """Latents (N, K) of the user's features in their units, and their index."""
-        features, index = align_features(self.schema, x, keep_sparse=True)
-        return self.latents(features), index
 
     def align_design(self, x: Any) -> tuple[Tensor, pd.Index | None]:
         """The model's own design (N, W) for the user's features, and their index."""
@@ -197,10 +260,10 @@ def check_level(level: float) -> None:
         raise DataError(f"level={level!r} must be above 0 and below 1, such as 0.9")
 
 
-def require_gates(view: PosteriorView, call: str, instead: str) -> None:
+def require_gates(view: PosteriorView, call: str) -> None:
     """Raises where the prior has no gates, so that nothing is included or not."""
     if not view.guide.has_gates:
         raise DataError(
             f"{call} needs gates that are on or off, which {type(view.model.prior).__name__} has "
-            f"not (every change is included): use {instead}, or fit with SpikeSlabPrior"
+            "not (every change is included): use exceedance(threshold), or fit with SpikeSlabPrior"
         )

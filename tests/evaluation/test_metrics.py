@@ -11,7 +11,6 @@ import torch
 from pyro_tbr.errors import DataError, ShapeError
 from pyro_tbr.evaluation import (
     crps,
-    expected_calibration_error,
     interval_coverage,
     linear_r2,
     log_score,
@@ -76,23 +75,12 @@ def test_reliability_by_hand():
     assert table["count"].tolist() == [2, 1, 1]
     np.testing.assert_allclose(table["mean_pip"], [0.05, 0.5, 1], atol=1e-7)
     np.testing.assert_allclose(table["true_share"], [0.5, 1, 1])
-    error = expected_calibration_error(pips, [[0, 1], [1, 1]], bins=[0, 0.5, 0.75, 1])
-    assert error == pytest.approx((2 * 0.45 + 0.5 + 0) / 4)
 
 
 def test_empty_bin_keeps_its_row():
     table = reliability([0.05, 0.95], [0, 1], bins=4)
     assert table["count"].tolist() == [1, 0, 0, 1]
     assert table["mean_pip"].isna().tolist() == [False, True, True, False]
-
-
-def test_calibration_error_sees_overconfidence():
-    generator = np.random.default_rng(4)
-    pips = generator.random(20_000)
-    gates = generator.random(20_000) < pips
-    sure = np.where(pips > 0.5, 0.99, 0.01)
-    assert expected_calibration_error(pips, gates) < 0.02  # about 0.01 a bin by chance
-    assert expected_calibration_error(sure, gates) == pytest.approx(0.24, abs=0.02)
 
 
 def test_coverage_skips_what_was_not_observed():

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 import pyro_tbr as tbr
-from pyro_tbr.posterior.inclusion import path_arcs
 from tests.oracles import all_gates, enumerate_posterior
 from tests.posterior.small_fits import BALANCED, CHAIN, known_fit, toy
 from tests.tree.small_trees import SMALL_TREES, dense_paths
@@ -37,7 +36,7 @@ def test_path_pips_match_enumeration(name):
     gates = all_gates(tree.num_arcs)
     for node in tree.nodes:
         table = posterior.path_pips(node)
-        arcs = path_arcs(tree, tree.index(node))
+        arcs = tree.path(node)
         off = gates[(gates[:, arcs] == 0).all(1)]
         for q, outcome in enumerate(posterior.outcome_names):
             whole, none = (restricted_evidence(posterior, g, q) for g in (gates, off))
@@ -72,7 +71,7 @@ def test_path_is_the_share_of_draws(several):
     num = 4000
     gates = several.sample(num, seed=9)["gates"]
     for leaf in several.tree.leaves[:3]:
-        arcs = path_arcs(several.tree, several.tree.index(leaf))
+        arcs = several.tree.path(leaf)
         share = gates[:, arcs].max(1).mean(0)
         error = 5 * np.sqrt(share * (1 - share) / num) + 0.015
         assert (np.abs(several.path_pips(leaf).to_numpy() - share) < error).all()

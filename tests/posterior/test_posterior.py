@@ -12,7 +12,7 @@ import torch
 
 import pyro_tbr as tbr
 from pyro_tbr.evaluation import pip_auroc
-from pyro_tbr.posterior import inclusion
+from pyro_tbr.posterior import tables
 from tests.posterior.small_fits import FAST, NOISE_SCALE
 
 WEIGHTS = ["z0", "z1", "intercept"]
@@ -327,9 +327,9 @@ def test_summary_of_binary_outcomes_has_no_noise(binary):
 def test_the_table_of_changes_is_made_once_a_level(linear, monkeypatch):
     """A horseshoe's comes from draws that take seconds; what a user does to one changes nothing."""
     posterior, levels = linear.copy(), []
-    made = inclusion._deltas
+    made = tables._deltas
     monkeypatch.setattr(
-        inclusion, "_deltas", lambda own, level: levels.append(level) or made(own, level)
+        tables, "_deltas", lambda own, level: levels.append(level) or made(own, level)
     )
     first = posterior.deltas()
     expected = first.copy()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import pyro_tbr as tbr
-from pyro_tbr.posterior.kept import Kept
+from pyro_tbr.posterior.view import Kept
 from tests.posterior.small_fits import BALANCED, known_fit, toy
 
 NUM_THREADS, SEEDS = 8, range(12)

@@ -5,7 +5,8 @@ from math import isnan
 import pandas as pd
 
 import rivals
-from pyro_tbr.evaluation import baselines, paired_differences, summarise_runs
+from parts.runs import paired_differences, summarise_runs
+from pyro_tbr.evaluation import baselines
 
 METHODS = {
     "ours": baselines.SparseTree,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -86,15 +87,11 @@ class LatentRule(Rule):
     """A rule on an encoder's latents."""
 
     def __init__(self, encoder: Encoder, rule: LeafRule) -> None:
-        self.encoder, self.rule, self.notes = encoder, rule, rule.notes
+        self.rule, self.notes, self.latents = rule, rule.notes, partial(_latents, encoder)
 
     def components(self, x: Tensor, env_index: Tensor) -> tuple[Tensor, Tensor]:
         """Those of the rule."""
-        return self.rule.components(_latents(self.encoder, x), env_index)
-
-    def latents(self, x: Tensor) -> Tensor:
-        """The encoder's."""
-        return _latents(self.encoder, x)
+        return self.rule.components(self.latents(x), env_index)
 
 
 @torch.no_grad()

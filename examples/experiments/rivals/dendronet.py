@@ -12,8 +12,9 @@ from pyro_tbr.evaluation.baselines.base import (
     Problem,
     Rule,
     leading_components,
+    with_intercept,
 )
-from pyro_tbr.evaluation.baselines.l1_tree import STRENGTHS, L1Rule, with_intercept
+from pyro_tbr.evaluation.baselines.l1_tree import STRENGTHS, L1Rule
 from pyro_tbr.evaluation.baselines.squares import Squares, Weights, l1_weights
 
 

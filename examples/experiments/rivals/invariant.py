@@ -9,7 +9,13 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_tbr.evaluation.baselines.base import Baseline, Problem, Rule, leading_components
+from pyro_tbr.evaluation.baselines.base import (
+    Baseline,
+    Problem,
+    Rule,
+    leading_components,
+    with_intercept,
+)
 from pyro_tbr.evaluation.baselines.ridge import evidence_ridge, grams, groups_sum
 
 _LEAST_ROWS = 1.0
@@ -116,7 +122,7 @@ class Moments(NamedTuple):
     def of(cls, problem: Problem, to_features: Callable[[Tensor], Tensor]) -> Moments:
         """Of all rows."""
         features = to_features(problem.x)
-        design = torch.cat([features, torch.ones(len(features), 1, dtype=features.dtype)], 1)
+        design = with_intercept(features)
         nodes, group = problem.env_index.unique(return_inverse=True)
         parts = []
         for y in problem.y.T:

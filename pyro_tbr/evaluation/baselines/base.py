@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import pandas as pd
@@ -24,10 +24,11 @@ from pyro_tbr.data import (
 from pyro_tbr.errors import DataError
 from pyro_tbr.evaluation.baselines.prediction import BaselinePrediction
 from pyro_tbr.heads.likelihoods.scaling import Scaling
-from pyro_tbr.models.encoders import ENCODERS, Encoder, ModuleEncoder, PreparedEncoder
+from pyro_tbr.models import Encoder, LinearEncoder, TreeModel
+from pyro_tbr.models.encoders import PreparedEncoder
 from pyro_tbr.posterior.prediction import Form
 from pyro_tbr.posterior.tables import long_table
-from pyro_tbr.tree import Tree, descendant_sum
+from pyro_tbr.tree import Tree
 
 _VALIDATION_SHARE = 0.2
 MAX_COMPONENTS = 50  # leading components of wide features that encoders and tree weights see
@@ -61,32 +62,15 @@ class Problem:
     seed: int
     groups: Tensor | None = None
 
-    @property
-    def nodes(self) -> Tensor:
-        """Nodes with rows, sorted."""
-        return self.env_index.unique()
-
     def new_encoder(self) -> Encoder:
         """An encoder as ``fit`` would build it, untrained, its preparation set from all rows."""
-        num_features = self.x.shape[1]
-        if isinstance(self.encoder, nn.Module):
-            module = copy.deepcopy(self.encoder).eval()
-            return ModuleEncoder(module, num_features, self.latent_dim)
-        if self.encoder not in ENCODERS:
-            raise DataError(
-                f"encoder={self.encoder!r} is not known: use one of {sorted(ENCODERS)} or a Module"
-            )
-        encoder = ENCODERS[self.encoder](num_features, self.latent_dim)
+        model = TreeModel(self.tree, self.latent_dim, self.encoder)
+        encoder = model.build(self.x.shape[1], 1).encoder.eval()
         if isinstance(encoder, PreparedEncoder):
             encoder.num_components = MAX_COMPONENTS
             encoder.fit_preparation(self.x)
             encoder.reset(self.generator)
         return encoder
-
-    def informed_arcs(self) -> Tensor:
-        """Arcs with rows at or below their child, (A,) bool."""
-        counts = torch.bincount(self.env_index, minlength=self.tree.num_nodes).double()
-        return descendant_sum(self.tree, counts[:, None])[1:, 0] > 0
 
 
 class Rule(ABC):
@@ -96,11 +80,13 @@ class Rule(ABC):
         deltas: Point estimates of the changes, (A, W, Q) with the intercept last; ``None`` where
             the method has none.
         latent_names: Names of the W weights.
+        latents: Learnt latents (n, K) of features (n, D); ``None`` where the method learns none.
         notes: What was chosen on the way, by name.
     """
 
     deltas: Tensor | None = None
     latent_names: tuple[str, ...] = ()
+    latents: Callable[[Tensor], Tensor] | None = None
     notes: dict[str, Any]
 
     @abstractmethod
@@ -109,10 +95,6 @@ class Rule(ABC):
 
         No standard deviations where the method has no predictive distribution.
         """
-
-    def latents(self, x: Tensor) -> Tensor | None:
-        """Latents (n, K) of features (n, D); ``None`` where the method has none."""
-        return None
 
 
 class Baseline(ABC):
@@ -165,7 +147,7 @@ class Baseline(ABC):
         """
         rows, schema = align_training(tree, x, y, env)
         assert rows.y is not None  # align_training asks for it
-        features = Standardiser.of(rows.x)
+        features = _standardiser(rows.x)
         loc = rows.y.nanmean(0)
         scale = (rows.y - loc).square().nanmean(0).sqrt()
         scaling = Scaling(loc, torch.where(scale > 1e-12 * loc.abs(), scale, 1.0))
@@ -174,7 +156,7 @@ class Baseline(ABC):
             x=features(rows.x),
             y=(rows.y - scaling.loc) / scaling.scale,
             env_index=rows.env_index,
-            validation=_validation_rows(rows.env_index, _VALIDATION_SHARE, seed),
+            validation=_validation_rows(rows.env_index, seed),
             latent_dim=latent_dim,
             encoder=encoder,
             generator=torch.Generator().manual_seed(seed),
@@ -206,7 +188,7 @@ class FittedBaseline:
     rule: Rule
     tree: Tree
     schema: Schema
-    features: Standardiser
+    features: Callable[[Tensor], Tensor]
     scaling: Scaling
 
     @property
@@ -242,13 +224,11 @@ class FittedBaseline:
             DataError: The method learns no latents.
         """
         table, index = align_features(self.schema, x)
-        z = self.rule.latents(self.features(table))
-        if z is None:
+        if self.rule.latents is None:
             raise DataError(f"{type(self.baseline).__name__} learns no latents")
-        values = z.detach().double().numpy()
-        if index is None:
-            return values
-        return pd.DataFrame(values, index=index, columns=[f"z{k}" for k in range(z.shape[1])])
+        z = self.rule.latents(self.features(table)).detach().double().numpy()
+        names = [f"z{k}" for k in range(z.shape[1])]
+        return z if index is None else pd.DataFrame(z, index=index, columns=names)
 
     def deltas(self) -> pd.DataFrame:
         """Estimated changes: parent, child, latent, outcome, mean, in rows as Posterior.deltas().
@@ -264,50 +244,37 @@ class FittedBaseline:
         return long_table(self.tree, columns, self.rule.latent_names, self.schema.outcome_names)
 
 
-@dataclass(frozen=True)
-class Standardiser:
-    """Features less their mean, over their standard deviation; constant ones become 0.
-
-    Attributes:
-        loc: (D,).
-        inverse: (D,).
-    """
-
-    loc: Tensor
-    inverse: Tensor
-
-    @classmethod
-    def of(cls, x: Tensor) -> Standardiser:
-        """By the columns of (N, D)."""
-        loc, scale = x.mean(0), x.std(0, correction=0)
-        alive = varying_columns(x)
-        return cls(loc, torch.where(alive, 1 / torch.where(alive, scale, 1.0), 0.0))
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """(n, D) to (n, D)."""
-        return (x - self.loc) * self.inverse
+def _standardiser(x: Tensor) -> Callable[[Tensor], Tensor]:
+    """Takes features less their mean, over their standard deviation; constant ones become 0."""
+    alive, scale = varying_columns(x), x.std(0, correction=0)
+    inverse = torch.where(alive, 1 / torch.where(alive, scale, 1.0), 0.0)
+    return partial(_standardised, loc=x.mean(0), inverse=inverse)
 
 
-def _validation_rows(env_index: Tensor, share: float, seed: int) -> Tensor:
-    """Rows to choose with, (N,) bool: this share of the rows of each environment, at random.
+def _standardised(x: Tensor, loc: Tensor, inverse: Tensor) -> Tensor:
+    return (x - loc) * inverse
 
-    At least one row of each environment stays.
-    """
+
+def _validation_rows(env_index: Tensor, seed: int) -> Tensor:
+    """Rows to choose with, (N,) bool: some of each environment's, at random, one stays at least."""
     generator = torch.Generator().manual_seed(seed)
     order = torch.rand(len(env_index), generator=generator)
     chosen = torch.zeros(len(env_index), dtype=torch.bool)
     for node in env_index.unique():
         rows = (env_index == node).nonzero()[:, 0]
-        number = min(round(share * len(rows)), len(rows) - 1)
+        number = min(round(_VALIDATION_SHARE * len(rows)), len(rows) - 1)
         chosen[rows[order[rows].argsort()[:number]]] = True
     return chosen
 
 
 def leading_components(problem: Problem) -> Callable[[Tensor], Tensor]:
     """From features to their whitened leading principal components, (n, R), at most 50."""
-    width = min(problem.x.shape[1], MAX_COMPONENTS)
-    encoder = ENCODERS["linear"](problem.x.shape[1], 1)
-    assert isinstance(encoder, PreparedEncoder)
-    encoder.num_components = width
+    num_features = problem.x.shape[1]
+    encoder = LinearEncoder(num_features, 1, min(num_features, MAX_COMPONENTS))
     encoder.fit_preparation(problem.x)
     return lambda x: encoder.prepare(x).double()
+
+
+def with_intercept(z: Tensor) -> Tensor:
+    """With a last column of ones, (..., K) to (..., K + 1)."""
+    return torch.cat([z, torch.ones_like(z[..., :1])], dim=-1)

@@ -9,13 +9,14 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 
 from pyro_tbr.errors import DataError
-from pyro_tbr.evaluation.baselines.base import Baseline, Problem, Rule
-from pyro_tbr.evaluation.baselines.l1_starts import LinearStarts, Starts, all_starts, cosine
+from pyro_tbr.evaluation.baselines.base import Baseline, Problem, Rule, with_intercept
+from pyro_tbr.evaluation.baselines.l1_starts import Starts, all_starts, cosine
 from pyro_tbr.evaluation.baselines.squares import Squares, Weights, l1_weights
 from pyro_tbr.heads.moments import NodeMoments, predictor_moments
-from pyro_tbr.tree import Tree, path_sum
+from pyro_tbr.tree import descendant_sum, path_sum
 
 STRENGTHS = tuple(np.geomspace(1, 1e-3, 10).round(6).tolist())
 
@@ -64,19 +65,18 @@ class L1TBR(Baseline):
     def _learn(self, problem: Problem) -> Rule:
         if problem.encoder == "identity":
             raise DataError("encoder='identity' leaves no latents to learn: use DenseTree")
-        linear = problem.encoder == "linear"
         candidates = []
-        for decay in (0.0,) if linear else self.decays:
-            starts = all_starts(problem, self.restarts or (64 if linear else 4), self.batch_size)
+        for decay in (0.0,) if problem.encoder == "linear" else self.decays:
+            starts = all_starts(problem, self.restarts, self.batch_size)
             candidates.append(self._best_on_path(problem, starts, decay))
         best = min(candidates, key=lambda one: one.held_out)
         starts = best.starts
         weights = self._train(problem, starts, best.weights, best.penalty, best.decay)
         encoder = starts.encoder()
 
+        @torch.no_grad()
         def to_latents(x: Tensor) -> Tensor:
-            with torch.no_grad():
-                return encoder(x).double()
+            return encoder(x).double()
 
         squares = Squares.of(with_intercept(to_latents(problem.x)), problem.y, problem.env_index)
         first = Weights(weights.root[0].double(), weights.deltas[0].double())
@@ -89,11 +89,9 @@ class L1TBR(Baseline):
         """The start and lambda of choice for one weight decay."""
         size = len(starts.parameters[0])
         shape = (size, problem.tree.num_arcs, problem.latent_dim + 1, problem.y.shape[1])
-        draws = [
-            torch.randn(s, generator=problem.generator) for s in (shape, shape[:1] + shape[2:])
-        ]
-        weights = Weights(0.3 * draws[1], 0.1 * draws[0])
-        environments = len(problem.nodes)
+        deltas = 0.1 * torch.randn(shape, generator=problem.generator)
+        root = 0.3 * torch.randn(shape[:1] + shape[2:], generator=problem.generator)
+        weights, environments = Weights(root, deltas), len(problem.env_index.unique())
         held_out = problem.validation if problem.validation.any() else ~problem.validation
         count = (~problem.y[held_out].isnan()).sum(0).float()
         best: _Candidate | None = None
@@ -117,24 +115,21 @@ class L1TBR(Baseline):
         self, problem: Problem, starts: Starts, weights: Weights, penalty: float, decay: float
     ) -> Weights:
         """Adam from where encoders and weights are; trains the encoders in place."""
-        linear = isinstance(starts, LinearStarts)
-        steps = self.steps or (500 if linear else 600)
-        lr = self.lr or (0.03 if linear else 0.003)
+        steps, lr = self.steps or starts.steps, self.lr or starts.lr
         root, deltas = (part.clone().requires_grad_() for part in weights)
         groups: list[dict[str, Any]] = [
             {"params": starts.parameters, "lr": lr, "weight_decay": decay},
             {"params": [root, deltas], "lr": 0.03, "weight_decay": 0.0},
         ]
         optimizer = torch.optim.AdamW(groups)
-        peaks = [group["lr"] for group in optimizer.param_groups]
-        for step in range(steps):
-            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-                group["lr"] = peak * cosine(step, steps)
+        schedule = LambdaLR(optimizer, lambda step: cosine(step, steps))
+        for _ in range(steps):
             optimizer.zero_grad()
             nodes = path_sum(problem.tree, root, deltas, event_dim=2)
-            loss = starts.loss(nodes, step) + penalty * deltas.abs().sum((1, 2, 3))
+            loss = starts.loss(nodes) + penalty * deltas.abs().sum((1, 2, 3))
             loss.sum().backward()
             optimizer.step()
+            schedule.step()
         return Weights(root.detach(), deltas.detach())
 
 
@@ -174,33 +169,19 @@ class L1Rule(Rule):
         *,
         learnt: bool,
     ) -> None:
-        self.to_latents, self.learnt = to_latents, learnt
-        self.root, self.deltas = weights
-        self.latent_names = (*names, "intercept")
+        self.to_latents, self.latents = to_latents, to_latents if learnt else None
+        self.deltas, self.latent_names = weights.deltas, (*names, "intercept")
         self.noise_var = noise_var.clamp(min=1e-12)
-        self.node_weights = weights.at_nodes(problem.tree)
-        self.spread = _spread(problem.tree, weights.deltas, problem.informed_arcs())
+        # Changes on arcs without rows below are as large as those on other arcs.
+        counts = torch.bincount(problem.env_index, minlength=problem.tree.num_nodes)[:, None]
+        informed = descendant_sum(problem.tree, counts)[1:, :, None] > 0  # (A, 1, 1)
+        typical = weights.deltas[informed[:, 0, 0]].square().mean(0)
+        unknown = Weights(torch.zeros_like(typical), torch.where(informed, 0.0, typical))
+        self.moments = NodeMoments(weights.at_nodes(problem.tree), unknown.at_nodes(problem.tree))
         self.notes = {**notes, "noise_var": self.noise_var.tolist()}
 
     def components(self, x: Tensor, env_index: Tensor) -> tuple[Tensor, Tensor]:
         """A single normal."""
         design = with_intercept(self.to_latents(x))
-        moments = NodeMoments(self.node_weights, self.spread)
-        mean, var = predictor_moments(design, env_index, moments)
+        mean, var = predictor_moments(design, env_index, self.moments)
         return mean[None], (var + self.noise_var).sqrt()[None]
-
-    def latents(self, x: Tensor) -> Tensor | None:
-        """Where they were learnt."""
-        return self.to_latents(x) if self.learnt else None
-
-
-def _spread(tree: Tree, deltas: Tensor, informed: Tensor) -> Tensor:
-    """Variance of the nodes' weights by changes on arcs without rows, (V, P, Q)."""
-    typical = deltas[informed].square().mean(0)
-    unknown = torch.where(informed[:, None, None], 0.0, typical)
-    return path_sum(tree, torch.zeros_like(typical), unknown, event_dim=2)
-
-
-def with_intercept(z: Tensor) -> Tensor:
-    """With a last column of ones."""
-    return torch.cat([z, torch.ones(len(z), 1, dtype=z.dtype)], dim=1)

@@ -5,13 +5,19 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from pyro_tbr.errors import IdentificationWarning
-from pyro_tbr.evaluation.baselines.base import Baseline, Problem, Rule, leading_components
+from pyro_tbr.evaluation.baselines.base import (
+    Baseline,
+    Problem,
+    Rule,
+    leading_components,
+    with_intercept,
+)
 from pyro_tbr.heads.priors import ArcPrior, GaussianPrior
 from pyro_tbr.inference import FitOptions, fit
 from pyro_tbr.models import TreeModel
@@ -87,7 +93,8 @@ class PosteriorRule(Rule):
         *,
         learnt: bool = False,
     ) -> None:
-        self.posterior, self.to_latents, self.learnt = posterior, to_latents, learnt
+        self.posterior, self.to_latents = posterior, to_latents
+        self.latents = to_latents if learnt else None
         draws = posterior.draws(_NUM_DRAWS, torch.Generator().manual_seed(seed))
         every = torch.arange(posterior.tree.num_nodes)
         weights = weights_at(posterior.tree, every, draws)
@@ -98,20 +105,11 @@ class PosteriorRule(Rule):
         self.deltas = posterior.user_deltas().mean
         self.latent_names = posterior.latent_names
 
+    @torch.no_grad()
     def components(self, x: Tensor, env_index: Tensor) -> tuple[Tensor, Tensor]:
         """A normal for each draw."""
-        design = self._latents(x)
-        design = torch.cat([design, torch.ones(len(design), 1, dtype=design.dtype)], dim=1)
-        mean = linear_predictor(design, self.node_weights, env_index)
+        mean = linear_predictor(with_intercept(self.to_latents(x)), self.node_weights, env_index)
         return mean, self.noise[:, None].expand_as(mean)
-
-    def latents(self, x: Tensor) -> Tensor | None:
-        """Where they were learnt."""
-        return self._latents(x) if self.learnt else None
-
-    @torch.no_grad()
-    def _latents(self, x: Tensor) -> Tensor:
-        return self.to_latents(x)
 
 
 def identity_rule(
@@ -134,14 +132,5 @@ def _fitted(
     with warnings.catch_warnings():
         # A prediction is the same in any basis of the latents.
         warnings.simplefilter("ignore", IdentificationWarning)
-        return fit(
-            model,
-            x,
-            problem.y,
-            labels,
-            groups=problem.groups,
-            guide=guide,
-            seed=problem.seed,
-            progress=False,
-            options=options,
-        )
+        how: dict[str, Any] = {"guide": guide, "groups": problem.groups, "options": options}
+        return fit(model, x, problem.y, labels, seed=problem.seed, progress=False, **how)

@@ -11,10 +11,9 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from pyro_tbr.data import Schema, align_outcomes
-from pyro_tbr.errors import DataError
-from pyro_tbr.evaluation.scores import log_score
 from pyro_tbr.posterior.mixture import Mixture
-from pyro_tbr.posterior.prediction import Form
+from pyro_tbr.posterior.prediction import Form, mean_over_observed
+from pyro_tbr.posterior.view import check_level
 
 _CHUNK_ROWS = 2000
 
@@ -42,8 +41,7 @@ class BaselinePrediction:
     def __init__(
         self, components: Components, num_rows: int, level: float, form: Form, schema: Schema
     ) -> None:
-        if not 0 < level < 1:
-            raise DataError(f"level={level!r} must be above 0 and below 1, such as 0.9")
+        check_level(level)
         self._components, self._form, self._schema = components, form, schema
         self._num_rows, self.level = num_rows, level
         parts = [_summary(*components(rows), level) for rows in self._chunks()]
@@ -60,20 +58,13 @@ class BaselinePrediction:
             y: Outcomes in the form ``fit`` took them, NaN where not observed; pandas objects are
                 matched by index where the features were a DataFrame.
         """
-        outcomes = align_outcomes(self._schema, y, self._form.order.or_of(y=y)).numpy()
-        total, count = 0.0, 0
+        outcomes, scores = align_outcomes(self._schema, y, self._form.order.or_of(y=y)), []
         for rows in self._chunks():
             mean, sd = self._components(rows)
             if sd is None:
                 return float("nan")
-            part = outcomes[rows.numpy()]
-            seen = int((~np.isnan(part)).sum())
-            if seen:
-                total += log_score(part, mean.numpy(), sd.numpy()) * seen
-                count += seen
-        if not count:
-            raise DataError("y has no observed value; there is nothing to score")
-        return total / count
+            scores.append(_mixture(mean, sd).log_prob(outcomes[rows]))
+        return mean_over_observed(torch.cat(scores), outcomes)
 
     def sample(self, n: int = 1, seed: int = 0) -> np.ndarray:
         """Draws of new outcomes, (n, N) or (n, N, Q); the same seed gives the same draws.
@@ -87,11 +78,14 @@ class BaselinePrediction:
             noise = torch.randn((n, *mean.shape[1:]), generator=generator, dtype=mean.dtype)
             pick = torch.arange(n) % len(mean)  # as many draws of each component
             draws.append(mean[pick] + noise * (torch.nan if sd is None else sd[pick]))
-        values = torch.cat(draws, dim=1).numpy()
-        return values[..., 0] if self._form.flat else values
+        return self._form.draws(torch.cat(draws, dim=1))
 
     def __repr__(self) -> str:
         return f"BaselinePrediction({self._num_rows} rows, {self.level:.0%} intervals)"
+
+
+def _mixture(mean: Tensor, sd: Tensor) -> Mixture:
+    return Mixture(Normal(mean, sd.expand_as(mean)))
 
 
 def _summary(mean: Tensor, sd: Tensor | None, level: float) -> tuple[Tensor, ...]:
@@ -99,5 +93,5 @@ def _summary(mean: Tensor, sd: Tensor | None, level: float) -> tuple[Tensor, ...
     if sd is None:
         nothing = torch.full_like(mean[0], torch.nan)
         return mean.mean(0), nothing, nothing, nothing
-    mixture, tail = Mixture(Normal(mean, sd.expand_as(mean))), (1 - level) / 2
+    mixture, tail = _mixture(mean, sd), (1 - level) / 2
     return mixture.mean(), mixture.sd(), mixture.quantile(tail), mixture.quantile(1 - tail)

@@ -23,12 +23,8 @@ class Pooled(Baseline):
     """
 
     def _learn(self, problem: Problem) -> Rule:
-        fits = []
-        for outcome in problem.y.T:
-            seen = ~outcome.isnan()
-            group = torch.zeros(int(seen.sum()), dtype=torch.int64)
-            fits.append(evidence_ridge(problem.x[seen], outcome[seen], group))
-        return PooledRule(fits)
+        nothing = torch.empty(problem.tree.num_nodes, 0, dtype=torch.float64)
+        return _pooled_rule(problem, nothing, (1.0,))
 
 
 @dataclass(frozen=True)
@@ -40,7 +36,7 @@ class PooledOneHot(Baseline):
     """
 
     def _learn(self, problem: Problem) -> Rule:
-        return _intercepts_rule(problem, torch.eye(problem.tree.num_nodes, dtype=torch.float64))
+        return _pooled_rule(problem, torch.eye(problem.tree.num_nodes, dtype=torch.float64))
 
 
 @dataclass(frozen=True)
@@ -55,7 +51,7 @@ class TreeIntercepts(Baseline):
         tree = problem.tree
         root = torch.zeros(tree.num_arcs, dtype=torch.float64)
         on_path = path_sum(tree, root, torch.eye(tree.num_arcs, dtype=torch.float64))
-        return _intercepts_rule(problem, on_path)
+        return _pooled_rule(problem, on_path)
 
 
 @dataclass(frozen=True)
@@ -77,14 +73,13 @@ class PooledRule(Rule):
         indicators: Columns behind the features by node, (V, C).
     """
 
-    def __init__(self, fits: list[Ridge], indicators: Tensor | None = None) -> None:
+    def __init__(self, fits: list[Ridge], indicators: Tensor) -> None:
         self.fits, self.indicators = fits, indicators
         self.notes = _notes(fits)
 
     def components(self, x: Tensor, env_index: Tensor) -> tuple[Tensor, Tensor]:
         """A single normal."""
-        if self.indicators is not None:
-            x = torch.cat([x, self.indicators[env_index]], dim=1)
+        x = torch.cat([x, self.indicators[env_index]], dim=1)
         parts = [fit.predict(x, 0) for fit in self.fits]
         mean, var = (torch.stack(column, dim=1) for column in zip(*parts, strict=True))
         return mean[None], var.sqrt()[None]
@@ -113,40 +108,40 @@ class LeafRule(Rule):
                 own = env_index == node
                 mean[:, own, q], var[:, own, q] = fit.predict(x[own], g)
             new = ~known[q]
-            if new.any():
+            for s in range(size if new.any() else 0):
                 # Outcomes seen at fewer nodes than others repeat their fits.
-                parts = [fit.predict(x[new], s % len(nodes)) for s in range(size)]
-                mean[:, new, q] = torch.stack([part[0] for part in parts])
-                var[:, new, q] = torch.stack([part[1] for part in parts])
+                mean[s, new, q], var[s, new, q] = fit.predict(x[new], s % len(nodes))
         return mean, var.sqrt()
 
 
 def leaf_rule(x: Tensor, y: Tensor, env_index: Tensor) -> LeafRule:
     """Regressions of each node's rows: x (N, P), y (N, Q) with NaN, env_index (N,)."""
+    return LeafRule(*_fits(x, y, env_index))
+
+
+def _pooled_rule(
+    problem: Problem, indicators: Tensor, scales: tuple[float, ...] = _INTERCEPT_SCALES
+) -> PooledRule:
+    """Regression of the features and of columns that each node has, (V, C), a penalty for each."""
+    (num_rows, num_features), (_, num_columns) = problem.x.shape, indicators.shape
+    ones = torch.ones(num_features, dtype=torch.float64)
+    columns = [torch.cat([ones, torch.full((num_columns,), s).to(ones)]) for s in scales]
+    design = torch.cat([problem.x, indicators[problem.env_index]], dim=1)
+    together = torch.zeros(num_rows, dtype=torch.int64)
+    return PooledRule(_fits(design, problem.y, together, columns)[0], indicators)
+
+
+def _fits(
+    x: Tensor, y: Tensor, node: Tensor, column_scales: list[Tensor] | None = None
+) -> tuple[list[Ridge], list[Tensor]]:
+    """For each outcome a regression of each node's rows that have it, and these nodes."""
     fits, nodes = [], []
     for outcome in y.T:
         seen = ~outcome.isnan()
-        with_rows, group = env_index[seen].unique(return_inverse=True)
-        fits.append(evidence_ridge(x[seen], outcome[seen], group))
+        with_rows, group = node[seen].unique(return_inverse=True)
+        fits.append(evidence_ridge(x[seen], outcome[seen], group, column_scales))
         nodes.append(with_rows)
-    return LeafRule(fits, nodes)
-
-
-def _intercepts_rule(problem: Problem, indicators: Tensor) -> PooledRule:
-    """Regression of the features and of columns that each node has, (V, C), a penalty for each."""
-    num_features = problem.x.shape[1]
-    scales = []
-    for scale in _INTERCEPT_SCALES:
-        column = torch.ones(num_features + indicators.shape[1], dtype=torch.float64)
-        column[num_features:] = scale
-        scales.append(column)
-    design = torch.cat([problem.x, indicators[problem.env_index]], dim=1)
-    fits = []
-    for outcome in problem.y.T:
-        seen = ~outcome.isnan()
-        group = torch.zeros(int(seen.sum()), dtype=torch.int64)
-        fits.append(evidence_ridge(design[seen], outcome[seen], group, scales))
-    return PooledRule(fits, indicators)
+    return fits, nodes
 
 
 def _notes(fits: list[Ridge]) -> dict[str, list[float]]:

@@ -76,9 +76,8 @@ def evidence_ridge(
     """
     num_groups = int(group.max()) + 1
     count = torch.bincount(group).double()
-    intercept = torch.zeros(num_groups, dtype=torch.float64).index_add_(0, group, y) / count
-    total = torch.zeros(num_groups, x.shape[1], dtype=torch.float64).index_add_(0, group, x)
-    loc = total / count[:, None]
+    intercept = groups_sum(y, group, num_groups) / count
+    loc = groups_sum(x, group, num_groups) / count[:, None]
     x, y = x - loc[group], y - intercept[group]
     gram, cross = grams(x, group, num_groups), groups_sum(x * y[:, None], group, num_groups)
     square, freedom = y.square().sum(), (count - 1).sum()
@@ -100,18 +99,8 @@ def evidence_ridge(
         i = int(evidence.argmax())
         if best is None or evidence[i] > best.log_evidence:
             weights = torch.einsum("gpr,gr->gp", axes, turned * shrunk[i]) * scale
-            best = Ridge(
-                loc,
-                intercept,
-                weights,
-                axes,
-                shrunk[i],
-                scale,
-                count,
-                float(penalties[i]),
-                float(noise[i]),
-                float(evidence[i]),
-            )
+            chosen = float(penalties[i]), float(noise[i]), float(evidence[i])
+            best = Ridge(loc, intercept, weights, axes, shrunk[i], scale, count, *chosen)
     assert best is not None  # there is at least one scale
     return best
 

@@ -31,7 +31,6 @@ class Squares(NamedTuple):
         cross: ``phi' y``, (E, P, Q).
         square: ``y' y``, (Q,), over all environments.
         number: Observed outcomes, (Q,), likewise.
-        share: Mean share of the observed outcomes that an environment has.
     """
 
     nodes: Tensor
@@ -39,7 +38,6 @@ class Squares(NamedTuple):
     cross: Tensor
     square: Tensor
     number: Tensor
-    share: float
 
     @classmethod
     def of(cls, design: Tensor, y: Tensor, env_index: Tensor) -> Squares:
@@ -49,11 +47,9 @@ class Squares(NamedTuple):
         seen = ~y.isnan()
         known = torch.where(seen, y, 0.0)
         cross = groups_sum(design[:, :, None] * known[:, None], group, size)
-        if seen.all():
-            gram = grams(design, group, size)[:, None]
-        else:
-            gram = torch.stack([grams(design * one[:, None], group, size) for one in seen.T], 1)
-        return cls(nodes, gram, cross, known.square().sum(0), seen.sum(0), 1 / size)
+        masks = seen.T[:1] if seen.all() else seen.T
+        gram = torch.stack([grams(design * one[:, None], group, size) for one in masks], 1)
+        return cls(nodes, gram, cross, known.square().sum(0), seen.sum(0))
 
     def errors(self, predictors: Tensor) -> Tensor:
         """Mean squared error by outcome, (B, Q), of predictors (B, E, P, Q)."""
@@ -74,15 +70,11 @@ class Squares(NamedTuple):
     def to(self, dtype: torch.dtype) -> Squares:
         """Sums in another precision."""
         gram, cross, square = (part.to(dtype) for part in (self.gram, self.cross, self.square))
-        return Squares(self.nodes, gram, cross, square, self.number, self.share)
+        return self._replace(gram=gram, cross=cross, square=square)
 
     def strength(self, threshold: float) -> float:
-        """The lambda that shrinks a change confined to one environment of mean size so much.
-
-        Args:
-            threshold: In outcome per standard deviation of a feature.
-        """
-        return 2 * self.share * threshold
+        """The lambda that shrinks a change confined to one environment of mean size so much."""
+        return 2 / len(self.nodes) * threshold
 
 
 class Weights(NamedTuple):
@@ -146,13 +138,9 @@ def l1_weights(
     return Weights(value[0], value[1:])
 
 
-def _largest_curvature(
-    slope: Callable[[Tensor, Tensor | float], Tensor], shape: torch.Size
-) -> Tensor:
+def _largest_curvature(slope: Callable[[Tensor, float], Tensor], shape: torch.Size) -> Tensor:
     """Of the error's second derivative, by the power method, a little too large."""
     at = torch.ones(shape, dtype=torch.float64)
-    size = at.norm()
     for _ in range(50):
-        at = slope(at / size, 0.0)
-        size = at.norm()
-    return 1.05 * size.clamp(min=1e-12)
+        at = slope(at / at.norm(), 0.0)
+    return 1.05 * at.norm().clamp(min=1e-12)

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from parts.runs import paired_differences, summarise_runs
 from pyro_tbr.errors import DataError
-from pyro_tbr.evaluation import paired_differences, summarise_runs
 
 
 @pytest.fixture

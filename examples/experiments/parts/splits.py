@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 
@@ -61,12 +62,7 @@ def leave_leaves_out(tree: Tree, env: Any, k: int = 1, *, seed: int = 0) -> Iter
 
 
 def leave_clades_out(
-    tree: Tree,
-    env: Any,
-    *,
-    min_depth: int = 1,
-    min_leaves: int = 2,
-    max_leaves: int | None = None,
+    tree: Tree, env: Any, *, min_depth: int = 1, min_leaves: int = 2, max_leaves: int | None = None
 ) -> Iterator[Split]:
     """A split for each clade: all rows at or below an inner node are held out together.
 
@@ -85,19 +81,14 @@ def leave_clades_out(
     """
     if min_depth < 1:
         raise DataError(f"min_depth is {min_depth!r}: without the root's clade nothing is left")
-    index = _indices(tree, env)
-    splits = []
-    with_rows = set(index.tolist())
-    for level in tree.levels[min_depth:]:
-        for node in range(level.start, level.stop):
-            if not tree.children(tree.nodes[node]):
-                continue
-            clade = _clade(tree, node)
-            leaves = [tree.index(leaf) for leaf in tree.descendant_leaves(tree.nodes[node])]
-            size = sum(leaf in with_rows for leaf in leaves)
-            small_enough = max_leaves is None or size <= max_leaves
-            if size >= min_leaves and small_enough and not with_rows <= clade:
-                splits.append(_split(tree, index, np.array(sorted(clade))))
+    index, graph, splits = _indices(tree, env), tree.to_networkx(), []
+    most = np.inf if max_leaves is None else max_leaves
+    for node in (node for level in tree.levels[min_depth:] for node in tree.nodes[level]):
+        below = nx.descendants(graph, node)
+        split = _split(tree, index, np.array([tree.index(one) for one in (node, *below)]))
+        size = len(np.intersect1d(index[split.test], tree.leaf_index.numpy()))
+        if below and min_leaves <= size <= most and split.train.any():
+            splits.append(split)
     if not splits:
         raise DataError(
             f"no clade has min_depth={min_depth}, min_leaves={min_leaves} and "
@@ -109,16 +100,6 @@ def leave_clades_out(
 def _indices(tree: Tree, env: Any) -> NDArray[np.int64]:
     labels = env if hasattr(env, "__len__") else list(env)
     return align_env(tree, labels, RowOrder(len(labels))).numpy()
-
-
-def _clade(tree: Tree, node: int) -> set[int]:
-    """A node and all below it."""
-    found, queue = {node}, [node]
-    while queue:
-        below = [tree.index(child) for child in tree.children(tree.nodes[queue.pop()])]
-        found.update(below)
-        queue += below
-    return found
 
 
 def _split(tree: Tree, index: NDArray[np.int64], nodes: NDArray[np.int64]) -> Split:

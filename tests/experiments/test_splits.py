@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from parts.splits import leave_clades_out, leave_leaves_out
 from pyro_tbr import Tree
 from pyro_tbr.errors import DataError, TreeError
-from pyro_tbr.evaluation import leave_clades_out, leave_leaves_out
 
 TREE = Tree.from_parents(
     {"a": "u", "b": "u", "c": "v", "d": "v", "u": "w", "v": "w", "w": "r", "e": "r", "f": "r"}

@@ -24,7 +24,7 @@ def plot_methods(table: pd.DataFrame, panels: Mapping[str, str]) -> list[Axes]:
     order of the table. What a method does not have is left out.
 
     Args:
-        table: As of :func:`pyro_tbr.evaluation.summarise_runs`: rows (setting, method, metric),
+        table: As of :func:`parts.runs.summarise_runs`: rows (setting, method, metric),
             columns ``mean`` and ``se``.
         panels: Label of the axis by metric, in the order of the panels.
 

@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from parts.comparison import plot_methods
+from parts.runs import summarise_runs
 from pyro_tbr.errors import DataError
-from pyro_tbr.evaluation import summarise_runs
-from pyro_tbr.plotting import plot_methods
 
 RUNS = pd.DataFrame(
     {
