@@ -18,7 +18,7 @@ from pyro_tbr.data.alignment import (
 )
 from pyro_tbr.data.columns import varying_columns
 from pyro_tbr.data.groups import align_groups
-from pyro_tbr.data.matching import RowOrder, warn_user
+from pyro_tbr.data.matching import RowOrder
 from pyro_tbr.data.outcomes import Outcomes, align_outcomes
 from pyro_tbr.data.ranks import align_ranks, check_ranks
 from pyro_tbr.data.schema import Rows, Schema
@@ -38,5 +38,4 @@ __all__ = [
     "align_training",
     "check_ranks",
     "varying_columns",
-    "warn_user",
 ]

@@ -8,8 +8,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pyro_tbr.data.matching import warn_user
 from pyro_tbr.data.sparse import SparseFeatures
+from pyro_tbr.errors import warn_user
 from pyro_tbr.tree.readers.naming import listed
 
 # The one bound below which a column is taken as constant, relative to its size: a few thousand

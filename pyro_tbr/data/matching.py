@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
 from collections.abc import Hashable, Sized
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +11,7 @@ import pandas as pd
 from torch import Tensor
 
 from pyro_tbr.data.numbers import plain
-from pyro_tbr.errors import DataError, DataWarning, ShapeError
+from pyro_tbr.errors import DataError, ShapeError, warn_user
 from pyro_tbr.tree.readers.naming import NearestNode, listed
 
 
@@ -112,19 +110,6 @@ class RowOrder:
                 "correspond"
             )
         return places
-
-
-def warn_user(text: str, kind: type[Warning] = DataWarning) -> None:
-    """Warns at the line that called the package, however deep inside it we are."""
-    level, frame = 1, sys._getframe(0)
-    while frame.f_back is not None and _is_inside(frame.f_globals.get("__name__", "")):
-        level, frame = level + 1, frame.f_back
-    warnings.warn(text, kind, stacklevel=level)
-
-
-def _is_inside(module: str) -> bool:
-    """Our own code, or torch's wrapper around a decorated function of ours."""
-    return module.split(".")[0] in ("pyro_tbr", "torch")
 
 
 def select_columns(frame: pd.DataFrame, names: tuple[Hashable, ...], name: str) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from torch import Tensor
 from pyro_tbr.errors import TreeError
 from pyro_tbr.tree.forms import TreeForms
 from pyro_tbr.tree.parts import TreeParts
-from pyro_tbr.tree.readers.naming import arc_text, listed_texts, same_kind, unknown_node
+from pyro_tbr.tree.readers.naming import arc_text, listed_texts, same_kind, unknown_label
 
 Node = Hashable
 
@@ -202,7 +202,7 @@ class Tree(TreeForms):
         """
         place = self.find(node)
         if place is None:
-            raise TreeError(f"node: {unknown_node(node, self.nodes)}")
+            raise TreeError(f"node: {unknown_label(node, self.nodes, 'nodes')}")
         return place
 
     def find(self, node: Node) -> int | None:

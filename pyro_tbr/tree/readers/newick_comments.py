@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from numbers import Real
 from typing import Any
 
@@ -39,11 +39,14 @@ def node_comments(tree: TreeParts, comments: Any, style: str) -> list[str]:
     texts = [""] * len(tree.nodes)
     if comments is None:
         return texts
-    index = {node: place for place, node in enumerate(tree.nodes)}
+    places: dict[Hashable, int] = {arc: place for place, arc in enumerate(tree.arcs, start=1)}
+    places |= {node: place for place, node in enumerate(tree.nodes)}  # also one that is a pair
     unknown = []
     for key, values in _entries(comments):
-        place = _place(tree, index, key)
-        if place is None:
+        place = places.get(key)
+        node = None if place is None else tree.nodes[place]
+        label = key if key == node or not isinstance(key, tuple) else key[1]
+        if place is None or not same_kind(label, node):
             unknown.append(key)
             continue
         written = [f"{_word(name)}={_text(value)}" for name, value in values.items()
@@ -58,14 +61,11 @@ def node_comments(tree: TreeParts, comments: Any, style: str) -> list[str]:
     return texts
 
 
-def _entries(comments: Any) -> list[tuple[Hashable, Mapping[Any, Any]]]:
+def _entries(comments: Any) -> Iterable[tuple[Hashable, Mapping[Any, Any]]]:
     if isinstance(comments, pd.DataFrame):
-        table = comments.to_numpy(dtype=object)
-        columns = list(comments.columns)
-        return [
-            (key, dict(zip(columns, row, strict=True)))
-            for key, row in zip(comments.index, table, strict=True)
-        ]
+        rows = comments.to_numpy(dtype=object)
+        dicts = [dict(zip(comments.columns, row, strict=True)) for row in rows]
+        return zip(comments.index, dicts, strict=True)
     if isinstance(comments, Mapping | pd.Series):
         name = getattr(comments, "name", None) or "value"
         return [
@@ -76,21 +76,6 @@ def _entries(comments: Any) -> list[tuple[Hashable, Mapping[Any, Any]]]:
         f"comments: expected a table by node or by (parent, child), received "
         f"{type(comments).__name__}; give posterior.pips(), a DataFrame, a Series or a dict"
     )
-
-
-def _place(tree: TreeParts, index: Mapping[Hashable, int], key: Hashable) -> int | None:
-    """Of a node, or of the child of an arc; a node that is itself a pair goes first."""
-    place = _find(tree, index, key)
-    if place is None and isinstance(key, tuple) and len(key) == 2:
-        place = _find(tree, index, key[1])
-        if not place or tree.nodes[tree.parents[place - 1]] != key[0]:
-            return None
-    return place
-
-
-def _find(tree: TreeParts, index: Mapping[Hashable, int], node: Hashable) -> int | None:
-    place = index.get(node)
-    return place if place is None or same_kind(node, tree.nodes[place]) else None
 
 
 def _word(key: Any) -> str:

@@ -10,7 +10,7 @@ import pandas as pd
 from pyro_tbr.errors import TreeError
 from pyro_tbr.tree.parts import TreeParts
 from pyro_tbr.tree.readers.arrange import arrange
-from pyro_tbr.tree.readers.naming import is_missing, listed, refuse_rounded, unknown_label
+from pyro_tbr.tree.readers.naming import is_blank, listed, refuse_rounded, unknown_label
 
 Row = tuple[Any, Any, Any]  # child, parent, length
 
@@ -36,7 +36,7 @@ def read_parents(
                 "lengths go by the child of the arc"
             )
     rows = _whole_numbers(rows)
-    missing = [place for place, row in enumerate(rows) if _is_blank(row[0])]
+    missing = [place for place, row in enumerate(rows) if is_blank(row[0])]
     if missing:
         raise TreeError(
             f"parents: {len(missing)} of {len(rows)} rows have no child label, at rows "
@@ -183,9 +183,5 @@ def _to_int(label: Hashable) -> Hashable:
     return int(label) if isinstance(label, float | np.floating) and _is_whole(label) else label
 
 
-def _is_blank(label: object) -> bool:
-    return is_missing(label) or (isinstance(label, str) and not label)
-
-
 def _marks_root(child: object, parent: object) -> bool:
-    return _is_blank(parent) or bool(child == parent)
+    return is_blank(parent) or bool(child == parent)
