@@ -18,12 +18,10 @@ from pyro_tbr.tree.messages.mixtures import (
     Density,
     Message,
     absorb,
-    blur,
     concatenate,
-    multiply,
-    rows,
     take,
 )
+from pyro_tbr.tree.messages.steps import Blocks
 
 _POINT = 1e-12  # variance of a weight that the prior fixes, so that one can divide by it
 _BLOCK = 1 << 18  # pairs of components at once: bounds the memory of large trees
@@ -34,61 +32,30 @@ Contexts = list[tuple[Density, Density]]
 def paired(wide: Contexts, densities: Contexts) -> list[tuple[Context, Context]]:
     """Gaussians and mixtures together, for each level's nodes and for their parents."""
     return [
-        (Context(*at_node), Context(*at_parent))
-        for at_node, at_parent in (
-            zip(*pair, strict=True) for pair in zip(wide, densities, strict=True)
+        (Context(at_node, node_density), Context(at_parent, parent_density))
+        for (at_node, at_parent), (node_density, parent_density) in zip(
+            wide, densities, strict=True
         )
     ]
 
 
 @torch.no_grad()
-def gaussian_contexts(
-    levels: Sequence[FoldedLevel], potential: Message, arcs: LawTable, root: Density
-) -> Contexts:
-    """Contexts as if every arc changed by its widest class.
-
-    Returns:
-        For each level a density of the nodes' weights, given all data that are not at or below
-        them, and one of their parents' weights given the same, ``(n, B, 1)`` each.
-    """
-    always = arcs.widest()
-    node: list[Message] = []
-    arc: list[Message] = []
-    for level in reversed(levels):
-        message = take(potential, level.node)
-        if arc:
-            pairs, end = level.num_pairs, level.num_pairs + level.num_singles
-            below = take(arc[-1], level.children)
-            message = concatenate(
-                [
-                    multiply(
-                        multiply(rows(message, 0, pairs), rows(below, 0, pairs)),
-                        rows(below, pairs, 2 * pairs),
-                    ),
-                    multiply(rows(message, pairs, end), rows(below, 2 * pairs, pairs + end)),
-                    rows(message, end, len(level.node)),
-                ]
-            )
-        node.append(message)
-        arc.append(blur(message, always.at(level.arc).var))
-    return mixture_contexts(levels, potential, always, root, node[::-1], arc[::-1], None)
-
-
-@torch.no_grad()
-def mixture_contexts(
+def contexts_from(
     levels: Sequence[FoldedLevel],
     potential: Message,
     arcs: LawTable,
     root: Density,
-    node: Sequence[Message],
-    arc: Sequence[Message],
+    node_blocks: Sequence[Blocks],
+    arc_blocks: Sequence[Blocks],
     cap: int | None,
 ) -> Contexts:
     """Outside messages of at most so many components, from inside messages at nodes and arcs.
 
     Returns:
-        As :func:`gaussian_contexts`, ``(n, B, C)``.
+        For each level a density of the nodes' weights, given all data that are not at or below
+        them, and one of their parents' weights given the same, ``(n, B, C)`` each.
     """
+    node, arc = ([concatenate(blocks) for blocks in part] for part in (node_blocks, arc_blocks))
     at_node = root._replace(var=root.var + _POINT)
     contexts = [(at_node, at_node)]
     for depth in range(1, len(levels)):

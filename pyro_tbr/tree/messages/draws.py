@@ -1,7 +1,6 @@
 """Joint draws from the posterior along the tree: from the root to the leaves."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -78,20 +77,17 @@ def _completed(
     known = inside.folded.nodes[1:] - 1
     silent = torch.ones(tree.num_arcs, dtype=torch.bool, device=known.device)
     silent = silent.index_fill(0, known, False).nonzero()[:, 0]
-    whole = [part.new_empty(len(part), tree.num_arcs, part.shape[-1]) for part in drawn]
-    for all_arcs, part in zip(whole, drawn, strict=True):
-        all_arcs[:, known] = part
+    whole = [
+        part.new_empty(len(part), tree.num_arcs, part.shape[-1]).index_copy(1, known, part)
+        for part in drawn
+    ]
     step = max(1, _BLOCK // (len(drawn[0]) * drawn[0].shape[-1]))
     for arcs in silent.split(step):
         law = inside.arcs.at(arcs)
         like = whole[0][:, arcs]
-        uniform, normal = (_random(make, like, generator) for make in (torch.rand, torch.randn))
-        upto = law.prob.cumsum(-1)
-        pick = (upto[..., :-1] <= (uniform * upto[..., -1]).unsqueeze(-1)).sum(-1)
-        mean, var = (
-            part.expand(*pick.shape, -1).gather(-1, pick.unsqueeze(-1))[..., 0]
-            for part in (law.mean, law.var)
-        )
+        uniform, normal = _noise(like, generator)
+        pick = _pick(law.prob.cumsum(-1), uniform)
+        mean, var = (_at(part, pick) for part in (law.mean, law.var))
         whole[0][:, arcs], whole[1][:, arcs] = pick.to(like.dtype), mean + var.sqrt() * normal
     return whole
 
@@ -102,12 +98,9 @@ def _draw_root(
     """Weights at the root, ``(S, 1, B)``."""
     at_root = Density(*(part[0] for part in absorb(inside.root, inside.node[0][0])))  # (B, C)
     like = at_root.mean[:, :1].expand(-1, num_samples)
-    uniform, normal = (_random(make, like, generator) for make in (torch.rand, torch.randn))
-    upto = at_root.log_weight.softmax(-1).cumsum(-1)
-    pick = torch.searchsorted(upto, uniform * upto[:, -1:], right=True)
-    pick = pick.clamp(max=upto.shape[-1] - 1)
-    mean, var = (part.gather(-1, pick) for part in (at_root.mean, at_root.var))
-    return (mean + var.sqrt() * normal).T.unsqueeze(1)
+    uniform, normal = (part.T for part in _noise(like, generator))
+    pick = _pick(at_root.log_weight.softmax(-1).cumsum(-1), uniform)
+    return (_at(at_root.mean, pick) + _at(at_root.var, pick).sqrt() * normal).unsqueeze(1)
 
 
 def _draw_level(
@@ -118,7 +111,7 @@ def _draw_level(
     generator: torch.Generator | None,
 ) -> tuple[Tensor, Tensor]:
     """Classes and weights at the nodes of a level, given their parents' weights ``(S, n, B)``."""
-    uniform, normal = (_random(make, parent, generator) for make in (torch.rand, torch.randn))
+    uniform, normal = _noise(parent, generator)
     picked, weight = torch.zeros_like(parent), parent.clone()  # so it stays at helpers
     real, start = level.arc < arcs.num_arcs, 0
     for message in messages:
@@ -150,21 +143,32 @@ def _draw_step(
     )
     log_mass = (parent.unsqueeze(-1) - centre).square_().mul_(-0.5 * precision).add_(height)
     upto = log_mass.sub_(log_mass.amax(-1, keepdim=True)).exp_().cumsum_(-1)
-    pick = (upto <= (uniform * upto[..., -1]).unsqueeze(-1)).sum(-1).clamp_(max=upto.shape[-1] - 1)
+    pick = _pick(upto, uniform)
     picked, component = arcs.var.shape[-1] - 1 - pick // num, pick % num
-
-    def at(values: Tensor, index: Tensor) -> Tensor:
-        return values.expand(len(parent), *values.shape).gather(-1, index.unsqueeze(-1))[..., 0]
-
-    start, var = parent + at(arcs.mean, picked), at(arcs.var, picked)
-    precision = at(message.precision, component)
+    start, var = parent + _at(arcs.mean, picked), _at(arcs.var, picked)
+    precision = _at(message.precision, component)
     spread = 1 + precision * var
-    gap = at(message.mean, component) - start
+    gap = _at(message.mean, component) - start
     weight = start + var * precision / spread * gap + (var / spread).sqrt() * normal
     return picked.to(parent.dtype), weight
 
 
-def _random(make: Callable[..., Tensor], like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Noise made where the generator is, whatever device the numbers are on."""
-    device = like.device if generator is None else generator.device
-    return make(like.shape, dtype=like.dtype, device=device, generator=generator).to(like.device)
+def _pick(upto: Tensor, uniform: Tensor) -> Tensor:
+    """Places by inversion, from weights summed up along the last dimension."""
+    pick = (upto <= (uniform * upto[..., -1]).unsqueeze(-1)).sum(-1)
+    return pick.clamp_(max=upto.shape[-1] - 1)
+
+
+def _at(values: Tensor, index: Tensor) -> Tensor:
+    """Values at a place of the last dimension for every draw, ``(S, ...)``."""
+    return values.expand(*index.shape, -1).gather(-1, index.unsqueeze(-1))[..., 0]
+
+
+def _noise(like: Tensor, generator: torch.Generator | None) -> list[Tensor]:
+    """Uniform and normal, made where the generator is, whatever device the numbers are on."""
+    options: dict[str, Any] = {
+        "dtype": like.dtype,
+        "device": like.device if generator is None else generator.device,
+        "generator": generator,
+    }
+    return [make(like.shape, **options).to(like.device) for make in (torch.rand, torch.randn)]

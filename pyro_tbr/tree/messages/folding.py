@@ -8,7 +8,7 @@ nothing can change. So every product of messages has two factors, and a star of 
 16 levels. Levels are small arrays of indices: the passes loop over levels, never over nodes.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,6 @@ _STEPS = (1, 2, 3)  # larger numbers of arcs are MANY: few runs a level
 _Ints = npt.NDArray[np.int64]
 _Bools = npt.NDArray[np.bool_]
 _Runs = tuple[tuple[slice, int, int], ...]
-_Item = tuple[_Ints, _Ints, _Ints, _Runs, int, int]
 
 
 class FoldedLevel(NamedTuple):
@@ -124,7 +123,7 @@ def _fold(tree: Tree, data: _Bools, device: torch.device) -> FoldedTree:
     # Every item of a level is a run [start, stop) of nodes: the children it has yet to split.
     node, parent, slot = (np.zeros(1, dtype=np.int64) for _ in range(3))
     start, stop = starts[:1], starts[:1] + counts[:1]
-    items: list[_Item] = []
+    items: list[dict[str, Any]] = []
     while len(node):
         middle = (start + stop) // 2
         middle = np.where(stop - start > 1, middle, stop)  # one child: it is the first one's half
@@ -136,23 +135,31 @@ def _fold(tree: Tree, data: _Bools, device: torch.device) -> FoldedTree:
         node, parent, slot, start, middle, stop, large, small = (
             part[order] for part in (node, parent, slot, start, middle, stop, large, small)
         )
-        width = stop - start
-        pairs, singles = int((width >= 2).sum()), int((width == 1).sum())
-        items.append((node, parent, slot, _runs(large[:pairs], small[:pairs]), pairs, singles))
-
+        pairs, inner = int((stop - start >= 2).sum()), int((stop - start >= 1).sum())
+        items.append(
+            {
+                "node": node,
+                "parent": parent,
+                "slot": slot,
+                "pair_runs": _runs(large[:pairs], small[:pairs]),
+                "num_pairs": pairs,
+                "num_singles": inner - pairs,
+                "num_inner": inner,
+            }
+        )
         swap = (
             sizes_before[middle] - sizes_before[start] < sizes_before[stop] - sizes_before[middle]
         )
-        first = np.where(swap, middle, start)[: pairs + singles]
-        first_stop = np.where(swap, stop, middle)[: pairs + singles]
-        second, second_stop = (
-            np.where(swap, start, middle)[:pairs],
-            np.where(swap, middle, stop)[:pairs],
+        # Where the larger half starts and stops, and the smaller one.
+        halves = np.where(swap, [middle, stop, start, middle], [start, middle, middle, stop])
+        parent, start, stop = (
+            np.concatenate([one[:pairs], two[:pairs], one[pairs:inner]])
+            for one, two in (
+                (np.arange(len(node)), np.arange(len(node))),
+                (halves[0], halves[2]),
+                (halves[1], halves[3]),
+            )
         )
-        upper = np.arange(pairs + singles)
-        parent = np.concatenate([upper[:pairs], upper[:pairs], upper[pairs:]])
-        start = np.concatenate([first[:pairs], second, first[pairs:]])
-        stop = np.concatenate([first_stop[:pairs], second_stop, first_stop[pairs:]])
         # A run of one is that node itself; a longer one is a helper.
         helper = stop - start > 1
         node = np.where(helper, num_nodes, start)
@@ -187,34 +194,28 @@ def _runs(large: _Ints, small: _Ints) -> _Runs:
     )
 
 
-def _as_levels(items: list[_Item], kept: _Ints, anchor: _Ints, device: torch.device) -> FoldedTree:
+def _as_levels(
+    items: list[dict[str, Any]], kept: _Ints, anchor: _Ints, device: torch.device
+) -> FoldedTree:
     """The levels with the numbers of the whole tree's nodes and arcs, ``kept`` being those used."""
     num_nodes = len(anchor)
     number = np.concatenate([kept, [num_nodes]])  # of a helper: the last one
+    all_nodes = np.concatenate([item["node"] for item in items])
+    place = np.zeros(len(number), dtype=np.int64)
+    place[all_nodes] = np.arange(len(all_nodes))
 
     def tensor(array: _Ints) -> Tensor:
         return torch.as_tensor(array, dtype=torch.int64, device=device)
 
     levels = []
-    slots_below = [slot for _, _, slot, *_ in items[1:]] + [np.zeros(0, dtype=np.int64)]
-    for (node, parent, slot, runs, pairs, singles), below in zip(items, slots_below, strict=True):
-        node = number[node]
-        arc = np.where((node == 0) | (node == num_nodes), num_nodes - 1, node - 1)
-        level = FoldedLevel(
-            node=tensor(node),
-            arc=tensor(arc),
-            parent=tensor(parent),
-            slot=tensor(slot),
-            children=tensor(np.argsort(below)),
-            pair_runs=runs,
-            num_pairs=pairs,
-            num_singles=singles,
-            num_inner=pairs + singles,
-            has_arcs=bool((arc < num_nodes - 1).any()),
-            has_helpers=bool((node == num_nodes).any()),
-        )
-        levels.append(level)
-    all_nodes = np.concatenate([node for node, *_ in items])
-    place = np.zeros(len(number), dtype=np.int64)
-    place[all_nodes] = np.arange(len(all_nodes))
+    slots_below = [item["slot"] for item in items[1:]] + [np.zeros(0, dtype=np.int64)]
+    for item, below in zip(items, slots_below, strict=True):
+        item["node"] = node = number[item["node"]]
+        item["arc"] = arc = np.where((node == 0) | (node == num_nodes), num_nodes - 1, node - 1)
+        item["children"] = np.argsort(below)
+        item["has_arcs"] = bool((arc < num_nodes - 1).any())
+        item["has_helpers"] = bool((node == num_nodes).any())
+        for name in ("node", "arc", "parent", "slot", "children"):
+            item[name] = tensor(item[name])
+        levels.append(FoldedLevel(**item))
     return FoldedTree(tuple(levels), tensor(kept), tensor(place[:-1]), tensor(anchor))

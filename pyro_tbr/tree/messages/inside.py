@@ -2,18 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from pyro_tbr.tree.messages.contexts import gaussian_contexts, mixture_contexts, paired
+from pyro_tbr.tree.messages.contexts import contexts_from, paired
 from pyro_tbr.tree.messages.folding import FoldedLevel, FoldedTree, fold
-from pyro_tbr.tree.messages.inputs import batch_shape, potentials, root_prior
-from pyro_tbr.tree.messages.laws import ArcLaw, LawTable, law_table, with_helper
+from pyro_tbr.tree.messages.inputs import check_inputs, potentials
+from pyro_tbr.tree.messages.laws import ArcLaw, LawTable, with_helper
 from pyro_tbr.tree.messages.merging import Context
 from pyro_tbr.tree.messages.mixtures import Density, Message, concatenate, log_overlap
-from pyro_tbr.tree.messages.steps import Blocks, combine, send
+from pyro_tbr.tree.messages.steps import Blocks, Groups, combine, send
 from pyro_tbr.tree.tree import Tree
 
 _ROUGH = 16  # components where only a context is wanted
@@ -46,9 +45,9 @@ class InsideMessages:
     log_evidence: Tensor
     folded: FoldedTree
     node: tuple[Blocks, ...]
-    node_groups: tuple[tuple[Tensor | None, ...], ...]
+    node_groups: tuple[Groups, ...]
     arc: tuple[Blocks, ...]
-    arc_groups: tuple[tuple[Tensor | None, ...], ...]
+    arc_groups: tuple[Groups, ...]
     informed: tuple[Tensor, ...] | None
     potential: Message
     arcs: LawTable
@@ -88,9 +87,7 @@ def inside_pass(
     Raises:
         ShapeError: Arguments do not fit the tree or each other.
     """
-    batch = batch_shape(tree, eta, lam)
-    arcs = law_table(law, tree, batch, eta.device)
-    root = root_prior(root_loc, root_scale, batch, eta.device)
+    arcs, root, batch = check_inputs(tree, eta, lam, law, root_loc, root_scale)
     return run_inside(tree, eta, lam, arcs, root, batch, num_components, sweeps)
 
 
@@ -111,40 +108,34 @@ def run_inside(
     informed = _informed(levels, has_data)
     contexts = [(Context(root, root), Context(root, root))] * len(levels)
     if cap is not None and arcs.num_classes > 1:
-        wide = gaussian_contexts(levels, potential, arcs, root)
-        contexts = paired(wide, wide)
-        for _ in range(sweeps - 1):
-            with torch.no_grad():
+        with torch.no_grad():
+            widest = arcs.widest()
+            rough = _rise(levels, potential, widest, None, contexts, None)
+            wide = densities = contexts_from(levels, potential, widest, root, *rough[:2], None)
+            for _ in range(sweeps - 1):
                 first = min(cap, _ROUGH)
-                rough = _rise(levels, potential, arcs, informed, contexts, first, keep=False)
-            node, arc = ([concatenate(m) for m in part] for part in (rough.node, rough.arc))
-            dens = mixture_contexts(levels, potential, arcs, root, node, arc, max(1, first // 2))
-            contexts = paired(wide, dens)
-            del rough, node, arc
-    risen = _rise(levels, potential, arcs, informed, contexts, cap)
-    log_evidence = log_overlap(root, risen.node[0][0])[0, :, 0] + log_peak
+                contexts = paired(wide, densities)
+                rough = _rise(levels, potential, arcs, informed, contexts, first)
+                densities = contexts_from(
+                    levels, potential, arcs, root, *rough[:2], max(1, first // 2)
+                )
+            del rough
+        contexts = paired(wide, densities)
+    node, arc, node_groups, arc_groups = _rise(levels, potential, arcs, informed, contexts, cap)
+    log_evidence = log_overlap(root, node[0][0])[0, :, 0] + log_peak
     return InsideMessages(
         log_evidence=log_evidence.reshape(batch).to(eta.dtype),
         folded=folded,
-        node=tuple(risen.node),
-        node_groups=tuple(risen.node_groups),
-        arc=tuple(risen.arc),
-        arc_groups=tuple(risen.arc_groups),
+        node=tuple(node),
+        node_groups=tuple(node_groups),
+        arc=tuple(arc),
+        arc_groups=tuple(arc_groups),
         informed=informed,
         potential=potential,
         arcs=arcs,
         root=root,
         batch_shape=batch,
     )
-
-
-class _Risen(NamedTuple):
-    """Messages at the nodes and beyond their arcs, root first, and what was merged into what."""
-
-    node: list[Blocks]
-    node_groups: list[tuple[Tensor | None, ...]]
-    arc: list[Blocks]
-    arc_groups: list[tuple[Tensor | None, ...]]
 
 
 def _rise(
@@ -154,26 +145,25 @@ def _rise(
     informed: Sequence[Tensor] | None,
     contexts: Sequence[tuple[Context, Context]],
     cap: int | None,
-    keep: bool = True,
-) -> _Risen:
-    """From the leaves to the root; what was merged into what is kept only if asked for."""
-    risen = _Risen([], [], [], [])
+) -> tuple[list[Blocks], list[Blocks], list[Groups], list[Groups]]:
+    """From the leaves to the root: as the first four fields on messages, nodes and arcs first."""
+    node: list[Blocks] = []
+    arc: list[Blocks] = []
+    node_groups: list[Groups] = []
+    arc_groups: list[Groups] = []
     for depth in reversed(range(len(levels))):
         level, (at_node, at_parent) = levels[depth], contexts[depth]
         # At the root nothing more is multiplied: all pairs can stay.
         most = cap if depth else None
-        below = concatenate(risen.arc[-1]) if risen.arc else None
-        node, groups = combine(level, potential, below, arcs.num_classes, at_node, most)
-        arc, group = send(
-            level, node, arcs, at_parent, cap, None if informed is None else informed[depth]
-        )
-        risen.node.append(node)
-        risen.arc.append(arc)
-        risen.node_groups.append(groups if keep else ())
-        risen.arc_groups.append(group if keep else ())
-    for part in risen:
-        part.reverse()
-    return risen
+        below = concatenate(arc[0]) if arc else None
+        here, merged = combine(level, potential, below, arcs.num_classes, at_node, most)
+        known = None if informed is None else informed[depth]
+        sent, merged_arc = send(level, here, arcs, at_parent, cap, known)
+        node.insert(0, here)
+        arc.insert(0, sent)
+        node_groups.insert(0, merged)
+        arc_groups.insert(0, merged_arc)
+    return node, arc, node_groups, arc_groups
 
 
 def _informed(levels: Sequence[FoldedLevel], has_data: Tensor) -> tuple[Tensor, ...] | None:
