@@ -1,6 +1,6 @@
 """Which columns of features say something: what varies, and what rounding has eaten."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
@@ -96,33 +96,26 @@ def warn_of_columns(
     Warns:
         DataWarning: There are such columns.
     """
-    labels = _labels(names)
-    constant = (~varying_columns(x)).nonzero()[:, 0].tolist()
-    if constant:
-        text = f"x has {len(constant)} constant column(s), which tell nothing: "
-        warn_user(text + listed(labels(constant)))
+    constant = ~varying_columns(x)
     given = rounded_columns(x, rounding)
-    if given.any():
-        columns = given.nonzero()[:, 0].tolist()
-        warn_user(
-            f"x has {len(columns)} column(s) that vary by little more than the rounding of the "
-            f"numbers given: {listed(labels(columns))}; give them in double precision, or subtract "
-            "a constant, such as the first time, while they still are"
-        )
-    if precision is None:
-        return
-    used = torch.full_like(rounding, _rounding(precision))
-    columns = (rounded_columns(x, used).cpu() & ~given.cpu()).nonzero()[:, 0].tolist()
-    if columns:
-        warn_user(
-            f"x has {len(columns)} column(s) that vary by little more than the rounding of "
-            f"{str(precision).removeprefix('torch.')}, in which this encoder sees them: "
-            f"{listed(labels(columns))}; subtract their means, or take "
-            "FitOptions(dtype='float64')"
-        )
-
-
-def _labels(
-    names: tuple[Hashable, ...] | None,
-) -> Callable[[list[int]], tuple[Hashable, ...]]:
-    return lambda columns: tuple(names[j] if names else j for j in columns)
+    little = "that vary by little more than the rounding of"
+    found = [
+        (constant, "constant column(s), which tell nothing: {}"),
+        (
+            given,
+            f"column(s) {little} the numbers given: {{}}; give them in double precision, or "
+            "subtract a constant, such as the first time, while they still are",
+        ),
+    ]
+    if precision is not None:
+        used = rounded_columns(x, torch.full_like(rounding, _rounding(precision))) & ~given
+        kind = str(precision).removeprefix("torch.")
+        found.append((
+            used,
+            f"column(s) {little} {kind}, in which this encoder sees them: {{}}; subtract their "
+            "means, or take FitOptions(dtype='float64')",
+        ))  # fmt: skip
+    for columns, text in found:
+        if columns.any():
+            labels = [names[j] if names else j for j in columns.nonzero()[:, 0].tolist()]
+            warn_user(f"x has {len(labels)} " + text.format(listed(labels)))

@@ -1,8 +1,8 @@
-"""Rows by the index and columns by their names, where there are any."""
+"""Rows by the index and columns by their names, where there are any; what comes of aligning."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sized
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,7 +89,10 @@ class RowOrder:
         """
         if index is not None and self.index is not None and not index.equals(self.index):
             value = value.iloc[self._places(index, self.index, name)]
-        check_length(value, name, self.size)
+        if len(value) != self.size:
+            raise ShapeError(
+                f"{name} has {len(value)} rows, x has {self.size}: give one for each row"
+            )
         return value
 
     def _places(self, index: pd.Index, wanted: pd.Index, name: str) -> Any:
@@ -110,6 +113,43 @@ class RowOrder:
                 "correspond"
             )
         return places
+
+
+@dataclass(frozen=True)
+class Schema:
+    """What later tables have to fit.
+
+    Attributes:
+        feature_names: Columns of ``x`` where it was a DataFrame, else None: then only the number
+            of features is checked later.
+        num_features: D.
+        outcome_names: The user's column names, of whatever type, else ``y0``, ``y1``, ...
+        outcome_ndim: 1 where ``y`` was (N,), 2 where it was (N, Q).
+    """
+
+    feature_names: tuple[Hashable, ...] | None
+    num_features: int
+    outcome_names: tuple[Hashable, ...]
+    outcome_ndim: int
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of data that fit together.
+
+    Attributes:
+        x: Features, (N, D) float64, finite: a tensor, or SparseFeatures where these were asked for.
+        y: Outcomes, (N, Q) float64, NaN where not observed; None where none were given.
+        env_index: Position in ``tree.nodes`` of each row's environment, (N,) int64.
+        order: Of the rows: the index of ``x``, else of ``y`` or ``env``, if one of them has one.
+        rounding: Relative rounding of each feature as it was given, (D,); 0 for double precision.
+    """
+
+    x: Any
+    y: Tensor | None
+    env_index: Tensor
+    order: RowOrder
+    rounding: Tensor
 
 
 def select_columns(frame: pd.DataFrame, names: tuple[Hashable, ...], name: str) -> pd.DataFrame:
@@ -136,9 +176,3 @@ def unique_columns(frame: pd.DataFrame, name: str) -> tuple[Hashable, ...]:
         double = tuple(frame.columns[frame.columns.duplicated()].unique())
         raise DataError(f"{name} has columns of the same name: {listed(double)}; rename them")
     return tuple(frame.columns)
-
-
-def check_length(value: Sized, name: str, num_rows: int) -> None:
-    """Refuses other numbers of rows than those of ``x``."""
-    if len(value) != num_rows:
-        raise ShapeError(f"{name} has {len(value)} rows, x has {num_rows}: give one for each row")

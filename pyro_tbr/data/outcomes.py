@@ -10,9 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pyro_tbr.data.matching import RowOrder, read_table, select_columns, unique_columns
-from pyro_tbr.data.numbers import cell_text, check_size, to_float64
-from pyro_tbr.data.schema import Schema
+from pyro_tbr.data.matching import RowOrder, Schema, read_table, select_columns, unique_columns
+from pyro_tbr.data.numbers import check_size, refuse_cells, to_float64
 from pyro_tbr.errors import DataError, ShapeError
 from pyro_tbr.tree.readers.naming import listed
 
@@ -42,9 +41,8 @@ class Outcomes:
         Raises:
             DataError: With the count, and value, row, label and column of the first.
         """
-        if bad.any():
-            first = cell_text(self.values, bad, self.names, self.index)
-            raise DataError(f"y has {bad.sum()} value(s) {what}, first {first}: {remedy}")
+        what = f"value(s) {what}"
+        refuse_cells("y", self.values, bad, what, remedy, self.names, self.index)
 
 
 Check = Callable[[Outcomes], None]
@@ -116,16 +114,6 @@ def _names(y: Any) -> tuple[Hashable, ...] | None:
         counted = isinstance(y.columns, pd.RangeIndex) and columns == tuple(range(len(columns)))
         return None if counted else columns
     return (y.name,) if isinstance(y, pd.Series) and y.name is not None else None
-
-
-def check_observed(y: Outcomes) -> None:
-    """Refuses a column without an observed value."""
-    for name, column in zip(y.names, y.values.T, strict=True):
-        if np.isnan(column).all():
-            raise DataError(
-                f"y has no observed value in column {name!r}, all {len(column)} rows are missing: "
-                "drop this outcome"
-            )
 
 
 def names_as_text(names: tuple[Hashable, ...]) -> list[str]:

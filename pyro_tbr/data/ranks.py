@@ -14,9 +14,8 @@ import torch
 import torch.distributed as dist
 
 from pyro_tbr.data.alignment import check_whole, read_rows
-from pyro_tbr.data.matching import RowOrder
+from pyro_tbr.data.matching import RowOrder, Rows, Schema
 from pyro_tbr.data.outcomes import Check
-from pyro_tbr.data.schema import Rows, Schema
 from pyro_tbr.data.sparse import SparseFeatures
 from pyro_tbr.errors import DataError, TbrError
 from pyro_tbr.tree import Tree

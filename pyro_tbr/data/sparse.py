@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pyro_tbr.data.numbers import LARGEST, plain
+from pyro_tbr.data.numbers import LARGEST, NOT_FINITE, cell_text
 from pyro_tbr.errors import DataError, ShapeError
 
 _BLOCK_ELEMENTS = 1_000_000  # of a dense block, 8 MB
@@ -74,27 +74,15 @@ class SparseFeatures:
         self.shape: tuple[int, int] = self.stored.shape
         self.device = torch.device("cpu")
         data = self.stored.data
-        for bad, problem, remedy in (
-            (
-                ~np.isfinite(data),
-                "that are NaN or infinite",
-                "impute these cells or drop their rows",
-            ),
-            (np.abs(data) > LARGEST, f"beyond {LARGEST:g}", "give it in another unit"),
+        too_large = (f"cell(s) beyond {LARGEST:g}", "give it in another unit")
+        for bad, (what, remedy) in (
+            (~np.isfinite(data), NOT_FINITE),
+            (np.abs(data) > LARGEST, too_large),
         ):
             if bad.any():
-                where = self._entry_text(int(bad.argmax()), names, index)
-                raise DataError(f"x has {bad.sum()} cell(s) {problem}, first {where}: {remedy}")
-
-    def _entry_text(
-        self, entry: int, names: tuple[Hashable, ...] | None, index: pd.Index | None
-    ) -> str:
-        """A stored value with its row and column, by the user's names."""
-        stored = self.stored.tocoo()  # its entries in the order of the rows
-        row, column = int(stored.row[entry]), int(stored.col[entry])
-        at = f"row {row}" if index is None else f"row {row} (index {plain(index[row])!r})"
-        label = names[column] if names else column
-        return f"{plain(stored.data[entry])!r} at {at}, column {label!r}"
+                entry, cells = bad.argmax(), self.stored.tocoo()  # in the order of the rows
+                first = cell_text(data[entry], (cells.row[entry], cells.col[entry]), names, index)
+                raise DataError(f"x has {bad.sum()} {what}, first {first}: {remedy}")
 
     @staticmethod
     def stack(parts: Sequence[SparseFeatures]) -> SparseFeatures:

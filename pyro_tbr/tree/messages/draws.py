@@ -98,9 +98,12 @@ def _draw_root(
     """Weights at the root, ``(S, 1, B)``."""
     at_root = Density(*(part[0] for part in absorb(inside.root, inside.node[0][0])))  # (B, C)
     like = at_root.mean[:, :1].expand(-1, num_samples)
-    uniform, normal = (part.T for part in _noise(like, generator))
-    pick = _pick(at_root.log_weight.softmax(-1).cumsum(-1), uniform)
-    return (_at(at_root.mean, pick) + _at(at_root.var, pick).sqrt() * normal).unsqueeze(1)
+    uniform, normal = _noise(like, generator)
+    upto = at_root.log_weight.softmax(-1).cumsum(-1)
+    pick = torch.searchsorted(upto, uniform * upto[:, -1:], right=True)
+    pick = pick.clamp(max=upto.shape[-1] - 1)
+    mean, var = (part.gather(-1, pick) for part in (at_root.mean, at_root.var))
+    return (mean + var.sqrt() * normal).T.unsqueeze(1)
 
 
 def _draw_level(
