@@ -30,21 +30,12 @@ if TYPE_CHECKING:
 
 
 class _Data(NamedTuple):
-    """What is observed, and where.
+    """What is observed, and where."""
 
-    Attributes:
-        design: Latents with the intercept's 1, (N, W).
-        nodes: Node of each row, (N,).
-        y: Outcomes, (N, Q), NaN where not observed.
-        rows: A label for each row, (N,).
-        outcomes: Q names.
-    """
-
-    design: Tensor
-    nodes: Tensor
-    y: Tensor
-    rows: NDArray[Any]
-    outcomes: list[str]
+    design: Tensor  # latents with the intercept's 1, (N, W)
+    nodes: Tensor  # of each row, (N,)
+    y: Tensor  # (N, Q), NaN where not observed
+    rows: NDArray[Any]  # a label for each, (N,)
 
 
 def to_datatree(
@@ -152,15 +143,11 @@ def _data(posterior: Posterior, x: Any, y: Any, env: Any) -> _Data:
     outcomes = posterior.align_outcomes(y, order)
     if torch.isnan(outcomes).all():
         raise DataError("y has no observed value; without data give no x, y and env")
-    rows = np.arange(len(design)) if index is None else _row_labels(index)
-    return _Data(design.cpu(), nodes, outcomes, rows, names_as_text(posterior.outcome_names))
-
-
-def _row_labels(index: pd.Index) -> NDArray[Any]:
-    """Whole numbers as they are, everything else as text."""
-    if pd.api.types.is_integer_dtype(index.dtype) and not index.hasnans:
-        return index.to_numpy(dtype=np.int64)
-    return np.array([str(label) for label in index])
+    rows = np.arange(len(design))
+    if index is not None:  # whole numbers as they are, everything else as text
+        whole = pd.api.types.is_integer_dtype(index.dtype) and not index.hasnans
+        rows = index.to_numpy(dtype=np.int64) if whole else np.array([str(row) for row in index])
+    return _Data(design.cpu(), nodes, outcomes, rows)
 
 
 def _data_groups(
@@ -179,22 +166,21 @@ def _data_groups(
     flat = posterior.schema.outcome_ndim == 1
     if flat or seen.all():
         kept = seen[:, 0] if flat else torch.ones(len(data.y), dtype=torch.bool)
-        parts = [value[..., kept, :] for value in (log_lik, made, data.y)]
-        parts = [value[..., 0] for value in parts] if flat else parts
-        dims = {"y": ["row"] if flat else ["row", "outcome"], "env": ["row"]}
-        labels = {"row": data.rows[kept.numpy()]}
-        env = env[kept.numpy()]
+        picked: Any = (kept, 0) if flat else (kept, slice(None))
+        dims = ["row", "outcome"][: 1 if flat else 2]
+        where = kept.numpy()
+        labels = data.rows[where]
     else:
-        parts = [value[..., seen] for value in (log_lik, made, data.y)]
-        rows, columns = (place.numpy() for place in seen.nonzero(as_tuple=True))
-        names = [f"{data.rows[i]}, {data.outcomes[q]}" for i, q in zip(rows, columns, strict=True)]
-        dims, labels = {"y": ["observation"], "env": ["observation"]}, {"observation": names}
-        env = env[rows]
-    by_draw, drawn, observed = (value.numpy() for value in parts)
+        picked, dims = (seen,), ["observation"]
+        where, columns = (place.numpy() for place in seen.nonzero(as_tuple=True))
+        outcomes = names_as_text(posterior.outcome_names)
+        pairs = zip(data.rows[where], columns, strict=True)
+        labels = np.array([f"{row}, {outcomes[q]}" for row, q in pairs])
+    by_draw, drawn, observed = (value[(..., *picked)].numpy() for value in (log_lik, made, data.y))
     groups: dict[str, dict[str, Any]] = {
         "posterior_predictive": {"y": drawn[None]},
         "log_likelihood": {"y": by_draw[None]},
         "observed_data": {"y": observed},
-        "constant_data": {"env": env},
+        "constant_data": {"env": env[where]},
     }
-    return groups, dims, labels
+    return groups, {"y": dims, "env": dims[:1]}, {dims[0]: labels}

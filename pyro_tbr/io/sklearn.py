@@ -74,6 +74,10 @@ class _TreeEstimator(BaseEstimator):
             )
         X, _ = read_table(X, "X")
         features, env, groups = self._split(X)
+        y, _ = read_table(y, "y")
+        both = isinstance(features, pd.DataFrame) and isinstance(y, pd.Series | pd.DataFrame)
+        if both and len(y) == len(features):  # rows by position, scikit-learn's way
+            y = y.set_axis(features.index)
         model = TreeModel(
             self.tree,
             self.latent_dim,
@@ -85,7 +89,7 @@ class _TreeEstimator(BaseEstimator):
         self.posterior_: Posterior = fit(
             model,
             features,
-            _by_position(read_table(y, "y")[0], features),
+            y,
             env,
             groups=groups,
             guide=self.guide,
@@ -143,14 +147,8 @@ class TreeRegressor(RegressorMixin, _TreeEstimator):
             each row's environment, a node of the tree.
         groups_column: Likewise of the labels of groups, see :func:`pyro_tbr.fit`; ``None``: there
             is none.
-        encoder: As in :class:`pyro_tbr.TreeModel`, ``"linear"`` here where not given.
-        prior: Likewise.
-        intercept: Likewise.
-        guide: As in :func:`pyro_tbr.fit`.
-        seed: Likewise.
-        progress: Likewise.
-        ranks: Likewise.
-        options: A :class:`pyro_tbr.FitOptions`.
+        encoder, prior, intercept: As in :class:`pyro_tbr.TreeModel`.
+        guide, seed, progress, ranks, options: As in :func:`pyro_tbr.fit`.
 
     Attributes:
         posterior_: The :class:`pyro_tbr.Posterior` of the fit.
@@ -168,16 +166,13 @@ class TreeRegressor(RegressorMixin, _TreeEstimator):
     """
 
     def fit(self, X: Any, y: Any) -> TreeRegressor:
-        """Fits a posterior.
+        """Fits a posterior, and returns the estimator.
 
         Args:
             X: Rows, (N, D + 1): features and the column of environments, and that of groups if
                 there is one; a DataFrame, or an array of objects or, where labels are numbers, of
                 numbers.
             y: Outcomes, (N,) or (N, Q), NaN where not observed.
-
-        Returns:
-            The estimator.
 
         Raises:
             DataError: No such column, or values that cannot be used.
@@ -237,24 +232,14 @@ class TreeClassifier(ClassifierMixin, _TreeEstimator):
     """
 
     def fit(self, X: Any, y: Any) -> TreeClassifier:
-        """Fits a posterior; arguments and errors as :meth:`TreeRegressor.fit`.
-
-        Args:
-            X: Rows, (N, D + 1).
-            y: Classes, (N,), two of them.
-
-        Returns:
-            The estimator.
-        """
+        """Fits a posterior to classes (N,); otherwise as :meth:`TreeRegressor.fit`."""
         labels = np.asarray(y)
         if labels.ndim == 2 and labels.shape[1] == 1:
             labels = labels[:, 0]
         if labels.ndim != 1:
             raise ShapeError(f"y has shape {labels.shape}: give one class a row, (N,)")
         if pd.isna(labels).any():
-            raise DataError(
-                f"y has {int(pd.isna(labels).sum())} missing class(es): drop their rows"
-            )
+            raise DataError(f"y has {pd.isna(labels).sum()} missing class(es): drop their rows")
         classes, codes = np.unique(labels, return_inverse=True)
         if len(classes) != 2:
             raise DataError(
@@ -282,9 +267,3 @@ class TreeClassifier(ClassifierMixin, _TreeEstimator):
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_class = False
         return tags
-
-
-def _by_position(y: Any, features: Any) -> Any:
-    """Outcomes whose rows are those of the features by position, scikit-learn's way."""
-    both = isinstance(features, pd.DataFrame) and isinstance(y, pd.Series | pd.DataFrame)
-    return y.set_axis(features.index) if both and len(y) == len(features) else y
