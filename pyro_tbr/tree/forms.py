@@ -10,7 +10,7 @@ import networkx as nx
 import numpy as np
 import pandas as pd
 
-from pyro_tbr.tree.parts import TreeParts
+from pyro_tbr.tree.readers.arrange import TreeParts
 from pyro_tbr.tree.readers.linkage import read_linkage
 from pyro_tbr.tree.readers.newick import read_newick, write_newick
 from pyro_tbr.tree.readers.tables import (

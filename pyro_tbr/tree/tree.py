@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyro_tbr.errors import TreeError
 from pyro_tbr.tree.forms import TreeForms
-from pyro_tbr.tree.parts import TreeParts
+from pyro_tbr.tree.readers.arrange import TreeParts
 from pyro_tbr.tree.readers.naming import arc_text, listed_texts, same_kind, unknown_label
 
 Node = Hashable

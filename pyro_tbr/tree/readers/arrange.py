@@ -1,14 +1,14 @@
 """From arcs in any order to a tree in level order, or to an error that names the culprit."""
 
 import math
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from numbers import Real
-from typing import Any, TypeVar
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar
 
 import networkx as nx
 
 from pyro_tbr.errors import TreeError, warn_user
-from pyro_tbr.tree.parts import TreeParts
 from pyro_tbr.tree.readers.naming import (
     arc_text,
     is_blank,
@@ -23,13 +23,30 @@ from pyro_tbr.tree.readers.naming import (
 Arc = tuple[Hashable, Hashable]
 Name = TypeVar("Name", bound=Hashable)
 
+_NOTHING: Mapping[Any, Any] = MappingProxyType({})
 _ROUNDING = 1e-6  # a length not further below zero is a rounding error of a tree builder
+
+
+class TreeParts(NamedTuple):
+    """The arguments of :class:`~pyro_tbr.tree.Tree`, checked and in level order."""
+
+    nodes: Sequence[Hashable]
+    parents: Sequence[int]
+    lengths: Sequence[float | None]
+    labels: Mapping[Hashable, str] = _NOTHING
+    support: Mapping[Hashable, float] = _NOTHING
+
+    @property
+    def arcs(self) -> tuple[tuple[Hashable, Hashable], ...]:
+        """(parent, child) of every arc, in the order of the children among the nodes."""
+        pairs = zip(self.parents, self.nodes[1:], strict=True)
+        return tuple((self.nodes[parent], child) for parent, child in pairs)
 
 
 def arrange(
     argument: str,
     arcs: Sequence[Arc],
-    lengths: Sequence[object],
+    lengths: Sequence[Any],
     *,
     nodes: Iterable[Hashable] = (),
     turn_round: str,
@@ -76,7 +93,7 @@ def arrange(
             "of its arcs"
         )
     warn_of_missing_as_text(argument, roots)  # the parent of the root, it may be
-    return with_lengths(argument, TreeParts(order, parents), [length_of[n] for n in order[1:]])
+    return with_lengths(argument, TreeParts(order, parents, [length_of[n] for n in order[1:]]))
 
 
 def level_order(root: Name, arcs: Iterable[tuple[Name, Name]]) -> tuple[list[Name], list[int]]:
@@ -92,7 +109,7 @@ def level_order(root: Name, arcs: Iterable[tuple[Name, Name]]) -> tuple[list[Nam
     return order, parents
 
 
-def with_lengths(argument: str, tree: TreeParts, lengths: Sequence[Any]) -> TreeParts:
+def with_lengths(argument: str, tree: TreeParts) -> TreeParts:
     """The tree with lengths as floats, None where missing; rounding errors below zero become zero.
 
     Raises:
@@ -100,7 +117,7 @@ def with_lengths(argument: str, tree: TreeParts, lengths: Sequence[Any]) -> Tree
     """
     usable: list[float | None] = []
     clipped, bad = [], []
-    for arc, length in zip(tree.arcs, lengths, strict=True):
+    for arc, length in zip(tree.arcs, tree.lengths, strict=True):
         number = float(length) if isinstance(length, Real) else math.nan
         if is_missing(length):
             usable.append(None)
@@ -113,13 +130,13 @@ def with_lengths(argument: str, tree: TreeParts, lengths: Sequence[Any]) -> Tree
             usable.append(number)
     if bad:
         raise TreeError(
-            f"{argument}: {len(bad)} of {len(lengths)} arcs have a length that is no finite "
+            f"{argument}: {len(bad)} of {len(tree.parents)} arcs have a length that is no finite "
             f"number: {listed_texts(bad)}; use numbers, and None or NaN where a length is not known"
         )
     if clipped:
         warn_user(
-            f"{argument}: {len(clipped)} of {len(lengths)} arc lengths are below 0 by less than "
-            f"{_ROUNDING:g} and taken as 0: {listed_texts(clipped)}"
+            f"{argument}: {len(clipped)} of {len(tree.parents)} arc lengths are below 0 by less "
+            f"than {_ROUNDING:g} and taken as 0: {listed_texts(clipped)}"
         )
     return tree._replace(lengths=usable)
 

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyro_tbr.errors import TreeError
-from pyro_tbr.tree.parts import TreeParts
-from pyro_tbr.tree.readers.arrange import level_order, with_lengths
+from pyro_tbr.tree.readers.arrange import TreeParts, level_order, with_lengths
 from pyro_tbr.tree.readers.naming import (
     MAX_SHOWN,
     free_name,
@@ -51,7 +50,7 @@ def read_linkage(Z: Any, labels: Iterable[Hashable] | None = None) -> TreeParts:
     ]
     heights = np.concatenate([np.zeros(num_leaves), height])
     above = heights[[order[parent] for parent in parents]] - heights[order[1:]]
-    return with_lengths("Z", TreeParts(nodes, parents), above.tolist())
+    return with_lengths("Z", TreeParts(nodes, parents, above.tolist()))
 
 
 def _from_scanpy(dendrogram: Mapping[str, Any]) -> tuple[Any, list[Hashable]]:

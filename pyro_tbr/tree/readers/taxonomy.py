@@ -13,8 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pyro_tbr.errors import TreeError
-from pyro_tbr.tree.parts import TreeParts
-from pyro_tbr.tree.readers.arrange import level_order
+from pyro_tbr.tree.readers.arrange import TreeParts, level_order
 from pyro_tbr.tree.readers.naming import (
     as_text,
     free_name,
@@ -56,7 +55,7 @@ def read_taxonomy(
     _check_leaves(draft, inner)
     order, parents = level_order(0, zip(draft.parents[1:], count(1), strict=False))
     labels = _unique_labels(draft, inner)
-    return TreeParts([labels[node] for node in order], parents)
+    return TreeParts([labels[node] for node in order], parents, [None] * len(parents))
 
 
 class _Draft(NamedTuple):
