@@ -128,12 +128,8 @@ def align_features(
 ) -> tuple[Any, pd.Index | None]:
     """Features (N, D) in the order of training, and the user's index.
 
-    Columns of a table are matched by name if training had names, so their order is free.
-
-    Args:
-        schema: What training had.
-        x: Features.
-        keep_sparse: Leave sparse features as they are (SparseFeatures), rather than a dense tensor.
+    Columns of a table are matched by name if training had names, so their order is free. Sparse
+    ones become a dense tensor unless asked to stay.
 
     Raises:
         ShapeError: The number of columns differs from training.

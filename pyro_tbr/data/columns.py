@@ -22,8 +22,7 @@ _STEPS = 8  # a column that spans fewer steps of its rounding is mostly rounding
 def column_range(x: Tensor | SparseFeatures) -> tuple[Tensor, Tensor]:
     """Least and largest value of each column of (N, D), each (D,), double precision."""
     if isinstance(x, SparseFeatures):
-        low, high = (torch.from_numpy(part) for part in x.column_range())
-        return low.to(x.device), high.to(x.device)
+        return x.column_range()
     return x.amin(0).double(), x.amax(0).double()
 
 
@@ -35,29 +34,19 @@ def varying_columns(x: Tensor | SparseFeatures) -> Tensor:
 
 
 def rounded_columns(x: Tensor | SparseFeatures, rounding: Tensor) -> Tensor:
-    """Columns that vary by little more than their own rounding, (D,) bool.
+    """Columns of (N, D) that vary by little more than their own relative rounding (D,), as bool.
 
     Whole numbers that are small enough to be held exactly, such as years, are not among them.
-
-    Args:
-        x: Features, (N, D).
-        rounding: Relative rounding of each column's numbers, (D,); 0 where they are in double.
     """
     low, high = column_range(x)
     size = torch.maximum(low.abs(), high.abs())
     rounding = rounding.to(size)
     few = varying_columns(x) & (high - low <= _STEPS * rounding * size)
     for column in few.nonzero()[:, 0].tolist():
-        values = _column(x, column)
+        values = x[:, column] if isinstance(x, Tensor) else x.column(column)
         exact = bool((values == values.round()).all())
         few[column] = not (exact and size[column] * rounding[column] <= 2)
     return few
-
-
-def _column(x: Tensor | SparseFeatures, column: int) -> Tensor:
-    if isinstance(x, SparseFeatures):
-        return torch.from_numpy(x.stored[:, [column]].toarray().ravel())
-    return x[:, column]
 
 
 def rounding_of(x: Any, num_columns: int) -> Tensor:
@@ -85,16 +74,10 @@ def warn_of_columns(
     rounding: Tensor,
     precision: torch.dtype | None,
 ) -> None:
-    """Warns of columns that are constant, or lost in rounding, by their names.
+    """Warns of columns of (N, D) that are constant, or lost in rounding, by names or numbers.
 
-    Args:
-        x: Features, (N, D).
-        names: Of the columns; ``None``: their numbers.
-        rounding: Of the numbers as they were given, (D,).
-        precision: In which an encoder takes them as they are; ``None``: none does.
-
-    Warns:
-        DataWarning: There are such columns.
+    ``rounding`` (D,) is that of the numbers as they were given, ``precision`` the one in which an
+    encoder takes them as they are, if one does.
     """
     constant = ~varying_columns(x)
     given = rounded_columns(x, rounding)

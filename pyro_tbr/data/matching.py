@@ -22,10 +22,6 @@ def read_table(value: Any, name: str) -> tuple[Any, pd.Index | None]:
     would have lost the names and so the order of its columns. Its rows go by position, unless it
     brings labels of its own along.
 
-    Args:
-        value: Features, outcomes, environments or groups.
-        name: What the caller names it, for the messages.
-
     Raises:
         DataError: It knows its columns, but cannot be made a DataFrame here.
     """
@@ -77,11 +73,7 @@ class RowOrder:
     def arrange(self, value: Any, index: pd.Index | None, name: str) -> Any:
         """A value with its rows in this order, which must be as many.
 
-        Args:
-            value: A pandas object, if it has labels of rows; those that are not in this order are
-                left out. Everything else stays as it is.
-            index: Its labels.
-            name: What the caller names it.
+        A pandas object may have other rows too, which are left out; everything else stays as it is.
 
         Raises:
             DataError: The labels do not fit.
@@ -117,39 +109,23 @@ class RowOrder:
 
 @dataclass(frozen=True)
 class Schema:
-    """What later tables have to fit.
+    """What later tables have to fit."""
 
-    Attributes:
-        feature_names: Columns of ``x`` where it was a DataFrame, else None: then only the number
-            of features is checked later.
-        num_features: D.
-        outcome_names: The user's column names, of whatever type, else ``y0``, ``y1``, ...
-        outcome_ndim: 1 where ``y`` was (N,), 2 where it was (N, Q).
-    """
-
-    feature_names: tuple[Hashable, ...] | None
-    num_features: int
-    outcome_names: tuple[Hashable, ...]
-    outcome_ndim: int
+    feature_names: tuple[Hashable, ...] | None  # None: only their number is checked later
+    num_features: int  # D
+    outcome_names: tuple[Hashable, ...]  # the user's, of whatever type, else y0, y1, ...
+    outcome_ndim: int  # 1 where y was (N,), 2 where it was (N, Q)
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of data that fit together.
+    """Rows of data that fit together."""
 
-    Attributes:
-        x: Features, (N, D) float64, finite: a tensor, or SparseFeatures where these were asked for.
-        y: Outcomes, (N, Q) float64, NaN where not observed; None where none were given.
-        env_index: Position in ``tree.nodes`` of each row's environment, (N,) int64.
-        order: Of the rows: the index of ``x``, else of ``y`` or ``env``, if one of them has one.
-        rounding: Relative rounding of each feature as it was given, (D,); 0 for double precision.
-    """
-
-    x: Any
-    y: Tensor | None
-    env_index: Tensor
-    order: RowOrder
-    rounding: Tensor
+    x: Any  # (N, D) float64, finite: a tensor, or SparseFeatures where these were asked for
+    y: Tensor | None  # (N, Q) float64, NaN where not observed; None where none were given
+    env_index: Tensor  # position of each row's environment in tree.nodes, (N,) int64
+    order: RowOrder  # the index of x, else of y or env, if one of them has one
+    rounding: Tensor  # relative, of each feature as it was given, (D,); 0 for double precision
 
 
 def select_columns(frame: pd.DataFrame, names: tuple[Hashable, ...], name: str) -> pd.DataFrame:

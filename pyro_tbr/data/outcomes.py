@@ -31,15 +31,9 @@ class Outcomes:
     index: pd.Index | None = None
 
     def refuse(self, bad: NDArray[np.bool_], what: str, remedy: str) -> None:
-        """Raises an error that names the first bad value, if there is one.
+        """Raises a ``DataError`` that names the first bad value, if there is one.
 
-        Args:
-            bad: Which values are wrong, (N, Q).
-            what: Goes behind "y has 3 value(s)", such as "that are negative".
-            remedy: What to do.
-
-        Raises:
-            DataError: With the count, and value, row, label and column of the first.
+        ``what`` goes behind "y has 3 value(s)", such as "that are negative"; then what to do.
         """
         what = f"value(s) {what}"
         refuse_cells("y", self.values, bad, what, remedy, self.names, self.index)
@@ -55,15 +49,10 @@ def align_outcomes(
 
     Columns of a table are matched by name, or by position if training had no names.
 
-    Args:
-        schema: What training had.
-        y: Outcomes.
-        order: Of the rows.
-        check: The likelihood's, which refuses values outside its support.
-
     Raises:
         ShapeError: The numbers of rows or outcomes differ.
-        DataError: A column is missing, values cannot be used, or rows cannot be matched.
+        DataError: A column is missing, values cannot be used (``check`` is the likelihood's), or
+            rows cannot be matched.
     """
     y, index = read_table(y, "y")
     defaults = default_names(len(schema.outcome_names))
@@ -83,13 +72,7 @@ def align_outcomes(
 
 
 def read_outcomes(y: Any, index: pd.Index | None, order: RowOrder) -> tuple[Outcomes, int]:
-    """Outcomes in the order of the rows, and how many dimensions y had.
-
-    Args:
-        y: As :func:`read_table` gives it.
-        index: Labels of its rows, likewise.
-        order: Of the rows.
-    """
+    """Outcomes in the order of the rows, as :func:`read_table` gives them, and y's dimensions."""
     if hasattr(y, "toarray"):
         raise DataError("y is a sparse matrix, in which a zero is no value: give y.toarray()")
     names = _names(y)

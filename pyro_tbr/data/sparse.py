@@ -39,17 +39,9 @@ def sparse_of_frame(frame: pd.DataFrame) -> Any:
 
 
 class SparseFeatures:
-    """Finite features (N, D), stored by rows.
+    """Finite features (N, D), stored by rows, float64; dense blocks of them go to ``device``.
 
-    Args:
-        x: Any scipy sparse matrix or array; entries given twice are summed, whatever the type of
-            its indices, and it is not changed.
-        names: Names of its columns, for messages.
-        index: Index of its rows, likewise.
-
-    Attributes:
-        stored: The scipy matrix, by rows, float64.
-        device: Where blocks go.
+    Any scipy matrix or array will do and is not changed; entries given twice are summed.
 
     Raises:
         ShapeError: It has not two dimensions.
@@ -117,10 +109,14 @@ class SparseFeatures:
         """All of it as a dense tensor, (N, D)."""
         return torch.from_numpy(self.toarray()).to(self.device)
 
-    def column_range(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def column(self, place: int) -> Tensor:
+        """One of the columns, dense, (N,)."""
+        return torch.from_numpy(self.stored[:, [place]].toarray().ravel())
+
+    def column_range(self) -> tuple[Tensor, Tensor]:
         """Least and largest value of each column, each (D,)."""
-        low, high = self.stored.min(axis=0), self.stored.max(axis=0)
-        return low.toarray().ravel(), high.toarray().ravel()
+        low, high = (part.toarray().ravel() for part in (self.stored.min(0), self.stored.max(0)))
+        return torch.from_numpy(low).to(self.device), torch.from_numpy(high).to(self.device)
 
     def column_moments(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each column, each (D,)."""

@@ -23,7 +23,7 @@ from pyro_tbr.posterior.mixture import Mixture
 from pyro_tbr.posterior.mixture import drawn as draw_of
 from pyro_tbr.posterior.prediction import distribution, linear_predictor
 from pyro_tbr.posterior.view import weights_at
-from pyro_tbr.tree import Tree
+from pyro_tbr.tree.readers.naming import arc_text
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -95,8 +95,12 @@ def to_datatree(
     draws = posterior.draws(num_draws, torch.Generator().manual_seed(seed))
     in_units = {name: value.numpy() for name, value in posterior.user_draws(draws).items()}
     groups, dims = _posterior_group(posterior, in_units)
+    tree = posterior.tree
+    arcs = [f"{tree.labels[parent]} -> {tree.labels[child]}" for parent, child in tree.arcs]
+    if len(set(arcs)) < len(arcs):  # inner nodes may share a label, not a name
+        arcs = [arc_text(*arc) for arc in tree.arcs]
     coords: dict[str, Any] = {
-        "arc": _arc_labels(posterior.tree),
+        "arc": arcs,
         "latent": list(posterior.latent_names),
         "outcome": list(posterior.outcome_names),
     }
@@ -125,14 +129,6 @@ def _posterior_group(
         sites[name] = (value.astype(np.int8) if name == "gates" else value)[None]
         dims[name] = [dim for i, dim in enumerate(named, 1) if i not in shared]
     return {"posterior": sites}, dims
-
-
-def _arc_labels(tree: Tree) -> list[str]:
-    """A text for each arc, all different."""
-    texts = [f"{tree.labels[parent]} -> {tree.labels[child]}" for parent, child in tree.arcs]
-    if len(set(texts)) < len(texts):  # inner nodes may share a label, not a name
-        texts = [f"{parent!r} -> {child!r}" for parent, child in tree.arcs]
-    return texts
 
 
 @torch.no_grad()

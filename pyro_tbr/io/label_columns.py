@@ -14,12 +14,9 @@ from pyro_tbr.tree.readers.naming import listed
 
 
 def split_columns(X: Any, columns: Mapping[str, Hashable]) -> tuple[Any, ...]:
-    """Features of rows, and each column of labels.
+    """Features of rows, and each column of labels, by the name or position that an argument gives.
 
-    Args:
-        X: A DataFrame, or a table that knows its columns, or one of rows and columns.
-        columns: Name or position of each column of labels, by the argument that says which; in a
-            DataFrame a name goes first.
+    In a DataFrame a name goes first.
 
     Raises:
         DataError: There is no such column, or two arguments mean the same one.

@@ -26,14 +26,10 @@ from pyro_tbr.tree.readers.taxonomy import GAPS, read_taxonomy
 class TreeForms:
     """The ways into a :class:`~pyro_tbr.tree.Tree`, and out of it."""
 
+    _parts: TreeParts
+
     @classmethod
     def _of(cls, parts: TreeParts) -> Self:
-        """The tree of these parts."""
-        raise NotImplementedError
-
-    @property
-    def _parts(self) -> TreeParts:
-        """The parts of this tree."""
         raise NotImplementedError
 
     @classmethod
@@ -74,12 +70,9 @@ class TreeForms:
     def from_networkx(cls, graph: nx.DiGraph) -> Self:
         """Builds the tree from a directed networkx graph, arcs from parent to child.
 
-        Args:
-            graph: A DiGraph (a MultiDiGraph without parallel arcs will do). The arc attribute
-                ``length`` holds lengths in any unit; if no arc has it, ``weight`` is taken.
-
-        Returns:
-            The tree; siblings stand in the order of ``graph.successors``.
+        The arc attribute ``length`` holds lengths in any unit; if no arc has it, ``weight`` does.
+        A MultiDiGraph without parallel arcs will do. Siblings stand in the order of
+        ``graph.successors``.
 
         Raises:
             TreeError: No directed graph, or not one rooted tree; the message names the culprit.
@@ -93,20 +86,14 @@ class TreeForms:
 
     @classmethod
     def from_newick(cls, text_or_path: str | os.PathLike[str]) -> Self:
-        """Builds the tree from Newick text, or from the file of that name.
+        """Builds the tree from Newick text, or from the file (UTF-8) of that name.
 
         Names are kept letter for letter: underscores, case, and all that stands in quotes, a
         doubled apostrophe being one. Comments in square brackets are dropped, and so is a length at
         the root. Leaves must have names, each its own. An inner node that has no name, or one that
         is taken, gets a name of its own (``root``, ``inner1``, ``G#2``); ``tree.labels`` keeps what
         was written. A number in place of an inner name, not in quotes, is its support and goes to
-        ``tree.support``.
-
-        Args:
-            text_or_path: Newick text of one tree; or the path of a file (UTF-8) that holds it.
-
-        Returns:
-            The tree. Lengths are in the unit of the text, None where absent.
+        ``tree.support``. Lengths are in the unit of the text, None where absent.
 
         Raises:
             TreeError: Text that is not one tree, with the character (from 1) where reading stopped;
@@ -205,14 +192,9 @@ class TreeForms:
 
     @classmethod
     def from_treedata(cls, tdata: Any, key: str | None = None) -> Self:
-        """Builds the tree from a TreeData object, whose trees are directed networkx graphs.
+        """Builds the tree from a TreeData object, or any with a mapping ``obst`` of graphs.
 
-        Args:
-            tdata: The object, or any with a mapping ``obst`` of graphs.
-            key: Which of its trees; None: the only one.
-
-        Returns:
-            The tree; arc lengths as :meth:`from_networkx` finds them.
+        Lengths are as :meth:`from_networkx` finds them; ``key`` says which tree, None the only one.
 
         Raises:
             TreeError: No such object or key, or not one rooted tree.

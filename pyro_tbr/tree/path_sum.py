@@ -107,22 +107,17 @@ def _checked(
             f"{event_dim} event dimensions, for {tree!r}; received deltas {tuple(deltas.shape)}, "
             f"root_weights {tuple(root_weights.shape)}"
         )
-    batch, root_batch = deltas.shape[:dim], root_weights.shape[: dim + 1]
-    if event_dim == 0:
-        root_batch = root_weights.shape
-    root_weights = root_weights.unsqueeze(dim)
-    if root_batch != batch:
-        try:
-            both = torch.broadcast_shapes(batch, root_batch)
-        except RuntimeError as error:
-            raise ShapeError(
-                f"batches of root_weights {tuple(root_batch)} and deltas {tuple(batch)} do not "
-                f"broadcast; received root_weights {tuple(root_weights.squeeze(dim).shape)}, "
-                f"deltas {tuple(deltas.shape)}"
-            ) from error
-        root_weights = root_weights.expand(*both, 1, *event)
-        deltas = deltas.expand(*both, tree.num_arcs, *event)
-    return root_weights, deltas
+    batch, root_batch = deltas.shape[:dim], root_weights.shape[: root_weights.dim() - event_dim]
+    try:
+        both = torch.broadcast_shapes(batch, root_batch)
+    except RuntimeError as error:
+        raise ShapeError(
+            f"batches of root_weights {tuple(root_batch)} and deltas {tuple(batch)} do not "
+            f"broadcast; received root_weights {tuple(root_weights.shape)}, deltas "
+            f"{tuple(deltas.shape)}"
+        ) from error
+    root_weights = root_weights.unsqueeze(dim).expand(*both, 1, *event)
+    return root_weights, deltas.expand(*both, tree.num_arcs, *event)
 
 
 def level_parents(tree: Tree, device: torch.device) -> tuple[list[int], list[Tensor]]:

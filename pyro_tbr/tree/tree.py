@@ -36,12 +36,7 @@ class Tree(TreeForms):
         parents: For nodes 1, 2, ...: index of the parent, never decreasing.
         lengths: Arc lengths in any unit, one per arc, None where unknown; all None if left out.
         labels: Text to show for a node, where it is not the text of the node itself.
-        support: Support of a node, for trees that come with it.
-
-    Attributes:
-        nodes: Node labels, root first. ``V`` of them.
-        lengths: One per arc, None where not given. ``A`` of them.
-        support: Support values by node, as in Newick text such as ``((A,B)95,C);``.
+        support: Support of a node, for trees that come with it, as in ``((A,B)95,C);``.
 
     Raises:
         TreeError: The arguments are not a tree in level order.
@@ -87,16 +82,13 @@ class Tree(TreeForms):
         if len(lengths) != len(parents):
             raise TreeError(f"lengths: {len(lengths)} given for {len(parents)} arcs")
         self.__dict__.update(nodes=nodes, lengths=lengths, _parents=parents, _index=index)
-        self.__dict__.update(support=MappingProxyType(dict(support or {})))
-        self.__dict__.update(_labels=dict(labels or {}), _derived={})
+        names, support = dict(labels or {}), MappingProxyType(dict(support or {}))
+        self.__dict__.update(support=support, _labels=names, _derived={})
+        self.__dict__.update(_parts=TreeParts(nodes, parents, lengths, names, support))
 
     @classmethod
     def _of(cls, parts: TreeParts) -> Self:
         return cls(*parts)
-
-    @property
-    def _parts(self) -> TreeParts:
-        return TreeParts(self.nodes, self._parents, self.lengths, self._labels, self.support)
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"a Tree never changes: cannot set {name!r}; build another tree")
@@ -174,10 +166,7 @@ class Tree(TreeForms):
         return all(length is not None and length >= 0 for length in self.lengths)
 
     def require_lengths(self) -> tuple[float, ...]:
-        """The arc lengths, for those who cannot do without.
-
-        Returns:
-            A length per arc, none of them negative.
+        """The arc lengths, none of them negative, for those who cannot do without.
 
         Raises:
             TreeError: An arc has no length, or a negative one; the message names the arcs.

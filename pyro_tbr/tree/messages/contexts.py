@@ -26,17 +26,7 @@ from pyro_tbr.tree.messages.steps import Blocks
 _POINT = 1e-12  # variance of a weight that the prior fixes, so that one can divide by it
 _BLOCK = 1 << 18  # pairs of components at once: bounds the memory of large trees
 
-Contexts = list[tuple[Density, Density]]
-
-
-def paired(wide: Contexts, densities: Contexts) -> list[tuple[Context, Context]]:
-    """Gaussians and mixtures together, for each level's nodes and for their parents."""
-    return [
-        (Context(at_node, node_density), Context(at_parent, parent_density))
-        for (at_node, at_parent), (node_density, parent_density) in zip(
-            wide, densities, strict=True
-        )
-    ]
+Contexts = list[tuple[Context, Context]]  # for each level
 
 
 @torch.no_grad()
@@ -48,16 +38,17 @@ def contexts_from(
     node_blocks: Sequence[Blocks],
     arc_blocks: Sequence[Blocks],
     cap: int | None,
+    wide: Contexts | None = None,
 ) -> Contexts:
     """Outside messages of at most so many components, from inside messages at nodes and arcs.
 
     Returns:
-        For each level a density of the nodes' weights, given all data that are not at or below
-        them, and one of their parents' weights given the same, ``(n, B, C)`` each.
+        For each level what is said of the nodes' weights by all data that are not at or below
+        them, and of their parents' weights by the same; as wide as in ``wide`` if there is one.
     """
     node, arc = ([concatenate(blocks) for blocks in part] for part in (node_blocks, arc_blocks))
     at_node = root._replace(var=root.var + _POINT)
-    contexts = [(at_node, at_node)]
+    found = [(at_node, at_node)]
     for depth in range(1, len(levels)):
         above, level = levels[depth - 1], levels[depth]
         here = absorb(at_node, take(potential, above.node))
@@ -75,8 +66,13 @@ def contexts_from(
         at_node, at_parent = (
             take(concatenate(blocks), level.slot) for blocks in zip(*steps, strict=True)
         )
-        contexts.append((at_node, at_parent))
-    return contexts
+        found.append((at_node, at_parent))
+    if wide is None:
+        return [(Context(one, one), Context(two, two)) for one, two in found]
+    return [
+        (at_node._replace(density=one), at_parent._replace(density=two))
+        for (at_node, at_parent), (one, two) in zip(wide, found, strict=True)
+    ]
 
 
 def _families(above: FoldedLevel, size: int) -> Iterator[tuple[Tensor, Tensor | None]]:

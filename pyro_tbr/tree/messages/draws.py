@@ -35,14 +35,8 @@ def sample(
 ) -> TreeDraws:
     """Joint draws from the posterior: the root, then every arc given the weight it starts from.
 
-    Args:
-        tree: The environments.
-        inside: Messages of the inside pass; with a cap the draws are exact given the messages.
-        num_samples: ``S``.
-        generator: Source of randomness; torch's global one if None.
-
-    Returns:
-        The draws, without gradient, in the dtype of the passes' input.
+    With a cap on the components they are exact given the messages of the inside pass. They carry no
+    gradient, and have the dtype of the pass's input.
     """
     with torch.no_grad():
         folded = inside.folded

@@ -30,33 +30,24 @@ class FoldedLevel(NamedTuple):
     """One level of a folded tree: nodes with two children, then with one, then without.
 
     Attributes:
-        node: Index in ``tree.nodes``, ``V`` for a helper, ``(n,)``.
-        arc: Index of the arc that leads here, ``A`` for a helper and the root, ``(n,)``.
-        parent: Place of the parent in the level above, ``(n,)``; zero at the root.
-        slot: Place among ``children`` of the level above, ``(n,)``; zero at the root.
         children: Places of the children in the level below: of the nodes with two first all larger
             ones, then all smaller ones, then those of the nodes with one;
             ``(2 * num_pairs + num_singles,)``.
         pair_runs: Runs of nodes with two children, and how many arcs each child has at or below
             its own at most: a message has a component for each pattern of classes on them, at most.
             ``MANY`` where there is no use in counting.
-        num_pairs: Number of nodes with two children.
-        num_singles: Number of nodes with one child.
-        num_inner: Number of nodes with children; those without come last.
-        has_arcs: Whether some arc into this level is one of the tree's.
-        has_helpers: Whether some node of this level is a helper.
     """
 
-    node: Tensor
-    arc: Tensor
-    parent: Tensor
-    slot: Tensor
+    node: Tensor  # index in tree.nodes, V for a helper, (n,)
+    arc: Tensor  # index of the arc that leads here, A for a helper and the root, (n,)
+    parent: Tensor  # place in the level above, (n,); zero at the root
+    slot: Tensor  # place among the children of the level above, (n,); zero at the root
     children: Tensor
     pair_runs: _Runs
-    num_pairs: int
-    num_singles: int
-    num_inner: int
-    has_arcs: bool
+    num_pairs: int  # nodes with two children
+    num_singles: int  # nodes with one child
+    num_inner: int  # both
+    has_arcs: bool  # some arc into this level is one of the tree's
     has_helpers: bool
 
 
@@ -67,8 +58,7 @@ class FoldedTree(NamedTuple):
         levels: Root first.
         nodes: The nodes of the tree that stand in the levels, in order, ``(M,)``.
         node_order: Where each of them stands in the levels laid end to end, ``(M,)``.
-        anchor: For every node of the tree the place among ``nodes`` of itself, or of the nearest
-            one above it, ``(V,)``.
+        anchor: For each node the place among ``nodes`` of itself, or the nearest above, ``(V,)``.
     """
 
     levels: tuple[FoldedLevel, ...]
@@ -83,12 +73,9 @@ class FoldedTree(NamedTuple):
 
 
 def fold(tree: Tree, has_data: Tensor) -> FoldedTree:
-    """Folds the part of a tree that is at or above data; the result is kept with the tree.
+    """Folds the part of a tree that is at or above data, ``(V,)``; the result stays with the tree.
 
-    Args:
-        tree: Any tree; polytomies and nodes with a single child are fine.
-        has_data: Whether a node has data in some element of the batch, ``(V,)``; the indices are
-            made on its device. Of a tree without any data the first arc stays.
+    Polytomies and nodes with a single child are fine. Without any data the first arc stays.
     """
     data, device = has_data.cpu().numpy(), has_data.device
     kept: dict[bytes, FoldedTree] = tree._derived.setdefault(("folded", device), {})

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_tbr.tree.messages.contexts import contexts_from, paired
+from pyro_tbr.errors import ShapeError
+from pyro_tbr.tree.messages.contexts import contexts_from
 from pyro_tbr.tree.messages.folding import FoldedLevel, FoldedTree, fold
-from pyro_tbr.tree.messages.inputs import check_inputs, potentials
-from pyro_tbr.tree.messages.laws import ArcLaw, LawTable, with_helper
+from pyro_tbr.tree.messages.laws import WORK, ArcLaw, LawTable, law_table, with_helper
 from pyro_tbr.tree.messages.merging import Context
 from pyro_tbr.tree.messages.mixtures import Density, Message, concatenate, log_overlap
 from pyro_tbr.tree.messages.steps import Blocks, Groups, combine, send
@@ -22,37 +22,24 @@ _ROUGH = 16  # components where only a context is wanted
 class InsideMessages:
     """What the inside pass leaves behind; float64, nodes first, the batch flattened to ``B``.
 
-    Attributes:
-        log_evidence: Log integral of prior times potentials, ``(*B,)``, in the dtype of the input
-            and differentiable.
-        folded: The levels of the tree, as far as there are data.
-        node: For each level, messages at its nodes, from their data and all below: those of the
-            nodes with children, ``(n, B, C)``, then those of the others, ``(n, B, 1)``.
-        node_groups: For each level's nodes with two children, in blocks: which component of
-            ``node`` each pair of their children's components was merged into; None: its own.
-        arc: For each level, messages of its nodes seen from their parents, through the arcs,
-            likewise; the root's is its own.
-        arc_groups: Which component of ``arc`` each of the message before was merged into,
-            likewise; None: each is its own.
-        informed: For each level, whether there are data at the node or below, ``(n, B)``; None
-            where that is so everywhere.
-        potential: Messages of the data at each node, ``(V + 1, B, 1)``; the last for helpers.
-        arcs: The law of the changes.
-        root: Prior of the root's weight, ``(1, B, 1)``.
-        batch_shape: ``*B``.
+    Messages come by level, in blocks: of nodes with children ``(n, B, C)``, then of the others
+    ``(n, B, 1)``. ``node`` has those at the nodes, from their data and all below, ``arc`` those seen
+    from the parents, through the arcs; the root's is its own. Groups say which component of a
+    message each pair of the children's components, or each one of the message before the arc, was
+    merged into.
     """
 
-    log_evidence: Tensor
-    folded: FoldedTree
+    log_evidence: Tensor  # of prior times potentials, (*B,), dtype of the input, differentiable
+    folded: FoldedTree  # the levels of the tree, as far as there are data
     node: tuple[Blocks, ...]
     node_groups: tuple[Groups, ...]
     arc: tuple[Blocks, ...]
     arc_groups: tuple[Groups, ...]
-    informed: tuple[Tensor, ...] | None
-    potential: Message
+    informed: tuple[Tensor, ...] | None  # are data at a node or below, (n, B); None: everywhere
+    potential: Message  # of the data at each node, (V + 1, B, 1); the last for helpers
     arcs: LawTable
-    root: Density
-    batch_shape: torch.Size
+    root: Density  # prior of the root's weight, (1, B, 1)
+    batch_shape: torch.Size  # *B
 
 
 def inside_pass(
@@ -91,6 +78,50 @@ def inside_pass(
     return run_inside(tree, eta, lam, arcs, root, batch, num_components, sweeps)
 
 
+def check_inputs(
+    tree: Tree,
+    eta: Tensor,
+    lam: Tensor,
+    law: ArcLaw,
+    root_loc: Tensor | float,
+    root_scale: Tensor | float,
+) -> tuple[LawTable, Density, torch.Size]:
+    """The law, the prior of the root's weight ``(1, B, 1)`` and ``*B``, if all fits the tree.
+
+    Raises:
+        ShapeError: It does not.
+    """
+    if eta.shape != lam.shape or eta.dim() < 1 or eta.shape[-1] != tree.num_nodes:
+        raise ShapeError(
+            f"eta, lam: expected (*B, {tree.num_nodes}) each, a potential for every node of "
+            f"{tree!r}; received {tuple(eta.shape)} and {tuple(lam.shape)}"
+        )
+    batch = eta.shape[:-1]
+    arcs = law_table(law, tree, batch, eta.device)
+    parts = []
+    for name, value in (("root_loc", root_loc), ("root_scale", root_scale)):
+        value = torch.as_tensor(value, dtype=WORK, device=eta.device)
+        try:
+            parts.append(value.expand(batch).reshape(1, -1, 1))
+        except RuntimeError as error:
+            raise ShapeError(
+                f"{name}: expected a number or (*B) = {tuple(batch)}, received {tuple(value.shape)}"
+            ) from error
+    return arcs, Density(torch.zeros_like(parts[1]), parts[0], parts[1].square()), batch
+
+
+def potentials(eta: Tensor, lam: Tensor) -> tuple[Message, Tensor, Tensor]:
+    """Messages of the data at every node and the helpers; where there are data; their height."""
+    eta, lam = (part.to(WORK).reshape(-1, part.shape[-1]).T for part in (eta, lam))  # (V, B)
+    has_data = lam > 0
+    mean = torch.where(has_data, eta / torch.where(has_data, lam, 1.0), 0.0)
+    lam = torch.where(has_data, lam, 0.0)
+    message = Message(
+        *(with_helper(p, 0.0).unsqueeze(-1) for p in (torch.zeros_like(lam), mean, lam))
+    )
+    return message, has_data, 0.5 * (lam * mean.square()).sum(0)
+
+
 def run_inside(
     tree: Tree,
     eta: Tensor,
@@ -111,16 +142,13 @@ def run_inside(
         with torch.no_grad():
             widest = arcs.widest()
             rough = _rise(levels, potential, widest, None, contexts, None)
-            wide = densities = contexts_from(levels, potential, widest, root, *rough[:2], None)
+            wide = contexts = contexts_from(levels, potential, widest, root, *rough[:2], None)
             for _ in range(sweeps - 1):
                 first = min(cap, _ROUGH)
-                contexts = paired(wide, densities)
                 rough = _rise(levels, potential, arcs, informed, contexts, first)
-                densities = contexts_from(
-                    levels, potential, arcs, root, *rough[:2], max(1, first // 2)
-                )
+                few = max(1, first // 2)
+                contexts = contexts_from(levels, potential, arcs, root, *rough[:2], few, wide)
             del rough
-        contexts = paired(wide, densities)
     node, arc, node_groups, arc_groups = _rise(levels, potential, arcs, informed, contexts, cap)
     log_evidence = log_overlap(root, node[0][0])[0, :, 0] + log_peak
     return InsideMessages(

@@ -55,12 +55,8 @@ def shrink(
 ) -> tuple[Message, Tensor | None]:
     """At most so many components: the heaviest, every other one merged into its nearest.
 
-    Args:
-        message: ``(..., C)``.
-        max_components: None keeps all but what is dead in every row; what lives comes first.
-        context: Guesses of what the rest of the tree says, ``(..., 1)`` and ``(..., D)``.
-        num_classes: Of changes along arcs; with more than two, components that are told apart are
-            kept rather than the heaviest: see :func:`_told_apart`.
+    Without a cap, all but what is dead in every row; what lives comes first. With more than two
+    classes of changes, components that are told apart are kept rather than the heaviest.
 
     Returns:
         The message; for each component of the old one its place in the new one, ``(..., C)``,
@@ -93,16 +89,10 @@ def shrink(
 def shrink_density(
     density: Density, max_components: int | None, message: Message, num_classes: int
 ) -> Density:
-    """At most so many components: those that overlap most with a message, others merged in.
+    """At most so many components: those that overlap most with the message it is going to meet.
 
     A component of large weight that the message rules out must not move one that it allows: the
     moments are taken by overlap too, and the whole overlap is kept.
-
-    Args:
-        density: ``(..., C)``.
-        max_components: None keeps all.
-        message: What the density is going to meet, ``(..., D)``.
-        num_classes: As in :func:`shrink`.
     """
     if max_components is None or density.mean.shape[-1] <= max_components:
         return density
@@ -124,9 +114,6 @@ def split(posterior: Density, merged: Message, parts: Message, group: Tensor | N
         merged: The message after :func:`shrink`.
         parts: The message before, ``(..., P)``.
         group: What ``shrink`` returned with it.
-
-    Returns:
-        The same by component of ``parts``, ``(..., P)``.
     """
     if group is None:
         return leading(posterior, parts.mean.shape[-1])

@@ -63,12 +63,7 @@ class TreePosterior:
 
 
 def outside_pass(tree: Tree, inside: InsideMessages) -> TreePosterior:
-    """Moments of every node and arc, from the root to the leaves.
-
-    Args:
-        tree: The environments.
-        inside: What :func:`inside_pass` left behind.
-    """
+    """Moments of every node and arc, from the root to the leaves."""
     folded = inside.folded
     posterior = absorb(inside.root, inside.node[0][0])
     posterior = posterior._replace(log_weight=posterior.log_weight.log_softmax(-1))

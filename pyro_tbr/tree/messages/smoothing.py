@@ -5,8 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_tbr.tree.messages.inputs import check_inputs, potentials
-from pyro_tbr.tree.messages.inside import run_inside
+from pyro_tbr.tree.messages.inside import check_inputs, potentials, run_inside
 from pyro_tbr.tree.messages.laws import ArcLaw, LawTable
 from pyro_tbr.tree.messages.mixtures import Density
 from pyro_tbr.tree.messages.outside import TreePosterior, outside_pass
@@ -29,21 +28,8 @@ def smooth(
 ) -> TreePosterior:
     r"""Log evidence, probabilities of classes and moments: an inside and an outside pass.
 
-    A law of one class is Gaussian: there the answer has a closed form, which is used.
-
-    Args:
-        tree: The environments.
-        eta: Linear terms of the potentials :math:`\exp(\eta u - \lambda u^2 / 2)`, ``(*B, V)``:
-            estimate over squared standard error. Ignored where ``lam`` is zero.
-        lam: Precisions of the potentials, zero where a node has no data, ``(*B, V)``.
-        law: Of the changes along the arcs, for this batch or what broadcasts to it.
-        root_loc: Prior mean of the root's weight, broadcastable to ``(*B,)``.
-        root_scale: Prior standard deviation of the root's weight, broadcastable to ``(*B,)``.
-        num_components: Cap on the components of a message, see :func:`inside_pass`.
-        sweeps: Of the inside pass, see there.
-
-    Raises:
-        ShapeError: Arguments do not fit the tree or each other.
+    A law of one class is Gaussian: there the answer has a closed form, which is used. Arguments and
+    errors are those of :func:`inside_pass`.
 
     Example:
         >>> import torch

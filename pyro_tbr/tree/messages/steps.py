@@ -55,8 +55,6 @@ def pair_blocks(
 ) -> Iterator[tuple[slice, tuple[int, int], Message]]:
     """Products of two children's messages and the node's own, in blocks of the level's nodes.
 
-    A message has a component for each pattern of classes on the arcs behind it, at most.
-
     Yields:
         For each block the nodes, the numbers of components taken from both children, and the
         products: the first child's component comes first, the second one's second.

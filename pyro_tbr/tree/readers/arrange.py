@@ -59,13 +59,6 @@ def arrange(
         lengths: One per arc in any unit; None, NaN or ``pd.NA`` where not known.
         nodes: Nodes that may be without arcs: a second root among them is an error.
         turn_round: How to reverse the arcs, told where they seem to run from child to parent.
-
-    Raises:
-        TreeError: No arc, a missing or unusable label, self loop, parallel arcs, two parents,
-            several roots, a cycle, or a length that is no number.
-
-    Warns:
-        DataWarning: A root called ``"nan"`` or so, and lengths a rounding error below zero.
     """
     nodes = list(nodes)
     _check_labels(argument, arcs, nodes)

@@ -29,7 +29,6 @@ def read_linkage(Z: Any, labels: Iterable[Hashable] | None = None) -> TreeParts:
     if isinstance(Z, Mapping):
         Z, named = _from_scanpy(Z)
     merges, height = _merges(Z)
-    _check_used_once(merges)
     num_leaves = len(merges) + 1
     names = _leaf_names(named if labels is None else labels, num_leaves)
     if named is not None and names != named:
@@ -38,7 +37,15 @@ def read_linkage(Z: Any, labels: Iterable[Hashable] | None = None) -> TreeParts:
             f"received {listed(names)}; leave labels out, or rename in the order of obs[groupby]"
             ".cat.categories (that of the plot differs)"
         )
-    _check_existing(merges, num_leaves)
+    made = num_leaves + np.arange(len(merges))
+    rows, columns = np.nonzero((merges < 0) | (merges >= made[:, None]))
+    if len(rows):
+        row, cluster = rows[0], merges[rows[0], columns[0]]
+        raise TreeError(
+            f"Z: {len(rows)} clusters do not exist where they merge, the first in row {row}: "
+            f"cluster {cluster}, while clusters 0 to {made[row] - 1} do; with {num_leaves - 1} "
+            f"rows the leaves are 0 to {num_leaves - 1}"
+        )
     arcs = [(num_leaves + row, part) for row, pair in enumerate(merges.tolist()) for part in pair]
     order, parents = level_order(num_leaves + len(merges) - 1, arcs)
     used = set(names)
@@ -92,22 +99,7 @@ def _merges(Z: Any) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
             f"Z: {len(bad)} of {len(matrix)} rows hold a cluster that is no whole number or a "
             f"height that is not finite, the first row {bad[0]}: {matrix[bad[0]].tolist()}"
         )
-    return numbers[:, :2].astype(np.int64), numbers[:, 2]
-
-
-def _check_existing(merges: NDArray[np.int64], num_leaves: int) -> None:
-    made = num_leaves + np.arange(len(merges))
-    rows, columns = np.nonzero((merges < 0) | (merges >= made[:, None]))
-    if len(rows):
-        row, cluster = rows[0], merges[rows[0], columns[0]]
-        raise TreeError(
-            f"Z: {len(rows)} clusters do not exist where they merge, the first in row {row}: "
-            f"cluster {cluster}, while clusters 0 to {made[row] - 1} do; with {num_leaves - 1} "
-            f"rows the leaves are 0 to {num_leaves - 1}"
-        )
-
-
-def _check_used_once(merges: NDArray[np.int64]) -> None:
+    merges = numbers[:, :2].astype(np.int64)
     used, counts = np.unique(merges, return_counts=True)
     twice = used[counts > 1]
     if len(twice):
@@ -117,6 +109,7 @@ def _check_used_once(merges: NDArray[np.int64]) -> None:
             f"Z: {len(twice)} clusters merge more than once: {listed_texts(texts)}; every cluster "
             "but the last merges once"
         )
+    return merges, numbers[:, 2]
 
 
 def _leaf_names(labels: Any, num_leaves: int) -> list[Hashable]:

@@ -28,14 +28,8 @@ _OUTSIDE = "outside of all brackets; a bracket too many is closed, or one too fe
 class Draft:
     """What the text says: for every node its parent, name, length, in order of appearance.
 
-    Args:
-        text: Newick text of one tree; a semicolon at the end may be missing.
-
-    Attributes:
-        parents: Place of the parent; -1 for node 0, the root.
-        names: Without quotes; empty where there is none.
-        quoted: Whether the name stood in quotes.
-        lengths: In the unit of the text; None where absent.
+    The parent is a place, -1 for node 0, the root; a name is empty and a length None where there is
+    none. A semicolon at the end may be missing.
 
     Raises:
         TreeError: The text is not one tree of at least one arc, or a leaf has no name.

@@ -185,20 +185,15 @@ def _check_leaves(draft: _Draft, inner: set[int]) -> None:
             places.setdefault(name, []).append(node)
     twice = {name: nodes for name, nodes in places.items() if len(nodes) > 1}
     if twice:
-        texts = [
-            f"{name!r} ({len(nodes)} times, below {listed([_above(draft, n) for n in nodes], 3)})"
-            for name, nodes in twice.items()
-        ]
+        texts = []
+        for name, nodes in twice.items():
+            above = [_path(draft, draft.parents[node]) or "root" for node in nodes]
+            texts.append(f"{name!r} ({len(nodes)} times, below {listed(above, 3)})")
         raise TreeError(
             f"frame: {len(twice)} leaf names occur more than once: {listed_texts(texts)}; give "
             "every leaf its own name and one place, as rows labelled so could belong to either "
             "(leaves='index' takes names from the index)"
         )
-
-
-def _above(draft: _Draft, node: int) -> str:
-    parent = draft.parents[node]
-    return _path(draft, parent) if parent > 0 or draft.names[0] is not None else "root"
 
 
 def _path(draft: _Draft, node: int) -> str:
