@@ -80,31 +80,28 @@ class RowOrder:
             ShapeError: There are more or fewer rows.
         """
         if index is not None and self.index is not None and not index.equals(self.index):
-            value = value.iloc[self._places(index, self.index, name)]
+            for owner, labels in ((name, index), (self.owner, self.index)):
+                if labels.has_duplicates:
+                    double = labels[labels.duplicated()]
+                    raise DataError(
+                        f"{name} and {self.owner} have other rows or another order, and the index "
+                        f"of {owner} holds {plain(double[0])!r} more than once ({len(double)} such "
+                        "row(s)), so they cannot be matched: make the index unique, or bring both "
+                        "into the same order"
+                    )
+            places = index.get_indexer(self.index)
+            if (places < 0).any():
+                first = plain(self.index[places < 0][0])
+                raise DataError(
+                    f"{name} has no row for {(places < 0).sum()} index label(s) of {self.owner}, "
+                    f"first {first!r}: add them, or give {name}.to_numpy() if rows correspond"
+                )
+            value = value.iloc[places]
         if len(value) != self.size:
             raise ShapeError(
                 f"{name} has {len(value)} rows, x has {self.size}: give one for each row"
             )
         return value
-
-    def _places(self, index: pd.Index, wanted: pd.Index, name: str) -> Any:
-        for owner, labels in ((name, index), (self.owner, wanted)):
-            if labels.has_duplicates:
-                double = labels[labels.duplicated()]
-                raise DataError(
-                    f"{name} and {self.owner} have other rows or another order, and the index of "
-                    f"{owner} holds {plain(double[0])!r} more than once ({len(double)} such "
-                    "row(s)), so they cannot be matched: make the index unique, or bring both into "
-                    "the same order"
-                )
-        places = index.get_indexer(wanted)
-        if (places < 0).any():
-            raise DataError(
-                f"{name} has no row for {(places < 0).sum()} index label(s) of {self.owner}, first "
-                f"{plain(wanted[places < 0][0])!r}: add them, or give {name}.to_numpy() if rows "
-                "correspond"
-            )
-        return places
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pyro_tbr.data.numbers import LARGEST, NOT_FINITE, cell_text
@@ -101,13 +100,9 @@ class SparseFeatures:
         new.stored, new.shape, new.device = stored, stored.shape, device
         return new
 
-    def toarray(self) -> NDArray[np.float64]:
-        """All of it, dense, (N, D)."""
-        return self.stored.toarray()
-
     def dense(self) -> Tensor:
         """All of it as a dense tensor, (N, D)."""
-        return torch.from_numpy(self.toarray()).to(self.device)
+        return torch.from_numpy(self.stored.toarray()).to(self.device)
 
     def column(self, place: int) -> Tensor:
         """One of the columns, dense, (N,)."""

@@ -110,24 +110,21 @@ class _TreeEstimator(BaseEstimator):
         features, env, *groups = split_columns(X, columns)
         return features, env, groups[0] if groups else None
 
+    def _fitted(self) -> Posterior:
+        check_is_fitted(self)
+        return self.posterior_
+
     def _predict(self, X: Any) -> Prediction:
-        check_is_fitted(self, "posterior_")
-        features, env, _ = self._split(X)
-        return self.posterior_.predict(features, env)
+        return self._fitted().predict(*self._split(X)[:2])
 
     @property
     def pip_(self) -> pd.DataFrame:
         """Posterior inclusion probabilities, as :meth:`pyro_tbr.Posterior.pips`."""
-        check_is_fitted(self, "posterior_")
-        return self.posterior_.pips()
+        return self._fitted().pips()
 
     def transform(self, X: Any) -> Any:
         """Latents (N, K) of rows; columns of labels are ignored, but have to be there."""
-        check_is_fitted(self, "posterior_")
-        return self.posterior_.encode(self._split(X)[0])
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "posterior_")
+        return self._fitted().encode(self._split(X)[0])
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

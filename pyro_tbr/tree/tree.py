@@ -225,13 +225,11 @@ class Tree(TreeForms):
         i = self.index(node)
         block, found = slice(i, i + 1), []
         while block.start < block.stop:
-            found += [j for j in range(block.start, block.stop) if self._is_leaf(j)]
-            block = self._below(block)
+            below = self._below(block)
+            inner = set(self._parents[below.start - 1 : below.stop - 1])
+            found += [j for j in range(block.start, block.stop) if j not in inner]
+            block = below
         return tuple(self.nodes[j] for j in found)
-
-    def _is_leaf(self, i: int) -> bool:
-        below = self._below(slice(i, i + 1))
-        return below.start == below.stop
 
     def _below(self, block: slice) -> slice:
         """Children of a run of nodes: a run too, as parents never decrease."""

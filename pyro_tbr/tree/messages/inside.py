@@ -23,8 +23,8 @@ class InsideMessages:
     """What the inside pass leaves behind; float64, nodes first, the batch flattened to ``B``.
 
     Messages come by level, in blocks: of nodes with children ``(n, B, C)``, then of the others
-    ``(n, B, 1)``. ``node`` has those at the nodes, from their data and all below, ``arc`` those seen
-    from the parents, through the arcs; the root's is its own. Groups say which component of a
+    ``(n, B, 1)``. ``node`` has those at the nodes, from their data and all below, ``arc`` those
+    seen from the parents, through the arcs; the root's is its own. Groups say which component of a
     message each pair of the children's components, or each one of the message before the arc, was
     merged into.
     """

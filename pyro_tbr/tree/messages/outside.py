@@ -22,7 +22,6 @@ from pyro_tbr.tree.messages.mixtures import (
     collapse,
     concatenate,
     leading,
-    moments,
     rows,
     take,
 )
@@ -67,7 +66,7 @@ def outside_pass(tree: Tree, inside: InsideMessages) -> TreePosterior:
     folded = inside.folded
     posterior = absorb(inside.root, inside.node[0][0])
     posterior = posterior._replace(log_weight=posterior.log_weight.log_softmax(-1))
-    at_nodes = [moments(posterior)]
+    at_nodes = [collapse(posterior, -1)[1:]]
     at_arcs: list[Changes] = []
     for depth, level in enumerate(folded.levels[1:], start=1):
         at_parent = _descend(inside, folded.levels[depth - 1], depth, posterior)
@@ -75,7 +74,7 @@ def outside_pass(tree: Tree, inside: InsideMessages) -> TreePosterior:
         for block, message in enumerate(inside.node[depth]):
             stop = start + len(message.mean)
             crossed, change = _cross(inside, depth, block, start, rows(at_parent, start, stop))
-            at_nodes.append(moments(crossed))
+            at_nodes.append(collapse(crossed, -1)[1:])
             at_arcs.append(change)
             posterior = crossed if not block else posterior  # of the nodes with children
             start = stop

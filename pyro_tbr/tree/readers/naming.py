@@ -14,7 +14,6 @@ import pandas as pd
 from pyro_tbr.errors import TreeError, warn_user
 
 MAX_SHOWN = 10
-KEEP_EXACT = 'read ids as dtype="Int64", which may be missing, or as text'
 _LAST_EXACT = 2.0**53  # from here on, neighbouring whole numbers are one float
 _MISSING_AS_TEXT = ("nan", "NaN", "None", "<NA>", "NaT")
 _FLOAT = re.compile(r"[+-]?[0-9]+\.0+")  # a whole number that was a float before it was text
@@ -99,7 +98,7 @@ def refuse_rounded(argument: str, labels: Iterable[object], place: str = "row") 
         raise TreeError(
             f"{argument}: {len(bad)} labels are floats of 2**53 or more, where floats no longer "
             f"tell whole numbers apart, first {float(label)!r} at {place} {number} counted from 0; "
-            f"{KEEP_EXACT}"
+            'read ids as dtype="Int64", which may be missing, or as text'
         )
 
 

@@ -162,7 +162,7 @@ def _load(text_or_path: str | os.PathLike[str]) -> str:
             "tables use Tree.from_parents, for graphs Tree.from_networkx"
         )
     text = os.fspath(text_or_path)
-    if not isinstance(text_or_path, str) or _is_file(text):
+    if not isinstance(text_or_path, str) or os.path.isfile(text):
         try:
             text = Path(text).read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
@@ -181,10 +181,3 @@ def _load(text_or_path: str | os.PathLike[str]) -> str:
             "'tree ... =' in it"
         )
     return text.removeprefix("\ufeff")  # the byte order mark of some editors
-
-
-def _is_file(path: str) -> bool:
-    try:
-        return os.path.isfile(path)
-    except ValueError:  # a null character: no path, surely
-        return False

@@ -59,17 +59,11 @@ def read_taxonomy(
 
 
 class _Draft(NamedTuple):
-    """Nodes so far, parents before children.
+    """Nodes so far, parents before children."""
 
-    Attributes:
-        names: As in the table, not unique; None for a root the table does not name.
-        parents: Place of each one's parent, -1 for the root at place 0.
-        lowest: For every row the place of its lowest node, (N,).
-    """
-
-    names: list[Any]
-    parents: list[int]
-    lowest: NDArray[np.int64]
+    names: list[Any]  # as in the table, not unique; None for a root the table does not name
+    parents: list[int]  # places, -1 for the root at place 0
+    lowest: NDArray[np.int64]  # for every row the place of its lowest node, (N,)
 
 
 def _columns(frame: Any, ranks: Any, leaves: Any) -> list[Hashable]:
