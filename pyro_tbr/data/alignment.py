@@ -157,12 +157,9 @@ def _dense(table: Tensor | SparseFeatures) -> Tensor:
 def align_env(tree: Tree, env: Any, order: RowOrder) -> Tensor:
     """Positions in ``tree.nodes`` of the rows' environments, (N,) int64.
 
-    Args:
-        tree: The environments.
-        env: A label for each row (a Series is brought into the order of the rows, those that are
-            not in it are left out), or one label for all rows: a str or another scalar, or a tuple
-            that is itself a node.
-        order: Of the rows.
+    There is a label for each row (a Series is brought into the order of the rows, those that are
+    not in it are left out), or one for all rows: a str or another scalar, or a tuple that is itself
+    a node.
 
     Raises:
         TreeError: A label is missing or not in the tree.
@@ -194,11 +191,8 @@ def align_env(tree: Tree, env: Any, order: RowOrder) -> Tensor:
 def align_groups(groups: Any, env_index: Tensor, order: RowOrder, *, learns: bool = True) -> Tensor:
     """A number for each row's group within its environment, (N,) int64, from 0 on.
 
-    Args:
-        groups: A label for each row; a Series is brought into the order of the rows.
-        env_index: Node of each row, (N,); rows at two nodes are of two groups, whatever the label.
-        order: Of the rows.
-        learns: How alike the rows of a group are is to be learnt, so some have to share one.
+    A Series is brought into the order of the rows. Rows at two nodes are of two groups, whatever
+    the label. Some have to share one where it ``learns`` how alike the rows of a group are.
 
     Raises:
         ShapeError: There are more or fewer labels than rows, or more than one column.

@@ -50,17 +50,11 @@ def read_table(value: Any, name: str) -> tuple[Any, pd.Index | None]:
 
 @dataclass(frozen=True)
 class RowOrder:
-    """The rows of one call: how many, and in which order others are brought.
+    """The rows of one call: how many, and in which order others are brought."""
 
-    Attributes:
-        size: N.
-        index: Labels in the order of the rows; ``None``: everything goes by position.
-        owner: The argument whose index it is.
-    """
-
-    size: int
-    index: pd.Index | None = None
-    owner: str = "x"
+    size: int  # N
+    index: pd.Index | None = None  # labels of the rows; None: everything goes by position
+    owner: str = "x"  # the argument whose index it is
 
     def or_of(self, **arguments: Any) -> RowOrder:
         """This order; where it has no labels, that of the first argument which has some."""

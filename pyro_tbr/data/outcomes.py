@@ -18,17 +18,11 @@ from pyro_tbr.tree.readers.naming import listed
 
 @dataclass(frozen=True)
 class Outcomes:
-    """Outcomes with the user's labels, for a likelihood to check.
+    """Outcomes with the user's labels, for a likelihood to check."""
 
-    Attributes:
-        values: (N, Q) float64, NaN where not observed.
-        names: Of the columns, Q.
-        index: Labels of the rows, where there are any.
-    """
-
-    values: NDArray[np.float64]
-    names: tuple[Hashable, ...]
-    index: pd.Index | None = None
+    values: NDArray[np.float64]  # (N, Q), NaN where not observed
+    names: tuple[Hashable, ...]  # of the columns, Q
+    index: pd.Index | None = None  # labels of the rows, where there are any
 
     def refuse(self, bad: NDArray[np.bool_], what: str, remedy: str) -> None:
         """Raises a ``DataError`` that names the first bad value, if there is one.
@@ -75,7 +69,13 @@ def read_outcomes(y: Any, index: pd.Index | None, order: RowOrder) -> tuple[Outc
     """Outcomes in the order of the rows, as :func:`read_table` gives them, and y's dimensions."""
     if hasattr(y, "toarray"):
         raise DataError("y is a sparse matrix, in which a zero is no value: give y.toarray()")
-    names = _names(y)
+    names: tuple[Hashable, ...] | None = None  # the user's, of whatever type they are
+    if isinstance(y, pd.DataFrame):
+        names = unique_columns(y, "y")
+        if isinstance(y.columns, pd.RangeIndex) and names == tuple(range(len(names))):
+            names = None
+    elif isinstance(y, pd.Series) and y.name is not None:
+        names = (y.name,)
     if index is not None:
         y = order.arrange(y, index, "y")
     values = to_float64(y, "y", names, order.index)
@@ -88,15 +88,6 @@ def read_outcomes(y: Any, index: pd.Index | None, order: RowOrder) -> tuple[Outc
     outcomes.refuse(np.isinf(values), "that are infinite", "put NaN where it was not observed")
     check_size(values, "y", outcomes.names, order.index)
     return outcomes, ndim
-
-
-def _names(y: Any) -> tuple[Hashable, ...] | None:
-    """The user's names of the columns, of whatever type they are; None where there are none."""
-    if isinstance(y, pd.DataFrame):
-        columns = unique_columns(y, "y")
-        counted = isinstance(y.columns, pd.RangeIndex) and columns == tuple(range(len(columns)))
-        return None if counted else columns
-    return (y.name,) if isinstance(y, pd.Series) and y.name is not None else None
 
 
 def names_as_text(names: tuple[Hashable, ...]) -> list[str]:

@@ -85,12 +85,9 @@ def to_anndata(
         key: Under what name: ``obsm["X_tbr"]``, (N, K), and ``uns["tbr"]``, a dict with ``deltas``
             (see ``Posterior.deltas``; the parent's and child's labels as text), ``node_weights``,
             ``latents`` and ``outcomes`` (their names) and ``tree``, whose comments are the PIPs.
-        layer: The layer that features come from, as in :func:`from_anndata`.
-        obsm: The key of ``obsm`` that features come from, likewise.
-        copy: Write into a copy.
-
-    Returns:
-        The object written to.
+        layer: Where features come from, as in :func:`from_anndata`.
+        obsm: Likewise.
+        copy: Write into a copy, which is returned.
 
     Raises:
         DataError: No AnnData object, a key that is not there, or features of another kind.
@@ -136,11 +133,11 @@ def _features(adata: Any, layer: str | None, obsm: str | None) -> pd.DataFrame:
 
 
 def _outcomes(adata: Any, y: str | Sequence[str]) -> pd.Series | pd.DataFrame:
-    if isinstance(y, str):
-        if y not in adata.obs.columns and y in adata.obsm:
-            return _obsm_table(adata, y)
-        return adata.obs[_key(y, adata.obs.columns, "y", "obs columns")]
-    return adata.obs[[_key(name, adata.obs.columns, "y", "obs columns") for name in y]]
+    if isinstance(y, str) and y not in adata.obs.columns and y in adata.obsm:
+        return _obsm_table(adata, y)
+    for name in [y] if isinstance(y, str) else y:
+        _key(name, adata.obs.columns, "y", "obs columns")
+    return adata.obs[y if isinstance(y, str) else list(y)]
 
 
 def _obsm_table(adata: Any, key: str) -> pd.DataFrame:

@@ -52,8 +52,7 @@ def to_datatree(
     Draws are independent, so they stand as one chain and effective sample sizes are about
     ``num_draws``. Dimensions are ``arc`` (``"parent -> child"``), ``latent``, ``outcome`` and
     ``row`` (the index of ``x`` where it is a DataFrame). Numbers are in the user's units, but for
-    scales of the prior, which are in those of training, where outcomes have variance 1. With
-    rows, ``log_likelihood`` and ``posterior_predictive`` hold num_draws x N x Q numbers each.
+    scales of the prior, which are in those of training, where outcomes have variance 1.
 
     A log likelihood is that of a row given weights, noise and the row's latents as the fitted
     encoder has them: ``loo`` leaves a row out of the weights, not out of the encoder, so with a
@@ -65,13 +64,13 @@ def to_datatree(
         y: Outcomes, as in ``fit``. Where some are missing, those observed are listed: along ``row``
             for one outcome, along ``observation`` (``"row, outcome"``) for several.
         env: Node labels (N,), or one for all rows.
-        num_draws: Draws.
+        num_draws: Draws, S.
         seed: Of these draws.
 
     Returns:
-        A tree with the group ``posterior``; with data also ``log_likelihood``,
-        ``posterior_predictive``, ``observed_data`` (variable ``y`` in each) and ``constant_data``
-        (``env``, as text).
+        A tree with the group ``posterior``; with data also ``log_likelihood`` and
+        ``posterior_predictive``, S x N x Q numbers each, ``observed_data`` (variable ``y`` in each)
+        and ``constant_data`` (``env``, as text).
 
     Raises:
         ImportError: ArviZ is not installed.

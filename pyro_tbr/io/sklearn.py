@@ -180,16 +180,10 @@ class TreeRegressor(RegressorMixin, _TreeEstimator):
         return self
 
     def predict(self, X: Any, return_std: bool = False) -> Any:
-        """Predictive means, and standard deviations of new outcomes (noise included).
+        """Predictive means, (N,) or (N, Q) as ``y`` was, of rows as in :meth:`fit`.
 
+        With ``return_std`` a pair, with the standard deviations of new outcomes (noise included).
         Environments without rows in ``fit`` are held-out leaves, predicted through the tree.
-
-        Args:
-            X: Rows, as in :meth:`fit`.
-            return_std: Give the standard deviations too.
-
-        Returns:
-            Means, (N,) or (N, Q) as ``y`` was; with ``return_std`` a pair.
         """
         prediction = self._predict(X)
         mean = np.asarray(prediction.mean)

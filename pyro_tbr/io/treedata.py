@@ -24,10 +24,6 @@ def to_treedata(posterior: Posterior, *, key: str = "tbr") -> TreeData:
 
     It is what ``pycea`` draws: ``pycea.pl.branches(tdata, color="pip_z0", linewidth="pip_z0")``.
 
-    Args:
-        posterior: From ``fit``.
-        key: Name of the tree in ``obst``.
-
     Returns:
         ``obst[key]``: nodes by their labels as text, with ``depth`` (from the root, by arc lengths
         where all are known, else one an arc); edges with ``pip_z0``, ``mean_z0`` (of the change)

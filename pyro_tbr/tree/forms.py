@@ -166,18 +166,16 @@ class TreeForms:
     def from_linkage(cls, Z: Any, labels: Iterable[Hashable] | None = None) -> Self:
         """Builds the tree from a linkage matrix, as ``scipy.cluster.hierarchy.linkage`` makes it.
 
+        The length of an arc is the height of the parent less that of the child, in the unit of the
+        heights, leaves being at 0; it is negative where clusters merge below their parts, as with
+        ``"centroid"``. The root is ``root``, cluster c ``cluster{c}`` (``#2`` if a leaf is called so).
+
         Args:
             Z: Merges, ``(L - 1, 4)``: row i joins two clusters into cluster ``L + i`` at a height,
                 the leaves being clusters 0 to L - 1. Or what scanpy's ``tl.dendrogram`` leaves in
                 ``adata.uns["dendrogram_..."]``, which has the matrix under ``"linkage"``.
             labels: Name of leaf i, ``(L,)``. For scanpy they are ``obs[groupby].cat.categories`` in
                 their own order, not in that of the plot, and may be left out.
-
-        Returns:
-            The tree. The length of an arc is the height of the parent less that of the child, in
-            the unit of the heights, leaves being at 0; it is negative where clusters merge below
-            their parts, as with ``"centroid"``. The root is ``root``, cluster c ``cluster{c}``
-            (with ``#2`` if a leaf is called so).
 
         Raises:
             TreeError: A matrix that is no linkage, with the row and the cluster; labels that are
@@ -208,9 +206,7 @@ class TreeForms:
     def to_frame(self) -> pd.DataFrame:
         """A row an arc, which :meth:`from_parents` reads back.
 
-        Returns:
-            ``parent``, ``child``, ``length`` (NaN where unknown) and ``is_leaf`` (of the child),
-            ``(A, 4)``.
+        Columns are ``parent``, ``child``, ``length`` (NaN where unknown), ``is_leaf`` (the child).
 
         Example:
             >>> from pyro_tbr import Tree

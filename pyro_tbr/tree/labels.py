@@ -23,7 +23,7 @@ from pyro_tbr.tree.tree import Tree
 
 
 def match_labels(tree: Tree, env: Any, *, argument: str = "env") -> Tensor:
-    """Node index of every row's label; leaves and inner nodes alike.
+    """Node index of every row's label, ``(N,)`` int64 on the CPU; leaves and inner nodes alike.
 
     Labels match nodes they equal: ``np.int64(3)``, ``3.0`` and ``3`` are one label, ``"3"`` is
     another. Nothing is matched by likeness. Only labels that occur count, so unused categories
@@ -34,9 +34,6 @@ def match_labels(tree: Tree, env: Any, *, argument: str = "env") -> Tensor:
         env: One label a row: list, numpy array of any dtype, pandas Series, Index or array, torch
             tensor. ``(N,)``.
         argument: What the caller names it, for the messages.
-
-    Returns:
-        Indices into ``tree.nodes``, ``(N,)`` int64 on the CPU.
 
     Raises:
         ShapeError: Not one label a row.

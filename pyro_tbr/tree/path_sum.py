@@ -55,17 +55,11 @@ def path_sum(tree: Tree, root_weights: Tensor, deltas: Tensor, *, event_dim: int
 def descendant_sum(tree: Tree, node_values: Tensor, *, event_dim: int = 1) -> Tensor:
     r"""Sum over every node and all its descendants: the transpose of :func:`path_sum`.
 
-    The gradient of a loss in the root weights is its first row, in the deltas the others, if
-    ``node_values`` is the gradient in the node weights. On a GPU the order of additions, and so
-    the last digits, differ from run to run unless torch's deterministic algorithms are on.
-
-    Args:
-        tree: The environments.
-        node_values: A value per node in ``tree.nodes`` order, any unit, ``(*B, V, *E)``.
-        event_dim: Number of dimensions of ``E``.
-
-    Returns:
-        Sums, ``(*B, V, *E)``; a leaf's is its own value.
+    Of values per node in ``tree.nodes`` order, any unit, ``(*B, V, *E)``, it gives sums of the same
+    shape; a leaf's is its own value. The gradient of a loss in the root weights is the first row,
+    in the deltas the others, if ``node_values`` is the gradient in the node weights. On a GPU the
+    order of additions, and so the last digits, differ from run to run unless torch's deterministic
+    algorithms are on.
 
     Raises:
         ShapeError: ``node_values`` has not the nodes of ``tree``.

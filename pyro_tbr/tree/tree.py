@@ -22,8 +22,7 @@ Node = Hashable
 class Tree(TreeForms):
     r"""A rooted tree of environments, with at least one arc.
 
-    Make one with :meth:`from_parents`, :meth:`from_networkx`, :meth:`from_newick`,
-    :meth:`from_taxonomy` or :meth:`from_linkage`, which check what they are given and put the
+    Make one with :meth:`from_parents` and the like, which check what they are given and put the
     nodes in order. The constructor takes nodes that are in order.
 
     Nodes stand in level order: the root, its children, their children, siblings in the order
@@ -81,10 +80,10 @@ class Tree(TreeForms):
             )
         if len(lengths) != len(parents):
             raise TreeError(f"lengths: {len(lengths)} given for {len(parents)} arcs")
-        self.__dict__.update(nodes=nodes, lengths=lengths, _parents=parents, _index=index)
         names, support = dict(labels or {}), MappingProxyType(dict(support or {}))
-        self.__dict__.update(support=support, _labels=names, _derived={})
+        self.__dict__.update(nodes=nodes, lengths=lengths, support=support, _parents=parents)
         self.__dict__.update(_parts=TreeParts(nodes, parents, lengths, names, support))
+        self.__dict__.update(_labels=names, _index=index, _derived={})
 
     @classmethod
     def _of(cls, parts: TreeParts) -> Self:

@@ -1,6 +1,7 @@
 """Joint draws from the posterior along the tree: from the root to the leaves."""
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,16 +19,13 @@ _BLOCK = 1 << 18  # numbers at once, draws times components: what stays in the c
 class TreeDraws(NamedTuple):
     """Joint draws along the tree.
 
-    Attributes:
-        root: The root's weight, ``(S, *B)``.
-        classes: Of every change, ``(S, *B, A)``: under a law with gates 1 where the gate is open
-            and 0 where it is closed, under another one the number of its class, counted from 0.
-        deltas: The changes, ``(S, *B, A)``; exactly 0 in a class of mean and variance 0.
+    Under a law with gates ``classes`` are 1 where the gate is open and 0 where it is closed, under
+    another one numbers of classes from 0. Changes are exactly 0 in a class of mean and variance 0.
     """
 
-    root: Tensor
-    classes: Tensor
-    deltas: Tensor
+    root: Tensor  # (S, *B)
+    classes: Tensor  # of every change, (S, *B, A)
+    deltas: Tensor  # (S, *B, A)
 
 
 def sample(
@@ -163,9 +161,7 @@ def _at(values: Tensor, index: Tensor) -> Tensor:
 
 def _noise(like: Tensor, generator: torch.Generator | None) -> list[Tensor]:
     """Uniform and normal, made where the generator is, whatever device the numbers are on."""
-    options: dict[str, Any] = {
-        "dtype": like.dtype,
-        "device": like.device if generator is None else generator.device,
-        "generator": generator,
-    }
-    return [make(like.shape, **options).to(like.device) for make in (torch.rand, torch.randn)]
+    device = like.device if generator is None else generator.device
+    makers: tuple[Callable[..., Tensor], ...] = (torch.rand, torch.randn)
+    options = {"dtype": like.dtype, "device": device, "generator": generator}
+    return [make(like.shape, **options).to(like.device) for make in makers]

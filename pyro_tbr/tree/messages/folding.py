@@ -52,19 +52,12 @@ class FoldedLevel(NamedTuple):
 
 
 class FoldedTree(NamedTuple):
-    """The levels, root first, and how to put per-level results back in the tree's order.
-
-    Attributes:
-        levels: Root first.
-        nodes: The nodes of the tree that stand in the levels, in order, ``(M,)``.
-        node_order: Where each of them stands in the levels laid end to end, ``(M,)``.
-        anchor: For each node the place among ``nodes`` of itself, or the nearest above, ``(V,)``.
-    """
+    """The levels, root first, and how to put per-level results back in the tree's order."""
 
     levels: tuple[FoldedLevel, ...]
-    nodes: Tensor
-    node_order: Tensor
-    anchor: Tensor
+    nodes: Tensor  # those of the tree that stand in the levels, in order, (M,)
+    node_order: Tensor  # where each of them stands in the levels laid end to end, (M,)
+    anchor: Tensor  # for each node the place in nodes of itself, or of the nearest above, (V,)
 
     @property
     def is_whole(self) -> bool:

@@ -79,16 +79,14 @@ class ArcLaw:
         slab_loc: Tensor | float | None = None,
         spike_scale: Tensor | float = 0.0,
     ) -> ArcLaw:
-        """The law of changes with gates.
+        """The law of changes with gates; arguments are what broadcasts to ``(*B, A)``.
 
         Args:
-            inclusion_prob: Prior probability that the gate is open, in [0, 1], what broadcasts to
-                ``(*B, A)``.
-            slab_scale: Standard deviation of a change where it is open, likewise.
+            inclusion_prob: Prior probability that the gate is open, in [0, 1].
+            slab_scale: Standard deviation of a change where it is open.
             slab_loc: Distance m from zero of the two halves of the slab, a change being drawn from
-                N(m, slab_scale^2) or N(-m, slab_scale^2), likewise. None for a slab of one piece
-                around zero.
-            spike_scale: Standard deviation where the gate is closed, likewise; 0: no change there.
+                N(m, slab_scale^2) or N(-m, slab_scale^2); None: a slab of one piece around zero.
+            spike_scale: Standard deviation where the gate is closed; 0: no change there.
 
         Raises:
             ShapeError: The arguments do not broadcast.

@@ -34,31 +34,17 @@ Changes = tuple[Tensor, Tensor, Tensor]
 
 @dataclass(frozen=True)
 class TreePosterior:
-    """Posterior moments along the tree.
+    """Posterior moments along the tree; numbers are in the unit of the weights, or that squared."""
 
-    Attributes:
-        log_evidence: Log integral of prior times potentials, ``(*B,)``.
-        pips: Posterior probability that the arc's gate is on, ``(*B, A)``; None where arcs have
-            no gates.
-        node_mean: Posterior mean of the node weights, unit of the weights, ``(*B, V)``.
-        node_var: Posterior variance of the node weights, that unit squared, ``(*B, V)``.
-        delta_mean: Posterior mean of the change along each arc, zeros included, ``(*B, A)``.
-        delta_second: Posterior mean of the squared change, ``(*B, A)``.
-        class_prob: Posterior probability of each class of changes, ``(*B, A, J)``.
-        class_mean: Posterior mean of the change times the indicator of its class, likewise; sums
-            to ``delta_mean``.
-        class_second: The same of the squared change; sums to ``delta_second``.
-    """
-
-    log_evidence: Tensor
-    pips: Tensor | None
-    node_mean: Tensor
-    node_var: Tensor
-    delta_mean: Tensor
-    delta_second: Tensor
-    class_prob: Tensor
-    class_mean: Tensor
-    class_second: Tensor
+    log_evidence: Tensor  # log integral of prior times potentials, (*B,)
+    pips: Tensor | None  # probability that the arc's gate is on, (*B, A); None without gates
+    node_mean: Tensor  # mean of the node weights, (*B, V)
+    node_var: Tensor  # their variance, (*B, V)
+    delta_mean: Tensor  # mean of the change along each arc, zeros included, (*B, A)
+    delta_second: Tensor  # mean of the squared change, (*B, A)
+    class_prob: Tensor  # probability of each class of changes, (*B, A, J)
+    class_mean: Tensor  # mean of change times indicator of class, likewise; sums to delta_mean
+    class_second: Tensor  # the same of the squared change; sums to delta_second
 
 
 def outside_pass(tree: Tree, inside: InsideMessages) -> TreePosterior:

@@ -32,10 +32,9 @@ _SMALL = 1 << 15  # fewer pairs than these in a level are no work: one block is 
 
 
 def through(message: Message, arcs: ClassRows) -> Message:
-    """What a message says about the other end of its arc.
+    """What a message says about the other end of its arc: each component once for every class.
 
-    Each component comes once for every class, moved and blurred by it, so that what lives stays in
-    front.
+    They are moved and blurred by it, in such an order that what lives stays in front.
     """
     sent = blur(Message(*(part.unsqueeze(-1) for part in message)), arcs.var.unsqueeze(-2))
     log_height = sent.log_height + arcs.log_prob.unsqueeze(-2)
