@@ -11,12 +11,7 @@ cannot be used is refused before any training with a message that says what, whe
 what to do; the user's objects are neither changed nor shared.
 """
 
-from pyro_tbr.data.alignment import (
-    align_env,
-    align_features,
-    align_groups,
-    align_training,
-)
+from pyro_tbr.data.alignment import align_env, align_features, align_groups, align_training
 from pyro_tbr.data.columns import varying_columns
 from pyro_tbr.data.matching import RowOrder, Rows, Schema
 from pyro_tbr.data.outcomes import Outcomes, align_outcomes

@@ -1,10 +1,8 @@
 """The one step that turns a user's tables into tensors, for fit, predict, update and encode.
 
-Features, outcomes and environments may be arrays, tensors, lists, pandas objects or tables of
-another library. They come out as float64 (an outcome with an offset of 1e6 keeps its digits) in one
-order of the rows; nothing the user gave is changed or shared. The first of ``x``, ``y``, ``env``
-and ``groups`` that labels its rows sets the order: others with labels are brought into it (they may
-have rows that it has not), everything else is taken by position.
+They come out as float64 (an outcome with an offset of 1e6 keeps its digits) in one order of the
+rows: that of the first of ``x``, ``y``, ``env`` and ``groups`` that labels its rows. Others with
+labels are brought into it and may have more rows; everything else is taken by position.
 """
 
 from collections.abc import Hashable, Iterable, Mapping, Set, Sized

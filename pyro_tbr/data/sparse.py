@@ -1,6 +1,4 @@
-"""Sparse features: checked as they are stored, made dense a block of rows at a time.
-
-Training too works on blocks: standardised features are never written down whole.
+"""Sparse features: checked as they are stored, made dense a block of rows at a time, never whole.
 
 They come from scipy, which need not be installed: whoever has such a matrix has it.
 """
@@ -48,10 +46,7 @@ class SparseFeatures:
     """
 
     def __init__(
-        self,
-        x: Any,
-        names: tuple[Hashable, ...] | None = None,
-        index: pd.Index | None = None,
+        self, x: Any, names: tuple[Hashable, ...] | None = None, index: pd.Index | None = None
     ) -> None:
         if len(x.shape) != 2:
             raise ShapeError(

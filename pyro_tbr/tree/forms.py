@@ -39,7 +39,10 @@ class TreeForms:
         *,
         lengths: Mapping[Any, float] | pd.Series | None = None,
     ) -> Self:
-        """Builds the tree from the parent of each node.
+        """Builds the tree from the parent of each node, siblings in the order of the rows.
+
+        Labels stay as they were given, but whole floats become ints where all children are whole
+        numbers, as a column with a NaN for the root makes floats of them.
 
         Args:
             parents: A mapping (or Series) child -> parent, or a table of two columns, child and
@@ -48,11 +51,6 @@ class TreeForms:
                 ``parent`` and perhaps ``length`` is read by these names, in any order. The root may
                 be left out as a child, or have None, NaN, ``""`` or itself as its parent.
             lengths: Lengths by child, instead of a third column; None or absent where not known.
-
-        Returns:
-            The tree, with the labels as they were given; siblings stand in the order of the rows.
-            Whole floats become ints where all children are whole numbers, as a column with a NaN
-            for the root makes floats of them.
 
         Raises:
             TreeError: Not a table of two or three columns, or its rows are not one rooted tree:
@@ -168,7 +166,7 @@ class TreeForms:
 
         The length of an arc is the height of the parent less that of the child, in the unit of the
         heights, leaves being at 0; it is negative where clusters merge below their parts, as with
-        ``"centroid"``. The root is ``root``, cluster c ``cluster{c}`` (``#2`` if a leaf is called so).
+        ``"centroid"``. The root is ``root``, cluster c ``cluster{c}`` (``#2`` where taken).
 
         Args:
             Z: Merges, ``(L - 1, 4)``: row i joins two clusters into cluster ``L + i`` at a height,

@@ -2,8 +2,7 @@
 
 They only decide which components an inside message keeps, so they may be rough, and carry no
 gradient. A first guess lets every arc change by its widest class: it is Gaussian, and rather too
-wide than too narrow. A second one is made from the inside messages that the first guess gave: what
-reaches a node from all around, as mixtures of a few components.
+wide than too narrow. A second one is made from the inside messages that the first guess gave.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,13 +13,7 @@ from torch import Tensor
 from pyro_tbr.tree.messages.folding import FoldedLevel
 from pyro_tbr.tree.messages.laws import ClassRows, LawTable
 from pyro_tbr.tree.messages.merging import Context, shrink_density
-from pyro_tbr.tree.messages.mixtures import (
-    Density,
-    Message,
-    absorb,
-    concatenate,
-    take,
-)
+from pyro_tbr.tree.messages.mixtures import Density, Message, absorb, concatenate, take
 from pyro_tbr.tree.messages.steps import Blocks
 
 _POINT = 1e-12  # variance of a weight that the prior fixes, so that one can divide by it

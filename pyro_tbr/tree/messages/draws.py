@@ -60,10 +60,7 @@ def sample(
 
 
 def _completed(
-    tree: Tree,
-    inside: InsideMessages,
-    drawn: list[Tensor],
-    generator: torch.Generator | None,
+    tree: Tree, inside: InsideMessages, drawn: list[Tensor], generator: torch.Generator | None
 ) -> list[Tensor]:
     """Classes and changes of all arcs, (S, A, B): from the prior where no data are below."""
     known = inside.folded.nodes[1:] - 1

@@ -1,9 +1,7 @@
 """The order in which messages run on a tree: folded to at most two children a node, by level.
 
-Only the part of the tree at or above data is folded: what data say about the weights below them
-follows from the weights above without messages.
-
-A node with many children is folded into a balanced binary tree of helpers, joined by arcs on which
+Only the part of the tree at or above data is folded: below, weights follow without messages. A node
+with many children is folded into a balanced binary tree of helpers, joined by arcs on which
 nothing can change. So every product of messages has two factors, and a star of 20,000 leaves has
 16 levels. Levels are small arrays of indices: the passes loop over levels, never over nodes.
 """

@@ -41,11 +41,7 @@ class ArcLaw:
 
     @classmethod
     def of(
-        cls,
-        prob: Tensor | float,
-        mean: Tensor | float,
-        var: Tensor | float,
-        gated: bool = False,
+        cls, prob: Tensor | float, mean: Tensor | float, var: Tensor | float, gated: bool = False
     ) -> ArcLaw:
         """A law from the parts of its mixture, each a number or what broadcasts to ``(*B, A, J)``.
 

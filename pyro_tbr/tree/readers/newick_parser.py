@@ -1,8 +1,7 @@
 """From Newick text to the nodes it speaks of, with the place of whatever is wrong in it.
 
 The ``newick`` package is not used: it takes an absent length for 0, keeps quotes in names, sees a
-second tree after a trailing newline, ends a quoted name at a backslash, recurses into the tree and
-knows no positions. Its tokens come without places too, and a comment before the word it follows.
+second tree after a trailing newline, recurses into the tree and knows no positions.
 """
 
 import re
