@@ -4,6 +4,9 @@ Every error raised for user input is a :class:`TbrError` and a ``ValueError``; i
 argument, the value, the place, the count and the way out.
 """
 
+import sys
+import warnings
+
 
 class TbrError(ValueError):
     """Something the user gave cannot be used; the message says what, where and what to do."""
@@ -35,3 +38,12 @@ class DataWarning(UserWarning):
 
 class IdentificationWarning(UserWarning):
     """The latents are not determined by these environments and outcomes."""
+
+
+def warn_user(text: str, kind: type[Warning] = DataWarning) -> None:
+    """Warns at the line that called the package, however deep inside it we are."""
+    level, frame = 1, sys._getframe(0)
+    inside = ("pyro_tbr", "torch")  # torch wraps functions of ours that are decorated
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in inside:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, kind, stacklevel=level)

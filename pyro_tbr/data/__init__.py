@@ -11,17 +11,11 @@ cannot be used is refused before any training with a message that says what, whe
 what to do; the user's objects are neither changed nor shared.
 """
 
-from pyro_tbr.data.alignment import (
-    align_env,
-    align_features,
-    align_training,
-)
+from pyro_tbr.data.alignment import align_env, align_features, align_groups, align_training
 from pyro_tbr.data.columns import varying_columns
-from pyro_tbr.data.groups import align_groups
-from pyro_tbr.data.matching import RowOrder, warn_user
+from pyro_tbr.data.matching import RowOrder, Rows, Schema
 from pyro_tbr.data.outcomes import Outcomes, align_outcomes
 from pyro_tbr.data.ranks import align_ranks, check_ranks
-from pyro_tbr.data.schema import Rows, Schema
 from pyro_tbr.data.sparse import SparseFeatures
 
 __all__ = [
@@ -38,5 +32,4 @@ __all__ = [
     "align_training",
     "check_ranks",
     "varying_columns",
-    "warn_user",
 ]

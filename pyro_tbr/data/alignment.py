@@ -1,10 +1,8 @@
 """The one step that turns a user's tables into tensors, for fit, predict, update and encode.
 
-Features, outcomes and environments may be arrays, tensors, lists, pandas objects or tables of
-another library. They come out as float64 (an outcome with an offset of 1e6 keeps its digits) in one
-order of the rows; nothing the user gave is changed or shared. The first of ``x``, ``y``, ``env``
-and ``groups`` that labels its rows sets the order: others with labels are brought into it (they may
-have rows that it has not), everything else is taken by position.
+They come out as float64 (an outcome with an offset of 1e6 keeps its digits) in one order of the
+rows: that of the first of ``x``, ``y``, ``env`` and ``groups`` that labels its rows. Others with
+labels are brought into it and may have more rows; everything else is taken by position.
 """
 
 from collections.abc import Hashable, Iterable, Mapping, Set, Sized
@@ -13,17 +11,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pyro_tbr.data.columns import rounding_of, varying_columns, warn_of_columns
-from pyro_tbr.data.matching import RowOrder, read_table, select_columns, unique_columns
-from pyro_tbr.data.numbers import cell_text, check_size, to_float64
-from pyro_tbr.data.outcomes import Check, Outcomes, check_observed, read_outcomes
-from pyro_tbr.data.schema import Rows, Schema
+from pyro_tbr.data.matching import (
+    RowOrder,
+    Rows,
+    Schema,
+    read_table,
+    select_columns,
+    unique_columns,
+)
+from pyro_tbr.data.numbers import NOT_FINITE, check_size, plain, refuse_cells, to_float64
+from pyro_tbr.data.outcomes import Check, Outcomes, read_outcomes
 from pyro_tbr.data.sparse import SparseFeatures, is_sparse, sparse_of_frame
 from pyro_tbr.errors import DataError, ShapeError, TreeError
 from pyro_tbr.tree import Tree, match_labels
+from pyro_tbr.tree.labels import factorize_labels
 
 
 def align_training(
@@ -72,13 +76,13 @@ def read_rows(
     x, index = read_table(x, "x")
     table, names = _features(x, index)
     if 0 in table.shape:
-        raise ShapeError(f"x has shape {table.shape}: fitting needs rows and columns")
+        raise ShapeError(f"x has shape {tuple(table.shape)}: fitting needs rows and columns")
     order = RowOrder(len(table), index).or_of(y=y, env=env)
     outcomes, ndim = read_outcomes(*read_table(y, "y"), order)
     if check is not None:
         check(outcomes)
     rows = Rows(
-        _tensor(table, keep_sparse),
+        table if keep_sparse else _dense(table),
         torch.from_numpy(outcomes.values),
         align_env(tree, env, order),
         order,
@@ -95,18 +99,15 @@ def check_whole(
     learns: bool,
     precision: torch.dtype | None,
 ) -> None:
-    """Checks that need all rows: outcomes that say something, features that vary.
-
-    Raises:
-        DataError: An outcome that is nowhere observed or that the likelihood refuses; no column of
-            ``x`` varies, but something is to be learnt from them.
-
-    Warns:
-        DataWarning: Columns of ``x`` that are constant, or vary by little more than rounding.
-    """
+    """What :func:`align_training` checks of all rows: outcomes say something, features vary."""
     assert rows.y is not None  # training has outcomes
     outcomes = Outcomes(rows.y.numpy(), schema.outcome_names, rows.order.index)
-    check_observed(outcomes)
+    for name, column in zip(outcomes.names, outcomes.values.T, strict=True):
+        if np.isnan(column).all():
+            raise DataError(
+                f"y has no observed value in column {name!r}, all {len(column)} rows are missing: "
+                "drop this outcome"
+            )
     if check_informative is not None:
         check_informative(outcomes)
     if learns and not varying_columns(rows.x).any():
@@ -125,12 +126,8 @@ def align_features(
 ) -> tuple[Any, pd.Index | None]:
     """Features (N, D) in the order of training, and the user's index.
 
-    Columns of a table are matched by name if training had names, so their order is free.
-
-    Args:
-        schema: What training had.
-        x: Features.
-        keep_sparse: Leave sparse features as they are (SparseFeatures), rather than a dense tensor.
+    Columns of a table are matched by name if training had names, so their order is free. Sparse
+    ones become a dense tensor unless asked to stay.
 
     Raises:
         ShapeError: The number of columns differs from training.
@@ -148,24 +145,19 @@ def align_features(
             f"x has {table.shape[1]} columns, the model was fitted to {schema.num_features}: "
             "give the features of training, in their order"
         )
-    return _tensor(table, keep_sparse), index
+    return table if keep_sparse else _dense(table), index
 
 
-def _tensor(table: NDArray[Any] | SparseFeatures, keep_sparse: bool) -> Tensor | SparseFeatures:
-    if isinstance(table, SparseFeatures):
-        return table if keep_sparse else table.dense()
-    return torch.from_numpy(table)
+def _dense(table: Tensor | SparseFeatures) -> Tensor:
+    return table.dense() if isinstance(table, SparseFeatures) else table
 
 
 def align_env(tree: Tree, env: Any, order: RowOrder) -> Tensor:
     """Positions in ``tree.nodes`` of the rows' environments, (N,) int64.
 
-    Args:
-        tree: The environments.
-        env: A label for each row (a Series is brought into the order of the rows, those that are
-            not in it are left out), or one label for all rows: a str or another scalar, or a tuple
-            that is itself a node.
-        order: Of the rows.
+    There is a label for each row (a Series is brought into the order of the rows, those that are
+    not in it are left out), or one for all rows: a str or another scalar, or a tuple that is itself
+    a node.
 
     Raises:
         TreeError: A label is missing or not in the tree.
@@ -184,7 +176,7 @@ def align_env(tree: Tree, env: Any, order: RowOrder) -> Tensor:
     if getattr(env, "ndim", 1) > 1:
         raise ShapeError(f"env has shape {env.shape}: give one label a row, shape ({order.size},)")
     one = isinstance(env, str | bytes) or not isinstance(env, Iterable)
-    if one or (isinstance(env, tuple | frozenset) and _is_node(tree, env)):
+    if one or (isinstance(env, tuple | frozenset) and tree.find(env) is not None):
         single = match_labels(tree, [env])
         return single.expand(order.size).clone()
     if not isinstance(env, Sized):
@@ -194,9 +186,46 @@ def align_env(tree: Tree, env: Any, order: RowOrder) -> Tensor:
     return match_labels(tree, env)
 
 
+def align_groups(groups: Any, env_index: Tensor, order: RowOrder, *, learns: bool = True) -> Tensor:
+    """A number for each row's group within its environment, (N,) int64, from 0 on.
+
+    A Series is brought into the order of the rows. Rows at two nodes are of two groups, whatever
+    the label. Some have to share one where it ``learns`` how alike the rows of a group are.
+
+    Raises:
+        ShapeError: There are more or fewer labels than rows, or more than one column.
+        TreeError: Labels that are not hashable.
+        DataError: A label is missing, with ``learns`` no two rows share group and node, or the
+            index of a Series does not fit those of the others.
+    """
+    if isinstance(groups, str | bytes) or not hasattr(groups, "__len__"):
+        raise DataError(f"groups={groups!r} is no label for each row: give {len(env_index)} labels")
+    groups, index = read_table(groups, "groups")
+    if isinstance(groups, pd.DataFrame) and groups.shape[1] == 1:
+        groups = groups.iloc[:, 0]
+    groups = order.arrange(groups, index, "groups")
+    codes, _ = factorize_labels(groups, "groups")
+    missing = codes < 0
+    if missing.any():
+        first = int(missing.argmax())
+        where = first if order.index is None else plain(order.index[first])
+        raise DataError(
+            f"groups has no label for {missing.sum()} row(s), first row {where!r}: give a row that "
+            "is alone a label of its own, or leave the row out"
+        )
+    both = torch.stack([env_index.cpu(), torch.from_numpy(codes.astype("int64"))], 1)
+    pairs = both.unique(dim=0, return_inverse=True)[1]
+    if learns and len(pairs) and int(pairs.max()) + 1 == len(pairs):
+        raise DataError(
+            f"groups: none of the {len(pairs)} rows shares group and environment with another one, "
+            "so nothing says how alike the rows of a group are: leave groups out"
+        )
+    return pairs
+
+
 def _features(
     x: Any, index: pd.Index | None
-) -> tuple[NDArray[Any] | SparseFeatures, tuple[Hashable, ...] | None]:
+) -> tuple[Tensor | SparseFeatures, tuple[Hashable, ...] | None]:
     """Finite features (N, D), and the names of their columns where they have some."""
     if is_sparse(x):
         return SparseFeatures(x), None
@@ -213,17 +242,6 @@ def _features(
             "x[:, None], a single row x[None, :]"
         )
     bad = ~np.isfinite(table)
-    if bad.any():
-        raise DataError(
-            f"x has {bad.sum()} cell(s) that are NaN or infinite, first "
-            f"{cell_text(table, bad, names, index)}: impute these cells or drop their rows"
-        )
+    refuse_cells("x", table, bad, *NOT_FINITE, names, index)
     check_size(table, "x", names, index)
-    return table, names
-
-
-def _is_node(tree: Tree, label: Hashable) -> bool:
-    try:
-        return label in tree.nodes
-    except ValueError:  # a tuple that holds arrays
-        return False
+    return torch.from_numpy(table), names

@@ -1,6 +1,6 @@
 """Which columns of features say something: what varies, and what rounding has eaten."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
@@ -8,8 +8,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pyro_tbr.data.matching import warn_user
 from pyro_tbr.data.sparse import SparseFeatures
+from pyro_tbr.errors import warn_user
 from pyro_tbr.tree.readers.naming import listed
 
 # The one bound below which a column is taken as constant, relative to its size: a few thousand
@@ -22,8 +22,7 @@ _STEPS = 8  # a column that spans fewer steps of its rounding is mostly rounding
 def column_range(x: Tensor | SparseFeatures) -> tuple[Tensor, Tensor]:
     """Least and largest value of each column of (N, D), each (D,), double precision."""
     if isinstance(x, SparseFeatures):
-        low, high = (torch.from_numpy(part) for part in x.column_range())
-        return low.to(x.device), high.to(x.device)
+        return x.column_range()
     return x.amin(0).double(), x.amax(0).double()
 
 
@@ -35,29 +34,19 @@ def varying_columns(x: Tensor | SparseFeatures) -> Tensor:
 
 
 def rounded_columns(x: Tensor | SparseFeatures, rounding: Tensor) -> Tensor:
-    """Columns that vary by little more than their own rounding, (D,) bool.
+    """Columns of (N, D) that vary by little more than their own relative rounding (D,), as bool.
 
     Whole numbers that are small enough to be held exactly, such as years, are not among them.
-
-    Args:
-        x: Features, (N, D).
-        rounding: Relative rounding of each column's numbers, (D,); 0 where they are in double.
     """
     low, high = column_range(x)
     size = torch.maximum(low.abs(), high.abs())
     rounding = rounding.to(size)
     few = varying_columns(x) & (high - low <= _STEPS * rounding * size)
     for column in few.nonzero()[:, 0].tolist():
-        values = _column(x, column)
+        values = x[:, column] if isinstance(x, Tensor) else x.column(column)
         exact = bool((values == values.round()).all())
         few[column] = not (exact and size[column] * rounding[column] <= 2)
     return few
-
-
-def _column(x: Tensor | SparseFeatures, column: int) -> Tensor:
-    if isinstance(x, SparseFeatures):
-        return torch.from_numpy(x.stored[:, [column]].toarray().ravel())
-    return x[:, column]
 
 
 def rounding_of(x: Any, num_columns: int) -> Tensor:
@@ -85,44 +74,31 @@ def warn_of_columns(
     rounding: Tensor,
     precision: torch.dtype | None,
 ) -> None:
-    """Warns of columns that are constant, or lost in rounding, by their names.
+    """Warns of columns of (N, D) that are constant, or lost in rounding, by names or numbers.
 
-    Args:
-        x: Features, (N, D).
-        names: Of the columns; ``None``: their numbers.
-        rounding: Of the numbers as they were given, (D,).
-        precision: In which an encoder takes them as they are; ``None``: none does.
-
-    Warns:
-        DataWarning: There are such columns.
+    ``rounding`` (D,) is that of the numbers as they were given, ``precision`` the one in which an
+    encoder takes them as they are, if one does.
     """
-    labels = _labels(names)
-    constant = (~varying_columns(x)).nonzero()[:, 0].tolist()
-    if constant:
-        text = f"x has {len(constant)} constant column(s), which tell nothing: "
-        warn_user(text + listed(labels(constant)))
+    constant = ~varying_columns(x)
     given = rounded_columns(x, rounding)
-    if given.any():
-        columns = given.nonzero()[:, 0].tolist()
-        warn_user(
-            f"x has {len(columns)} column(s) that vary by little more than the rounding of the "
-            f"numbers given: {listed(labels(columns))}; give them in double precision, or subtract "
-            "a constant, such as the first time, while they still are"
-        )
-    if precision is None:
-        return
-    used = torch.full_like(rounding, _rounding(precision))
-    columns = (rounded_columns(x, used).cpu() & ~given.cpu()).nonzero()[:, 0].tolist()
-    if columns:
-        warn_user(
-            f"x has {len(columns)} column(s) that vary by little more than the rounding of "
-            f"{str(precision).removeprefix('torch.')}, in which this encoder sees them: "
-            f"{listed(labels(columns))}; subtract their means, or take "
-            "FitOptions(dtype='float64')"
-        )
-
-
-def _labels(
-    names: tuple[Hashable, ...] | None,
-) -> Callable[[list[int]], tuple[Hashable, ...]]:
-    return lambda columns: tuple(names[j] if names else j for j in columns)
+    little = "that vary by little more than the rounding of"
+    found = [
+        (constant, "constant column(s), which tell nothing: {}"),
+        (
+            given,
+            f"column(s) {little} the numbers given: {{}}; give them in double precision, or "
+            "subtract a constant, such as the first time, while they still are",
+        ),
+    ]
+    if precision is not None:
+        used = rounded_columns(x, torch.full_like(rounding, _rounding(precision))) & ~given
+        kind = str(precision).removeprefix("torch.")
+        found.append((
+            used,
+            f"column(s) {little} {kind}, in which this encoder sees them: {{}}; subtract their "
+            "means, or take FitOptions(dtype='float64')",
+        ))  # fmt: skip
+    for columns, text in found:
+        if columns.any():
+            labels = [names[j] if names else j for j in columns.nonzero()[:, 0].tolist()]
+            warn_user(f"x has {len(labels)} " + text.format(listed(labels)))

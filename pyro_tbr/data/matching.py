@@ -1,10 +1,8 @@
-"""Rows by the index and columns by their names, where there are any."""
+"""Rows by the index and columns by their names, where there are any; what comes of aligning."""
 
 from __future__ import annotations
 
-import sys
-import warnings
-from collections.abc import Hashable, Sized
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +11,7 @@ import pandas as pd
 from torch import Tensor
 
 from pyro_tbr.data.numbers import plain
-from pyro_tbr.errors import DataError, DataWarning, ShapeError
+from pyro_tbr.errors import DataError, ShapeError, warn_user
 from pyro_tbr.tree.readers.naming import NearestNode, listed
 
 
@@ -23,10 +21,6 @@ def read_table(value: Any, name: str) -> tuple[Any, pd.Index | None]:
     A table of another library (pyarrow, polars, ...) becomes a DataFrame, since an array of it
     would have lost the names and so the order of its columns. Its rows go by position, unless it
     brings labels of its own along.
-
-    Args:
-        value: Features, outcomes, environments or groups.
-        name: What the caller names it, for the messages.
 
     Raises:
         DataError: It knows its columns, but cannot be made a DataFrame here.
@@ -56,17 +50,11 @@ def read_table(value: Any, name: str) -> tuple[Any, pd.Index | None]:
 
 @dataclass(frozen=True)
 class RowOrder:
-    """The rows of one call: how many, and in which order others are brought.
+    """The rows of one call: how many, and in which order others are brought."""
 
-    Attributes:
-        size: N.
-        index: Labels in the order of the rows; ``None``: everything goes by position.
-        owner: The argument whose index it is.
-    """
-
-    size: int
-    index: pd.Index | None = None
-    owner: str = "x"
+    size: int  # N
+    index: pd.Index | None = None  # labels of the rows; None: everything goes by position
+    owner: str = "x"  # the argument whose index it is
 
     def or_of(self, **arguments: Any) -> RowOrder:
         """This order; where it has no labels, that of the first argument which has some."""
@@ -79,52 +67,56 @@ class RowOrder:
     def arrange(self, value: Any, index: pd.Index | None, name: str) -> Any:
         """A value with its rows in this order, which must be as many.
 
-        Args:
-            value: A pandas object, if it has labels of rows; those that are not in this order are
-                left out. Everything else stays as it is.
-            index: Its labels.
-            name: What the caller names it.
+        A pandas object may have other rows too, which are left out; everything else stays as it is.
 
         Raises:
             DataError: The labels do not fit.
             ShapeError: There are more or fewer rows.
         """
         if index is not None and self.index is not None and not index.equals(self.index):
-            value = value.iloc[self._places(index, self.index, name)]
-        check_length(value, name, self.size)
+            for owner, labels in ((name, index), (self.owner, self.index)):
+                if labels.has_duplicates:
+                    double = labels[labels.duplicated()]
+                    raise DataError(
+                        f"{name} and {self.owner} have other rows or another order, and the index "
+                        f"of {owner} holds {plain(double[0])!r} more than once ({len(double)} such "
+                        "row(s)), so they cannot be matched: make the index unique, or bring both "
+                        "into the same order"
+                    )
+            places = index.get_indexer(self.index)
+            if (places < 0).any():
+                first = plain(self.index[places < 0][0])
+                raise DataError(
+                    f"{name} has no row for {(places < 0).sum()} index label(s) of {self.owner}, "
+                    f"first {first!r}: add them, or give {name}.to_numpy() if rows correspond"
+                )
+            value = value.iloc[places]
+        if len(value) != self.size:
+            raise ShapeError(
+                f"{name} has {len(value)} rows, x has {self.size}: give one for each row"
+            )
         return value
 
-    def _places(self, index: pd.Index, wanted: pd.Index, name: str) -> Any:
-        for owner, labels in ((name, index), (self.owner, wanted)):
-            if labels.has_duplicates:
-                double = labels[labels.duplicated()]
-                raise DataError(
-                    f"{name} and {self.owner} have other rows or another order, and the index of "
-                    f"{owner} holds {plain(double[0])!r} more than once ({len(double)} such "
-                    "row(s)), so they cannot be matched: make the index unique, or bring both into "
-                    "the same order"
-                )
-        places = index.get_indexer(wanted)
-        if (places < 0).any():
-            raise DataError(
-                f"{name} has no row for {(places < 0).sum()} index label(s) of {self.owner}, first "
-                f"{plain(wanted[places < 0][0])!r}: add them, or give {name}.to_numpy() if rows "
-                "correspond"
-            )
-        return places
+
+@dataclass(frozen=True)
+class Schema:
+    """What later tables have to fit."""
+
+    feature_names: tuple[Hashable, ...] | None  # None: only their number is checked later
+    num_features: int  # D
+    outcome_names: tuple[Hashable, ...]  # the user's, of whatever type, else y0, y1, ...
+    outcome_ndim: int  # 1 where y was (N,), 2 where it was (N, Q)
 
 
-def warn_user(text: str, kind: type[Warning] = DataWarning) -> None:
-    """Warns at the line that called the package, however deep inside it we are."""
-    level, frame = 1, sys._getframe(0)
-    while frame.f_back is not None and _is_inside(frame.f_globals.get("__name__", "")):
-        level, frame = level + 1, frame.f_back
-    warnings.warn(text, kind, stacklevel=level)
+@dataclass(frozen=True)
+class Rows:
+    """Rows of data that fit together."""
 
-
-def _is_inside(module: str) -> bool:
-    """Our own code, or torch's wrapper around a decorated function of ours."""
-    return module.split(".")[0] in ("pyro_tbr", "torch")
+    x: Any  # (N, D) float64, finite: a tensor, or SparseFeatures where these were asked for
+    y: Tensor | None  # (N, Q) float64, NaN where not observed; None where none were given
+    env_index: Tensor  # position of each row's environment in tree.nodes, (N,) int64
+    order: RowOrder  # the index of x, else of y or env, if one of them has one
+    rounding: Tensor  # relative, of each feature as it was given, (D,); 0 for double precision
 
 
 def select_columns(frame: pd.DataFrame, names: tuple[Hashable, ...], name: str) -> pd.DataFrame:
@@ -151,9 +143,3 @@ def unique_columns(frame: pd.DataFrame, name: str) -> tuple[Hashable, ...]:
         double = tuple(frame.columns[frame.columns.duplicated()].unique())
         raise DataError(f"{name} has columns of the same name: {listed(double)}; rename them")
     return tuple(frame.columns)
-
-
-def check_length(value: Sized, name: str, num_rows: int) -> None:
-    """Refuses other numbers of rows than those of ``x``."""
-    if len(value) != num_rows:
-        raise ShapeError(f"{name} has {len(value)} rows, x has {num_rows}: give one for each row")

@@ -1,6 +1,6 @@
 """Numbers from whatever holds them: float64 copies, and the place of what is no number."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from numbers import Number
 from typing import Any
 
@@ -14,6 +14,7 @@ from pyro_tbr.errors import DataError, ShapeError
 from pyro_tbr.tree.readers.naming import listed
 
 LARGEST = 1e100  # of a number among features or outcomes
+NOT_FINITE = ("cell(s) that are NaN or infinite", "impute these cells or drop their rows")
 
 
 def to_float64(
@@ -50,15 +51,22 @@ def to_float64(
     bad = np.zeros(array.shape, dtype=bool)
     for place, cell in np.ndenumerate(array):
         if isinstance(cell, Number | np.bool_) and not isinstance(cell, complex):
-            numbers[place] = _as_float(cell)
+            try:
+                numbers[place] = float(cell)  # type: ignore[arg-type]
+            except OverflowError:  # an int of hundreds of digits
+                numbers[place] = np.inf if cell > 0 else -np.inf  # type: ignore[operator]
         else:
             bad[place] = cell is not None and cell is not pd.NA
     if bad.any():
         values = tuple(dict.fromkeys(array[bad].tolist()))
+        hint = "categories need a column each, as pd.get_dummies makes them"
+        if name == "y":
+            hint = "two classes are 0 and 1, with likelihood='bernoulli'"
+        place = np.unravel_index(bad.argmax(), bad.shape)
         raise DataError(
             f"{name} has {bad.sum()} cell(s) that are no numbers, first "
-            f"{cell_text(array, bad, columns, index)}; such values are {listed(values, 4)}: "
-            f"give numbers (text, such as '1.5', is not converted; {_categories(name)})"
+            f"{cell_text(array[place], place, columns, index)}; such values are "
+            f"{listed(values, 4)}: give numbers (text, such as '1.5', is not converted; {hint})"
         )
     return numbers
 
@@ -71,25 +79,24 @@ def check_size(
 ) -> None:
     """Refuses numbers whose squares double precision cannot hold; NaN and inf pass."""
     bad = (np.abs(table) > LARGEST) & np.isfinite(table)
+    what, remedy = f"value(s) beyond {LARGEST:g}", "give it in another unit"
+    refuse_cells(name, table, bad, what, remedy, columns, index)
+
+
+def refuse_cells(
+    name: str,
+    table: NDArray[Any],
+    bad: NDArray[np.bool_],
+    what: str,
+    remedy: str,
+    columns: tuple[Hashable, ...] | None,
+    index: pd.Index | None,
+) -> None:
+    """Refuses cells that are bad: their number, and value, row and column of the first."""
     if bad.any():
-        raise DataError(
-            f"{name} has {bad.sum()} value(s) beyond {LARGEST:g}, first "
-            f"{cell_text(table, bad, columns, index)}: give it in another unit"
-        )
-
-
-def _as_float(cell: Any) -> float:
-    try:
-        return float(cell)
-    except OverflowError:  # an int of hundreds of digits
-        return float("inf") if cell > 0 else -float("inf")
-
-
-def _categories(name: str) -> str:
-    """What to do with categories among features, or outcomes."""
-    if name == "y":
-        return "two classes are 0 and 1, with likelihood='bernoulli'"
-    return "categories need a column each, as pd.get_dummies makes them"
+        place = np.unravel_index(bad.argmax(), bad.shape)
+        first = cell_text(table[place], place, columns, index)
+        raise DataError(f"{name} has {bad.sum()} {what}, first {first}: {remedy}")
 
 
 def _series_array(series: pd.Series) -> NDArray[Any]:
@@ -106,17 +113,14 @@ def plain(value: Any) -> Any:
 
 
 def cell_text(
-    table: NDArray[Any],
-    bad: NDArray[np.bool_],
+    value: Any,
+    place: Sequence[Any],
     columns: tuple[Hashable, ...] | None,
     index: pd.Index | None,
 ) -> str:
-    """The first bad cell: its value, its row and its column, by the user's names."""
-    place = np.unravel_index(bad.argmax(), bad.shape)
-    row = int(place[0])
-    text = f"{plain(table[place])!r} at row {row}"
+    """A cell: its value, its row and its column, by the user's names."""
+    row, *column = (int(part) for part in place)
+    text = f"{plain(value)!r} at row {row}"
     if index is not None:
         text += f" (index {plain(index[row])!r})"
-    if len(place) == 2:
-        text += f", column {columns[place[1]] if columns else int(place[1])!r}"
-    return text
+    return text + "".join(f", column {columns[j] if columns else j!r}" for j in column)

@@ -10,41 +10,27 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pyro_tbr.data.matching import RowOrder, read_table, select_columns, unique_columns
-from pyro_tbr.data.numbers import cell_text, check_size, to_float64
-from pyro_tbr.data.schema import Schema
+from pyro_tbr.data.matching import RowOrder, Schema, read_table, select_columns, unique_columns
+from pyro_tbr.data.numbers import check_size, refuse_cells, to_float64
 from pyro_tbr.errors import DataError, ShapeError
 from pyro_tbr.tree.readers.naming import listed
 
 
 @dataclass(frozen=True)
 class Outcomes:
-    """Outcomes with the user's labels, for a likelihood to check.
+    """Outcomes with the user's labels, for a likelihood to check."""
 
-    Attributes:
-        values: (N, Q) float64, NaN where not observed.
-        names: Of the columns, Q.
-        index: Labels of the rows, where there are any.
-    """
-
-    values: NDArray[np.float64]
-    names: tuple[Hashable, ...]
-    index: pd.Index | None = None
+    values: NDArray[np.float64]  # (N, Q), NaN where not observed
+    names: tuple[Hashable, ...]  # of the columns, Q
+    index: pd.Index | None = None  # labels of the rows, where there are any
 
     def refuse(self, bad: NDArray[np.bool_], what: str, remedy: str) -> None:
-        """Raises an error that names the first bad value, if there is one.
+        """Raises a ``DataError`` that names the first bad value, if there is one.
 
-        Args:
-            bad: Which values are wrong, (N, Q).
-            what: Goes behind "y has 3 value(s)", such as "that are negative".
-            remedy: What to do.
-
-        Raises:
-            DataError: With the count, and value, row, label and column of the first.
+        ``what`` goes behind "y has 3 value(s)", such as "that are negative"; then what to do.
         """
-        if bad.any():
-            first = cell_text(self.values, bad, self.names, self.index)
-            raise DataError(f"y has {bad.sum()} value(s) {what}, first {first}: {remedy}")
+        what = f"value(s) {what}"
+        refuse_cells("y", self.values, bad, what, remedy, self.names, self.index)
 
 
 Check = Callable[[Outcomes], None]
@@ -57,15 +43,10 @@ def align_outcomes(
 
     Columns of a table are matched by name, or by position if training had no names.
 
-    Args:
-        schema: What training had.
-        y: Outcomes.
-        order: Of the rows.
-        check: The likelihood's, which refuses values outside its support.
-
     Raises:
         ShapeError: The numbers of rows or outcomes differ.
-        DataError: A column is missing, values cannot be used, or rows cannot be matched.
+        DataError: A column is missing, values cannot be used (``check`` is the likelihood's), or
+            rows cannot be matched.
     """
     y, index = read_table(y, "y")
     defaults = default_names(len(schema.outcome_names))
@@ -85,16 +66,16 @@ def align_outcomes(
 
 
 def read_outcomes(y: Any, index: pd.Index | None, order: RowOrder) -> tuple[Outcomes, int]:
-    """Outcomes in the order of the rows, and how many dimensions y had.
-
-    Args:
-        y: As :func:`read_table` gives it.
-        index: Labels of its rows, likewise.
-        order: Of the rows.
-    """
+    """Outcomes in the order of the rows, as :func:`read_table` gives them, and y's dimensions."""
     if hasattr(y, "toarray"):
         raise DataError("y is a sparse matrix, in which a zero is no value: give y.toarray()")
-    names = _names(y)
+    names: tuple[Hashable, ...] | None = None  # the user's, of whatever type they are
+    if isinstance(y, pd.DataFrame):
+        names = unique_columns(y, "y")
+        if isinstance(y.columns, pd.RangeIndex) and names == tuple(range(len(names))):
+            names = None
+    elif isinstance(y, pd.Series) and y.name is not None:
+        names = (y.name,)
     if index is not None:
         y = order.arrange(y, index, "y")
     values = to_float64(y, "y", names, order.index)
@@ -107,25 +88,6 @@ def read_outcomes(y: Any, index: pd.Index | None, order: RowOrder) -> tuple[Outc
     outcomes.refuse(np.isinf(values), "that are infinite", "put NaN where it was not observed")
     check_size(values, "y", outcomes.names, order.index)
     return outcomes, ndim
-
-
-def _names(y: Any) -> tuple[Hashable, ...] | None:
-    """The user's names of the columns, of whatever type they are; None where there are none."""
-    if isinstance(y, pd.DataFrame):
-        columns = unique_columns(y, "y")
-        counted = isinstance(y.columns, pd.RangeIndex) and columns == tuple(range(len(columns)))
-        return None if counted else columns
-    return (y.name,) if isinstance(y, pd.Series) and y.name is not None else None
-
-
-def check_observed(y: Outcomes) -> None:
-    """Refuses a column without an observed value."""
-    for name, column in zip(y.names, y.values.T, strict=True):
-        if np.isnan(column).all():
-            raise DataError(
-                f"y has no observed value in column {name!r}, all {len(column)} rows are missing: "
-                "drop this outcome"
-            )
 
 
 def names_as_text(names: tuple[Hashable, ...]) -> list[str]:

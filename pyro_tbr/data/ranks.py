@@ -14,40 +14,20 @@ import torch
 import torch.distributed as dist
 
 from pyro_tbr.data.alignment import check_whole, read_rows
-from pyro_tbr.data.matching import RowOrder
+from pyro_tbr.data.matching import RowOrder, Rows, Schema
 from pyro_tbr.data.outcomes import Check
-from pyro_tbr.data.schema import Rows, Schema
 from pyro_tbr.data.sparse import SparseFeatures
 from pyro_tbr.errors import DataError, TbrError
 from pyro_tbr.tree import Tree
 
-CHOICES = ("together", "apart")
-
 
 class _Part(NamedTuple):
-    """What one process sends to all others: its rows, or why it has none.
-
-    Attributes:
-        error: The error that its rows met; ``None``: none.
-        common: What must be the same in all processes, by its name.
-        rows: Its rows.
-        seed: Its seed.
-    """
+    """What one process sends to all others: its rows, or the error that they met."""
 
     error: TbrError | None
-    common: dict[str, Any]
+    common: dict[str, Any]  # what must be the same in all processes, by its name
     rows: Rows | None
     seed: int
-
-
-def num_ranks() -> int:
-    """Processes of this program: of the initialised group, else those that torchrun started."""
-    if not dist.is_available():
-        return 1
-    if dist.is_initialized():
-        return dist.get_world_size()
-    launched = dist.is_torchelastic_launched()
-    return int(os.environ.get("WORLD_SIZE", "1")) if launched else 1
 
 
 def check_ranks(ranks: str | None) -> bool:
@@ -57,9 +37,13 @@ def check_ranks(ranks: str | None) -> bool:
         DataError: There are several processes and nothing was said, as a guess would be wrong for
             half of the users without a sign of it; or they have no group to talk through.
     """
-    if ranks not in (None, *CHOICES):
+    if ranks not in (None, "together", "apart"):
         raise DataError(f"ranks={ranks!r}: give 'together' or 'apart', or leave it out")
-    number = num_ranks()
+    number = 1
+    if dist.is_available() and dist.is_initialized():
+        number = dist.get_world_size()
+    elif dist.is_available() and dist.is_torchelastic_launched():  # by torchrun
+        number = int(os.environ.get("WORLD_SIZE", "1"))
     if number == 1 or ranks == "apart":
         return False
     if ranks is None:
@@ -92,18 +76,8 @@ def align_ranks(
     """The rows of all processes, in the order of their ranks, in each of them.
 
     Every process calls it with its own rows; numbers of rows may differ. Sparse features stay so.
-
-    Args:
-        tree: The environments, the same in all.
-        x: Features of the own rows, and so on, as for ``align_training``.
-        y: Outcomes.
-        env: Environments.
-        seed: Of this process.
-        same_seed: It was asked for, so all must have the same; else the first one's is taken.
-        check: As there.
-        check_informative: As there.
-        learns: As there.
-        precision: As there.
+    Arguments are those of ``align_training``, and the ``seed`` of this process: with ``same_seed``
+    all must have the same; else the first one's is taken.
 
     Returns:
         Rows without an index, their schema, and the seed, all three alike in all processes.
@@ -112,19 +86,14 @@ def align_ranks(
         TbrError: In all processes, whichever has rows that cannot be used.
         DataError: Trees, columns or seeds differ.
     """
-    own: _Part
     try:
         rows, schema = read_rows(tree, x, y, env, check=check, keep_sparse=True)
     except TbrError as error:  # to be told to all, or the others would wait for ever
         own = _Part(error, {}, None, seed)
     else:
         kind = "sparse" if isinstance(rows.x, SparseFeatures) else "dense"
-        common = {
-            "tree": tree,
-            "columns": schema,
-            "kind of x": kind,
-            "seed": seed if same_seed else None,
-        }
+        common = {"tree": tree, "columns": schema, "kind of x": kind}
+        common["seed"] = seed if same_seed else None
         own = _Part(None, common, replace(rows, order=RowOrder(len(rows.env_index))), seed)
     parts: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(parts, own)

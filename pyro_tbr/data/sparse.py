@@ -1,6 +1,4 @@
-"""Sparse features: checked as they are stored, made dense a block of rows at a time.
-
-Training too works on blocks: standardised features are never written down whole.
+"""Sparse features: checked as they are stored, made dense a block of rows at a time, never whole.
 
 They come from scipy, which need not be installed: whoever has such a matrix has it.
 """
@@ -13,10 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from pyro_tbr.data.numbers import LARGEST, plain
+from pyro_tbr.data.numbers import LARGEST, NOT_FINITE, cell_text
 from pyro_tbr.errors import DataError, ShapeError
 
 _BLOCK_ELEMENTS = 1_000_000  # of a dense block, 8 MB
@@ -39,17 +36,9 @@ def sparse_of_frame(frame: pd.DataFrame) -> Any:
 
 
 class SparseFeatures:
-    """Finite features (N, D), stored by rows.
+    """Finite features (N, D), stored by rows, float64; dense blocks of them go to ``device``.
 
-    Args:
-        x: Any scipy sparse matrix or array; entries given twice are summed, whatever the type of
-            its indices, and it is not changed.
-        names: Names of its columns, for messages.
-        index: Index of its rows, likewise.
-
-    Attributes:
-        stored: The scipy matrix, by rows, float64.
-        device: Where blocks go.
+    Any scipy matrix or array will do and is not changed; entries given twice are summed.
 
     Raises:
         ShapeError: It has not two dimensions.
@@ -57,10 +46,7 @@ class SparseFeatures:
     """
 
     def __init__(
-        self,
-        x: Any,
-        names: tuple[Hashable, ...] | None = None,
-        index: pd.Index | None = None,
+        self, x: Any, names: tuple[Hashable, ...] | None = None, index: pd.Index | None = None
     ) -> None:
         if len(x.shape) != 2:
             raise ShapeError(
@@ -74,27 +60,15 @@ class SparseFeatures:
         self.shape: tuple[int, int] = self.stored.shape
         self.device = torch.device("cpu")
         data = self.stored.data
-        for bad, problem, remedy in (
-            (
-                ~np.isfinite(data),
-                "that are NaN or infinite",
-                "impute these cells or drop their rows",
-            ),
-            (np.abs(data) > LARGEST, f"beyond {LARGEST:g}", "give it in another unit"),
+        too_large = (f"cell(s) beyond {LARGEST:g}", "give it in another unit")
+        for bad, (what, remedy) in (
+            (~np.isfinite(data), NOT_FINITE),
+            (np.abs(data) > LARGEST, too_large),
         ):
             if bad.any():
-                where = self._entry_text(int(bad.argmax()), names, index)
-                raise DataError(f"x has {bad.sum()} cell(s) {problem}, first {where}: {remedy}")
-
-    def _entry_text(
-        self, entry: int, names: tuple[Hashable, ...] | None, index: pd.Index | None
-    ) -> str:
-        """A stored value with its row and column, by the user's names."""
-        stored = self.stored.tocoo()  # its entries in the order of the rows
-        row, column = int(stored.row[entry]), int(stored.col[entry])
-        at = f"row {row}" if index is None else f"row {row} (index {plain(index[row])!r})"
-        label = names[column] if names else column
-        return f"{plain(stored.data[entry])!r} at {at}, column {label!r}"
+                entry, cells = bad.argmax(), self.stored.tocoo()  # in the order of the rows
+                first = cell_text(data[entry], (cells.row[entry], cells.col[entry]), names, index)
+                raise DataError(f"x has {bad.sum()} {what}, first {first}: {remedy}")
 
     @staticmethod
     def stack(parts: Sequence[SparseFeatures]) -> SparseFeatures:
@@ -121,18 +95,18 @@ class SparseFeatures:
         new.stored, new.shape, new.device = stored, stored.shape, device
         return new
 
-    def toarray(self) -> NDArray[np.float64]:
-        """All of it, dense, (N, D)."""
-        return self.stored.toarray()
-
     def dense(self) -> Tensor:
         """All of it as a dense tensor, (N, D)."""
-        return torch.from_numpy(self.toarray()).to(self.device)
+        return torch.from_numpy(self.stored.toarray()).to(self.device)
 
-    def column_range(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def column(self, place: int) -> Tensor:
+        """One of the columns, dense, (N,)."""
+        return torch.from_numpy(self.stored[:, [place]].toarray().ravel())
+
+    def column_range(self) -> tuple[Tensor, Tensor]:
         """Least and largest value of each column, each (D,)."""
-        low, high = self.stored.min(axis=0), self.stored.max(axis=0)
-        return low.toarray().ravel(), high.toarray().ravel()
+        low, high = (part.toarray().ravel() for part in (self.stored.min(0), self.stored.max(0)))
+        return torch.from_numpy(low).to(self.device), torch.from_numpy(high).to(self.device)
 
     def column_moments(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each column, each (D,)."""

@@ -26,10 +26,9 @@ from pyro_tbr.data import (
     align_ranks,
     align_training,
     check_ranks,
-    warn_user,
 )
 from pyro_tbr.data.columns import varying_columns
-from pyro_tbr.errors import DataError, IdentificationWarning
+from pyro_tbr.errors import DataError, IdentificationWarning, warn_user
 from pyro_tbr.heads.groups import RowGroups
 from pyro_tbr.heads.guide import Guide
 from pyro_tbr.heads.likelihoods.scaling import Scaling

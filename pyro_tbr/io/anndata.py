@@ -50,7 +50,15 @@ def from_anndata(
         DataError: A key that is not there, with the nearest; a layer and an obsm key at a time.
         ImportError: A path was given and anndata is not installed.
     """
-    adata = _opened(adata)
+    if isinstance(adata, str | os.PathLike):
+        try:
+            import anndata
+        except ImportError as error:
+            raise ImportError(
+                "reading h5ad files needs anndata: pip install pyro-tbr[anndata]"
+            ) from error
+        adata = anndata.read_h5ad(Path(adata))
+    _check_kind(adata)
     x = _features(adata, layer, obsm)
     outcomes = None if y is None else _outcomes(adata, y)
     labels = None if env is None else adata.obs[_key(env, adata.obs.columns, "env", "obs columns")]
@@ -77,12 +85,9 @@ def to_anndata(
         key: Under what name: ``obsm["X_tbr"]``, (N, K), and ``uns["tbr"]``, a dict with ``deltas``
             (see ``Posterior.deltas``; the parent's and child's labels as text), ``node_weights``,
             ``latents`` and ``outcomes`` (their names) and ``tree``, whose comments are the PIPs.
-        layer: The layer that features come from, as in :func:`from_anndata`.
-        obsm: The key of ``obsm`` that features come from, likewise.
-        copy: Write into a copy.
-
-    Returns:
-        The object written to.
+        layer: Where features come from, as in :func:`from_anndata`.
+        obsm: Likewise.
+        copy: Write into a copy, which is returned.
 
     Raises:
         DataError: No AnnData object, a key that is not there, or features of another kind.
@@ -91,9 +96,11 @@ def to_anndata(
     _check_kind(adata)
     if not key or "/" in key:
         raise DataError(f"key={key!r}: give a word without a slash, which h5ad takes for a group")
-    x = _features(adata, layer, obsm)
-    named = posterior.schema.feature_names is not None
-    latents = np.asarray(posterior.encode(x if named else _unnamed(x)))
+    x: Any = _features(adata, layer, obsm)
+    if posterior.schema.feature_names is None:  # by position, for a fit to an array
+        stored = sparse_of_frame(x)
+        x = x.to_numpy() if stored is None else stored
+    latents = np.asarray(posterior.encode(x))
     tree = posterior.tree.to_newick(comments=posterior.pips())
     adata = adata.copy() if copy else adata
     adata.obsm[f"X_{key}"] = latents
@@ -104,19 +111,6 @@ def to_anndata(
         "outcomes": np.array(names_as_text(posterior.outcome_names), dtype=object),
         "tree": tree,
     }
-    return adata
-
-
-def _opened(adata: Any) -> Any:
-    if isinstance(adata, str | os.PathLike):
-        try:
-            import anndata
-        except ImportError as error:
-            raise ImportError(
-                "reading h5ad files needs anndata: pip install pyro-tbr[anndata]"
-            ) from error
-        return anndata.read_h5ad(Path(adata))
-    _check_kind(adata)
     return adata
 
 
@@ -131,44 +125,35 @@ def _features(adata: Any, layer: str | None, obsm: str | None) -> pd.DataFrame:
         raise DataError(f"layer={layer!r} and obsm={obsm!r}: features come from one of them")
     if obsm is not None:
         return _obsm_table(adata, _key(obsm, adata.obsm, "obsm", "obsm keys"))
-    if layer is not None:
-        values = adata.layers[_key(layer, adata.layers, "layer", "layers")]
-    else:
-        values = adata.X
+    known = None if layer is None else _key(layer, adata.layers, "layer", "layers")
+    values = adata.X if known is None else adata.layers[known]
     if values is None:
         raise DataError("adata.X is empty: name the layer or the obsm key that features come from")
     return _table(values, adata.obs_names, adata.var_names)
 
 
 def _outcomes(adata: Any, y: str | Sequence[str]) -> pd.Series | pd.DataFrame:
-    if isinstance(y, str):
-        if y not in adata.obs.columns and y in adata.obsm:
-            return _obsm_table(adata, y)
-        return adata.obs[_key(y, adata.obs.columns, "y", "obs columns")]
-    return adata.obs[[_key(name, adata.obs.columns, "y", "obs columns") for name in y]]
+    if isinstance(y, str) and y not in adata.obs.columns and y in adata.obsm:
+        return _obsm_table(adata, y)
+    for name in [y] if isinstance(y, str) else y:
+        _key(name, adata.obs.columns, "y", "obs columns")
+    return adata.obs[y if isinstance(y, str) else list(y)]
 
 
 def _obsm_table(adata: Any, key: str) -> pd.DataFrame:
     values = adata.obsm[key]
     if isinstance(values, pd.DataFrame):
         return values
-    columns = pd.Index([f"{key}_{j}" for j in range(values.shape[1])])
-    return _table(values, adata.obs_names, columns)
+    return _table(values, adata.obs_names, [f"{key}_{j}" for j in range(values.shape[1])])
 
 
-def _table(values: Any, index: pd.Index, columns: pd.Index) -> pd.DataFrame:
+def _table(values: Any, index: pd.Index, columns: Any) -> pd.DataFrame:
     if hasattr(values, "to_memory"):  # sparse, in a file
         values = values.to_memory()
     if hasattr(values, "tocsc"):
         accessor: Any = pd.DataFrame.sparse
         return accessor.from_spmatrix(values, index=index, columns=columns)
     return pd.DataFrame(np.asarray(values), index=index, columns=columns)
-
-
-def _unnamed(x: pd.DataFrame) -> Any:
-    """By position, for a fit to an array."""
-    stored = sparse_of_frame(x)
-    return x.to_numpy() if stored is None else stored
 
 
 def _key(key: str, known: Any, argument: str, kind: str) -> str:

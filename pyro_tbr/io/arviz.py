@@ -23,28 +23,19 @@ from pyro_tbr.posterior.mixture import Mixture
 from pyro_tbr.posterior.mixture import drawn as draw_of
 from pyro_tbr.posterior.prediction import distribution, linear_predictor
 from pyro_tbr.posterior.view import weights_at
-from pyro_tbr.tree import Tree
+from pyro_tbr.tree.readers.naming import arc_text
 
 if TYPE_CHECKING:
     import xarray as xr
 
 
 class _Data(NamedTuple):
-    """What is observed, and where.
+    """What is observed, and where."""
 
-    Attributes:
-        design: Latents with the intercept's 1, (N, W).
-        nodes: Node of each row, (N,).
-        y: Outcomes, (N, Q), NaN where not observed.
-        rows: A label for each row, (N,).
-        outcomes: Q names.
-    """
-
-    design: Tensor
-    nodes: Tensor
-    y: Tensor
-    rows: NDArray[Any]
-    outcomes: list[str]
+    design: Tensor  # latents with the intercept's 1, (N, W)
+    nodes: Tensor  # of each row, (N,)
+    y: Tensor  # (N, Q), NaN where not observed
+    rows: NDArray[Any]  # a label for each, (N,)
 
 
 def to_datatree(
@@ -61,8 +52,7 @@ def to_datatree(
     Draws are independent, so they stand as one chain and effective sample sizes are about
     ``num_draws``. Dimensions are ``arc`` (``"parent -> child"``), ``latent``, ``outcome`` and
     ``row`` (the index of ``x`` where it is a DataFrame). Numbers are in the user's units, but for
-    scales of the prior, which are in those of training, where outcomes have variance 1. With
-    rows, ``log_likelihood`` and ``posterior_predictive`` hold num_draws x N x Q numbers each.
+    scales of the prior, which are in those of training, where outcomes have variance 1.
 
     A log likelihood is that of a row given weights, noise and the row's latents as the fitted
     encoder has them: ``loo`` leaves a row out of the weights, not out of the encoder, so with a
@@ -74,13 +64,13 @@ def to_datatree(
         y: Outcomes, as in ``fit``. Where some are missing, those observed are listed: along ``row``
             for one outcome, along ``observation`` (``"row, outcome"``) for several.
         env: Node labels (N,), or one for all rows.
-        num_draws: Draws.
+        num_draws: Draws, S.
         seed: Of these draws.
 
     Returns:
-        A tree with the group ``posterior``; with data also ``log_likelihood``,
-        ``posterior_predictive``, ``observed_data`` (variable ``y`` in each) and ``constant_data``
-        (``env``, as text).
+        A tree with the group ``posterior``; with data also ``log_likelihood`` and
+        ``posterior_predictive``, S x N x Q numbers each, ``observed_data`` (variable ``y`` in each)
+        and ``constant_data`` (``env``, as text).
 
     Raises:
         ImportError: ArviZ is not installed.
@@ -104,8 +94,12 @@ def to_datatree(
     draws = posterior.draws(num_draws, torch.Generator().manual_seed(seed))
     in_units = {name: value.numpy() for name, value in posterior.user_draws(draws).items()}
     groups, dims = _posterior_group(posterior, in_units)
+    tree = posterior.tree
+    arcs = [f"{tree.labels[parent]} -> {tree.labels[child]}" for parent, child in tree.arcs]
+    if len(set(arcs)) < len(arcs):  # inner nodes may share a label, not a name
+        arcs = [arc_text(*arc) for arc in tree.arcs]
     coords: dict[str, Any] = {
-        "arc": _arc_labels(posterior.tree),
+        "arc": arcs,
         "latent": list(posterior.latent_names),
         "outcome": names_as_text(posterior.outcome_names),
     }
@@ -136,14 +130,6 @@ def _posterior_group(
     return {"posterior": sites}, dims
 
 
-def _arc_labels(tree: Tree) -> list[str]:
-    """A text for each arc, all different."""
-    texts = [f"{tree.labels[parent]} -> {tree.labels[child]}" for parent, child in tree.arcs]
-    if len(set(texts)) < len(texts):  # inner nodes may share a label, not a name
-        texts = [f"{parent!r} -> {child!r}" for parent, child in tree.arcs]
-    return texts
-
-
 @torch.no_grad()
 def _data(posterior: Posterior, x: Any, y: Any, env: Any) -> _Data:
     design, index = posterior.align_design(x)
@@ -152,15 +138,11 @@ def _data(posterior: Posterior, x: Any, y: Any, env: Any) -> _Data:
     outcomes = posterior.align_outcomes(y, order)
     if torch.isnan(outcomes).all():
         raise DataError("y has no observed value; without data give no x, y and env")
-    rows = np.arange(len(design)) if index is None else _row_labels(index)
-    return _Data(design.cpu(), nodes, outcomes, rows, names_as_text(posterior.outcome_names))
-
-
-def _row_labels(index: pd.Index) -> NDArray[Any]:
-    """Whole numbers as they are, everything else as text."""
-    if pd.api.types.is_integer_dtype(index.dtype) and not index.hasnans:
-        return index.to_numpy(dtype=np.int64)
-    return np.array([str(label) for label in index])
+    rows = np.arange(len(design))
+    if index is not None:  # whole numbers as they are, everything else as text
+        whole = pd.api.types.is_integer_dtype(index.dtype) and not index.hasnans
+        rows = index.to_numpy(dtype=np.int64) if whole else np.array([str(row) for row in index])
+    return _Data(design.cpu(), nodes, outcomes, rows)
 
 
 def _data_groups(
@@ -179,22 +161,21 @@ def _data_groups(
     flat = posterior.schema.outcome_ndim == 1
     if flat or seen.all():
         kept = seen[:, 0] if flat else torch.ones(len(data.y), dtype=torch.bool)
-        parts = [value[..., kept, :] for value in (log_lik, made, data.y)]
-        parts = [value[..., 0] for value in parts] if flat else parts
-        dims = {"y": ["row"] if flat else ["row", "outcome"], "env": ["row"]}
-        labels = {"row": data.rows[kept.numpy()]}
-        env = env[kept.numpy()]
+        picked: Any = (kept, 0) if flat else (kept, slice(None))
+        dims = ["row", "outcome"][: 1 if flat else 2]
+        where = kept.numpy()
+        labels = data.rows[where]
     else:
-        parts = [value[..., seen] for value in (log_lik, made, data.y)]
-        rows, columns = (place.numpy() for place in seen.nonzero(as_tuple=True))
-        names = [f"{data.rows[i]}, {data.outcomes[q]}" for i, q in zip(rows, columns, strict=True)]
-        dims, labels = {"y": ["observation"], "env": ["observation"]}, {"observation": names}
-        env = env[rows]
-    by_draw, drawn, observed = (value.numpy() for value in parts)
+        picked, dims = (seen,), ["observation"]
+        where, columns = (place.numpy() for place in seen.nonzero(as_tuple=True))
+        outcomes = names_as_text(posterior.outcome_names)
+        pairs = zip(data.rows[where], columns, strict=True)
+        labels = np.array([f"{row}, {outcomes[q]}" for row, q in pairs])
+    by_draw, drawn, observed = (value[(..., *picked)].numpy() for value in (log_lik, made, data.y))
     groups: dict[str, dict[str, Any]] = {
         "posterior_predictive": {"y": drawn[None]},
         "log_likelihood": {"y": by_draw[None]},
         "observed_data": {"y": observed},
-        "constant_data": {"env": env},
+        "constant_data": {"env": env[where]},
     }
-    return groups, dims, labels
+    return groups, {"y": dims, "env": dims[:1]}, {dims[0]: labels}

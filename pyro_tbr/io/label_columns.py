@@ -14,68 +14,47 @@ from pyro_tbr.tree.readers.naming import listed
 
 
 def split_columns(X: Any, columns: Mapping[str, Hashable]) -> tuple[Any, ...]:
-    """Features of rows, and each column of labels.
+    """Features of rows, and each column of labels, by the name or position that an argument gives.
 
-    Args:
-        X: A DataFrame, or a table that knows its columns, or one of rows and columns.
-        columns: Name or position of each column of labels, by the argument that says which; in a
-            DataFrame a name goes first.
+    In a DataFrame a name goes first.
 
     Raises:
         DataError: There is no such column, or two arguments mean the same one.
         ShapeError: ``X`` is no table.
     """
     X, _ = read_table(X, "X")
-    frame = isinstance(X, pd.DataFrame)
-    table = X if frame or (hasattr(X, "ndim") and not hasattr(X, "tocsr")) else _table(X)
-    if table.ndim != 2:
-        raise ShapeError(f"X has shape {tuple(table.shape)}: give a table (rows, columns)")
-    place = _named if frame else _placed
-    places = {argument: place(table, argument, column) for argument, column in columns.items()}
-    for argument, at in places.items():
-        same = [name for name, other in places.items() if other == at]
-        if len(same) > 1:
-            raise DataError(f"{listed(same)} are both {columns[argument]!r}: give two columns")
-    rest = [i for i in range(table.shape[1]) if i not in places.values()]
-    if frame:
-        return table.iloc[:, rest], *(table.iloc[:, at] for at in places.values())
-    return table[:, rest], *(table[:, at] for at in places.values())
-
-
-def _placed(table: Any, argument: str, column: Hashable) -> int:
-    number = table.shape[1]
-    if not _is_position(column, number):
-        raise DataError(
-            f"{argument}={column!r}, but X is no DataFrame: give the position of the column of "
-            f"labels, -{number} to {number - 1}, or a DataFrame"
-        )
-    return int(column) % number  # type: ignore[call-overload]
-
-
-def _named(frame: pd.DataFrame, argument: str, column: Hashable) -> int:
-    places = [i for i, name in enumerate(frame.columns) if name == column]
-    if len(places) > 1:
-        raise DataError(f"{argument}={column!r} is the name of {len(places)} columns of X: rename")
-    if places:
-        return places[0]
-    if _is_position(column, frame.shape[1]):
-        return int(column) % frame.shape[1]  # type: ignore[call-overload]
-    raise DataError(
-        f"{argument}={column!r} is no column of X, whose columns are {listed(frame.columns)}"
-    )
-
-
-def _is_position(column: Hashable, number: int) -> bool:
-    whole = isinstance(column, int | np.integer) and not isinstance(column, bool)
-    return whole and -number <= int(column) < number  # type: ignore[call-overload]
-
-
-def _table(X: Any) -> Any:
-    """Lists of rows as an array of objects, so that numbers beside labels stay numbers."""
     if hasattr(X, "tocsr"):
         raise DataError(
             "X is a sparse matrix, which has no column of labels: give a DataFrame "
             "(pandas.DataFrame.sparse.from_spmatrix) with one"
         )
-    rows = [list(row) for row in X]
-    return np.array(rows, dtype=object)
+    if not hasattr(X, "ndim"):  # an array of objects, so that numbers beside labels stay numbers
+        X = np.array([list(row) for row in X], dtype=object)
+    if X.ndim != 2:
+        raise ShapeError(f"X has shape {tuple(X.shape)}: give a table (rows, columns)")
+    places = {argument: _place(X, argument, column) for argument, column in columns.items()}
+    if len(set(places.values())) < len(places):
+        column = next(iter(columns.values()))
+        raise DataError(f"{listed(places)} are both {column!r}: give two columns")
+    kept: list[Any] = [[i for i in range(X.shape[1]) if i not in places.values()], *places.values()]
+    return tuple(X.iloc[:, at] if isinstance(X, pd.DataFrame) else X[:, at] for at in kept)
+
+
+def _place(table: Any, argument: str, column: Any) -> int:
+    number, is_frame = table.shape[1], isinstance(table, pd.DataFrame)
+    places = [i for i, name in enumerate(table.columns if is_frame else ()) if name == column]
+    if len(places) > 1:
+        raise DataError(f"{argument}={column!r} is the name of {len(places)} columns of X: rename")
+    if places:
+        return places[0]
+    whole = isinstance(column, int | np.integer) and not isinstance(column, bool)
+    if whole and -number <= column < number:
+        return int(column) % number
+    if is_frame:
+        problem = f" is no column of X, whose columns are {listed(table.columns)}"
+    else:
+        problem = (
+            ", but X is no DataFrame: give the position of the column of labels, "
+            f"-{number} to {number - 1}, or a DataFrame"
+        )
+    raise DataError(f"{argument}={column!r}{problem}")

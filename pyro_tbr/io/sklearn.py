@@ -74,6 +74,10 @@ class _TreeEstimator(BaseEstimator):
             )
         X, _ = read_table(X, "X")
         features, env, groups = self._split(X)
+        y, _ = read_table(y, "y")
+        both = isinstance(features, pd.DataFrame) and isinstance(y, pd.Series | pd.DataFrame)
+        if both and len(y) == len(features):  # rows by position, scikit-learn's way
+            y = y.set_axis(features.index)
         model = TreeModel(
             self.tree,
             self.latent_dim,
@@ -85,7 +89,7 @@ class _TreeEstimator(BaseEstimator):
         self.posterior_: Posterior = fit(
             model,
             features,
-            _by_position(read_table(y, "y")[0], features),
+            y,
             env,
             groups=groups,
             guide=self.guide,
@@ -106,24 +110,21 @@ class _TreeEstimator(BaseEstimator):
         features, env, *groups = split_columns(X, columns)
         return features, env, groups[0] if groups else None
 
+    def _fitted(self) -> Posterior:
+        check_is_fitted(self)
+        return self.posterior_
+
     def _predict(self, X: Any) -> Prediction:
-        check_is_fitted(self, "posterior_")
-        features, env, _ = self._split(X)
-        return self.posterior_.predict(features, env)
+        return self._fitted().predict(*self._split(X)[:2])
 
     @property
     def pip_(self) -> pd.DataFrame:
         """Posterior inclusion probabilities, as :meth:`pyro_tbr.Posterior.pips`."""
-        check_is_fitted(self, "posterior_")
-        return self.posterior_.pips()
+        return self._fitted().pips()
 
     def transform(self, X: Any) -> Any:
         """Latents (N, K) of rows; columns of labels are ignored, but have to be there."""
-        check_is_fitted(self, "posterior_")
-        return self.posterior_.encode(self._split(X)[0])
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "posterior_")
+        return self._fitted().encode(self._split(X)[0])
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -143,14 +144,8 @@ class TreeRegressor(RegressorMixin, _TreeEstimator):
             each row's environment, a node of the tree.
         groups_column: Likewise of the labels of groups, see :func:`pyro_tbr.fit`; ``None``: there
             is none.
-        encoder: As in :class:`pyro_tbr.TreeModel`, ``"linear"`` here where not given.
-        prior: Likewise.
-        intercept: Likewise.
-        guide: As in :func:`pyro_tbr.fit`.
-        seed: Likewise.
-        progress: Likewise.
-        ranks: Likewise.
-        options: A :class:`pyro_tbr.FitOptions`.
+        encoder, prior, intercept: As in :class:`pyro_tbr.TreeModel`.
+        guide, seed, progress, ranks, options: As in :func:`pyro_tbr.fit`.
 
     Attributes:
         posterior_: The :class:`pyro_tbr.Posterior` of the fit.
@@ -168,16 +163,13 @@ class TreeRegressor(RegressorMixin, _TreeEstimator):
     """
 
     def fit(self, X: Any, y: Any) -> TreeRegressor:
-        """Fits a posterior.
+        """Fits a posterior, and returns the estimator.
 
         Args:
             X: Rows, (N, D + 1): features and the column of environments, and that of groups if
                 there is one; a DataFrame, or an array of objects or, where labels are numbers, of
                 numbers.
             y: Outcomes, (N,) or (N, Q), NaN where not observed.
-
-        Returns:
-            The estimator.
 
         Raises:
             DataError: No such column, or values that cannot be used.
@@ -188,16 +180,10 @@ class TreeRegressor(RegressorMixin, _TreeEstimator):
         return self
 
     def predict(self, X: Any, return_std: bool = False) -> Any:
-        """Predictive means, and standard deviations of new outcomes (noise included).
+        """Predictive means, (N,) or (N, Q) as ``y`` was, of rows as in :meth:`fit`.
 
+        With ``return_std`` a pair, with the standard deviations of new outcomes (noise included).
         Environments without rows in ``fit`` are held-out leaves, predicted through the tree.
-
-        Args:
-            X: Rows, as in :meth:`fit`.
-            return_std: Give the standard deviations too.
-
-        Returns:
-            Means, (N,) or (N, Q) as ``y`` was; with ``return_std`` a pair.
         """
         prediction = self._predict(X)
         mean = np.asarray(prediction.mean)
@@ -237,24 +223,14 @@ class TreeClassifier(ClassifierMixin, _TreeEstimator):
     """
 
     def fit(self, X: Any, y: Any) -> TreeClassifier:
-        """Fits a posterior; arguments and errors as :meth:`TreeRegressor.fit`.
-
-        Args:
-            X: Rows, (N, D + 1).
-            y: Classes, (N,), two of them.
-
-        Returns:
-            The estimator.
-        """
+        """Fits a posterior to classes (N,); otherwise as :meth:`TreeRegressor.fit`."""
         labels = np.asarray(y)
         if labels.ndim == 2 and labels.shape[1] == 1:
             labels = labels[:, 0]
         if labels.ndim != 1:
             raise ShapeError(f"y has shape {labels.shape}: give one class a row, (N,)")
         if pd.isna(labels).any():
-            raise DataError(
-                f"y has {int(pd.isna(labels).sum())} missing class(es): drop their rows"
-            )
+            raise DataError(f"y has {pd.isna(labels).sum()} missing class(es): drop their rows")
         classes, codes = np.unique(labels, return_inverse=True)
         if len(classes) != 2:
             raise DataError(
@@ -282,9 +258,3 @@ class TreeClassifier(ClassifierMixin, _TreeEstimator):
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_class = False
         return tags
-
-
-def _by_position(y: Any, features: Any) -> Any:
-    """Outcomes whose rows are those of the features by position, scikit-learn's way."""
-    both = isinstance(features, pd.DataFrame) and isinstance(y, pd.Series | pd.DataFrame)
-    return y.set_axis(features.index) if both and len(y) == len(features) else y

@@ -13,7 +13,6 @@ import pandas as pd
 
 from pyro_tbr.data.outcomes import names_as_text
 from pyro_tbr.posterior import Posterior
-from pyro_tbr.tree import Tree
 from pyro_tbr.tree.readers.naming import written_names
 
 if TYPE_CHECKING:
@@ -24,10 +23,6 @@ def to_treedata(posterior: Posterior, *, key: str = "tbr") -> TreeData:
     """The leaves as observations, their tree with what changed on each edge.
 
     It is what ``pycea`` draws: ``pycea.pl.branches(tdata, color="pip_z0", linewidth="pip_z0")``.
-
-    Args:
-        posterior: From ``fit``.
-        key: Name of the tree in ``obst``.
 
     Returns:
         ``obst[key]``: nodes by their labels as text, with ``depth`` (from the root, by arc lengths
@@ -72,19 +67,13 @@ def _graph(posterior: Posterior, texts: dict[Any, str]) -> nx.DiGraph:
     """The tree with attributes on nodes and edges, its nodes as text."""
     tree = posterior.tree
     graph = tree.to_networkx()
-    for node, depth in _depths(tree).items():
-        graph.nodes[node]["depth"] = depth
+    lengths = tree.require_lengths() if tree.has_lengths else (1.0,) * tree.num_arcs
+    graph.nodes[tree.root]["depth"] = 0.0
+    for (parent, child), length in zip(tree.arcs, lengths, strict=True):
+        graph.nodes[child]["depth"] = graph.nodes[parent]["depth"] + length
     changes = posterior.deltas()
     names = _names(posterior, changes)
     columns = (changes[part] for part in ("parent", "child", "pip", "mean"))
     for name, parent, child, pip, mean in zip(names, *columns, strict=True):
         graph.edges[parent, child].update({f"pip_{name}": float(pip), f"mean_{name}": float(mean)})
     return nx.relabel_nodes(graph, texts)
-
-
-def _depths(tree: Tree) -> dict[Any, float]:
-    lengths = tree.require_lengths() if tree.has_lengths else (1.0,) * tree.num_arcs
-    depths = {tree.root: 0.0}
-    for (parent, child), length in zip(tree.arcs, lengths, strict=True):
-        depths[child] = depths[parent] + length
-    return depths

@@ -10,8 +10,8 @@ from the root down to the nodes, its transpose :func:`descendant_sum` from the n
 forms a matrix of paths, and nothing in this room recurses, so stars of 20,000 leaves and chains of
 5,000 nodes are ordinary trees.
 
-The files from the bottom up: ``readers/`` turns text and tables into ``parts.py``, the plain value
-a tree is made of, and back; ``forms.py`` names the ways in and out; ``tree.py`` is the tree;
+From the bottom up: ``readers/`` turns text and tables into the parts of a tree, and back;
+``forms.py`` names the ways in and out; ``tree.py`` is the tree;
 ``labels.py`` and ``path_sum.py`` work on one. ``messages/`` holds the posterior of weights along
 the tree, and has a face of its own.
 """

@@ -10,7 +10,7 @@ import networkx as nx
 import numpy as np
 import pandas as pd
 
-from pyro_tbr.tree.parts import TreeParts
+from pyro_tbr.tree.readers.arrange import TreeParts
 from pyro_tbr.tree.readers.linkage import read_linkage
 from pyro_tbr.tree.readers.newick import read_newick, write_newick
 from pyro_tbr.tree.readers.tables import (
@@ -26,14 +26,10 @@ from pyro_tbr.tree.readers.taxonomy import GAPS, read_taxonomy
 class TreeForms:
     """The ways into a :class:`~pyro_tbr.tree.Tree`, and out of it."""
 
+    _parts: TreeParts
+
     @classmethod
     def _of(cls, parts: TreeParts) -> Self:
-        """The tree of these parts."""
-        raise NotImplementedError
-
-    @property
-    def _parts(self) -> TreeParts:
-        """The parts of this tree."""
         raise NotImplementedError
 
     @classmethod
@@ -43,7 +39,10 @@ class TreeForms:
         *,
         lengths: Mapping[Any, float] | pd.Series | None = None,
     ) -> Self:
-        """Builds the tree from the parent of each node.
+        """Builds the tree from the parent of each node, siblings in the order of the rows.
+
+        Labels stay as they were given, but whole floats become ints where all children are whole
+        numbers, as a column with a NaN for the root makes floats of them.
 
         Args:
             parents: A mapping (or Series) child -> parent, or a table of two columns, child and
@@ -52,11 +51,6 @@ class TreeForms:
                 ``parent`` and perhaps ``length`` is read by these names, in any order. The root may
                 be left out as a child, or have None, NaN, ``""`` or itself as its parent.
             lengths: Lengths by child, instead of a third column; None or absent where not known.
-
-        Returns:
-            The tree, with the labels as they were given; siblings stand in the order of the rows.
-            Whole floats become ints where all children are whole numbers, as a column with a NaN
-            for the root makes floats of them.
 
         Raises:
             TreeError: Not a table of two or three columns, or its rows are not one rooted tree:
@@ -74,12 +68,9 @@ class TreeForms:
     def from_networkx(cls, graph: nx.DiGraph) -> Self:
         """Builds the tree from a directed networkx graph, arcs from parent to child.
 
-        Args:
-            graph: A DiGraph (a MultiDiGraph without parallel arcs will do). The arc attribute
-                ``length`` holds lengths in any unit; if no arc has it, ``weight`` is taken.
-
-        Returns:
-            The tree; siblings stand in the order of ``graph.successors``.
+        The arc attribute ``length`` holds lengths in any unit; if no arc has it, ``weight`` does.
+        A MultiDiGraph without parallel arcs will do. Siblings stand in the order of
+        ``graph.successors``.
 
         Raises:
             TreeError: No directed graph, or not one rooted tree; the message names the culprit.
@@ -93,20 +84,14 @@ class TreeForms:
 
     @classmethod
     def from_newick(cls, text_or_path: str | os.PathLike[str]) -> Self:
-        """Builds the tree from Newick text, or from the file of that name.
+        """Builds the tree from Newick text, or from the file (UTF-8) of that name.
 
         Names are kept letter for letter: underscores, case, and all that stands in quotes, a
         doubled apostrophe being one. Comments in square brackets are dropped, and so is a length at
         the root. Leaves must have names, each its own. An inner node that has no name, or one that
         is taken, gets a name of its own (``root``, ``inner1``, ``G#2``); ``tree.labels`` keeps what
         was written. A number in place of an inner name, not in quotes, is its support and goes to
-        ``tree.support``.
-
-        Args:
-            text_or_path: Newick text of one tree; or the path of a file (UTF-8) that holds it.
-
-        Returns:
-            The tree. Lengths are in the unit of the text, None where absent.
+        ``tree.support``. Lengths are in the unit of the text, None where absent.
 
         Raises:
             TreeError: Text that is not one tree, with the character (from 1) where reading stopped;
@@ -179,18 +164,16 @@ class TreeForms:
     def from_linkage(cls, Z: Any, labels: Iterable[Hashable] | None = None) -> Self:
         """Builds the tree from a linkage matrix, as ``scipy.cluster.hierarchy.linkage`` makes it.
 
+        The length of an arc is the height of the parent less that of the child, in the unit of the
+        heights, leaves being at 0; it is negative where clusters merge below their parts, as with
+        ``"centroid"``. The root is ``root``, cluster c ``cluster{c}`` (``#2`` where taken).
+
         Args:
             Z: Merges, ``(L - 1, 4)``: row i joins two clusters into cluster ``L + i`` at a height,
                 the leaves being clusters 0 to L - 1. Or what scanpy's ``tl.dendrogram`` leaves in
                 ``adata.uns["dendrogram_..."]``, which has the matrix under ``"linkage"``.
             labels: Name of leaf i, ``(L,)``. For scanpy they are ``obs[groupby].cat.categories`` in
                 their own order, not in that of the plot, and may be left out.
-
-        Returns:
-            The tree. The length of an arc is the height of the parent less that of the child, in
-            the unit of the heights, leaves being at 0; it is negative where clusters merge below
-            their parts, as with ``"centroid"``. The root is ``root``, cluster c ``cluster{c}``
-            (with ``#2`` if a leaf is called so).
 
         Raises:
             TreeError: A matrix that is no linkage, with the row and the cluster; labels that are
@@ -205,14 +188,9 @@ class TreeForms:
 
     @classmethod
     def from_treedata(cls, tdata: Any, key: str | None = None) -> Self:
-        """Builds the tree from a TreeData object, whose trees are directed networkx graphs.
+        """Builds the tree from a TreeData object, or any with a mapping ``obst`` of graphs.
 
-        Args:
-            tdata: The object, or any with a mapping ``obst`` of graphs.
-            key: Which of its trees; None: the only one.
-
-        Returns:
-            The tree; arc lengths as :meth:`from_networkx` finds them.
+        Lengths are as :meth:`from_networkx` finds them; ``key`` says which tree, None the only one.
 
         Raises:
             TreeError: No such object or key, or not one rooted tree.
@@ -226,9 +204,7 @@ class TreeForms:
     def to_frame(self) -> pd.DataFrame:
         """A row an arc, which :meth:`from_parents` reads back.
 
-        Returns:
-            ``parent``, ``child``, ``length`` (NaN where unknown) and ``is_leaf`` (of the child),
-            ``(A, 4)``.
+        Columns are ``parent``, ``child``, ``length`` (NaN where unknown), ``is_leaf`` (the child).
 
         Example:
             >>> from pyro_tbr import Tree

@@ -23,7 +23,7 @@ from pyro_tbr.tree.tree import Tree
 
 
 def match_labels(tree: Tree, env: Any, *, argument: str = "env") -> Tensor:
-    """Node index of every row's label; leaves and inner nodes alike.
+    """Node index of every row's label, ``(N,)`` int64 on the CPU; leaves and inner nodes alike.
 
     Labels match nodes they equal: ``np.int64(3)``, ``3.0`` and ``3`` are one label, ``"3"`` is
     another. Nothing is matched by likeness. Only labels that occur count, so unused categories
@@ -34,9 +34,6 @@ def match_labels(tree: Tree, env: Any, *, argument: str = "env") -> Tensor:
         env: One label a row: list, numpy array of any dtype, pandas Series, Index or array, torch
             tensor. ``(N,)``.
         argument: What the caller names it, for the messages.
-
-    Returns:
-        Indices into ``tree.nodes``, ``(N,)`` int64 on the CPU.
 
     Raises:
         ShapeError: Not one label a row.
@@ -49,31 +46,29 @@ def match_labels(tree: Tree, env: Any, *, argument: str = "env") -> Tensor:
         tensor([2, 1, 2])
     """
     codes, uniques = factorize_labels(env, argument)
-    _check_missing(codes, argument)
-    places = np.full(len(uniques), -1, dtype=np.int64)
-    for code, label in enumerate(uniques):
-        place = tree.find(label)
-        places[code] = -1 if place is None else place
-    rows = places[codes]
+    missing = np.flatnonzero(codes < 0)
+    if len(missing):
+        raise TreeError(
+            f"{argument}: {len(missing)} of {len(codes)} rows have no label (None, NaN or NA), at "
+            f"rows {listed(missing.tolist())} counted from 0; give them a label or drop them"
+        )
+    places = [tree.find(label) for label in uniques]
+    rows = np.array([-1 if place is None else place for place in places], dtype=np.int64)[codes]
     if (rows < 0).any():
         raise TreeError(_unknown_labels(tree, codes, uniques, rows < 0, argument))
     return torch.from_numpy(rows)
 
 
 def factorize_labels(env: Any, argument: str) -> tuple[np.ndarray, list[Hashable]]:
-    """Codes (N,) with -1 where missing, and the labels that occur.
-
-    Raises:
-        ShapeError: Not one label a row.
-        TreeError: Labels that are not hashable, or floats too large to tell whole numbers apart.
-    """
+    """Codes (N,) with -1 where missing, and the labels that occur; errors as ``match_labels``."""
     values = _one_dimensional(env, argument)
     if isinstance(values, pd.Categorical):
         used, codes = np.unique(values.codes, return_inverse=True)
         has_missing = len(used) > 0 and used[0] == -1
-        labels = list(values.categories[used[int(has_missing) :]])
-        _check_exact(argument, values, labels)
-        return codes - int(has_missing), labels
+        codes, labels = codes - has_missing, list(values.categories[used[int(has_missing) :]])
+        if any(map(is_rounded, labels)):
+            refuse_rounded(argument, values)
+        return codes, labels
     try:
         codes, uniques = pd.factorize(values)
     except TypeError as error:
@@ -82,14 +77,9 @@ def factorize_labels(env: Any, argument: str) -> tuple[np.ndarray, list[Hashable
         ) from error
     labels = list(pd.Series(uniques, dtype=uniques.dtype))
     # Among objects a float can equal a whole number that another row has: look at all of them.
-    _check_exact(argument, values, values if values.dtype == object else labels)
-    return codes, labels
-
-
-def _check_exact(argument: str, values: Any, labels: Iterable[object]) -> None:
-    """Looks for rounded labels, and for the first row that has one only if there is one."""
-    if any(is_rounded(label) for label in labels):
+    if any(map(is_rounded, values if values.dtype == object else labels)):
         refuse_rounded(argument, values)
+    return codes, labels
 
 
 def _one_dimensional(env: Any, argument: str) -> Any:
@@ -126,33 +116,33 @@ def _one_dimensional(env: Any, argument: str) -> Any:
     return np.fromiter(labels, dtype=object, count=len(labels))
 
 
-def _check_missing(codes: np.ndarray, argument: str) -> None:
-    missing = np.flatnonzero(codes < 0)
-    if len(missing):
-        raise TreeError(
-            f"{argument}: {len(missing)} of {len(codes)} rows have no label (None, NaN or NA), at "
-            f"rows {listed(missing.tolist())} counted from 0; give them a label or drop them"
-        )
-
-
 def _unknown_labels(
     tree: Tree, codes: np.ndarray, uniques: list[Hashable], is_bad: np.ndarray, argument: str
 ) -> str:
-    bad_codes, first, counts = np.unique(codes[is_bad], return_index=True, return_counts=True)
-    order = np.argsort(first, kind="stable")
-    first_rows = np.flatnonzero(is_bad)[first]
-    bad = [uniques[code] for code in bad_codes[order]]
+    places, found = pd.factorize(codes[is_bad])  # in the order of their first rows
+    first_rows = np.flatnonzero(is_bad)[np.unique(places, return_index=True)[1]]
+    bad = [uniques[code] for code in found]
     nearest = NearestNode(tree.nodes)
     texts = [repr(label) for label in bad]
-    shown = zip(bad[:MAX_SHOWN], first_rows[order], counts[order], strict=False)
+    shown = zip(bad[:MAX_SHOWN], first_rows, np.bincount(places), strict=False)
     for place, (label, row, count) in enumerate(shown):
         node = nearest(label)
         hint = "no similar node" if node is None else f"nearest node {_shown(node, label)}"
         many = f"{count} rows, first {row}" if count > 1 else f"row {row}"
         texts[place] = f"{_shown(label, node)} ({many}; {hint})"
+    way_out = "correct the labels, or add nodes to the tree"
+    by_text = {folded(node): node for node in tree.nodes}
+    for label in bad:  # if types differ, printed lists would look the same
+        node = by_text.get(folded(label), label)
+        if type(label) is not type(node):
+            way_out = (
+                f"{argument} labels are {type(label).__name__} ({label!r}), tree nodes are "
+                f"{type(node).__name__} ({node!r}): convert one of them"
+            )
+            break
     return (
         f"{argument}: {is_bad.sum()} of {len(codes)} rows carry {len(bad)} labels that are no "
-        f"node of the tree: {listed_texts(texts)}; {_way_out(tree, bad, argument)}"
+        f"node of the tree: {listed_texts(texts)}; {way_out}"
     )
 
 
@@ -162,17 +152,3 @@ def _shown(label: object, other: object) -> str:
     if isinstance(label, str) and isinstance(other, str) and seen_alike(label, other):
         return ascii(label)
     return f"{label!r} ({type(label).__name__})" if differ else repr(label)
-
-
-def _way_out(tree: Tree, bad: list[Hashable], argument: str) -> str:
-    """Says that types differ, if that is what went wrong: printed lists would look the same."""
-    by_text = {folded(node): node for node in tree.nodes}
-    pairs = [(label, by_text[folded(label)]) for label in bad if folded(label) in by_text]
-    twins = [(label, node) for label, node in pairs if type(label) is not type(node)]
-    if not twins:
-        return "correct the labels, or add nodes to the tree"
-    label, node = twins[0]
-    return (
-        f"{argument} labels are {type(label).__name__} ({label!r}), tree nodes are "
-        f"{type(node).__name__} ({node!r}): convert one of them"
-    )

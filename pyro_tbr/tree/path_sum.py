@@ -55,17 +55,11 @@ def path_sum(tree: Tree, root_weights: Tensor, deltas: Tensor, *, event_dim: int
 def descendant_sum(tree: Tree, node_values: Tensor, *, event_dim: int = 1) -> Tensor:
     r"""Sum over every node and all its descendants: the transpose of :func:`path_sum`.
 
-    The gradient of a loss in the root weights is its first row, in the deltas the others, if
-    ``node_values`` is the gradient in the node weights. On a GPU the order of additions, and so
-    the last digits, differ from run to run unless torch's deterministic algorithms are on.
-
-    Args:
-        tree: The environments.
-        node_values: A value per node in ``tree.nodes`` order, any unit, ``(*B, V, *E)``.
-        event_dim: Number of dimensions of ``E``.
-
-    Returns:
-        Sums, ``(*B, V, *E)``; a leaf's is its own value.
+    Of values per node in ``tree.nodes`` order, any unit, ``(*B, V, *E)``, it gives sums of the same
+    shape; a leaf's is its own value. The gradient of a loss in the root weights is the first row,
+    in the deltas the others, if ``node_values`` is the gradient in the node weights. On a GPU the
+    order of additions, and so the last digits, differ from run to run unless torch's deterministic
+    algorithms are on.
 
     Raises:
         ShapeError: ``node_values`` has not the nodes of ``tree``.
@@ -107,22 +101,17 @@ def _checked(
             f"{event_dim} event dimensions, for {tree!r}; received deltas {tuple(deltas.shape)}, "
             f"root_weights {tuple(root_weights.shape)}"
         )
-    batch, root_batch = deltas.shape[:dim], root_weights.shape[: dim + 1]
-    if event_dim == 0:
-        root_batch = root_weights.shape
-    root_weights = root_weights.unsqueeze(dim)
-    if root_batch != batch:
-        try:
-            both = torch.broadcast_shapes(batch, root_batch)
-        except RuntimeError as error:
-            raise ShapeError(
-                f"batches of root_weights {tuple(root_batch)} and deltas {tuple(batch)} do not "
-                f"broadcast; received root_weights {tuple(root_weights.squeeze(dim).shape)}, "
-                f"deltas {tuple(deltas.shape)}"
-            ) from error
-        root_weights = root_weights.expand(*both, 1, *event)
-        deltas = deltas.expand(*both, tree.num_arcs, *event)
-    return root_weights, deltas
+    batch, root_batch = deltas.shape[:dim], root_weights.shape[: root_weights.dim() - event_dim]
+    try:
+        both = torch.broadcast_shapes(batch, root_batch)
+    except RuntimeError as error:
+        raise ShapeError(
+            f"batches of root_weights {tuple(root_batch)} and deltas {tuple(batch)} do not "
+            f"broadcast; received root_weights {tuple(root_weights.shape)}, deltas "
+            f"{tuple(deltas.shape)}"
+        ) from error
+    root_weights = root_weights.unsqueeze(dim).expand(*both, 1, *event)
+    return root_weights, deltas.expand(*both, tree.num_arcs, *event)
 
 
 def level_parents(tree: Tree, device: torch.device) -> tuple[list[int], list[Tensor]]:

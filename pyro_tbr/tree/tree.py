@@ -13,8 +13,8 @@ from torch import Tensor
 
 from pyro_tbr.errors import TreeError
 from pyro_tbr.tree.forms import TreeForms
-from pyro_tbr.tree.parts import TreeParts
-from pyro_tbr.tree.readers.naming import arc_text, listed_texts, same_kind, unknown_node
+from pyro_tbr.tree.readers.arrange import TreeParts
+from pyro_tbr.tree.readers.naming import arc_text, listed_texts, same_kind, unknown_label
 
 Node = Hashable
 
@@ -22,8 +22,7 @@ Node = Hashable
 class Tree(TreeForms):
     r"""A rooted tree of environments, with at least one arc.
 
-    Make one with :meth:`from_parents`, :meth:`from_networkx`, :meth:`from_newick`,
-    :meth:`from_taxonomy` or :meth:`from_linkage`, which check what they are given and put the
+    Make one with :meth:`from_parents` and the like, which check what they are given and put the
     nodes in order. The constructor takes nodes that are in order.
 
     Nodes stand in level order: the root, its children, their children, siblings in the order
@@ -36,12 +35,7 @@ class Tree(TreeForms):
         parents: For nodes 1, 2, ...: index of the parent, never decreasing.
         lengths: Arc lengths in any unit, one per arc, None where unknown; all None if left out.
         labels: Text to show for a node, where it is not the text of the node itself.
-        support: Support of a node, for trees that come with it.
-
-    Attributes:
-        nodes: Node labels, root first. ``V`` of them.
-        lengths: One per arc, None where not given. ``A`` of them.
-        support: Support values by node, as in Newick text such as ``((A,B)95,C);``.
+        support: Support of a node, for trees that come with it, as in ``((A,B)95,C);``.
 
     Raises:
         TreeError: The arguments are not a tree in level order.
@@ -86,17 +80,14 @@ class Tree(TreeForms):
             )
         if len(lengths) != len(parents):
             raise TreeError(f"lengths: {len(lengths)} given for {len(parents)} arcs")
-        self.__dict__.update(nodes=nodes, lengths=lengths, _parents=parents, _index=index)
-        self.__dict__.update(support=MappingProxyType(dict(support or {})))
-        self.__dict__.update(_labels=dict(labels or {}), _derived={})
+        names, support = dict(labels or {}), MappingProxyType(dict(support or {}))
+        self.__dict__.update(nodes=nodes, lengths=lengths, support=support, _parents=parents)
+        self.__dict__.update(_parts=TreeParts(nodes, parents, lengths, names, support))
+        self.__dict__.update(_labels=names, _index=index, _derived={})
 
     @classmethod
     def _of(cls, parts: TreeParts) -> Self:
         return cls(*parts)
-
-    @property
-    def _parts(self) -> TreeParts:
-        return TreeParts(self.nodes, self._parents, self.lengths, self._labels, self.support)
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"a Tree never changes: cannot set {name!r}; build another tree")
@@ -174,10 +165,7 @@ class Tree(TreeForms):
         return all(length is not None and length >= 0 for length in self.lengths)
 
     def require_lengths(self) -> tuple[float, ...]:
-        """The arc lengths, for those who cannot do without.
-
-        Returns:
-            A length per arc, none of them negative.
+        """The arc lengths, none of them negative, for those who cannot do without.
 
         Raises:
             TreeError: An arc has no length, or a negative one; the message names the arcs.
@@ -202,7 +190,7 @@ class Tree(TreeForms):
         """
         place = self.find(node)
         if place is None:
-            raise TreeError(f"node: {unknown_node(node, self.nodes)}")
+            raise TreeError(f"node: {unknown_label(node, self.nodes, 'nodes')}")
         return place
 
     def find(self, node: Node) -> int | None:
@@ -236,13 +224,11 @@ class Tree(TreeForms):
         i = self.index(node)
         block, found = slice(i, i + 1), []
         while block.start < block.stop:
-            found += [j for j in range(block.start, block.stop) if self._is_leaf(j)]
-            block = self._below(block)
+            below = self._below(block)
+            inner = set(self._parents[below.start - 1 : below.stop - 1])
+            found += [j for j in range(block.start, block.stop) if j not in inner]
+            block = below
         return tuple(self.nodes[j] for j in found)
-
-    def _is_leaf(self, i: int) -> bool:
-        below = self._below(slice(i, i + 1))
-        return below.start == below.stop
 
     def _below(self, block: slice) -> slice:
         """Children of a run of nodes: a run too, as parents never decrease."""

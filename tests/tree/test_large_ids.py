@@ -8,8 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from pyro_tbr.data.groups import align_groups
-from pyro_tbr.data.matching import RowOrder
+from pyro_tbr.data import RowOrder, align_groups
 from pyro_tbr.errors import TreeError
 from pyro_tbr.tree import Tree, match_labels
 
@@ -105,7 +104,8 @@ RANKS = {"order": ["a", "a", "b"], "species": [1, None, B + 4]}
     (lambda: match_labels(EXACT, pd.Series([ROUNDED]).astype("category")), "env: 1 labels"),
     (lambda: match_labels(EXACT, pd.Series([11, B], dtype="Float64")), "env: 1 labels"),
     (lambda: match_labels(EXACT, torch.tensor([11.0, ROUNDED], dtype=torch.float64)), "env: 1"),
-    (lambda: align_groups([1.0, ROUNDED], torch.tensor([1, 1]), RowOrder(2)), "groups: 1 labels"),
+    (lambda: align_groups([1.0, ROUNDED], torch.tensor([1, 1]), RowOrder(2)),
+     "groups: 1 labels"),
 ])  # fmt: skip
 def test_floats_too_large_for_ids_are_refused(call, message):
     with pytest.raises(TreeError, match=message):

@@ -12,10 +12,8 @@ rare, has three; a dense prior is that of one class.
 moments of nodes and changes, as :func:`smooth` does in one call. :func:`sample` draws along the
 tree from the messages of an inside pass.
 
-A message is a mixture of Gaussians. Through an arc every component comes once for each class,
-blurred by it; a product of messages pairs their components. With no cap this enumerates the
-patterns of classes. With a cap the heaviest are kept, weighed by what the rest of the tree says,
-and every other one is merged into its nearest by moments.
+A message is a mixture of Gaussians. With no cap on their number this enumerates the patterns of
+classes; with a cap the heaviest are kept and others merged into them (``merging.py``).
 
 All is computed in float64 and returned in the dtype of the input: in float32 a leaf with standard
 error 0.005 loses what its siblings say. Probabilities of exactly 0 and 1 work, with finite

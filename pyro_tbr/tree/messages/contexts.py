@@ -2,8 +2,7 @@
 
 They only decide which components an inside message keeps, so they may be rough, and carry no
 gradient. A first guess lets every arc change by its widest class: it is Gaussian, and rather too
-wide than too narrow. A second one is made from the inside messages that the first guess gave: what
-reaches a node from all around, as mixtures of a few components.
+wide than too narrow. A second one is made from the inside messages that the first guess gave.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,83 +13,35 @@ from torch import Tensor
 from pyro_tbr.tree.messages.folding import FoldedLevel
 from pyro_tbr.tree.messages.laws import ClassRows, LawTable
 from pyro_tbr.tree.messages.merging import Context, shrink_density
-from pyro_tbr.tree.messages.mixtures import (
-    Density,
-    Message,
-    absorb,
-    blur,
-    concatenate,
-    multiply,
-    rows,
-    take,
-)
+from pyro_tbr.tree.messages.mixtures import Density, Message, absorb, concatenate, take
+from pyro_tbr.tree.messages.steps import Blocks
 
 _POINT = 1e-12  # variance of a weight that the prior fixes, so that one can divide by it
 _BLOCK = 1 << 18  # pairs of components at once: bounds the memory of large trees
 
-Contexts = list[tuple[Density, Density]]
-
-
-def paired(wide: Contexts, densities: Contexts) -> list[tuple[Context, Context]]:
-    """Gaussians and mixtures together, for each level's nodes and for their parents."""
-    return [
-        (Context(*at_node), Context(*at_parent))
-        for at_node, at_parent in (
-            zip(*pair, strict=True) for pair in zip(wide, densities, strict=True)
-        )
-    ]
+Contexts = list[tuple[Context, Context]]  # for each level
 
 
 @torch.no_grad()
-def gaussian_contexts(
-    levels: Sequence[FoldedLevel], potential: Message, arcs: LawTable, root: Density
-) -> Contexts:
-    """Contexts as if every arc changed by its widest class.
-
-    Returns:
-        For each level a density of the nodes' weights, given all data that are not at or below
-        them, and one of their parents' weights given the same, ``(n, B, 1)`` each.
-    """
-    always = arcs.widest()
-    node: list[Message] = []
-    arc: list[Message] = []
-    for level in reversed(levels):
-        message = take(potential, level.node)
-        if arc:
-            pairs, end = level.num_pairs, level.num_pairs + level.num_singles
-            below = take(arc[-1], level.children)
-            message = concatenate(
-                [
-                    multiply(
-                        multiply(rows(message, 0, pairs), rows(below, 0, pairs)),
-                        rows(below, pairs, 2 * pairs),
-                    ),
-                    multiply(rows(message, pairs, end), rows(below, 2 * pairs, pairs + end)),
-                    rows(message, end, len(level.node)),
-                ]
-            )
-        node.append(message)
-        arc.append(blur(message, always.at(level.arc).var))
-    return mixture_contexts(levels, potential, always, root, node[::-1], arc[::-1], None)
-
-
-@torch.no_grad()
-def mixture_contexts(
+def contexts_from(
     levels: Sequence[FoldedLevel],
     potential: Message,
     arcs: LawTable,
     root: Density,
-    node: Sequence[Message],
-    arc: Sequence[Message],
+    node_blocks: Sequence[Blocks],
+    arc_blocks: Sequence[Blocks],
     cap: int | None,
+    wide: Contexts | None = None,
 ) -> Contexts:
     """Outside messages of at most so many components, from inside messages at nodes and arcs.
 
     Returns:
-        As :func:`gaussian_contexts`, ``(n, B, C)``.
+        For each level what is said of the nodes' weights by all data that are not at or below
+        them, and of their parents' weights by the same; as wide as in ``wide`` if there is one.
     """
+    node, arc = ([concatenate(blocks) for blocks in part] for part in (node_blocks, arc_blocks))
     at_node = root._replace(var=root.var + _POINT)
-    contexts = [(at_node, at_node)]
+    found = [(at_node, at_node)]
     for depth in range(1, len(levels)):
         above, level = levels[depth - 1], levels[depth]
         here = absorb(at_node, take(potential, above.node))
@@ -108,8 +59,13 @@ def mixture_contexts(
         at_node, at_parent = (
             take(concatenate(blocks), level.slot) for blocks in zip(*steps, strict=True)
         )
-        contexts.append((at_node, at_parent))
-    return contexts
+        found.append((at_node, at_parent))
+    if wide is None:
+        return [(Context(one, one), Context(two, two)) for one, two in found]
+    return [
+        (at_node._replace(density=one), at_parent._replace(density=two))
+        for (at_node, at_parent), (one, two) in zip(wide, found, strict=True)
+    ]
 
 
 def _families(above: FoldedLevel, size: int) -> Iterator[tuple[Tensor, Tensor | None]]:

@@ -19,16 +19,13 @@ _BLOCK = 1 << 18  # numbers at once, draws times components: what stays in the c
 class TreeDraws(NamedTuple):
     """Joint draws along the tree.
 
-    Attributes:
-        root: The root's weight, ``(S, *B)``.
-        classes: Of every change, ``(S, *B, A)``: under a law with gates 1 where the gate is open
-            and 0 where it is closed, under another one the number of its class, counted from 0.
-        deltas: The changes, ``(S, *B, A)``; exactly 0 in a class of mean and variance 0.
+    Under a law with gates ``classes`` are 1 where the gate is open and 0 where it is closed, under
+    another one numbers of classes from 0. Changes are exactly 0 in a class of mean and variance 0.
     """
 
-    root: Tensor
-    classes: Tensor
-    deltas: Tensor
+    root: Tensor  # (S, *B)
+    classes: Tensor  # of every change, (S, *B, A)
+    deltas: Tensor  # (S, *B, A)
 
 
 def sample(
@@ -36,14 +33,8 @@ def sample(
 ) -> TreeDraws:
     """Joint draws from the posterior: the root, then every arc given the weight it starts from.
 
-    Args:
-        tree: The environments.
-        inside: Messages of the inside pass; with a cap the draws are exact given the messages.
-        num_samples: ``S``.
-        generator: Source of randomness; torch's global one if None.
-
-    Returns:
-        The draws, without gradient, in the dtype of the passes' input.
+    With a cap on the components they are exact given the messages of the inside pass. They carry no
+    gradient, and have the dtype of the pass's input.
     """
     with torch.no_grad():
         folded = inside.folded
@@ -69,29 +60,23 @@ def sample(
 
 
 def _completed(
-    tree: Tree,
-    inside: InsideMessages,
-    drawn: list[Tensor],
-    generator: torch.Generator | None,
+    tree: Tree, inside: InsideMessages, drawn: list[Tensor], generator: torch.Generator | None
 ) -> list[Tensor]:
     """Classes and changes of all arcs, (S, A, B): from the prior where no data are below."""
     known = inside.folded.nodes[1:] - 1
     silent = torch.ones(tree.num_arcs, dtype=torch.bool, device=known.device)
     silent = silent.index_fill(0, known, False).nonzero()[:, 0]
-    whole = [part.new_empty(len(part), tree.num_arcs, part.shape[-1]) for part in drawn]
-    for all_arcs, part in zip(whole, drawn, strict=True):
-        all_arcs[:, known] = part
+    whole = [
+        part.new_empty(len(part), tree.num_arcs, part.shape[-1]).index_copy(1, known, part)
+        for part in drawn
+    ]
     step = max(1, _BLOCK // (len(drawn[0]) * drawn[0].shape[-1]))
     for arcs in silent.split(step):
         law = inside.arcs.at(arcs)
         like = whole[0][:, arcs]
-        uniform, normal = (_random(make, like, generator) for make in (torch.rand, torch.randn))
-        upto = law.prob.cumsum(-1)
-        pick = (upto[..., :-1] <= (uniform * upto[..., -1]).unsqueeze(-1)).sum(-1)
-        mean, var = (
-            part.expand(*pick.shape, -1).gather(-1, pick.unsqueeze(-1))[..., 0]
-            for part in (law.mean, law.var)
-        )
+        uniform, normal = _noise(like, generator)
+        pick = _pick(law.prob.cumsum(-1), uniform)
+        mean, var = (_at(part, pick) for part in (law.mean, law.var))
         whole[0][:, arcs], whole[1][:, arcs] = pick.to(like.dtype), mean + var.sqrt() * normal
     return whole
 
@@ -102,7 +87,7 @@ def _draw_root(
     """Weights at the root, ``(S, 1, B)``."""
     at_root = Density(*(part[0] for part in absorb(inside.root, inside.node[0][0])))  # (B, C)
     like = at_root.mean[:, :1].expand(-1, num_samples)
-    uniform, normal = (_random(make, like, generator) for make in (torch.rand, torch.randn))
+    uniform, normal = _noise(like, generator)
     upto = at_root.log_weight.softmax(-1).cumsum(-1)
     pick = torch.searchsorted(upto, uniform * upto[:, -1:], right=True)
     pick = pick.clamp(max=upto.shape[-1] - 1)
@@ -118,7 +103,7 @@ def _draw_level(
     generator: torch.Generator | None,
 ) -> tuple[Tensor, Tensor]:
     """Classes and weights at the nodes of a level, given their parents' weights ``(S, n, B)``."""
-    uniform, normal = (_random(make, parent, generator) for make in (torch.rand, torch.randn))
+    uniform, normal = _noise(parent, generator)
     picked, weight = torch.zeros_like(parent), parent.clone()  # so it stays at helpers
     real, start = level.arc < arcs.num_arcs, 0
     for message in messages:
@@ -150,21 +135,30 @@ def _draw_step(
     )
     log_mass = (parent.unsqueeze(-1) - centre).square_().mul_(-0.5 * precision).add_(height)
     upto = log_mass.sub_(log_mass.amax(-1, keepdim=True)).exp_().cumsum_(-1)
-    pick = (upto <= (uniform * upto[..., -1]).unsqueeze(-1)).sum(-1).clamp_(max=upto.shape[-1] - 1)
+    pick = _pick(upto, uniform)
     picked, component = arcs.var.shape[-1] - 1 - pick // num, pick % num
-
-    def at(values: Tensor, index: Tensor) -> Tensor:
-        return values.expand(len(parent), *values.shape).gather(-1, index.unsqueeze(-1))[..., 0]
-
-    start, var = parent + at(arcs.mean, picked), at(arcs.var, picked)
-    precision = at(message.precision, component)
+    start, var = parent + _at(arcs.mean, picked), _at(arcs.var, picked)
+    precision = _at(message.precision, component)
     spread = 1 + precision * var
-    gap = at(message.mean, component) - start
+    gap = _at(message.mean, component) - start
     weight = start + var * precision / spread * gap + (var / spread).sqrt() * normal
     return picked.to(parent.dtype), weight
 
 
-def _random(make: Callable[..., Tensor], like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Noise made where the generator is, whatever device the numbers are on."""
+def _pick(upto: Tensor, uniform: Tensor) -> Tensor:
+    """Places by inversion, from weights summed up along the last dimension."""
+    pick = (upto <= (uniform * upto[..., -1]).unsqueeze(-1)).sum(-1)
+    return pick.clamp_(max=upto.shape[-1] - 1)
+
+
+def _at(values: Tensor, index: Tensor) -> Tensor:
+    """Values at a place of the last dimension for every draw, ``(S, ...)``."""
+    return values.expand(*index.shape, -1).gather(-1, index.unsqueeze(-1))[..., 0]
+
+
+def _noise(like: Tensor, generator: torch.Generator | None) -> list[Tensor]:
+    """Uniform and normal, made where the generator is, whatever device the numbers are on."""
     device = like.device if generator is None else generator.device
-    return make(like.shape, dtype=like.dtype, device=device, generator=generator).to(like.device)
+    makers: tuple[Callable[..., Tensor], ...] = (torch.rand, torch.randn)
+    options = {"dtype": like.dtype, "device": device, "generator": generator}
+    return [make(like.shape, **options).to(like.device) for make in makers]

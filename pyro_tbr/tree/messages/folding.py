@@ -1,14 +1,12 @@
 """The order in which messages run on a tree: folded to at most two children a node, by level.
 
-Only the part of the tree at or above data is folded: what data say about the weights below them
-follows from the weights above without messages.
-
-A node with many children is folded into a balanced binary tree of helpers, joined by arcs on which
+Only the part of the tree at or above data is folded: below, weights follow without messages. A node
+with many children is folded into a balanced binary tree of helpers, joined by arcs on which
 nothing can change. So every product of messages has two factors, and a star of 20,000 leaves has
 16 levels. Levels are small arrays of indices: the passes loop over levels, never over nodes.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,58 +22,40 @@ _STEPS = (1, 2, 3)  # larger numbers of arcs are MANY: few runs a level
 _Ints = npt.NDArray[np.int64]
 _Bools = npt.NDArray[np.bool_]
 _Runs = tuple[tuple[slice, int, int], ...]
-_Item = tuple[_Ints, _Ints, _Ints, _Runs, int, int]
 
 
 class FoldedLevel(NamedTuple):
     """One level of a folded tree: nodes with two children, then with one, then without.
 
     Attributes:
-        node: Index in ``tree.nodes``, ``V`` for a helper, ``(n,)``.
-        arc: Index of the arc that leads here, ``A`` for a helper and the root, ``(n,)``.
-        parent: Place of the parent in the level above, ``(n,)``; zero at the root.
-        slot: Place among ``children`` of the level above, ``(n,)``; zero at the root.
         children: Places of the children in the level below: of the nodes with two first all larger
             ones, then all smaller ones, then those of the nodes with one;
             ``(2 * num_pairs + num_singles,)``.
         pair_runs: Runs of nodes with two children, and how many arcs each child has at or below
             its own at most: a message has a component for each pattern of classes on them, at most.
             ``MANY`` where there is no use in counting.
-        num_pairs: Number of nodes with two children.
-        num_singles: Number of nodes with one child.
-        num_inner: Number of nodes with children; those without come last.
-        has_arcs: Whether some arc into this level is one of the tree's.
-        has_helpers: Whether some node of this level is a helper.
     """
 
-    node: Tensor
-    arc: Tensor
-    parent: Tensor
-    slot: Tensor
+    node: Tensor  # index in tree.nodes, V for a helper, (n,)
+    arc: Tensor  # index of the arc that leads here, A for a helper and the root, (n,)
+    parent: Tensor  # place in the level above, (n,); zero at the root
+    slot: Tensor  # place among the children of the level above, (n,); zero at the root
     children: Tensor
     pair_runs: _Runs
-    num_pairs: int
-    num_singles: int
-    num_inner: int
-    has_arcs: bool
+    num_pairs: int  # nodes with two children
+    num_singles: int  # nodes with one child
+    num_inner: int  # both
+    has_arcs: bool  # some arc into this level is one of the tree's
     has_helpers: bool
 
 
 class FoldedTree(NamedTuple):
-    """The levels, root first, and how to put per-level results back in the tree's order.
-
-    Attributes:
-        levels: Root first.
-        nodes: The nodes of the tree that stand in the levels, in order, ``(M,)``.
-        node_order: Where each of them stands in the levels laid end to end, ``(M,)``.
-        anchor: For every node of the tree the place among ``nodes`` of itself, or of the nearest
-            one above it, ``(V,)``.
-    """
+    """The levels, root first, and how to put per-level results back in the tree's order."""
 
     levels: tuple[FoldedLevel, ...]
-    nodes: Tensor
-    node_order: Tensor
-    anchor: Tensor
+    nodes: Tensor  # those of the tree that stand in the levels, in order, (M,)
+    node_order: Tensor  # where each of them stands in the levels laid end to end, (M,)
+    anchor: Tensor  # for each node the place in nodes of itself, or of the nearest above, (V,)
 
     @property
     def is_whole(self) -> bool:
@@ -84,12 +64,9 @@ class FoldedTree(NamedTuple):
 
 
 def fold(tree: Tree, has_data: Tensor) -> FoldedTree:
-    """Folds the part of a tree that is at or above data; the result is kept with the tree.
+    """Folds the part of a tree that is at or above data, ``(V,)``; the result stays with the tree.
 
-    Args:
-        tree: Any tree; polytomies and nodes with a single child are fine.
-        has_data: Whether a node has data in some element of the batch, ``(V,)``; the indices are
-            made on its device. Of a tree without any data the first arc stays.
+    Polytomies and nodes with a single child are fine. Without any data the first arc stays.
     """
     data, device = has_data.cpu().numpy(), has_data.device
     kept: dict[bytes, FoldedTree] = tree._derived.setdefault(("folded", device), {})
@@ -124,7 +101,7 @@ def _fold(tree: Tree, data: _Bools, device: torch.device) -> FoldedTree:
     # Every item of a level is a run [start, stop) of nodes: the children it has yet to split.
     node, parent, slot = (np.zeros(1, dtype=np.int64) for _ in range(3))
     start, stop = starts[:1], starts[:1] + counts[:1]
-    items: list[_Item] = []
+    items: list[dict[str, Any]] = []
     while len(node):
         middle = (start + stop) // 2
         middle = np.where(stop - start > 1, middle, stop)  # one child: it is the first one's half
@@ -136,23 +113,31 @@ def _fold(tree: Tree, data: _Bools, device: torch.device) -> FoldedTree:
         node, parent, slot, start, middle, stop, large, small = (
             part[order] for part in (node, parent, slot, start, middle, stop, large, small)
         )
-        width = stop - start
-        pairs, singles = int((width >= 2).sum()), int((width == 1).sum())
-        items.append((node, parent, slot, _runs(large[:pairs], small[:pairs]), pairs, singles))
-
+        pairs, inner = int((stop - start >= 2).sum()), int((stop - start >= 1).sum())
+        items.append(
+            {
+                "node": node,
+                "parent": parent,
+                "slot": slot,
+                "pair_runs": _runs(large[:pairs], small[:pairs]),
+                "num_pairs": pairs,
+                "num_singles": inner - pairs,
+                "num_inner": inner,
+            }
+        )
         swap = (
             sizes_before[middle] - sizes_before[start] < sizes_before[stop] - sizes_before[middle]
         )
-        first = np.where(swap, middle, start)[: pairs + singles]
-        first_stop = np.where(swap, stop, middle)[: pairs + singles]
-        second, second_stop = (
-            np.where(swap, start, middle)[:pairs],
-            np.where(swap, middle, stop)[:pairs],
+        # Where the larger half starts and stops, and the smaller one.
+        halves = np.where(swap, [middle, stop, start, middle], [start, middle, middle, stop])
+        parent, start, stop = (
+            np.concatenate([one[:pairs], two[:pairs], one[pairs:inner]])
+            for one, two in (
+                (np.arange(len(node)), np.arange(len(node))),
+                (halves[0], halves[2]),
+                (halves[1], halves[3]),
+            )
         )
-        upper = np.arange(pairs + singles)
-        parent = np.concatenate([upper[:pairs], upper[:pairs], upper[pairs:]])
-        start = np.concatenate([first[:pairs], second, first[pairs:]])
-        stop = np.concatenate([first_stop[:pairs], second_stop, first_stop[pairs:]])
         # A run of one is that node itself; a longer one is a helper.
         helper = stop - start > 1
         node = np.where(helper, num_nodes, start)
@@ -187,34 +172,28 @@ def _runs(large: _Ints, small: _Ints) -> _Runs:
     )
 
 
-def _as_levels(items: list[_Item], kept: _Ints, anchor: _Ints, device: torch.device) -> FoldedTree:
+def _as_levels(
+    items: list[dict[str, Any]], kept: _Ints, anchor: _Ints, device: torch.device
+) -> FoldedTree:
     """The levels with the numbers of the whole tree's nodes and arcs, ``kept`` being those used."""
     num_nodes = len(anchor)
     number = np.concatenate([kept, [num_nodes]])  # of a helper: the last one
+    all_nodes = np.concatenate([item["node"] for item in items])
+    place = np.zeros(len(number), dtype=np.int64)
+    place[all_nodes] = np.arange(len(all_nodes))
 
     def tensor(array: _Ints) -> Tensor:
         return torch.as_tensor(array, dtype=torch.int64, device=device)
 
     levels = []
-    slots_below = [slot for _, _, slot, *_ in items[1:]] + [np.zeros(0, dtype=np.int64)]
-    for (node, parent, slot, runs, pairs, singles), below in zip(items, slots_below, strict=True):
-        node = number[node]
-        arc = np.where((node == 0) | (node == num_nodes), num_nodes - 1, node - 1)
-        level = FoldedLevel(
-            node=tensor(node),
-            arc=tensor(arc),
-            parent=tensor(parent),
-            slot=tensor(slot),
-            children=tensor(np.argsort(below)),
-            pair_runs=runs,
-            num_pairs=pairs,
-            num_singles=singles,
-            num_inner=pairs + singles,
-            has_arcs=bool((arc < num_nodes - 1).any()),
-            has_helpers=bool((node == num_nodes).any()),
-        )
-        levels.append(level)
-    all_nodes = np.concatenate([node for node, *_ in items])
-    place = np.zeros(len(number), dtype=np.int64)
-    place[all_nodes] = np.arange(len(all_nodes))
+    slots_below = [item["slot"] for item in items[1:]] + [np.zeros(0, dtype=np.int64)]
+    for item, below in zip(items, slots_below, strict=True):
+        item["node"] = node = number[item["node"]]
+        item["arc"] = arc = np.where((node == 0) | (node == num_nodes), num_nodes - 1, node - 1)
+        item["children"] = np.argsort(below)
+        item["has_arcs"] = bool((arc < num_nodes - 1).any())
+        item["has_helpers"] = bool((node == num_nodes).any())
+        for name in ("node", "arc", "parent", "slot", "children"):
+            item[name] = tensor(item[name])
+        levels.append(FoldedLevel(**item))
     return FoldedTree(tuple(levels), tensor(kept), tensor(place[:-1]), tensor(anchor))

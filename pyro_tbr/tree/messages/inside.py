@@ -2,18 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from pyro_tbr.tree.messages.contexts import gaussian_contexts, mixture_contexts, paired
+from pyro_tbr.errors import ShapeError
+from pyro_tbr.tree.messages.contexts import contexts_from
 from pyro_tbr.tree.messages.folding import FoldedLevel, FoldedTree, fold
-from pyro_tbr.tree.messages.inputs import batch_shape, potentials, root_prior
-from pyro_tbr.tree.messages.laws import ArcLaw, LawTable, law_table, with_helper
+from pyro_tbr.tree.messages.laws import WORK, ArcLaw, LawTable, law_table, with_helper
 from pyro_tbr.tree.messages.merging import Context
 from pyro_tbr.tree.messages.mixtures import Density, Message, concatenate, log_overlap
-from pyro_tbr.tree.messages.steps import Blocks, combine, send
+from pyro_tbr.tree.messages.steps import Blocks, Groups, combine, send
 from pyro_tbr.tree.tree import Tree
 
 _ROUGH = 16  # components where only a context is wanted
@@ -23,37 +22,24 @@ _ROUGH = 16  # components where only a context is wanted
 class InsideMessages:
     """What the inside pass leaves behind; float64, nodes first, the batch flattened to ``B``.
 
-    Attributes:
-        log_evidence: Log integral of prior times potentials, ``(*B,)``, in the dtype of the input
-            and differentiable.
-        folded: The levels of the tree, as far as there are data.
-        node: For each level, messages at its nodes, from their data and all below: those of the
-            nodes with children, ``(n, B, C)``, then those of the others, ``(n, B, 1)``.
-        node_groups: For each level's nodes with two children, in blocks: which component of
-            ``node`` each pair of their children's components was merged into; None: its own.
-        arc: For each level, messages of its nodes seen from their parents, through the arcs,
-            likewise; the root's is its own.
-        arc_groups: Which component of ``arc`` each of the message before was merged into,
-            likewise; None: each is its own.
-        informed: For each level, whether there are data at the node or below, ``(n, B)``; None
-            where that is so everywhere.
-        potential: Messages of the data at each node, ``(V + 1, B, 1)``; the last for helpers.
-        arcs: The law of the changes.
-        root: Prior of the root's weight, ``(1, B, 1)``.
-        batch_shape: ``*B``.
+    Messages come by level, in blocks: of nodes with children ``(n, B, C)``, then of the others
+    ``(n, B, 1)``. ``node`` has those at the nodes, from their data and all below, ``arc`` those
+    seen from the parents, through the arcs; the root's is its own. Groups say which component of a
+    message each pair of the children's components, or each one of the message before the arc, was
+    merged into.
     """
 
-    log_evidence: Tensor
-    folded: FoldedTree
+    log_evidence: Tensor  # of prior times potentials, (*B,), dtype of the input, differentiable
+    folded: FoldedTree  # the levels of the tree, as far as there are data
     node: tuple[Blocks, ...]
-    node_groups: tuple[tuple[Tensor | None, ...], ...]
+    node_groups: tuple[Groups, ...]
     arc: tuple[Blocks, ...]
-    arc_groups: tuple[tuple[Tensor | None, ...], ...]
-    informed: tuple[Tensor, ...] | None
-    potential: Message
+    arc_groups: tuple[Groups, ...]
+    informed: tuple[Tensor, ...] | None  # are data at a node or below, (n, B); None: everywhere
+    potential: Message  # of the data at each node, (V + 1, B, 1); the last for helpers
     arcs: LawTable
-    root: Density
-    batch_shape: torch.Size
+    root: Density  # prior of the root's weight, (1, B, 1)
+    batch_shape: torch.Size  # *B
 
 
 def inside_pass(
@@ -88,10 +74,52 @@ def inside_pass(
     Raises:
         ShapeError: Arguments do not fit the tree or each other.
     """
-    batch = batch_shape(tree, eta, lam)
-    arcs = law_table(law, tree, batch, eta.device)
-    root = root_prior(root_loc, root_scale, batch, eta.device)
+    arcs, root, batch = check_inputs(tree, eta, lam, law, root_loc, root_scale)
     return run_inside(tree, eta, lam, arcs, root, batch, num_components, sweeps)
+
+
+def check_inputs(
+    tree: Tree,
+    eta: Tensor,
+    lam: Tensor,
+    law: ArcLaw,
+    root_loc: Tensor | float,
+    root_scale: Tensor | float,
+) -> tuple[LawTable, Density, torch.Size]:
+    """The law, the prior of the root's weight ``(1, B, 1)`` and ``*B``, if all fits the tree.
+
+    Raises:
+        ShapeError: It does not.
+    """
+    if eta.shape != lam.shape or eta.dim() < 1 or eta.shape[-1] != tree.num_nodes:
+        raise ShapeError(
+            f"eta, lam: expected (*B, {tree.num_nodes}) each, a potential for every node of "
+            f"{tree!r}; received {tuple(eta.shape)} and {tuple(lam.shape)}"
+        )
+    batch = eta.shape[:-1]
+    arcs = law_table(law, tree, batch, eta.device)
+    parts = []
+    for name, value in (("root_loc", root_loc), ("root_scale", root_scale)):
+        value = torch.as_tensor(value, dtype=WORK, device=eta.device)
+        try:
+            parts.append(value.expand(batch).reshape(1, -1, 1))
+        except RuntimeError as error:
+            raise ShapeError(
+                f"{name}: expected a number or (*B) = {tuple(batch)}, received {tuple(value.shape)}"
+            ) from error
+    return arcs, Density(torch.zeros_like(parts[1]), parts[0], parts[1].square()), batch
+
+
+def potentials(eta: Tensor, lam: Tensor) -> tuple[Message, Tensor, Tensor]:
+    """Messages of the data at every node and the helpers; where there are data; their height."""
+    eta, lam = (part.to(WORK).reshape(-1, part.shape[-1]).T for part in (eta, lam))  # (V, B)
+    has_data = lam > 0
+    mean = torch.where(has_data, eta / torch.where(has_data, lam, 1.0), 0.0)
+    lam = torch.where(has_data, lam, 0.0)
+    message = Message(
+        *(with_helper(p, 0.0).unsqueeze(-1) for p in (torch.zeros_like(lam), mean, lam))
+    )
+    return message, has_data, 0.5 * (lam * mean.square()).sum(0)
 
 
 def run_inside(
@@ -111,40 +139,31 @@ def run_inside(
     informed = _informed(levels, has_data)
     contexts = [(Context(root, root), Context(root, root))] * len(levels)
     if cap is not None and arcs.num_classes > 1:
-        wide = gaussian_contexts(levels, potential, arcs, root)
-        contexts = paired(wide, wide)
-        for _ in range(sweeps - 1):
-            with torch.no_grad():
+        with torch.no_grad():
+            widest = arcs.widest()
+            rough = _rise(levels, potential, widest, None, contexts, None)
+            wide = contexts = contexts_from(levels, potential, widest, root, *rough[:2], None)
+            for _ in range(sweeps - 1):
                 first = min(cap, _ROUGH)
-                rough = _rise(levels, potential, arcs, informed, contexts, first, keep=False)
-            node, arc = ([concatenate(m) for m in part] for part in (rough.node, rough.arc))
-            dens = mixture_contexts(levels, potential, arcs, root, node, arc, max(1, first // 2))
-            contexts = paired(wide, dens)
-            del rough, node, arc
-    risen = _rise(levels, potential, arcs, informed, contexts, cap)
-    log_evidence = log_overlap(root, risen.node[0][0])[0, :, 0] + log_peak
+                rough = _rise(levels, potential, arcs, informed, contexts, first)
+                few = max(1, first // 2)
+                contexts = contexts_from(levels, potential, arcs, root, *rough[:2], few, wide)
+            del rough
+    node, arc, node_groups, arc_groups = _rise(levels, potential, arcs, informed, contexts, cap)
+    log_evidence = log_overlap(root, node[0][0])[0, :, 0] + log_peak
     return InsideMessages(
         log_evidence=log_evidence.reshape(batch).to(eta.dtype),
         folded=folded,
-        node=tuple(risen.node),
-        node_groups=tuple(risen.node_groups),
-        arc=tuple(risen.arc),
-        arc_groups=tuple(risen.arc_groups),
+        node=tuple(node),
+        node_groups=tuple(node_groups),
+        arc=tuple(arc),
+        arc_groups=tuple(arc_groups),
         informed=informed,
         potential=potential,
         arcs=arcs,
         root=root,
         batch_shape=batch,
     )
-
-
-class _Risen(NamedTuple):
-    """Messages at the nodes and beyond their arcs, root first, and what was merged into what."""
-
-    node: list[Blocks]
-    node_groups: list[tuple[Tensor | None, ...]]
-    arc: list[Blocks]
-    arc_groups: list[tuple[Tensor | None, ...]]
 
 
 def _rise(
@@ -154,26 +173,25 @@ def _rise(
     informed: Sequence[Tensor] | None,
     contexts: Sequence[tuple[Context, Context]],
     cap: int | None,
-    keep: bool = True,
-) -> _Risen:
-    """From the leaves to the root; what was merged into what is kept only if asked for."""
-    risen = _Risen([], [], [], [])
+) -> tuple[list[Blocks], list[Blocks], list[Groups], list[Groups]]:
+    """From the leaves to the root: as the first four fields on messages, nodes and arcs first."""
+    node: list[Blocks] = []
+    arc: list[Blocks] = []
+    node_groups: list[Groups] = []
+    arc_groups: list[Groups] = []
     for depth in reversed(range(len(levels))):
         level, (at_node, at_parent) = levels[depth], contexts[depth]
         # At the root nothing more is multiplied: all pairs can stay.
         most = cap if depth else None
-        below = concatenate(risen.arc[-1]) if risen.arc else None
-        node, groups = combine(level, potential, below, arcs.num_classes, at_node, most)
-        arc, group = send(
-            level, node, arcs, at_parent, cap, None if informed is None else informed[depth]
-        )
-        risen.node.append(node)
-        risen.arc.append(arc)
-        risen.node_groups.append(groups if keep else ())
-        risen.arc_groups.append(group if keep else ())
-    for part in risen:
-        part.reverse()
-    return risen
+        below = concatenate(arc[0]) if arc else None
+        here, merged = combine(level, potential, below, arcs.num_classes, at_node, most)
+        known = None if informed is None else informed[depth]
+        sent, merged_arc = send(level, here, arcs, at_parent, cap, known)
+        node.insert(0, here)
+        arc.insert(0, sent)
+        node_groups.insert(0, merged)
+        arc_groups.insert(0, merged_arc)
+    return node, arc, node_groups, arc_groups
 
 
 def _informed(levels: Sequence[FoldedLevel], has_data: Tensor) -> tuple[Tensor, ...] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -29,7 +30,8 @@ class ArcLaw:
             ``(*B, A, J)``: the batch, the arcs, the classes.
         mean: Mean of a change in each class, in the unit of the weights, likewise.
         var: Its variance, that unit squared, likewise; 0 is a point.
-        gated: Whether the first class is the closed gate, so that the others are an open one.
+        gated: Whether the first class is the closed gate, so that the others are an open one: then
+            the passes give the probability of an open one, and draws say whether it is open.
     """
 
     prob: Tensor
@@ -39,31 +41,16 @@ class ArcLaw:
 
     @classmethod
     def of(
-        cls,
-        prob: Tensor | float,
-        mean: Tensor | float,
-        var: Tensor | float,
-        gated: bool = False,
+        cls, prob: Tensor | float, mean: Tensor | float, var: Tensor | float, gated: bool = False
     ) -> ArcLaw:
-        """A law from the parts of its mixture.
-
-        Args:
-            prob: Probability of each class, ``(*B, A, J)`` or what broadcasts to it; zeros are
-                allowed.
-            mean: Mean of a change in each class, likewise.
-            var: Its variance, likewise; zeros are allowed.
-            gated: Whether the first class is the closed gate: then the passes give the probability
-                of an open one, and draws say whether it is open.
+        """A law from the parts of its mixture, each a number or what broadcasts to ``(*B, A, J)``.
 
         Raises:
             ShapeError: The parts do not broadcast, or gates are asked for with a single class.
         """
         parts = [torch.as_tensor(part, dtype=WORK) for part in (prob, mean, var)]
         parts = [part if part.dim() else part.reshape(1) for part in parts]
-        shapes = ", ".join(
-            f"{name} {tuple(part.shape)}"
-            for name, part in zip(("prob", "mean", "var"), parts, strict=True)
-        )
+        shapes = _shapes(parts)
         try:
             num_classes = torch.broadcast_shapes(*(part.shape for part in parts))[-1]
         except RuntimeError:
@@ -88,16 +75,14 @@ class ArcLaw:
         slab_loc: Tensor | float | None = None,
         spike_scale: Tensor | float = 0.0,
     ) -> ArcLaw:
-        """The law of changes with gates.
+        """The law of changes with gates; arguments are what broadcasts to ``(*B, A)``.
 
         Args:
-            inclusion_prob: Prior probability that the gate is open, in [0, 1], what broadcasts to
-                ``(*B, A)``.
-            slab_scale: Standard deviation of a change where it is open, likewise.
+            inclusion_prob: Prior probability that the gate is open, in [0, 1].
+            slab_scale: Standard deviation of a change where it is open.
             slab_loc: Distance m from zero of the two halves of the slab, a change being drawn from
-                N(m, slab_scale^2) or N(-m, slab_scale^2), likewise. None for a slab of one piece
-                around zero.
-            spike_scale: Standard deviation where the gate is closed, likewise; 0: no change there.
+                N(m, slab_scale^2) or N(-m, slab_scale^2); None: a slab of one piece around zero.
+            spike_scale: Standard deviation where the gate is closed; 0: no change there.
 
         Raises:
             ShapeError: The arguments do not broadcast.
@@ -118,6 +103,11 @@ class ArcLaw:
     def num_classes(self) -> int:
         """J."""
         return torch.broadcast_shapes(self.prob.shape, self.mean.shape, self.var.shape)[-1]
+
+
+def _shapes(parts: Sequence[Tensor]) -> str:
+    names = ("prob", "mean", "var")
+    return ", ".join(f"{n} {tuple(part.shape)}" for n, part in zip(names, parts, strict=True))
 
 
 def _stack(classes: list[Tensor]) -> Tensor:
@@ -144,18 +134,10 @@ class ClassRows(NamedTuple):
 class LawTable:
     """A law as the passes read it: arcs first, the batch in one dimension.
 
-    A law that all arcs share has one row, one that the whole batch shares one column. One more row,
-    the last, stands for the arcs of the helpers of a folded tree, along which nothing changes: they
-    are in the first class, with mean and variance 0.
-
-    Attributes:
-        prob: Probability of each class, ``(A + 1 or 2, B or 1, J)``.
-        log_prob: Its logarithm, ``DEAD`` where it is zero.
-        mean: Mean of a change in each class.
-        var: Its variance.
-        num_arcs: ``A``, also the number by which a helper's arc is asked for.
-        batch: ``B``.
-        gated: Whether the first class is the closed gate.
+    Shapes are ``(A + 1 or 2, B or 1, J)``: a law that all arcs share has one row, one that the
+    whole batch shares one column. One more row, the last, stands for the arcs of the helpers of a
+    folded tree, along which nothing changes: they are in the first class, with mean and variance 0.
+    The log of a probability of zero is ``DEAD``; ``num_arcs`` is also the number of a helper's arc.
     """
 
     prob: Tensor
@@ -210,10 +192,7 @@ def law_table(law: ArcLaw, tree: Tree, batch: torch.Size, device: torch.device) 
     if not fits:
         raise ShapeError(
             f"law: expected classes that broadcast to (*B, A, J) = {whole}, received "
-            + ", ".join(
-                f"{name} {tuple(part.shape)}"
-                for name, part in zip(("prob", "mean", "var"), parts, strict=True)
-            )
+            f"{_shapes(parts)}"
         )
     shared = (1,) * (len(whole) - len(shared)) + tuple(shared)
     columns = batch if any(size != 1 for size in shared[:-2]) else shared[:-2]

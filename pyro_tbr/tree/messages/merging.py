@@ -34,15 +34,10 @@ _TINY = 1e-60  # a variance of zero, so that one can divide by it
 
 
 class Context(NamedTuple):
-    """What the rest of the tree may say about a weight.
+    """What the rest of the tree may say about a weight."""
 
-    Attributes:
-        wide: One Gaussian, on the wide side: moments are taken under it, ``(..., 1)``.
-        density: A mixture: components are weighed by their overlap with it, ``(..., D)``.
-    """
-
-    wide: Density
-    density: Density
+    wide: Density  # one Gaussian, on the wide side: moments are taken under it, (..., 1)
+    density: Density  # a mixture: components are weighed by their overlap with it, (..., D)
 
     def rows(self, start: int, stop: int) -> "Context":
         """A run of rows."""
@@ -55,20 +50,18 @@ def shrink(
 ) -> tuple[Message, Tensor | None]:
     """At most so many components: the heaviest, every other one merged into its nearest.
 
-    Args:
-        message: ``(..., C)``.
-        max_components: None keeps all but what is dead in every row; what lives comes first.
-        context: Guesses of what the rest of the tree says, ``(..., 1)`` and ``(..., D)``.
-        num_classes: Of changes along arcs; with more than two, components that are told apart are
-            kept rather than the heaviest: see :func:`_told_apart`.
+    Without a cap, all but what is dead in every row; what lives comes first. With more than two
+    classes of changes, components that are told apart are kept rather than the heaviest.
 
     Returns:
         The message; for each component of the old one its place in the new one, ``(..., C)``,
         None where nothing changed.
     """
+    num = message.mean.shape[-1]
     if max_components is None:
-        return _living(message)
-    if message.mean.shape[-1] <= max_components:
+        living = max(1, int((message.log_height > DEAD / 2).sum(-1).max()))
+        return highest_first(message, living) if living < num else (message, None)
+    if num <= max_components:
         return message, None
     guess, density = context
     tilted = absorb(guess, message)
@@ -93,16 +86,10 @@ def shrink(
 def shrink_density(
     density: Density, max_components: int | None, message: Message, num_classes: int
 ) -> Density:
-    """At most so many components: those that overlap most with a message, others merged in.
+    """At most so many components: those that overlap most with the message it is going to meet.
 
     A component of large weight that the message rules out must not move one that it allows: the
     moments are taken by overlap too, and the whole overlap is kept.
-
-    Args:
-        density: ``(..., C)``.
-        max_components: None keeps all.
-        message: What the density is going to meet, ``(..., D)``.
-        num_classes: As in :func:`shrink`.
     """
     if max_components is None or density.mean.shape[-1] <= max_components:
         return density
@@ -118,15 +105,8 @@ def shrink_density(
 def split(posterior: Density, merged: Message, parts: Message, group: Tensor | None) -> Density:
     """The posterior by component of a message, taken back to the parts it was merged from.
 
-    Args:
-        posterior: For each component of ``merged`` the probability that it holds, and the moments
-            of the weight if it does, ``(..., C)``.
-        merged: The message after :func:`shrink`.
-        parts: The message before, ``(..., P)``.
-        group: What ``shrink`` returned with it.
-
-    Returns:
-        The same by component of ``parts``, ``(..., P)``.
+    It holds the probability of each component, and the moments of the weight if that holds;
+    ``group`` is what :func:`shrink` made of ``parts``, ``(..., P)``, when it returned ``merged``.
     """
     if group is None:
         return leading(posterior, parts.mean.shape[-1])
@@ -152,12 +132,6 @@ def split(posterior: Density, merged: Message, parts: Message, group: Tensor | N
     split_up = (log_weight, said_mean + said_var * pull * gap, said_var / spread)
     both = zip(posterior, split_up, strict=True)
     return Density(*(torch.where(alone, old.gather(-1, group), new) for old, new in both))
-
-
-def _living(message: Message) -> tuple[Message, Tensor | None]:
-    """Without as many components as are dead in every row, however they lie."""
-    most = max(1, int((message.log_height > DEAD / 2).sum(-1).max()))
-    return highest_first(message, most) if most < message.mean.shape[-1] else (message, None)
 
 
 def highest_first(message: Message, num: int) -> tuple[Message, Tensor]:

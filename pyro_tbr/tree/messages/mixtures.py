@@ -132,9 +132,3 @@ def collapse(density: Density, dim: int) -> Density:
     gap = density.mean - mean
     var = (weight * (density.var + gap.square())).sum(dim)
     return Density(log_weight.squeeze(dim), mean.squeeze(dim), var)
-
-
-def moments(density: Density) -> tuple[Tensor, Tensor]:
-    """Mean and variance of the normalised mixture, ``(...)``."""
-    _, mean, var = collapse(density, -1)
-    return mean, var

@@ -22,7 +22,6 @@ from pyro_tbr.tree.messages.mixtures import (
     collapse,
     concatenate,
     leading,
-    moments,
     rows,
     take,
 )
@@ -35,44 +34,25 @@ Changes = tuple[Tensor, Tensor, Tensor]
 
 @dataclass(frozen=True)
 class TreePosterior:
-    """Posterior moments along the tree.
+    """Posterior moments along the tree; numbers are in the unit of the weights, or that squared."""
 
-    Attributes:
-        log_evidence: Log integral of prior times potentials, ``(*B,)``.
-        pips: Posterior probability that the arc's gate is on, ``(*B, A)``; None where arcs have
-            no gates.
-        node_mean: Posterior mean of the node weights, unit of the weights, ``(*B, V)``.
-        node_var: Posterior variance of the node weights, that unit squared, ``(*B, V)``.
-        delta_mean: Posterior mean of the change along each arc, zeros included, ``(*B, A)``.
-        delta_second: Posterior mean of the squared change, ``(*B, A)``.
-        class_prob: Posterior probability of each class of changes, ``(*B, A, J)``.
-        class_mean: Posterior mean of the change times the indicator of its class, likewise; sums
-            to ``delta_mean``.
-        class_second: The same of the squared change; sums to ``delta_second``.
-    """
-
-    log_evidence: Tensor
-    pips: Tensor | None
-    node_mean: Tensor
-    node_var: Tensor
-    delta_mean: Tensor
-    delta_second: Tensor
-    class_prob: Tensor
-    class_mean: Tensor
-    class_second: Tensor
+    log_evidence: Tensor  # log integral of prior times potentials, (*B,)
+    pips: Tensor | None  # probability that the arc's gate is on, (*B, A); None without gates
+    node_mean: Tensor  # mean of the node weights, (*B, V)
+    node_var: Tensor  # their variance, (*B, V)
+    delta_mean: Tensor  # mean of the change along each arc, zeros included, (*B, A)
+    delta_second: Tensor  # mean of the squared change, (*B, A)
+    class_prob: Tensor  # probability of each class of changes, (*B, A, J)
+    class_mean: Tensor  # mean of change times indicator of class, likewise; sums to delta_mean
+    class_second: Tensor  # the same of the squared change; sums to delta_second
 
 
 def outside_pass(tree: Tree, inside: InsideMessages) -> TreePosterior:
-    """Moments of every node and arc, from the root to the leaves.
-
-    Args:
-        tree: The environments.
-        inside: What :func:`inside_pass` left behind.
-    """
+    """Moments of every node and arc, from the root to the leaves."""
     folded = inside.folded
     posterior = absorb(inside.root, inside.node[0][0])
     posterior = posterior._replace(log_weight=posterior.log_weight.log_softmax(-1))
-    at_nodes = [moments(posterior)]
+    at_nodes = [collapse(posterior, -1)[1:]]
     at_arcs: list[Changes] = []
     for depth, level in enumerate(folded.levels[1:], start=1):
         at_parent = _descend(inside, folded.levels[depth - 1], depth, posterior)
@@ -80,12 +60,13 @@ def outside_pass(tree: Tree, inside: InsideMessages) -> TreePosterior:
         for block, message in enumerate(inside.node[depth]):
             stop = start + len(message.mean)
             crossed, change = _cross(inside, depth, block, start, rows(at_parent, start, stop))
-            at_nodes.append(moments(crossed))
+            at_nodes.append(collapse(crossed, -1)[1:])
             at_arcs.append(change)
             posterior = crossed if not block else posterior  # of the nodes with children
             start = stop
-    node_moments = [_in_order(parts, folded.node_order) for parts in zip(*at_nodes, strict=True)]
-    changes = [_in_order(parts, folded.node_order[1:] - 1) for parts in zip(*at_arcs, strict=True)]
+    order = folded.node_order  # from blocks of levels laid end to end to that of the tree
+    node_moments = [torch.cat(parts)[order] for parts in zip(*at_nodes, strict=True)]
+    changes = [torch.cat(parts)[order[1:] - 1] for parts in zip(*at_arcs, strict=True)]
     if not folded.is_whole:
         node_moments, changes = _completed(tree, inside, node_moments, changes)
 
@@ -107,11 +88,6 @@ def outside_pass(tree: Tree, inside: InsideMessages) -> TreePosterior:
         class_mean=class_mean,
         class_second=class_second,
     )
-
-
-def _in_order(parts: tuple[Tensor, ...], places: Tensor) -> Tensor:
-    """Blocks of levels laid end to end, and then in the order of the tree."""
-    return torch.cat(parts).index_select(0, places)
 
 
 def _completed(
@@ -163,6 +139,10 @@ def _cross(
     node, arc = inside.node[depth][block], inside.arc[depth][block]
     level, group = inside.folded.levels[depth], inside.arc_groups[depth][block]
     at_parent = leading(at_parent, arc.mean.shape[-1])
+    if not level.has_arcs:
+        prob = inside.arcs.at(level.arc[start : start + len(node.mean)]).prob
+        nothing = torch.zeros_like(prob)
+        return split(at_parent, arc, node, group), (prob, nothing, nothing)
     size = node.mean.shape[1] * node.mean.shape[2] * inside.arcs.num_classes
     nodes, changes = [], []
     for first, last in node_runs(0, len(node.mean), size):
@@ -174,7 +154,6 @@ def _cross(
             None if group is None else group[first:last],
             inside.arcs.at(level.arc[here]),
             None if inside.informed is None else inside.informed[depth][here],
-            level.has_arcs,
         )
         nodes.append(crossed)
         changes.append(change)
@@ -189,7 +168,6 @@ def _cross_run(
     group: Tensor | None,
     law: ClassRows,
     informed: Tensor | None,
-    has_arcs: bool,
 ) -> tuple[Density, Changes]:
     """From the parent's weight by component of the arc to the node's own.
 
@@ -197,36 +175,22 @@ def _cross_run(
         The node's weight by component of its message; probabilities of the classes, means of the
         change in each and mean squares, ``(n, B, J)``.
     """
-    if not has_arcs:
-        same = split(at_parent, arc, node, group)
-        nothing = torch.zeros_like(law.prob)
-        return same, (law.prob, nothing, nothing)
     parts = split(at_parent, arc, through(node, law), group)
-    by_class = Density(*(part.unflatten(-1, (-1, law.prob.shape[-1])) for part in parts))
-    changed, (weight, mean, second) = _changes(by_class, node, law)
+    parent = Density(*(part.unflatten(-1, (-1, law.prob.shape[-1])) for part in parts))
+    # The node's weight is the parent's plus a change with prior N(mean, var), seen as node.mean
+    # with node.precision; all (n, B, C, J).
+    class_mean, class_var = law.mean.unsqueeze(-2), law.var.unsqueeze(-2)
+    precision, seen = node.precision.unsqueeze(-1), node.mean.unsqueeze(-1)
+    keeps = 1 / (1 + precision * class_var)  # share of the parent's weight in the node's
+    shift = class_mean + (1 - keeps) * (seen - parent.mean - class_mean)
+    noise = class_var * keeps
+    each = parent.log_weight.exp()
+    second = shift.square() + (1 - keeps).square() * parent.var + noise
+    weight = each.sum(-2)
     # Exact where a class is impossible, and without data below: there it is the prior, to the
     # last digit.
     prob = weight / weight.sum(-1, keepdim=True)
     if informed is not None:
         prob = torch.where(informed.unsqueeze(-1), prob, law.prob)
-    return collapse(changed, -1), (prob, mean, second)
-
-
-def _changes(parent: Density, node: Message, arcs: ClassRows) -> tuple[Density, Changes]:
-    """The node's weight given its parent's, by component and class, and moments of the change.
-
-    The node's weight is the parent's plus a change with prior N(mean, var), seen as ``node.mean``
-    with ``node.precision``; all ``(n, B, C, J)``. Moments are the weight, mean and mean square of
-    each class.
-    """
-    class_mean, class_var = arcs.mean.unsqueeze(-2), arcs.var.unsqueeze(-2)
-    precision, seen = node.precision.unsqueeze(-1), node.mean.unsqueeze(-1)
-    keeps = 1 / (1 + precision * class_var)  # share of the parent's weight in the node's
-    shift = class_mean + (1 - keeps) * (seen - parent.mean - class_mean)
-    noise = class_var * keeps
-    weight = parent.log_weight.exp()
-    second = shift.square() + (1 - keeps).square() * parent.var + noise
-    by_class = weight.sum(-2)
-    change = (by_class, (weight * shift).sum(-2), (weight * second).sum(-2))
-    var = keeps.square() * parent.var + noise
-    return Density(parent.log_weight, parent.mean + shift, var), change
+    changed = Density(parent.log_weight, parent.mean + shift, keeps.square() * parent.var + noise)
+    return collapse(changed, -1), (prob, (each * shift).sum(-2), (each * second).sum(-2))

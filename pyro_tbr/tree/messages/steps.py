@@ -25,16 +25,16 @@ from pyro_tbr.tree.messages.mixtures import (
 )
 
 Blocks = tuple[Message, ...]
+Groups = tuple[Tensor | None, ...]  # what each component was merged into; None: its own
 
 _RUN = 1 << 18  # components at once, over the nodes and the batch
 _SMALL = 1 << 15  # fewer pairs than these in a level are no work: one block is faster than several
 
 
 def through(message: Message, arcs: ClassRows) -> Message:
-    """What a message says about the other end of its arc.
+    """What a message says about the other end of its arc: each component once for every class.
 
-    Each component comes once for every class, moved and blurred by it, so that what lives stays in
-    front.
+    They are moved and blurred by it, in such an order that what lives stays in front.
     """
     sent = blur(Message(*(part.unsqueeze(-1) for part in message)), arcs.var.unsqueeze(-2))
     log_height = sent.log_height + arcs.log_prob.unsqueeze(-2)
@@ -53,8 +53,6 @@ def pair_blocks(
     level: FoldedLevel, own: Message, below: Message, num_classes: int
 ) -> Iterator[tuple[slice, tuple[int, int], Message]]:
     """Products of two children's messages and the node's own, in blocks of the level's nodes.
-
-    A message has a component for each pattern of classes on the arcs behind it, at most.
 
     Yields:
         For each block the nodes, the numbers of components taken from both children, and the
@@ -82,7 +80,7 @@ def combine(
     num_classes: int,
     context: Context,
     cap: int | None,
-) -> tuple[Blocks, tuple[Tensor | None, ...]]:
+) -> tuple[Blocks, Groups]:
     """Messages at the nodes of a level: their own data times what comes through their arcs.
 
     Returns:
@@ -95,7 +93,7 @@ def combine(
     shrunk = []
     for block, _, product in pair_blocks(level, own, below, num_classes):
         message, group = shrink(product, cap, context.rows(block.start, block.stop), num_classes)
-        shrunk.append((message, _narrow(group, message)))
+        shrunk.append((message, group if group is None else _narrow(group, message)))
     if len(shrunk) < len(level.pair_runs):  # filled up between, not behind what lives
         for place, (message, group) in enumerate(shrunk):
             if group is None:
@@ -116,7 +114,7 @@ def send(
     context: Context,
     cap: int | None,
     informed: Tensor | None,
-) -> tuple[Blocks, tuple[Tensor | None, ...]]:
+) -> tuple[Blocks, Groups]:
     """Messages of a level as their parents see them, and what was merged into what, by block."""
     blocks, groups, start = [], [], 0
     for message in node:
@@ -126,7 +124,7 @@ def send(
         if level.has_arcs and start == level.num_inner:  # without children: nothing to merge
             message = through(message, arcs.at(level.arc[start:stop]))
         elif level.has_arcs:
-            message, group = _send(level, message, arcs, context.rows(start, stop), cap)
+            message, group = _send(level, message, arcs, context, cap)
         message, group = _silenced(message, group, known)
         blocks.append(message)
         groups.append(group)
@@ -143,19 +141,14 @@ def _send(
     # With no cap the widths of runs would differ.
     runs = [(0, len(message.mean))] if cap is None else node_runs(0, len(message.mean), size)
     for start, stop in runs:
-        law = arcs.at(level.arc[start:stop])
-        part, group = shrink(
-            through(rows(message, start, stop), law),
-            cap,
-            context.rows(start, stop),
-            arcs.num_classes,
-        )
+        part = through(rows(message, start, stop), arcs.at(level.arc[start:stop]))
+        part, group = shrink(part, cap, context.rows(start, stop), arcs.num_classes)
         if group is None and level.has_helpers:  # nothing changes there: only the first class lives
             part, group = highest_first(part, part.mean.shape[-1])
         sent.append(part)
-        groups.append(_narrow(group, part))
-    together = [group for group in groups if group is not None]
-    return concatenate(sent), torch.cat(together) if together else None
+        if group is not None:
+            groups.append(_narrow(group, part))
+    return concatenate(sent), torch.cat(groups) if groups else None
 
 
 def _silenced(
@@ -177,9 +170,7 @@ def _silenced(
     return message, torch.where(informed, group, 0)
 
 
-def _narrow(group: Tensor | None, message: Message) -> Tensor | None:
+def _narrow(group: Tensor, message: Message) -> Tensor:
     """Places in a message in as few bytes as will do: they are kept for every node."""
-    if group is None:
-        return None
     num = message.mean.shape[-1]
     return group.to(torch.uint8 if num <= 1 << 8 else torch.int16 if num < 1 << 15 else torch.int64)

@@ -1,15 +1,17 @@
 """From arcs in any order to a tree in level order, or to an error that names the culprit."""
 
 import math
-import warnings
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from numbers import Real
-from typing import TypeVar
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar
 
-from pyro_tbr.errors import DataWarning, TreeError
-from pyro_tbr.tree.parts import TreeParts
+import networkx as nx
+
+from pyro_tbr.errors import TreeError, warn_user
 from pyro_tbr.tree.readers.naming import (
     arc_text,
+    is_blank,
     is_missing,
     listed,
     listed_texts,
@@ -21,13 +23,30 @@ from pyro_tbr.tree.readers.naming import (
 Arc = tuple[Hashable, Hashable]
 Name = TypeVar("Name", bound=Hashable)
 
+_NOTHING: Mapping[Any, Any] = MappingProxyType({})
 _ROUNDING = 1e-6  # a length not further below zero is a rounding error of a tree builder
+
+
+class TreeParts(NamedTuple):
+    """The arguments of :class:`~pyro_tbr.tree.Tree`, checked and in level order."""
+
+    nodes: Sequence[Hashable]
+    parents: Sequence[int]
+    lengths: Sequence[float | None]
+    labels: Mapping[Hashable, str] = _NOTHING
+    support: Mapping[Hashable, float] = _NOTHING
+
+    @property
+    def arcs(self) -> tuple[tuple[Hashable, Hashable], ...]:
+        """(parent, child) of every arc, in the order of the children among the nodes."""
+        pairs = zip(self.parents, self.nodes[1:], strict=True)
+        return tuple((self.nodes[parent], child) for parent, child in pairs)
 
 
 def arrange(
     argument: str,
     arcs: Sequence[Arc],
-    lengths: Sequence[object],
+    lengths: Sequence[Any],
     *,
     nodes: Iterable[Hashable] = (),
     turn_round: str,
@@ -40,16 +59,6 @@ def arrange(
         lengths: One per arc in any unit; None, NaN or ``pd.NA`` where not known.
         nodes: Nodes that may be without arcs: a second root among them is an error.
         turn_round: How to reverse the arcs, told where they seem to run from child to parent.
-
-    Returns:
-        The parts of the tree.
-
-    Raises:
-        TreeError: No arc, a missing or unusable label, self loop, parallel arcs, two parents,
-            several roots, a cycle, or a length that is no number.
-
-    Warns:
-        DataWarning: A root called ``"nan"`` or so, and lengths a rounding error below zero.
     """
     nodes = list(nodes)
     _check_labels(argument, arcs, nodes)
@@ -61,35 +70,30 @@ def arrange(
             "and at least one environment below it"
         )
     _check_degrees(argument, arcs, turn_round)
-    children: dict[Hashable, list[Hashable]] = {}
-    for parent, child in arcs:
-        children.setdefault(parent, []).append(child)
-    has_parent = {child for _, child in arcs}
-    roots = [node for node in nodes if node not in has_parent]
+    length_of = dict(zip((child for _, child in arcs), lengths, strict=True))
+    roots = [node for node in nodes if node not in length_of]
     if len(roots) > 1:
         raise TreeError(
             f"{argument}: a tree has one root, but {len(roots)} nodes have no parent: "
             f"{listed(roots)}; put one node above them or keep one of the trees"
         )
-    order, parents = level_order(roots[0], children) if roots else ([], [])
+    order, parents = level_order(roots[0], arcs) if roots else ([], [])
     if len(order) < len(nodes):
-        cycle = _find_cycle(arcs, set(nodes).difference(order))
+        cycle = [parent for parent, _ in nx.find_cycle(nx.DiGraph(arcs))]
         raise TreeError(
             f"{argument}: {len(cycle)} nodes form a cycle: "
             f"{listed_texts([repr(node) for node in cycle], ' -> ')} -> {cycle[0]!r}; remove one "
             "of its arcs"
         )
-    warn_of_missing_as_text(argument, roots, stacklevel=4)  # the parent of the root, it may be
-    by_child = dict(zip((child for _, child in arcs), lengths, strict=True))
-    in_order = [(order[parent], child) for parent, child in zip(parents, order[1:], strict=True)]
-    by_arc = [by_child[child] for _, child in in_order]
-    return TreeParts(order, parents, usable_lengths(argument, in_order, by_arc, stacklevel=5))
+    warn_of_missing_as_text(argument, roots)  # the parent of the root, it may be
+    return with_lengths(argument, TreeParts(order, parents, [length_of[n] for n in order[1:]]))
 
 
-def level_order(
-    root: Name, children: Mapping[Name, Sequence[Name]]
-) -> tuple[list[Name], list[int]]:
+def level_order(root: Name, arcs: Iterable[tuple[Name, Name]]) -> tuple[list[Name], list[int]]:
     """Nodes below and at the root, level by level; for each but the root, its parent's place."""
+    children: dict[Name, list[Name]] = {}
+    for parent, child in arcs:
+        children.setdefault(parent, []).append(child)
     order, parents = [root], list[int]()
     for place, node in enumerate(order):  # grows while it is walked
         below = children.get(node, ())
@@ -98,22 +102,19 @@ def level_order(
     return order, parents
 
 
-def usable_lengths(
-    argument: str, arcs: Sequence[Arc], lengths: Sequence[object], *, stacklevel: int
-) -> list[float | None]:
-    """Lengths as floats, None where missing; those a rounding error below zero become zero.
+def with_lengths(argument: str, tree: TreeParts) -> TreeParts:
+    """The tree with lengths as floats, None where missing; rounding errors below zero become zero.
 
     Raises:
         TreeError: A length is no finite number.
     """
     usable: list[float | None] = []
     clipped, bad = [], []
-    for arc, length in zip(arcs, lengths, strict=True):
+    for arc, length in zip(tree.arcs, tree.lengths, strict=True):
+        number = float(length) if isinstance(length, Real) else math.nan
         if is_missing(length):
             usable.append(None)
-            continue
-        number = float(length) if isinstance(length, Real) else math.nan
-        if not math.isfinite(number):
+        elif not math.isfinite(number):
             bad.append(f"{arc_text(*arc)} ({length!r})")
         elif -_ROUNDING <= number < 0:
             usable.append(0.0)
@@ -122,17 +123,15 @@ def usable_lengths(
             usable.append(number)
     if bad:
         raise TreeError(
-            f"{argument}: {len(bad)} of {len(arcs)} arcs have a length that is no finite number: "
-            f"{listed_texts(bad)}; use numbers, and None or NaN where a length is not known"
+            f"{argument}: {len(bad)} of {len(tree.parents)} arcs have a length that is no finite "
+            f"number: {listed_texts(bad)}; use numbers, and None or NaN where a length is not known"
         )
     if clipped:
-        warnings.warn(
-            f"{argument}: {len(clipped)} of {len(arcs)} arc lengths are below 0 by less than "
-            f"{_ROUNDING:g} and taken as 0: {listed_texts(clipped)}",
-            DataWarning,
-            stacklevel=stacklevel,
+        warn_user(
+            f"{argument}: {len(clipped)} of {len(tree.parents)} arc lengths are below 0 by less "
+            f"than {_ROUNDING:g} and taken as 0: {listed_texts(clipped)}"
         )
-    return usable
+    return tree._replace(lengths=usable)
 
 
 def _check_labels(argument: str, arcs: Sequence[Arc], nodes: Sequence[Hashable]) -> None:
@@ -144,7 +143,7 @@ def _check_labels(argument: str, arcs: Sequence[Arc], nodes: Sequence[Hashable])
         except TypeError:
             bad.append(f"{label!r} in {place} ({type(label).__name__} is not hashable)")
             continue
-        if is_missing(label) or (isinstance(label, str) and not label):
+        if is_blank(label):
             bad.append(f"{label!r} in {place}")
     if bad:
         raise TreeError(
@@ -163,41 +162,22 @@ def _check_degrees(argument: str, arcs: Sequence[Arc], turn_round: str) -> None:
             f"{argument}: {len(loops)} nodes have an arc to themselves (self loop): "
             f"{listed(loops)}; remove these arcs"
         )
-    parallel = repeated(arcs)
-    if parallel:
+    if parallel := repeated(arcs):
         texts = [f"{arc_text(*arc)} ({count} times)" for arc, count in parallel.items()]  # type: ignore[misc]
         raise TreeError(
             f"{argument}: {len(parallel)} arcs are given more than once (parallel arcs): "
             f"{listed_texts(texts)}; give every arc, and every leaf, once"
         )
-    parents: dict[Hashable, list[Hashable]] = {}
+    above: dict[Hashable, list[Hashable]] = {}
     for parent, child in arcs:
-        parents.setdefault(child, []).append(parent)
-    merged = {child: above for child, above in parents.items() if len(above) > 1}
-    if not merged:
-        return
-    texts = [f"{child!r} has {len(up)}: {listed(up, 4)}" for child, up in merged.items()]
-    num_nodes = len({node for arc in arcs for node in arc})
-    single_child = len({parent for parent, _ in arcs}) == len(arcs)
-    reversed_ = single_child and num_nodes == len(arcs) + 1
-    way_out = (
-        f"the arcs seem to run from child to parent: {turn_round}"
-        if reversed_
-        else "drop arcs, or split these nodes"
-    )
-    raise TreeError(
-        f"{argument}: a node of a tree has one parent, but {len(merged)} have more: "
-        f"{listed_texts(texts, '; ')}; {way_out}"
-    )
-
-
-def _find_cycle(arcs: Sequence[Arc], unreached: set[Hashable]) -> list[Hashable]:
-    """Nodes of one cycle, in the direction of the arcs; every unreached node has a parent."""
-    above = {child: parent for parent, child in arcs}
-    node = next(child for _, child in arcs if child in unreached)
-    seen: dict[Hashable, None] = {}
-    while node not in seen:
-        seen[node] = None
-        node = above[node]
-    upwards = list(seen)
-    return upwards[upwards.index(node) :][::-1]
+        above.setdefault(child, []).append(parent)
+    texts = [f"{child!r} has {len(up)}: {listed(up, 4)}" for child, up in above.items() if up[1:]]
+    if texts:
+        num_parents, num_nodes = len({parent for parent, _ in arcs}), len(set().union(*arcs))
+        way_out = "drop arcs, or split these nodes"
+        if num_parents == len(arcs) == num_nodes - 1:
+            way_out = f"the arcs seem to run from child to parent: {turn_round}"
+        raise TreeError(
+            f"{argument}: a node of a tree has one parent, but {len(texts)} have more: "
+            f"{listed_texts(texts, '; ')}; {way_out}"
+        )

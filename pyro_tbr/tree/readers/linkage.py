@@ -9,15 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyro_tbr.errors import TreeError
-from pyro_tbr.tree.parts import TreeParts
-from pyro_tbr.tree.readers.arrange import level_order, usable_lengths
+from pyro_tbr.tree.readers.arrange import TreeParts, level_order, with_lengths
 from pyro_tbr.tree.readers.naming import (
     MAX_SHOWN,
-    is_missing,
+    free_name,
+    is_blank,
     listed,
     listed_texts,
+    refuse_repeated,
     refuse_rounded,
-    repeated,
 )
 
 _LEAST_COLUMNS = 3  # two clusters and the height at which they merge; scipy adds a count
@@ -29,7 +29,6 @@ def read_linkage(Z: Any, labels: Iterable[Hashable] | None = None) -> TreeParts:
     if isinstance(Z, Mapping):
         Z, named = _from_scanpy(Z)
     merges, height = _merges(Z)
-    _check_used_once(merges)
     num_leaves = len(merges) + 1
     names = _leaf_names(named if labels is None else labels, num_leaves)
     if named is not None and names != named:
@@ -38,18 +37,27 @@ def read_linkage(Z: Any, labels: Iterable[Hashable] | None = None) -> TreeParts:
             f"received {listed(names)}; leave labels out, or rename in the order of obs[groupby]"
             ".cat.categories (that of the plot differs)"
         )
-    _check_existing(merges, num_leaves)
-    children = {num_leaves + row: pair for row, pair in enumerate(merges.tolist())}
-    order, parents = level_order(num_leaves + len(merges) - 1, children)
+    made = num_leaves + np.arange(len(merges))
+    rows, columns = np.nonzero((merges < 0) | (merges >= made[:, None]))
+    if len(rows):
+        row, cluster = rows[0], merges[rows[0], columns[0]]
+        raise TreeError(
+            f"Z: {len(rows)} clusters do not exist where they merge, the first in row {row}: "
+            f"cluster {cluster}, while clusters 0 to {made[row] - 1} do; with {num_leaves - 1} "
+            f"rows the leaves are 0 to {num_leaves - 1}"
+        )
+    arcs = [(num_leaves + row, part) for row, pair in enumerate(merges.tolist()) for part in pair]
+    order, parents = level_order(num_leaves + len(merges) - 1, arcs)
     used = set(names)
     nodes = [
-        names[cluster] if cluster < num_leaves else _own_name(cluster, not place, used)
+        names[cluster]
+        if cluster < num_leaves
+        else free_name([f"cluster{cluster}" if place else "root"], used)
         for place, cluster in enumerate(order)
     ]
     heights = np.concatenate([np.zeros(num_leaves), height])
     above = heights[[order[parent] for parent in parents]] - heights[order[1:]]
-    arcs = [(nodes[parent], node) for parent, node in zip(parents, nodes[1:], strict=True)]
-    return TreeParts(nodes, parents, usable_lengths("Z", arcs, above.tolist(), stacklevel=4))
+    return with_lengths("Z", TreeParts(nodes, parents, above.tolist()))
 
 
 def _from_scanpy(dendrogram: Mapping[str, Any]) -> tuple[Any, list[Hashable]]:
@@ -91,22 +99,7 @@ def _merges(Z: Any) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
             f"Z: {len(bad)} of {len(matrix)} rows hold a cluster that is no whole number or a "
             f"height that is not finite, the first row {bad[0]}: {matrix[bad[0]].tolist()}"
         )
-    return numbers[:, :2].astype(np.int64), numbers[:, 2]
-
-
-def _check_existing(merges: NDArray[np.int64], num_leaves: int) -> None:
-    made = num_leaves + np.arange(len(merges))
-    rows, columns = np.nonzero((merges < 0) | (merges >= made[:, None]))
-    if len(rows):
-        row, cluster = rows[0], merges[rows[0], columns[0]]
-        raise TreeError(
-            f"Z: {len(rows)} clusters do not exist where they merge, the first in row {row}: "
-            f"cluster {cluster}, while clusters 0 to {made[row] - 1} do; with {num_leaves - 1} "
-            f"rows the leaves are 0 to {num_leaves - 1}"
-        )
-
-
-def _check_used_once(merges: NDArray[np.int64]) -> None:
+    merges = numbers[:, :2].astype(np.int64)
     used, counts = np.unique(merges, return_counts=True)
     twice = used[counts > 1]
     if len(twice):
@@ -116,6 +109,7 @@ def _check_used_once(merges: NDArray[np.int64]) -> None:
             f"Z: {len(twice)} clusters merge more than once: {listed_texts(texts)}; every cluster "
             "but the last merges once"
         )
+    return merges, numbers[:, 2]
 
 
 def _leaf_names(labels: Any, num_leaves: int) -> list[Hashable]:
@@ -132,28 +126,12 @@ def _leaf_names(labels: Any, num_leaves: int) -> list[Hashable]:
             f"labels: {len(names)} given for {num_leaves} leaves, as Z has {num_leaves - 1} rows; "
             "give one a leaf, in the order of the clustered rows"
         )
-    missing = [place for place, name in enumerate(names) if is_missing(name) or name == ""]
+    missing = [place for place, name in enumerate(names) if is_blank(name)]
     if missing:
         raise TreeError(f"labels: {len(missing)} are missing, at places {listed(missing)}")
-    if twice := repeated(names):
-        counts = [f"{name!r} ({count} times)" for name, count in twice.items()]
-        raise TreeError(
-            f"labels: {len(twice)} occur more than once: {listed_texts(counts)}; give every leaf "
-            "its own name"
-        )
+    refuse_repeated("labels", "", names, "give every leaf its own name")
     return names
 
 
 def _as_list(values: Any) -> list[Any]:
     return values.tolist() if hasattr(values, "tolist") else list(values)
-
-
-def _own_name(cluster: int, is_root: bool, used: set[Hashable]) -> str:
-    """A name that no label has."""
-    stem = "root" if is_root else f"cluster{cluster}"
-    name, number = stem, 1
-    while name in used:
-        number += 1
-        name = f"{stem}#{number}"
-    used.add(name)
-    return name

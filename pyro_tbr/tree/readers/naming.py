@@ -3,18 +3,17 @@
 import difflib
 import re
 import unicodedata
-import warnings
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
+from itertools import chain, count
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from pyro_tbr.errors import DataWarning, TreeError
+from pyro_tbr.errors import TreeError, warn_user
 
 MAX_SHOWN = 10
-KEEP_EXACT = 'read ids as dtype="Int64", which may be missing, or as text'
 _LAST_EXACT = 2.0**53  # from here on, neighbouring whole numbers are one float
 _MISSING_AS_TEXT = ("nan", "NaN", "None", "<NA>", "NaT")
 _FLOAT = re.compile(r"[+-]?[0-9]+\.0+")  # a whole number that was a float before it was text
@@ -42,18 +41,30 @@ def arc_text(parent: object, child: object) -> str:
 
 def repeated(items: Iterable[Hashable]) -> dict[Hashable, int]:
     """Items that occur more than once, in order of first appearance, with their counts."""
-    return {item: count for item, count in Counter(items).items() if count > 1}
+    return {item: times for item, times in Counter(items).items() if times > 1}
+
+
+def refuse_repeated(argument: str, kind: str, names: Iterable[Hashable], way_out: str) -> None:
+    """Refuses names that occur more than once, with their counts, by a ``TreeError``."""
+    if twice := repeated(names):
+        texts = [f"{name!r} ({times} times)" for name, times in twice.items()]
+        raise TreeError(
+            f"{argument}: {len(twice)} {kind}occur more than once: {listed_texts(texts)}; {way_out}"
+        )
+
+
+def free_name(candidates: Sequence[str], used: set[Hashable]) -> str:
+    """The first candidate that is not used, else it with a number; used from now on."""
+    names = chain(candidates, (f"{candidates[0]}#{number}" for number in count(2)))
+    free = next(name for name in names if name not in used)
+    used.add(free)
+    return free
 
 
 def written_names(nodes: Sequence[Hashable]) -> list[str]:
-    """Nodes as text.
-
-    Raises:
-        TreeError: Different nodes would be written alike, such as ``10`` and ``"10"``.
-    """
+    """Nodes as text; a ``TreeError`` where two would be written alike, as ``10`` and ``"10"``."""
     texts = [str(node) for node in nodes]
-    double = repeated(texts)
-    if double:
+    if double := repeated(texts):
         clash = [node for node in nodes if str(node) in double]
         raise TreeError(
             f"tree: {len(clash)} nodes would be written alike: {listed(clash)}; rename them"
@@ -69,53 +80,41 @@ def is_missing(label: Any) -> bool:
     return missing if isinstance(missing, bool) else False
 
 
+def is_blank(label: Any) -> bool:
+    """Missing, or text without a letter."""
+    return is_missing(label) or (isinstance(label, str) and not label)
+
+
 def is_rounded(label: object) -> bool:
     """Whether a label is a float so large that floats no longer tell whole numbers apart."""
     return isinstance(label, float | np.floating) and abs(float(label)) >= _LAST_EXACT
 
 
 def refuse_rounded(argument: str, labels: Iterable[object], place: str = "row") -> None:
-    """Refuses labels that may have been other whole numbers before a column became floats.
-
-    Args:
-        argument: What the user gave, with the column if there are several.
-        labels: All of them, in order.
-        place: What the first one's number counts.
-
-    Raises:
-        TreeError: Some are; with their number, the first one, its place and what to do.
-    """
-    bad: list[tuple[int, Any]] = [
-        (number, label) for number, label in enumerate(labels) if is_rounded(label)
-    ]
+    """Refuses labels that may have been other whole numbers before a column became floats."""
+    bad: list[Any] = [pair for pair in enumerate(labels) if is_rounded(pair[1])]
     if bad:
         number, label = bad[0]
         raise TreeError(
             f"{argument}: {len(bad)} labels are floats of 2**53 or more, where floats no longer "
             f"tell whole numbers apart, first {float(label)!r} at {place} {number} counted from 0; "
-            f"{KEEP_EXACT}"
+            'read ids as dtype="Int64", which may be missing, or as text'
         )
 
 
-def warn_of_missing_as_text(argument: str, labels: Iterable[object], *, stacklevel: int) -> None:
+def warn_of_missing_as_text(argument: str, labels: Iterable[object]) -> None:
     """Warns of text that a missing label becomes when a column is turned into text."""
     found = [label for label in labels if isinstance(label, str) and label in _MISSING_AS_TEXT]
     if found:
-        warnings.warn(
+        warn_user(
             f"{argument}: {listed(dict.fromkeys(found))} is taken as the name of a node; if it "
-            "stands for a missing one, give None there",
-            DataWarning,
-            stacklevel=stacklevel + 1,
+            "stands for a missing one, give None there"
         )
 
 
 def same_kind(label: object, node: object) -> bool:
     """Whether two labels that compare equal are meant to be equal: ``True == 1`` are not."""
-    return _is_bool(label) == _is_bool(node)
-
-
-def _is_bool(label: object) -> bool:
-    return type(label).__name__ in ("bool", "bool_")  # "bool_" is numpy 1's name of its own
+    return isinstance(label, bool | np.bool_) == isinstance(node, bool | np.bool_)
 
 
 def as_text(label: Any) -> str:
@@ -143,11 +142,7 @@ def seen_alike(text: str, other: str) -> bool:
 
 
 class NearestNode:
-    """Finds the node that a label which is not in the tree was probably meant to be.
-
-    Args:
-        nodes: The nodes of the tree.
-    """
+    """Finds the node that a label which is not in the tree was probably meant to be."""
 
     def __init__(self, nodes: Sequence[Hashable]):
         self._folded: dict[str, Hashable] = {}
@@ -164,11 +159,6 @@ class NearestNode:
             texts = sorted(texts, key=lambda other: abs(len(other) - len(text)))[:_MAX_COMPARED]
         close = difflib.get_close_matches(text, texts, n=1)
         return self._folded[close[0]] if close else None
-
-
-def unknown_node(label: object, nodes: Sequence[Hashable]) -> str:
-    """Says that a label is no node, with its type, and which node is nearest."""
-    return unknown_label(label, nodes, "nodes")
 
 
 def unknown_label(label: object, known: Sequence[Hashable], kind: str) -> str:

@@ -1,8 +1,7 @@
 """From Newick text to the nodes it speaks of, with the place of whatever is wrong in it.
 
 The ``newick`` package is not used: it takes an absent length for 0, keeps quotes in names, sees a
-second tree after a trailing newline, ends a quoted name at a backslash, recurses into the tree and
-knows no positions. Its tokens come without places too, and a comment before the word it follows.
+second tree after a trailing newline, recurses into the tree and knows no positions.
 """
 
 import re
@@ -28,14 +27,8 @@ _OUTSIDE = "outside of all brackets; a bracket too many is closed, or one too fe
 class Draft:
     """What the text says: for every node its parent, name, length, in order of appearance.
 
-    Args:
-        text: Newick text of one tree; a semicolon at the end may be missing.
-
-    Attributes:
-        parents: Place of the parent; -1 for node 0, the root.
-        names: Without quotes; empty where there is none.
-        quoted: Whether the name stood in quotes.
-        lengths: In the unit of the text; None where absent.
+    The parent is a place, -1 for node 0, the root; a name is empty and a length None where there is
+    none. A semicolon at the end may be missing.
 
     Raises:
         TreeError: The text is not one tree of at least one arc, or a leaf has no name.
@@ -46,13 +39,17 @@ class Draft:
         self.parents, self.names, self.quoted = [-1], [""], [False]
         self.lengths: list[float | None] = [None]
         node, last, done, num_open = 0, "start", False, 0
-        for kind, token, place in _tokens(text):
+        for kind, token, place in self._tokens():
             if done:
                 self._fail(place, "text after the end of the tree; give one tree at a time")
             elif kind in ("word", "quoted") and last == ":":
-                self.lengths[node], last = self._read_length(token, place), "length"
+                is_missing = token.lower() in ("nan", "na")
+                if not is_missing and not NUMBER.fullmatch(token):
+                    self._fail(place, f"the length {token!r} is no number")
+                self.lengths[node], last = None if is_missing else float(token), "length"
             elif kind in ("word", "quoted") and last in ("start", ")"):
-                self.names[node], self.quoted[node], last = _unquote(token), kind == "quoted", kind
+                self.quoted[node], last = kind == "quoted", kind
+                self.names[node] = token[1:-1].replace("''", "'") if kind == "quoted" else token
             elif kind in ("word", "quoted"):
                 self._fail(place, _MISPLACED)
             elif last == ":":
@@ -71,8 +68,9 @@ class Draft:
                 done = True
             elif not num_open:
                 self._fail(place, f"{token!r} {_OUTSIDE}")
+            elif node == len(self.parents) - 1 and not self.names[node]:  # the latest: a leaf
+                self._fail(place, "a leaf without a name before this; name it or drop a comma")
             else:
-                self._check_leaf(node, last, place)
                 parent = self.parents[node]
                 node, last = (parent, ")") if token == ")" else (self._add_child(parent), "start")
                 num_open -= token == ")"
@@ -90,56 +88,34 @@ class Draft:
         self.lengths.append(None)
         return len(self.parents) - 1
 
-    def _check_leaf(self, node: int, last: str, place: int) -> None:
-        is_leaf = node == len(self.parents) - 1  # the latest node has no children
-        if is_leaf and not self.names[node]:
-            self._fail(place, "a leaf without a name before this; name it or drop a comma")
-
-    def _read_length(self, token: str, place: int) -> float | None:
-        if token.lower() in ("nan", "na"):
-            return None
-        if not NUMBER.fullmatch(token):
-            self._fail(place, f"the length {token!r} is no number")
-        return float(token)
+    def _tokens(self) -> Iterator[tuple[str, str, int]]:
+        """(kind, token, place) of names, numbers and punctuation, without blanks and comments."""
+        place, num_open = 0, 0
+        while place < len(self.text):
+            match = _TOKEN.match(self.text, place)
+            if match:
+                if match.lastgroup != "blank":
+                    yield str(match.lastgroup), match.group(), place
+                place = match.end()
+                continue
+            if self.text[place] != "[":
+                what = "quote" if self.text[place] == "'" else "square bracket"
+                self._fail(place, f"a {what} that has no partner")
+            start = place
+            for bracket in _BRACKET.finditer(self.text, start):
+                num_open += 1 if bracket.group() == "[" else -1
+                place = bracket.end()
+                if not num_open:
+                    break
+            else:
+                self._fail(start, "a square bracket that has no partner")
 
     def _fail(self, place: int, problem: str) -> NoReturn:
-        _fail(self.text, place, problem)
-
-
-def _tokens(text: str) -> Iterator[tuple[str, str, int]]:
-    """(kind, token, place) of names, numbers and punctuation; blanks and comments are left out."""
-    place = 0
-    while place < len(text):
-        match = _TOKEN.match(text, place)
-        if match:
-            if match.lastgroup != "blank":
-                yield str(match.lastgroup), match.group(), place
-            place = match.end()
-        elif text[place] == "[":
-            place = _end_of_comment(text, place)
-        else:
-            what = "quote" if text[place] == "'" else "square bracket"
-            _fail(text, place, f"a {what} that has no partner")
-
-
-def _end_of_comment(text: str, start: int) -> int:
-    num_open = 0
-    for match in _BRACKET.finditer(text, start):
-        num_open += 1 if match.group() == "[" else -1
-        if not num_open:
-            return match.end()
-    return _fail(text, start, "a square bracket that has no partner")
+        before, after = self.text[max(0, place - 15) : place], self.text[place : place + 15]
+        total = len(self.text)
+        where = f"character {place + 1} of {total}" if after else f"the end, character {total}"
+        raise TreeError(f"newick: {problem} (at {where}: {before!r} <here> {after!r})")
 
 
 def _still_open(number: int) -> str:
     return f"with {number} bracket{'s' if number > 1 else ''} still open"
-
-
-def _unquote(token: str) -> str:
-    return token[1:-1].replace("''", "'") if token.startswith("'") else token
-
-
-def _fail(text: str, place: int, problem: str) -> NoReturn:
-    before, after = text[max(0, place - 15) : place], text[place : place + 15]
-    where = f"character {place + 1} of {len(text)}" if after else f"the end, character {len(text)}"
-    raise TreeError(f"newick: {problem} (at {where}: {before!r} <here> {after!r})")

@@ -8,9 +8,8 @@ import numpy as np
 import pandas as pd
 
 from pyro_tbr.errors import TreeError
-from pyro_tbr.tree.parts import TreeParts
-from pyro_tbr.tree.readers.arrange import arrange
-from pyro_tbr.tree.readers.naming import is_missing, listed, refuse_rounded, unknown_label
+from pyro_tbr.tree.readers.arrange import TreeParts, arrange
+from pyro_tbr.tree.readers.naming import is_blank, listed, refuse_rounded, unknown_label
 
 Row = tuple[Any, Any, Any]  # child, parent, length
 
@@ -21,8 +20,8 @@ def read_parents(
     lengths: Mapping[Any, float] | pd.Series | None = None,
 ) -> TreeParts:
     """A tree from the parent of each node: see ``Tree.from_parents``."""
-    rows, num_columns = _as_rows(parents)
-    for place, column in enumerate(_column_names(parents)):
+    rows, num_columns, names = _as_rows(parents)
+    for place, column in enumerate(names):
         refuse_rounded(f"parents, column {column!r}", (row[place] for row in rows))
     if lengths is not None:
         if num_columns == 3:
@@ -35,8 +34,9 @@ def read_parents(
                 f"lengths: {len(by_child)} keys are no child in parents: {listed(by_child)}; "
                 "lengths go by the child of the arc"
             )
-    rows = _whole_numbers(rows)
-    missing = [place for place, row in enumerate(rows) if _is_blank(row[0])]
+    if all(_is_whole(child) for child, *_ in rows):
+        rows = [(_to_int(child), _to_int(parent), length) for child, parent, length in rows]
+    missing = [place for place, row in enumerate(rows) if is_blank(row[0])]
     if missing:
         raise TreeError(
             f"parents: {len(missing)} of {len(rows)} rows have no child label, at rows "
@@ -97,10 +97,10 @@ def read_treedata(tdata: Any, key: str | None = None) -> TreeParts:
 
 
 def write_networkx(tree: TreeParts) -> nx.DiGraph:
-    """A graph with the nodes and arcs of a tree, attribute ``length`` where an arc has one."""
+    """A graph of the tree: see ``Tree.to_networkx``."""
     graph = nx.DiGraph()
     graph.add_nodes_from(tree.nodes)
-    for (parent, child), length in zip(tree.arcs, tree.arc_lengths, strict=True):
+    for (parent, child), length in zip(tree.arcs, tree.lengths, strict=True):
         graph.add_edge(parent, child, **({} if length is None else {"length": length}))
     return graph
 
@@ -111,21 +111,17 @@ def write_frame(tree: TreeParts) -> pd.DataFrame:
     parents, children = zip(*tree.arcs, strict=True)
     return pd.DataFrame(
         {
-            "parent": _objects(parents),
-            "child": _objects(children),
-            "length": np.array(tree.arc_lengths, dtype=np.float64),
+            "parent": pd.Series(list(parents), dtype=object),
+            "child": pd.Series(list(children), dtype=object),
+            "length": np.array(tree.lengths, dtype=np.float64),
             "is_leaf": [node not in inner for node in range(1, len(tree.nodes))],
         }
     )
 
 
-def _objects(labels: Sequence[Hashable]) -> pd.Series:
-    """A column that keeps labels as they are, tuples and ints among text too."""
-    return pd.Series(np.fromiter(labels, dtype=object, count=len(labels)), dtype=object)
-
-
-def _as_rows(parents: Any) -> tuple[list[Row], int]:
-    """Rows (child, parent, length or None) and the number of columns they had."""
+def _as_rows(parents: Any) -> tuple[list[Row], int, Sequence[Hashable]]:
+    """Rows (child, parent, length or None), the number of columns they had, and two's names."""
+    names: Sequence[Hashable] = ("child", "parent")
     is_other = isinstance(parents, str | bytes | nx.Graph | Set)
     if is_other or not isinstance(parents, Iterable):
         raise TreeError(
@@ -134,11 +130,12 @@ def _as_rows(parents: Any) -> tuple[list[Row], int]:
             "Tree.from_newick, and a list in place of a set"
         )
     if isinstance(parents, Mapping | pd.Series):
-        return [(child, parent, None) for child, parent in parents.items()], 2
+        return [(child, parent, None) for child, parent in parents.items()], 2, names
     if isinstance(parents, pd.DataFrame):
         if {"child", "parent"} <= set(parents.columns):
             by_name = [c for c in ("child", "parent", "length") if c in parents.columns]
             parents = parents[by_name]
+        names = list(parents.columns[:2])
         table = list(parents.itertuples(index=False, name=None))
         width = parents.shape[1]
         if width not in (2, 3):
@@ -159,19 +156,7 @@ def _as_rows(parents: Any) -> tuple[list[Row], int]:
             f"parent, length), the first at row {wrong[0]}: {table[wrong[0]]!r}"
         )
     rows = [(row[0], row[1], row[2] if len(row) == 3 else None) for row in table]
-    return rows, max((len(row) for row in table), default=2)
-
-
-def _column_names(parents: Any) -> Sequence[Hashable]:
-    """What the columns of children and of parents are called."""
-    named = isinstance(parents, pd.DataFrame) and not {"child", "parent"} <= set(parents.columns)
-    return list(parents.columns[:2]) if named else ["child", "parent"]
-
-
-def _whole_numbers(rows: list[Row]) -> list[Row]:
-    if not all(_is_whole(child) for child, *_ in rows):
-        return rows
-    return [(_to_int(child), _to_int(parent), length) for child, parent, length in rows]
+    return rows, max((len(row) for row in table), default=2), names
 
 
 def _is_whole(label: object) -> bool:
@@ -183,9 +168,5 @@ def _to_int(label: Hashable) -> Hashable:
     return int(label) if isinstance(label, float | np.floating) and _is_whole(label) else label
 
 
-def _is_blank(label: object) -> bool:
-    return is_missing(label) or (isinstance(label, str) and not label)
-
-
 def _marks_root(child: object, parent: object) -> bool:
-    return _is_blank(parent) or bool(child == parent)
+    return is_blank(parent) or bool(child == parent)

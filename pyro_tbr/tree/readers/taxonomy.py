@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
-from itertools import chain
-from itertools import count as count_from
+from itertools import count
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,14 +13,16 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pyro_tbr.errors import TreeError
-from pyro_tbr.tree.parts import TreeParts
-from pyro_tbr.tree.readers.arrange import level_order
+from pyro_tbr.tree.readers.arrange import TreeParts, level_order
 from pyro_tbr.tree.readers.naming import (
     as_text,
+    free_name,
+    is_blank,
     is_missing,
     listed,
     listed_texts,
     refuse_rounded,
+    repeated,
     unknown_label,
     warn_of_missing_as_text,
 )
@@ -50,21 +51,19 @@ def read_taxonomy(
     if leaves is not None:
         draft = _with_rank(draft, *_index_codes(frame.index))
     draft = _without_single_top(draft, columns[0])
-    return _parts(draft)
+    inner = set(draft.parents)
+    _check_leaves(draft, inner)
+    order, parents = level_order(0, zip(draft.parents[1:], count(1), strict=False))
+    labels = _unique_labels(draft, inner)
+    return TreeParts([labels[node] for node in order], parents, [None] * len(parents))
 
 
 class _Draft(NamedTuple):
-    """Nodes so far, parents before children.
+    """Nodes so far, parents before children."""
 
-    Attributes:
-        names: As in the table, not unique; None for a root the table does not name.
-        parents: Place of each one's parent, -1 for the root at place 0.
-        lowest: For every row the place of its lowest node, (N,).
-    """
-
-    names: list[Any]
-    parents: list[int]
-    lowest: NDArray[np.int64]
+    names: list[Any]  # as in the table, not unique; None for a root the table does not name
+    parents: list[int]  # places, -1 for the root at place 0
+    lowest: NDArray[np.int64]  # for every row the place of its lowest node, (N,)
 
 
 def _columns(frame: Any, ranks: Any, leaves: Any) -> list[Hashable]:
@@ -90,7 +89,7 @@ def _columns(frame: Any, ranks: Any, leaves: Any) -> list[Hashable]:
     if absent:
         hint = unknown_label(absent[0], list(frame.columns), "columns")
         raise TreeError(f"ranks: {len(absent)} of {len(columns)} are no column of frame: {hint}")
-    twice = [column for column, count in Counter(columns).items() if count > 1]
+    twice = list(repeated(columns))
     twice += [column for column in columns if list(frame.columns).count(column) > 1]
     if twice:
         raise TreeError(
@@ -115,7 +114,7 @@ def _known(column: pd.Series, gaps: frozenset[str]) -> tuple[NDArray[np.int64], 
     names = found.tolist()
     is_gap = np.array([_is_gap(name, gaps) for name in names] + [True])
     names = [None if gap else name for name, gap in zip(names, is_gap[:-1], strict=True)]
-    warn_of_missing_as_text(f"frame, column {column.name!r}", names, stacklevel=4)
+    warn_of_missing_as_text(f"frame, column {column.name!r}", names)
     if all(name is None or (isinstance(name, float) and name.is_integer()) for name in names):
         names = [None if name is None else int(name) for name in names]
     return np.where(is_gap[codes], -1, codes), names
@@ -132,11 +131,7 @@ def _index_codes(index: pd.Index) -> tuple[NDArray[np.int64], list[Any]]:
     """A code of its own for every row, and the labels of the index."""
     names = index.tolist()
     refuse_rounded("frame, index", names)
-    missing = [
-        row
-        for row, name in enumerate(names)
-        if is_missing(name) or (isinstance(name, str) and not name)
-    ]
+    missing = [row for row, name in enumerate(names) if is_blank(name)]
     if missing:
         raise TreeError(
             f"frame: {len(missing)} of {len(names)} rows have no label in the index, at rows "
@@ -177,37 +172,22 @@ def _without_single_top(draft: _Draft, first: Hashable) -> _Draft:
     return _Draft(draft.names[1:], [parent - 1 for parent in draft.parents[1:]], draft.lowest - 1)
 
 
-def _parts(draft: _Draft) -> TreeParts:
-    children: dict[int, list[int]] = {}
-    for node, parent in enumerate(draft.parents[1:], start=1):
-        children.setdefault(parent, []).append(node)
-    _check_leaves(draft, children)
-    order, parents = level_order(0, children)
-    labels = _unique_labels(draft, children)
-    return TreeParts([labels[node] for node in order], parents)
-
-
-def _check_leaves(draft: _Draft, children: dict[int, list[int]]) -> None:
+def _check_leaves(draft: _Draft, inner: set[int]) -> None:
     places: dict[Hashable, list[int]] = {}
     for node, name in enumerate(draft.names):
-        if node not in children:
+        if node not in inner:
             places.setdefault(name, []).append(node)
     twice = {name: nodes for name, nodes in places.items() if len(nodes) > 1}
     if twice:
-        texts = [
-            f"{name!r} ({len(nodes)} times, below {listed([_above(draft, n) for n in nodes], 3)})"
-            for name, nodes in twice.items()
-        ]
+        texts = []
+        for name, nodes in twice.items():
+            above = [_path(draft, draft.parents[node]) or "root" for node in nodes]
+            texts.append(f"{name!r} ({len(nodes)} times, below {listed(above, 3)})")
         raise TreeError(
             f"frame: {len(twice)} leaf names occur more than once: {listed_texts(texts)}; give "
             "every leaf its own name and one place, as rows labelled so could belong to either "
             "(leaves='index' takes names from the index)"
         )
-
-
-def _above(draft: _Draft, node: int) -> str:
-    parent = draft.parents[node]
-    return _path(draft, parent) if parent > 0 or draft.names[0] is not None else "root"
 
 
 def _path(draft: _Draft, node: int) -> str:
@@ -218,25 +198,17 @@ def _path(draft: _Draft, node: int) -> str:
     return _SEPARATOR.join(reversed(texts))
 
 
-def _unique_labels(draft: _Draft, children: dict[int, list[int]]) -> list[Hashable]:
+def _unique_labels(draft: _Draft, inner: set[int]) -> list[Hashable]:
     """Leaves by their names, inner nodes by name if it is theirs alone, else by path."""
-    count = Counter(draft.names)
+    times = Counter(draft.names)
     labels = [
-        name if count[name] == 1 or node not in children else None
+        name if times[name] == 1 or node not in inner else None
         for node, name in enumerate(draft.names)
     ]
     used = {label for label in labels if label is not None}
     if draft.names[0] is None:
-        labels[0] = _free(["root"], used)
+        labels[0] = free_name(["root"], used)
     shared = [(_path(draft, node), node) for node, label in enumerate(labels) if label is None]
     for path, node in sorted(shared):  # by path: labels must not hang on the order of rows
-        labels[node] = _free([path, f"root{_SEPARATOR}{path}"], used)
+        labels[node] = free_name([path, f"root{_SEPARATOR}{path}"], used)
     return labels
-
-
-def _free(candidates: Sequence[str], used: set[Hashable]) -> str:
-    """The first candidate that is not used, else it with a number; used from now on."""
-    numbered = (f"{candidates[0]}#{number}" for number in count_from(2))
-    free = next(label for label in chain(candidates, numbered) if label not in used)
-    used.add(free)
-    return free

@@ -204,7 +204,7 @@ def test_comments_that_fit_no_node(comments, style, message):
 
 def test_comments_by_arc_of_a_large_tree(monkeypatch):
     """Found on 5,000 genomes: no nearest node is looked for on the way (70 s for 10,000 arcs)."""
-    monkeypatch.setattr("pyro_tbr.tree.tree.unknown_node", None)
+    monkeypatch.setattr("pyro_tbr.tree.tree.unknown_label", None)
     tree = Tree.from_newick("((a:1,b:2)100.0:3,'95.0:g__C; s__D':4)d__Bacteria;")
     text = tree.to_newick({arc: {"z0": 0.5} for arc in tree.arcs})
     assert text.count("z0=0.5") == tree.num_arcs
