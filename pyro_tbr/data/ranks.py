@@ -30,6 +30,15 @@ class _Part(NamedTuple):
     seed: int
 
 
+def num_ranks() -> int:
+    """Processes of this program: of the initialised group, else those that torchrun started."""
+    if not dist.is_available():
+        return 1
+    if dist.is_initialized():
+        return dist.get_world_size()
+    return int(os.environ.get("WORLD_SIZE", "1")) if dist.is_torchelastic_launched() else 1
+
+
 def check_ranks(ranks: str | None) -> bool:
     """Whether rows of several processes are one data set, by the user's word.
 
@@ -39,11 +48,7 @@ def check_ranks(ranks: str | None) -> bool:
     """
     if ranks not in (None, "together", "apart"):
         raise DataError(f"ranks={ranks!r}: give 'together' or 'apart', or leave it out")
-    number = 1
-    if dist.is_available() and dist.is_initialized():
-        number = dist.get_world_size()
-    elif dist.is_available() and dist.is_torchelastic_launched():  # by torchrun
-        number = int(os.environ.get("WORLD_SIZE", "1"))
+    number = num_ranks()
     if number == 1 or ranks == "apart":
         return False
     if ranks is None:
