@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pyro_tbr.errors import ConvergenceWarning, DataError
 from pyro_tbr.heads.groups import RowGroups
-from pyro_tbr.heads.guide import Guide, Settled, everywhere
+from pyro_tbr.heads.guide import Guide, Settled, allowed_fall, everywhere
 from pyro_tbr.heads.rows import RowSource
 from pyro_tbr.heads.sandwich import inflation
 from pyro_tbr.heads.sites import row_moments, row_sites
@@ -28,9 +28,9 @@ from pyro_tbr.tree.readers.naming import listed
 SWEEPS = 60  # after which a guide that still moves goes on with care
 _ROUNDS = 60  # at most, of sites and guide; the first few are large steps
 _WHOLE_STEPS = 20  # after so many rounds sites move by ever shorter steps
-_LEAST_STEP = 0.05  # down to which a step is halved where it lowers the bound by more than
-_FALL, _FALL_SHARE = 1.0, 1e-3  # this, and this share of it
+_LEAST_STEP = 0.05  # down to which a step is halved where it lowers the bound
 _SETTLED = 0.01  # mean change of the predictor, in its standard deviations, that ends the rounds
+_GAIN = 0.2  # of the bound in a round: with more, the likelihood's parameters still move
 _ROUGH_SHARE = 8  # a round in between has this share of the sweeps
 _CORRELATION_ROUNDS = 8  # at most, of weights and the correlation of rows of a group
 _CORRELATION_SETTLED = 0.015  # change of a correlation that ends them: one step of its grid
@@ -171,14 +171,15 @@ def _by_sites(
     settled = move(rough)
     for done in range(1, _ROUNDS + 1):
         new, points = sites()
-        now = _Round(_state_of(guide), stats, new, points, guide.elbo(new).item())
-        if last is not None and step > _LEAST_STEP and now.bound < last.least_bound:
+        now = _Round(guide.clone_state(), stats, new, points, guide.elbo(new).item())
+        fell = last is not None and now.bound < last.bound - allowed_fall(last.bound)
+        if last is not None and fell and step > _LEAST_STEP:
             step, now = 0.5 * step, last
             guide.load_state_dict(now.state)
         elif last is not None and now.moved_from(last) < _SETTLED:
             if not rough:
                 return new, settled
-            rough = False
+            rough = now.bound > last.bound + _GAIN
         last = now
         share = min(step, 1 / max(1, done - _WHOLE_STEPS))
         stats = now.stats.scaled(1 - share) + now.sites.scaled(share)
@@ -203,19 +204,10 @@ class _Round(NamedTuple):
     points: Tensor
     bound: float
 
-    @property
-    def least_bound(self) -> float:
-        """What the next round must not fall below; expectation propagation may lower it a bit."""
-        return self.bound - _FALL - _FALL_SHARE * abs(self.bound)
-
     def moved_from(self, other: _Round) -> float:
         """Mean change of the predictors, in their standard deviation."""
         spread = self.points.std(correction=0).clamp(min=1e-6)
         return ((self.points - other.points).abs().mean() / spread).item()
-
-
-def _state_of(guide: Guide) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in guide.state_dict().items()}
 
 
 def _sites_statistics(guide: Guide, rows: RowSource, *, at_zero: bool) -> tuple[Statistics, Tensor]:

@@ -19,6 +19,7 @@ from pyro_tbr.heads.statistics import Statistics
 from pyro_tbr.tree import Tree, descendant_sum
 
 _SITE_ELEMENTS = 500_000  # of one block of draws; a draw goes through all components of a message
+_FALL, _FALL_SHARE = 1.0, 1e-3  # of the bound in a step of sites that is not taken back
 _PATH_DRAWS, _PATH_SEED = 4000, 141_421  # behind the inclusion of a path without another form
 
 
@@ -261,6 +262,10 @@ class Guide(LocalParamsModule):
         new.copy_state(self)
         return new
 
+    def clone_state(self) -> dict[str, Tensor]:
+        """A copy of its state, to go back to."""
+        return {name: value.clone() for name, value in self.state_dict().items()}
+
     def copy_state(self, other: Guide) -> None:
         """Goes into the state of another guide of its class, but for where rows are."""
         state = {
@@ -282,6 +287,11 @@ class Guide(LocalParamsModule):
             f"{where}: not finite in the guide's {', '.join(bad[:5])}. Look for outcomes or "
             "features of extreme size, or for outcomes that the features determine exactly"
         )
+
+
+def allowed_fall(bound: float) -> float:
+    """By how much a step may lower a bound; expectation propagation climbs another function."""
+    return _FALL + _FALL_SHARE * abs(bound)
 
 
 def everywhere(head: Head) -> tuple[tuple[int, int, int], ...]:

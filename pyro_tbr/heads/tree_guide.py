@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any, NoReturn
@@ -12,7 +13,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_tbr.errors import TrainingError
-from pyro_tbr.heads.guide import Settled, logit
+from pyro_tbr.heads.guide import Settled, allowed_fall, logit
 from pyro_tbr.heads.local_params import show_parameter
 from pyro_tbr.heads.moments import DeltaMoments, NodeMoments
 from pyro_tbr.heads.rows import DesignRows
@@ -28,6 +29,7 @@ _JOINT_ELEMENTS = 5_000_000  # where every call makes messages anew
 _SURE = 1e-13  # where one minus a PIP in double precision has still three digits
 _FORGETTING = 0.6  # power of the number of minibatches by which a new one counts less
 _FIRST_SWEEPS = 20  # at the first minibatch
+_MOST_TRIES = 6  # of a step that lowers the bound, each half as long
 _MAX_PASSES, _MAX_ARCS = 32, 4000  # passes for log odds of sure changes, and arcs in all of them
 
 
@@ -172,25 +174,39 @@ class TreeGuide(TreeState):
             rows: A minibatch, or all rows.
             num_rows: How many rows there are in all.
         """
-        sites, _ = row_sites(self, rows, at_zero=self._running is None)
-        batch = statistics(rows, sites).scaled(num_rows / len(rows))
-        known, self._absorbed = self._running, self._absorbed + 1
+        known, exact = self._running, self.head.likelihood.exact
+        weight, self._absorbed = num_rows / len(rows), self._absorbed + 1
+        batch = self._statistics(rows, weight, at_zero=known is None)
         # Sites that are no expansions are the rows' own: of all rows they are the optimum.
-        whole = self.head.likelihood.exact and len(rows) >= num_rows
-        share = 1.0 if whole else self._absorbed**-_FORGETTING
-        if known is not None and share < 1.0:
-            batch = known.scaled(1 - share) + batch.scaled(share)
-        self._running = batch
-        if not self.head.likelihood.exact:
-            self._learn_from(rows, num_rows / len(rows), share)
-        run = Sweeps(self, batch, learn_hyper=True, learn_nuisance=True)
+        share = 1.0 if exact and weight <= 1 else self._absorbed**-_FORGETTING
         if known is None:  # single sweeps from the prior find poor optima
+            self._running = batch
+            run = Sweeps(self, batch, learn_hyper=True, learn_nuisance=True)
             run.settle(None, _FIRST_SWEEPS, rough=True)
         else:
-            run.once()
+            state, bound = None, -math.inf
+            if not exact:
+                state, bound = self.clone_state(), self.elbo(batch).item()
+            for _ in range(_MOST_TRIES):
+                self._running = known.scaled(1 - share) + batch.scaled(share)
+                run = Sweeps(self, self._running, learn_hyper=True, learn_nuisance=True)
+                run.once()
+                if state is None:
+                    break
+                self.refresh(self.passes(num_components=run.few, refit=True))
+                self._learn_from(rows, weight, share)
+                # Full steps of sites may overshoot, and then ever further.
+                if self.elbo(self._statistics(rows, weight)) > bound - allowed_fall(bound):
+                    break
+                self.load_state_dict(state)
+                share = 0.5 * share
         # For the loss of this step alone, which forgets them again.
         self.refresh(self.passes(num_components=run.few, refit=True))
         self.check_finite("after a step of the guide")
+
+    def _statistics(self, rows: DesignRows, weight: float, *, at_zero: bool = False) -> Statistics:
+        """Statistics of the rows' sites, each row as good as so many."""
+        return statistics(rows, row_sites(self, rows, at_zero=at_zero)[0]).scaled(weight)
 
     def _learn_from(self, rows: DesignRows, weight: float, share: float) -> None:
         """A part of the way to the optimum of the likelihood's own parameters for some rows."""
