@@ -68,6 +68,12 @@ def test_from_a_table(tmp_path, capsys):
     assert "Latents" in capsys.readouterr().out
 
 
+def test_own_loop(capsys):
+    found = run("own_loop", "--leaves", 6, "--rows-per-leaf", 60, "--batch", 90, "--epochs", 4)
+    assert found["auroc"] > 0.9
+    assert "true change, PIP, estimate" in capsys.readouterr().out
+
+
 def test_cell_types(capsys):
     found = run(
         *("cell_types", "--data", data("neurons_m1"), "--max-outcomes", 2),
@@ -260,3 +266,15 @@ def test_gene_expression(capsys, tmp_path):
     assert means["mcc"]["ours"] > 0.6
     assert means["held_out_log_score"].gt(-5).all()
     assert "components hold" in capsys.readouterr().out
+
+
+@pytest.mark.slow  # four fits of each of nine data sets
+def test_what_pays():
+    found = run("what_pays", "--sets", 1)
+    assert len(found) == 9
+    assert all(math.isfinite(value) for value in found.values())
+
+
+def test_large_tree():
+    found = run("benchmark_large_tree", "--leaves", 60)
+    assert 50 < found["MB at 60"] < 2000

@@ -11,12 +11,14 @@ from tests.evaluation.baselines import contract
 STAR = tbr.Tree.from_parents({f"leaf{i}": "r" for i in range(8)})
 METHODS = [
     DendroNet(strengths=(0.1, 0.01)),
-    MOReTreeS(options=tbr.FitOptions(mixture_components=8)),
     AutoencoderLeafRegression(steps=100, sparsities=(0.1,)),
     GroupDRO(steps=100),
     IRM(penalties=(0.0, 10.0)),
 ]
-every = pytest.mark.parametrize("method", METHODS, ids=contract.name)
+SLOW = pytest.param(
+    MOReTreeS(options=tbr.FitOptions(mixture_components=8)), marks=pytest.mark.slow, id="MOReTreeS"
+)
+every = pytest.mark.parametrize("method", [*METHODS, SLOW], ids=contract.name)
 
 
 @every
@@ -29,7 +31,9 @@ def test_units(method):
     contract.check_units(method)
 
 
-@pytest.mark.parametrize("method", [m for m in METHODS if m.distribution], ids=contract.name)
+@pytest.mark.parametrize(
+    "method", [m for m in METHODS if m.distribution] + [SLOW], ids=contract.name
+)
 def test_intervals(method):
     contract.check_intervals(method)
 
