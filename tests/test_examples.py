@@ -69,8 +69,9 @@ def test_from_a_table(tmp_path, capsys):
 
 
 def test_own_loop(capsys):
-    found = run("own_loop", "--leaves", 6, "--rows-per-leaf", 60, "--batch", 90, "--epochs", 4)
-    assert found["auroc"] > 0.9
+    found = run("own_loop", "--leaves", 6, "--rows-per-leaf", 60, "--batch", 180, "--epochs", 4)
+    assert found["auroc"] > 0.7  # ten arcs
+    assert found["loss"] < 0
     assert "true change, PIP, estimate" in capsys.readouterr().out
 
 
@@ -273,8 +274,3 @@ def test_what_pays():
     found = run("what_pays", "--sets", 1)
     assert len(found) == 9
     assert all(math.isfinite(value) for value in found.values())
-
-
-def test_large_tree():
-    found = run("benchmark_large_tree", "--leaves", 60)
-    assert 50 < found["MB at 60"] < 2000
