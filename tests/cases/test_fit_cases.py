@@ -96,7 +96,8 @@ def test_o22_high_learning_rates():
     )  # fmt: skip
     model = tbr.TreeModel(TREE, 2, encoder="mlp")
     try:
-        posterior = tbr.fit(model, X, Y, ENV, progress=False, options=options)
+        with sweeps(8):
+            posterior = tbr.fit(model, X, Y, ENV, progress=False, options=options)
     except (tbr.TrainingError, tbr.ConvergenceWarning):
         return
     assert np.isfinite(posterior.predict(X, ENV).mean).all()

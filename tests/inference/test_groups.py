@@ -209,6 +209,7 @@ def near_copies(num_groups, seed):
     return tree, x, y, np.array(tree.leaves)[leaf], np.arange(len(x)) // SIZE
 
 
+@pytest.mark.slow  # a network is trained several times
 def test_a_network_that_knows_the_groups_is_found_out():
     """Held-out rows of groups that training has seen would say that it is good."""
     tree, x, y, env, group = near_copies(20, seed=0)

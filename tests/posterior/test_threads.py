@@ -10,7 +10,7 @@ import pyro_tbr as tbr
 from pyro_tbr.posterior.view import Kept
 from tests.posterior.small_fits import BALANCED, known_fit, toy
 
-NUM_THREADS, SEEDS = 8, range(12)
+NUM_THREADS, SEEDS = 8, range(5)
 X = np.linspace(-2, 2, 6)[:, None]
 
 
