@@ -185,17 +185,10 @@ def related_nodes(
 def best_basis(
     pool: Tensor, scores: Tensor, start: Tensor, start_scores: Tensor, num_estimates: int
 ) -> tuple[Tensor, float]:
-    """Exchanges rows of a basis for rows of a pool while the evidence grows.
+    """Exchanges rows of a basis (K, K) for rows of a pool (P, K) while the evidence grows.
 
-    Args:
-        pool: Directions, (P, K), unit length.
-        scores: Their log evidence, (P,).
-        start: Rows to start from, (K, K).
-        start_scores: Their log evidence, (K,).
-        num_estimates: E Q, the power of the Jacobian.
-
-    Returns:
-        Rows (K, K), and their evidence with the Jacobian's.
+    Rows are of unit length, scores their log evidence; ``num_estimates`` is the Jacobian's power.
+    Returned are rows (K, K), and their evidence with the Jacobian's.
     """
     rows, held = start.clone(), start_scores.clone()
     for _ in range(20 * len(rows)):  # each exchange gains, so this is a guard, not a limit

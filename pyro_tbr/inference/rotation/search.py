@@ -112,6 +112,16 @@ def rotation_problem(
     )
 
 
+def start_from(problem: RotationProblem, basis: Tensor) -> Candidates:
+    """Candidates with these bases (S, K, K) and the dense fit's weights; of unknown loss."""
+    num, k, inverse = len(basis), problem.latent_dim, torch.linalg.inv(basis.double())
+    root, deltas = problem.root.repeat(num, 1, 1), problem.deltas.repeat(num, 1, 1, 1)
+    root[:, :k] = inverse @ root[:, :k]
+    deltas[:, :, :k] = inverse[:, None] @ deltas[:, :, :k]
+    loss = root.new_full((num,), torch.inf)
+    return Candidates(basis, root.new_zeros(num, k), root, deltas, loss)
+
+
 def search(
     problem: RotationProblem, restarts: int, steps: int, generator: torch.Generator
 ) -> Candidates:
@@ -150,14 +160,10 @@ def _descend(
     differences between candidates.
     """
     precision, target = problem.precision.float(), problem.target.float()
-    num, k, inverse = len(start), problem.latent_dim, torch.linalg.inv(start.double())
-    dense = (problem.root.repeat(num, 1, 1), problem.deltas.repeat(num, 1, 1, 1))
-    for part, turn in zip(dense, (inverse, inverse[:, None]), strict=True):
-        part[..., :k, :] = turn @ part[..., :k, :]
-    begin = (start, inverse.new_zeros(num, k), *dense)
+    begin = start_from(problem, start)[:4]
     basis, offset, root, deltas = (part.float().clone().requires_grad_() for part in begin)
     moving = [root, deltas] if hold else [basis, root, deltas]
-    if root.shape[1] > k:  # an intercept takes up the offset
+    if root.shape[1] > problem.latent_dim:  # an intercept takes up the offset
         moving.append(offset)
     optimizer = torch.optim.Adam([{"params": [p]} for p in moving], betas=(0.9, 0.99))
     for step in range(steps + 1):
