@@ -56,7 +56,15 @@ class TreeELBO(ELBO):
             TrainingError: A guide that moves in closed form would not be finite.
         """
         _check(model, guide)
-        rows = _rows(model, x, env_index, y)
+        y = y.unsqueeze(-1) if y.dim() == 1 else y
+        if len({len(x), len(env_index), len(y)}) > 1:
+            numbers = f"{len(x)}, {len(env_index)} and {len(y)}"
+            raise ShapeError(f"x, env_index and y have {numbers} rows")
+        if y.shape[1] != model.num_outcomes:
+            raise ShapeError(
+                f"y has {y.shape[1]} columns, the model was built for {model.num_outcomes} outcomes"
+            )
+        rows = DesignRows(model.design(model.encoder(x)), y, env_index)
         moves = guide.training and torch.is_grad_enabled()
         if moves:
             seen = DesignRows(rows.design.detach(), rows.y, rows.env_index)
@@ -89,14 +97,7 @@ class TreeELBO(ELBO):
     def of_rows(
         self, head: Head, guide: Guide, rows: DesignRows, weights: Tensor | None = None
     ) -> Tensor:
-        """ELBO of all rows, from some of them.
-
-        Args:
-            head: Prior, likelihood, and how many rows there are.
-            guide: Its guide.
-            rows: Some of the rows, or all.
-            weights: By how much of a row each outcome counts, (n, Q); 1 where absent.
-        """
+        """ELBO of all rows, from some of them; outcomes count by ``weights`` (n, Q), or by 1."""
         each = expected_log_lik(head, guide, rows, weights)
         return (head.num_rows or len(rows)) * each.mean() - guide.kl()
 
@@ -112,21 +113,9 @@ def expected_log_lik(
 
 
 def _check(model: TreeModel, guide: Guide) -> None:
-    known = {"model": hasattr(model, "head"), "guide": hasattr(guide, "along_tree")}
-    for what, given in (("model", model), ("guide", guide)):
-        if not known[what]:
+    for what, given, sign in (("model", model, "head"), ("guide", guide, "along_tree")):
+        if not hasattr(given, sign):
             raise DataError(
                 f"TreeELBO takes a built pyro_tbr.TreeModel and a guide of ours; this {what} is a "
                 f"{type(given).__name__}: for others use Pyro's Trace_ELBO"
             )
-
-
-def _rows(model: TreeModel, x: Tensor, env_index: Tensor, y: Tensor) -> DesignRows:
-    y = y.unsqueeze(-1) if y.dim() == 1 else y
-    if len({len(x), len(env_index), len(y)}) > 1:
-        raise ShapeError(f"x, env_index and y have {len(x)}, {len(env_index)} and {len(y)} rows")
-    if y.shape[1] != model.num_outcomes:
-        raise ShapeError(
-            f"y has {y.shape[1]} columns, the model was built for {model.num_outcomes} outcomes"
-        )
-    return DesignRows(model.design(model.encoder(x)), y, env_index)

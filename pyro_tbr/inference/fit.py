@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from numbers import Integral
 from typing import Any
@@ -134,11 +134,10 @@ def fit(
     else:
         rows, schema = align_training(model.tree, x, y, env, keep_sparse=True, **kind)
     assert rows.y is not None  # both ask for it
-    if start is not None:
-        check_start(start, model, schema, options.dtype)
     if start is None:
         scaling = likelihood.standardise(rows.y, intercept=model.intercept)
     else:
+        check_start(start, model, schema, options.dtype)
         scaling = start.scaling
     standard = StandardRows(
         rows.x.to(options.device),
@@ -147,12 +146,11 @@ def fit(
         _groups(groups, rows, model, options),
     )
     built = _built(model, standard, schema, scaling, options, start)
-    make_guide(guide, built, standard.nodes(model.tree.num_nodes), options)  # refuses early
+    make_guide(guide, built, standard, options)  # refuses early
     generator = torch.Generator().manual_seed(seed)
     with (
         tqdm(disable=not progress, unit=" steps", leave=False) as bar,
-        _random_state_for(built, seed),
-        _threads(options.num_threads),
+        _torch_settings(built, seed, options.num_threads),
     ):
         stages = Stages(built, guide, options, generator, bar, schema.outcome_names)
         fitted = stages.run(standard) if start is None else go_on(stages, standard, start)
@@ -193,16 +191,17 @@ def _built(
 ) -> TreeModel:
     """A copy of the user's model, built for the units of training."""
     built = copy.deepcopy(model)
-    num_outcomes = len(schema.outcome_names)
-    root_loc = torch.zeros(built.num_weights, num_outcomes)
+    root_loc = torch.zeros(built.num_weights, len(schema.outcome_names))
     if built.intercept and built.prior_spec.root_scale_value is not None:
         # A fixed prior on the intercept is around 0 in the user's units, wherever y lies.
         root_loc[-1] = (-scaling.loc / scaling.scale).to(root_loc)
-    units = _latent_units(model, rows, start)
+    units = None
+    if model.encoder_spec == "identity":
+        units = _feature_units(model, rows) if start is None else start.latent_units
     rows_a_node = len(rows) / len(rows.env_index.unique())
     built.build(
         schema.num_features,
-        num_outcomes,
+        len(schema.outcome_names),
         outcome_scale=scaling.scale,
         latent_units=units,
         root_loc=root_loc,
@@ -214,46 +213,23 @@ def _built(
     return built.to(device=options.device)
 
 
-def _latent_units(
-    model: TreeModel, rows: StandardRows, start: Posterior | None
-) -> LatentUnits | None:
-    """Mean and spread of latents that are the features; ``None`` where an encoder makes them.
-
-    Where no intercept takes up a shift they stay where they are.
-    """
-    if model.encoder_spec != "identity":
-        return None
-    if start is not None:
-        return start.latent_units
+def _feature_units(model: TreeModel, rows: StandardRows) -> LatentUnits:
+    """Mean and spread of the features; without an intercept, which takes up a shift, no mean."""
     loc, scale = column_moments(rows.x)
     loc = loc if model.intercept else torch.zeros_like(loc)
     return LatentUnits(loc.cpu(), torch.where(varying_columns(rows.x), scale, 1.0).cpu())
 
 
-def _random_state_for(model: TreeModel, seed: int) -> AbstractContextManager[None]:
-    """Torch's global generator, seeded for a user's encoder that draws from it and put back after.
-
-    Our own encoders never draw from it.
-    """
-    if not isinstance(model.encoder, ModuleEncoder):
-        return nullcontext()
-    return _forked(seed)
-
-
 @contextmanager
-def _threads(number: int | None) -> Iterator[None]:
-    """So many threads inside, as many as before after."""
-    before = torch.get_num_threads()
+def _torch_settings(model: TreeModel, seed: int, num_threads: int | None) -> Iterator[None]:
+    """Torch's number of threads, and its generator where a user's encoder draws; put back after."""
+    before, draws = torch.get_num_threads(), isinstance(model.encoder, ModuleEncoder)
     try:
-        if number is not None:
-            torch.set_num_threads(number)
-        yield
+        if num_threads is not None:
+            torch.set_num_threads(num_threads)
+        with torch.random.fork_rng(devices=[], enabled=draws):
+            if draws:  # our own encoders never do
+                torch.manual_seed(seed)
+            yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def _forked(seed: int) -> Iterator[None]:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield

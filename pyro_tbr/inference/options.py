@@ -9,6 +9,7 @@ import torch
 from pyro_tbr.errors import DataError
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
+_LEAST = {"restarts": 1, "sparse_steps": 0, "batch_size": 1, "patience": 1, "mixture_components": 2}
 
 
 @dataclass(frozen=True)
@@ -58,29 +59,22 @@ class FitOptions:
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        least = {
-            "restarts": 1,
-            "sparse_steps": 0,
-            "batch_size": 1,
-            "patience": 1,
-            "mixture_components": 2,
-        }
-        for name, bound in least.items():
+        rules = []
+        for name, least in _LEAST.items():
             value = getattr(self, name)
-            if not isinstance(value, int) or value < bound:
-                raise DataError(f"options: {name}={value!r} must be a whole number >= {bound}")
-        if self.max_steps is not None and self.max_steps < 1:
-            raise DataError(f"options: max_steps={self.max_steps!r} must be at least 1")
-        if self.num_threads is not None and self.num_threads < 1:
-            raise DataError(f"options: num_threads={self.num_threads!r} must be at least 1")
-        if self.cross_fit is not None and self.cross_fit not in (0, *range(2, 21)):
-            raise DataError(f"options: cross_fit={self.cross_fit!r} must be None, 0, or 2 to 20")
-        if self.encoder_lr is not None and not self.encoder_lr > 0:
-            raise DataError(f"options: encoder_lr={self.encoder_lr!r} must be positive")
-        if not 0 < self.validation_share < 1:
-            raise DataError(
-                f"options: validation_share={self.validation_share!r} must be above 0 and below 1"
-            )
+            holds = isinstance(value, int) and value >= least
+            rules.append((name, holds, f"a whole number >= {least}"))
+        rules += [
+            ("max_steps", self.max_steps is None or self.max_steps >= 1, "at least 1"),
+            ("num_threads", self.num_threads is None or self.num_threads >= 1, "at least 1"),
+            ("cross_fit", self.cross_fit in (None, 0, *range(2, 21)), "None, 0, or 2 to 20"),
+            ("encoder_lr", self.encoder_lr is None or self.encoder_lr > 0, "positive"),
+            ("validation_share", 0 < self.validation_share < 1, "above 0 and below 1"),
+            ("dtype", self.dtype in _DTYPES, f"one of {sorted(_DTYPES)}"),
+        ]
+        for name, holds, must in rules:
+            if not holds:
+                raise DataError(f"options: {name}={getattr(self, name)!r} must be {must}")
         try:
             torch.empty(0, device=self.device)
         except (RuntimeError, TypeError, AssertionError) as error:
@@ -88,8 +82,6 @@ class FitOptions:
                 f"options: device={self.device!r} is not there for this torch: use 'cpu', or "
                 "'cuda' on a machine with a GPU and a torch built for it"
             ) from error
-        if self.dtype not in _DTYPES:
-            raise DataError(f"options: dtype={self.dtype!r} must be one of {sorted(_DTYPES)}")
 
     @property
     def torch_dtype(self) -> torch.dtype:

@@ -18,7 +18,8 @@ from pyro_tbr.errors import DataError, TreeError
 from pyro_tbr.inference.encoder.cross_fit import honest_latents, is_trained
 from pyro_tbr.inference.encoder.dense_stage import DenseStage, Recipe
 from pyro_tbr.inference.encoder.rows import StandardRows
-from pyro_tbr.inference.stages import Fitted, Stages, make_guide, trace_table
+from pyro_tbr.inference.encoder.training import trace_table
+from pyro_tbr.inference.stages import Fitted, Stages, make_guide
 from pyro_tbr.models import TreeModel
 from pyro_tbr.posterior import Posterior
 from pyro_tbr.tree.readers.naming import listed
@@ -75,12 +76,9 @@ def _shown(value: object, other: object) -> str:
 
 
 def go_on(stages: Stages, rows: StandardRows, start: Posterior) -> Fitted:
-    """The stages after the rotation, from where another fit ended.
+    """The stages after the rotation, from where another fit ended, which is left untouched.
 
-    Args:
-        stages: Of this fit, its model built for the same units as the start's.
-        rows: The rows, in those units.
-        start: The other fit; left untouched.
+    Model and rows are in the units of that fit.
     """
     options, report = stages.options, start.report
     stage = DenseStage(stages.model, options, stages.generator, stages.bar)
@@ -89,37 +87,23 @@ def go_on(stages: Stages, rows: StandardRows, start: Posterior) -> Fitted:
     recipe = stage.recipes(len(rows))[0]
     recipe = Recipe(report.decay, report.num_components, recipe.steps, recipe.lr)
     reference = stage.resumed(model.encoder, rows, recipe)
-    trained = is_trained(reference)
     stages.bar.set_description("honest latents")
     folds = report.folds if options.cross_fit is None else options.cross_fit
-    honest = honest_latents(
-        stage, reference, rows, folds=folds if trained else 0, measured=(report.optimism, 0.0)
-    )
-    stages.bar.set_description("sparse stage")
-    guide = make_guide(stages.guide_kind, model, rows.nodes(model.tree.num_nodes), options)
-    if type(guide) is type(start.guide) and _same_prior(model, start.model):
+    folds = folds if is_trained(reference) else 0
+    honest = honest_latents(stage, reference, rows, folds, (report.optimism, 0.0))
+    guide = make_guide(stages.guide_kind, model, rows, options)
+    mine, theirs = model.prior_spec, start.model.prior_spec
+    same_prior = type(mine) is type(theirs) and mine.description == theirs.description
+    if type(guide) is type(start.guide) and same_prior:
         guide.copy_state(start.guide)
     else:  # another prior or guide: from the means alone
         root, deltas = start.guide.node_moments().mean[0], start.guide.delta_moments().mean
         guide.start(root.detach().to(rows.y), deltas.detach().to(rows.y))
     guide.to(rows.y.device)
-    z, training = honest.z, bool(options.sparse_steps) and trained
-    stats = stages.settle(guide, model.design(z), rows, last=not training)
+    stats, trace = stages.sparse_stage(model, guide, rows, honest.z, reference)
     history = report.history
-    if training:
-        z, trace = stages.train_encoder(model, guide, rows, z, reference)
-        stats = stages.settle(guide, model.design(z), rows, last=True)
-        history = _longer(history, trace_table(trace, "sparse"))
+    if trace is not None:  # its steps count on from those before
+        new, last = trace_table(trace, "sparse"), history["step"][history["stage"] == "sparse"]
+        new = new.assign(step=new["step"] + (int(last.iloc[-1]) if len(last) else 0))
+        history = new if history.empty else pd.concat([history, new], ignore_index=True)
     return Fitted(model, guide, stats, replace(report, history=history, folds=honest.folds))
-
-
-def _same_prior(model: TreeModel, other: TreeModel) -> bool:
-    mine, theirs = model.prior_spec, other.prior_spec
-    return type(mine) is type(theirs) and mine.description == theirs.description
-
-
-def _longer(before: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
-    """A history that goes on: steps of a stage count on from those before."""
-    last = before.loc[before["stage"] == "sparse", "step"]
-    new = new.assign(step=new["step"] + (int(last.iloc[-1]) if len(last) else 0))
-    return new if before.empty else pd.concat([before, new], ignore_index=True)

@@ -7,7 +7,6 @@ from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-import pandas as pd
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -31,11 +30,16 @@ from pyro_tbr.inference.encoder.cross_fit import (
 )
 from pyro_tbr.inference.encoder.dense_stage import DenseFit, DenseStage
 from pyro_tbr.inference.encoder.rows import StandardRows
-from pyro_tbr.inference.encoder.training import GUIDE_LR, FitTrace, Schedule, train
+from pyro_tbr.inference.encoder.training import GUIDE_LR, FitTrace, Schedule, trace_table, train
 from pyro_tbr.inference.options import FitOptions
-from pyro_tbr.inference.rotation.arranged import arranged, widened
-from pyro_tbr.inference.rotation.choice import RotationResult, rotate_to_sparsity
-from pyro_tbr.inference.rotation.finals import decided
+from pyro_tbr.inference.rotation.basis import estimated
+from pyro_tbr.inference.rotation.choice import (
+    RotationResult,
+    arranged,
+    decided,
+    rotate_to_sparsity,
+    widened,
+)
 from pyro_tbr.inference.rotation.reference import reference_point
 from pyro_tbr.inference.rotation.search import Candidates, expand_basis, rotation_problem
 from pyro_tbr.models import LinearEncoder, TreeModel
@@ -46,21 +50,13 @@ _LEAST_ROWS_TO_HOLD_OUT = 40
 # Directions of the latents with less than this share of the largest variance do not exist.
 _LEAST_VARIANCE_SHARE = 1e-7
 SEARCH_STEPS = 1500  # of Adam in the rotation search, over which its penalty sharpens
-_LEAST_PRECISION = 1e-2  # of a weight before any row, where estimates of nodes are asked for
 _COMPONENTS_TO_JUDGE = 8  # of a message, where ELBOs are only compared
 _SWEEPS_TO_JUDGE = 4
 _ENCODER_LR_SHARE = 0.2  # of the dense stage's peak rates, in the sparse stage: it is nearly there
 
 
 class Fitted(NamedTuple):
-    """What the stages leave.
-
-    Attributes:
-        model: The model, its encoder trained, rotated and standardised.
-        guide: The guide at its optimum.
-        stats: Statistics of the rows in the final latents.
-        report: What was done and found.
-    """
+    """What the stages leave: a guide at its optimum, and statistics in the final latents."""
 
     model: TreeModel
     guide: Guide
@@ -70,16 +66,7 @@ class Fitted(NamedTuple):
 
 @dataclass(frozen=True)
 class Stages:
-    """Runs the stages.
-
-    Attributes:
-        model: A built model in the units of training; not changed.
-        guide_kind: What the user asked for.
-        options: Options of the fit.
-        generator: Randomness of the fit.
-        bar: Progress.
-        outcome_names: For warnings.
-    """
+    """Runs the stages for a built model in the units of training, which is not changed."""
 
     model: TreeModel
     guide_kind: str | type[Guide]
@@ -101,24 +88,20 @@ class Stages:
             if model.intercept:  # seen from the reference point
                 root[-1] += torch.einsum("k,kq->q", offset.to(root), root[:-1])
                 deltas[:, -1] += torch.einsum("k,akq->aq", offset.to(root), deltas[:, :-1])
-            z = model.encoder(rows.x)
-            guide, stats = self._sparse(model, z, rows, root, deltas, sparse=False, last=True)
+            guide = make_guide(self.guide_kind, model, rows, self.options)
+            guide.start(root.to(rows.y), deltas.to(rows.y), sparse=False)
+            stats = self.settle(guide, model.design(model.encoder(rows.x)), rows, last=True)
             return Fitted(model, guide, stats, FitReport(rank=model.latent_dim))
         reference, measured = self._dense(stage, rows)
         self.bar.set_description("honest latents")
-        honest = honest_latents(
-            stage, reference, rows, folds=self.options.cross_fit, measured=measured
-        )
+        honest = honest_latents(stage, reference, rows, self.options.cross_fit, measured)
         self.bar.set_description("rotation")
         z, found = self._rotate(reference, honest.z, rows)
         model.encoder = reference.model.encoder
-        self.bar.set_description("sparse stage")
         wide = widened(found, model.latent_dim)
-        training = bool(self.options.sparse_steps) and is_trained(reference)
-        guide, stats = self._sparse(model, z, rows, wide.root, wide.deltas, last=not training)
-        if training:
-            z, _ = self.train_encoder(model, guide, rows, z, reference)
-            stats = self.settle(guide, model.design(z), rows, last=True)
+        guide = make_guide(self.guide_kind, model, rows, self.options)
+        guide.start(wide.root.to(rows.y), wide.deltas.to(rows.y))
+        stats, _ = self.sparse_stage(model, guide, rows, z, reference)
         report = FitReport(
             rank=found.basis.shape[0],
             history=trace_table(reference.trace, "dense"),
@@ -146,12 +129,9 @@ class Stages:
             return torch.zeros(head.num_latents).to(stats.cross)
         scale = dense.guide.site_scale()[:, None]
         precision = scale[..., None] * stats.gram.expand(*stats.cross.shape, -1)
-        ridge = _LEAST_PRECISION * torch.eye(head.num_weights).to(precision)
-        cov = torch.linalg.inv(precision + ridge)
-        mean = (cov @ (scale * stats.cross).unsqueeze(-1)).squeeze(-1)
+        estimates = estimated(head.tree, stats.nodes, precision, scale * stats.cross)
         # Means of environments scatter, and that of all rows with them.
-        spread = len(stats.nodes) ** -0.5
-        return reference_point(mean, cov, stats.nodes, head.tree, spread)
+        return reference_point(estimates, len(stats.nodes) ** -0.5)
 
     def _dense(self, stage: DenseStage, rows: StandardRows) -> tuple[DenseFit, tuple[float, float]]:
         """The reference encoder, fitted to all rows, and the optimism of its kind."""
@@ -160,8 +140,7 @@ class Stages:
         num_folds = max(2, round(1 / self.options.validation_share))
         fold = stratified_folds(rows.env_index, num_folds, self.generator, rows.groups)
         fold = fold.to(rows.y.device)
-        training = rows.select((fold != 0).nonzero()[:, 0])
-        held_out = rows.select((fold == 0).nonzero()[:, 0])
+        training, held_out = rows.select(fold != 0), rows.select(fold == 0)
         chosen = stage.choose(training, held_out)
         measured = optimism(chosen, training, held_out)
         if rows.groups is not None and training.groups is not None:
@@ -193,8 +172,10 @@ class Stages:
             )
         whiten = axes[:, keep] / variance[keep].sqrt()
         rank, latent_dim = int(keep.sum()), own.shape[1]
-        guide, stats = self._dense_weights((honest - centre) @ whiten, rows)
-        stats = stats.flattened()
+        dense = self.model.head.with_prior(GaussianPrior(), rank)
+        guide = TreeGuide(dense, rows.nodes(tree.num_nodes)).to(rows.y.device)
+        white = self.model.design((honest - centre) @ whiten)
+        stats = self.settle(guide, white, rows).flattened()
         problem = rotation_problem(
             tree,
             stats,
@@ -225,57 +206,25 @@ class Stages:
     def _elbo(
         self, head: Head, stats: Statistics, rows: StandardRows, candidate: Candidates
     ) -> float:
-        """ELBO of a candidate's latents, its weights at their optimum.
+        """ELBO of one candidate's latents under a head, weights moved to their optimum.
 
-        Args:
-            head: Whose prior judges.
-            stats: Of the white latents; sites of outcomes that are not normal at the dense weights.
-            rows: The rows; untouched, but for where they are.
-            candidate: One, with the estimates to start from.
+        Statistics are of the white latents; sites of outcomes that are not normal stay where they
+        were at the dense weights.
         """
         options = replace(self.options, mixture_components=_COMPONENTS_TO_JUDGE)
-        nodes = rows.nodes(self.model.tree.num_nodes)
-        guide = make_guide(self.guide_kind, head, nodes, options, coupled=False)
-        guide.to(rows.y.device)
+        guide = make_guide(self.guide_kind, head, rows, options, coupled=False)
         guide.start(candidate.root.to(rows.y), candidate.deltas.to(rows.y))
         width = stats.gram.shape[-1]
         stats = stats.transform(expand_basis(candidate.basis, candidate.offset, width))
         guide.update(stats, sweeps=_SWEEPS_TO_JUDGE)
         return guide.elbo(stats).item()
 
-    def _dense_weights(self, z: Tensor, rows: StandardRows) -> tuple[TreeGuide, Statistics]:
-        """Posterior of dense weights of given latents (N, rank)."""
-        dense = self.model.head.with_prior(GaussianPrior(), z.shape[1])
-        guide = TreeGuide(dense, rows.nodes(dense.tree.num_nodes)).to(rows.y.device)
-        return guide, self.settle(guide, self.model.design(z), rows)
-
-    def _sparse(
-        self,
-        model: TreeModel,
-        z: Tensor,
-        rows: StandardRows,
-        root: Tensor,
-        deltas: Tensor,
-        *,
-        sparse: bool = True,
-        last: bool = False,
-    ) -> tuple[Guide, Statistics]:
-        """The user's guide at its optimum for given latents (N, K)."""
-        guide = make_guide(self.guide_kind, model, rows.nodes(model.tree.num_nodes), self.options)
-        guide.to(rows.y.device)
-        guide.start(root.to(rows.y), deltas.to(rows.y), sparse=sparse)
-        return guide, self.settle(guide, model.design(z), rows, last=last)
-
     def settle(
         self, guide: Guide, design: Tensor, rows: StandardRows, *, last: bool = False
     ) -> Statistics:
-        """The guide at its optimum for a design (N, W), and the rows' statistics.
+        """Moves the guide to its optimum for a design (N, W); returns the rows' statistics.
 
-        Args:
-            guide: Moved.
-            design: Of the rows.
-            rows: The rows.
-            last: It stays there: warn if it does not come to rest.
+        The ``last`` time it stays there, so it warns if it does not come to rest.
         """
         sandwich = self.options.sandwich
         if sandwich is None:
@@ -287,21 +236,31 @@ class Stages:
             names=(self.model.weight_names, self.outcome_names) if last else None,
         )
 
-    def train_encoder(
+    def sparse_stage(
         self, model: TreeModel, guide: Guide, rows: StandardRows, z: Tensor, reference: DenseFit
-    ) -> tuple[Tensor, FitTrace]:
-        """SVI of the encoder under the sparse prior; a guide with parameters of its own moves too.
+    ) -> tuple[Statistics, FitTrace | None]:
+        """The guide at its optimum under the sparse prior, before and after SVI of the encoder.
+
+        Args:
+            model: Its encoder is trained in place.
+            guide: Moved from where it stands; by SVI too, if it has parameters of its own.
+            rows: The rows.
+            z: Their honest latents, (N, K); they move as the encoder's own latents move.
+            reference: How the encoder was trained in the dense stage.
 
         Returns:
-            The honest latents (N, K), moved as the encoder's own latents moved; what was done.
+            The rows' statistics; what SVI did, ``None`` where nothing is trained.
         """
+        self.bar.set_description("sparse stage")
+        if not (self.options.sparse_steps and is_trained(reference)):
+            return self.settle(guide, model.design(z), rows, last=True), None
+        self.settle(guide, model.design(z), rows)
         with torch.no_grad():
             before = model.encoder(rows.x).double()
-        lr = _ENCODER_LR_SHARE * reference.recipe.lr
         schedule = Schedule(
             steps=self.options.sparse_steps,
             batch_size=min(self.options.batch_size, len(rows)),
-            encoder_lr=lr,
+            encoder_lr=_ENCODER_LR_SHARE * reference.recipe.lr,
             guide_lr=_ENCODER_LR_SHARE * GUIDE_LR,
             encoder_decay=reference.recipe.decay,
         )
@@ -312,31 +271,24 @@ class Stages:
             spread = after.std(0)
             spread = torch.where(spread > 0, spread, 1.0)
             model.encoder.set_output(after.mean(0), torch.diag(1 / spread))
-            return align(before, model.encoder(rows.x).double(), z), trace
+            z = align(before, model.encoder(rows.x).double(), z)
+        return self.settle(guide, model.design(z), rows, last=True), trace
 
 
 def make_guide(
     kind: str | type[Guide],
     head: Head | TreeModel,
-    nodes: Tensor,
+    rows: StandardRows,
     options: FitOptions,
     *,
     coupled: bool = True,
 ) -> Guide:
-    """The guide a user named, for a head or a built model and its nodes with rows (V,)."""
+    """The guide a user named, for a head or a built model and its rows, on their device."""
+    nodes, device = rows.nodes(head.tree.num_nodes), rows.y.device
     if kind == "tree":
-        return TreeGuide(head, nodes, options.mixture_components, coupled=coupled)
+        return TreeGuide(head, nodes, options.mixture_components, coupled=coupled).to(device)
     if kind == "mean_field":
-        return MeanFieldGuide(head, nodes)
+        return MeanFieldGuide(head, nodes).to(device)
     if isinstance(kind, type) and issubclass(kind, Guide):
-        return kind(head, nodes)
+        return kind(head, nodes).to(device)
     raise DataError(f"guide={kind!r} is not known: use 'tree', 'mean_field' or a Guide class")
-
-
-def trace_table(trace: FitTrace | None, stage: str) -> pd.DataFrame:
-    """Steps of an encoder's training, as in ``Posterior.history``."""
-    columns = ["stage", "step", "loss", "held_out"]
-    if trace is None:
-        return pd.DataFrame(columns=columns)
-    rows = zip(trace.steps, trace.loss, trace.held_out, strict=True)
-    return pd.DataFrame([(stage, *row) for row in rows], columns=columns)

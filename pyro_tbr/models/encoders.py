@@ -23,12 +23,7 @@ from pyro_tbr.models.principal_axes import column_moments, principal_axes
 
 
 def _linear(
-    num_in: int,
-    num_out: int,
-    generator: torch.Generator,
-    *,
-    gain: float = 1.0,
-    bias: bool = True,
+    num_in: int, num_out: int, generator: torch.Generator, gain: float = 1.0, bias: bool = True
 ) -> nn.Linear:
     """A linear layer drawn from a generator of ours; the global one is left alone."""
     layer = nn.utils.skip_init(nn.Linear, num_in, num_out, bias=bias)
@@ -40,12 +35,7 @@ def _linear(
 
 
 class LatentUnits(NamedTuple):
-    """Latents in the user's units are ``shift + scale * (latents the model sees)``.
-
-    Attributes:
-        shift: (K,), double precision.
-        scale: (K,), likewise.
-    """
+    """Latents in the user's units: ``shift + scale * (latents the model sees)``; (K,), double."""
 
     shift: Tensor
     scale: Tensor
@@ -57,12 +47,9 @@ class Encoder(LocalParamsModule):
     Args:
         num_features: D.
         latent_dim: K.
-
-    Attributes:
-        trainable: There is something to train, so latents are rotated and standardised.
     """
 
-    trainable = True
+    trainable = True  # there is something to train, so latents are rotated and standardised
 
     def __init__(self, num_features: int, latent_dim: int) -> None:
         super().__init__()
@@ -78,7 +65,7 @@ class Encoder(LocalParamsModule):
     @property
     def latent_units(self) -> LatentUnits:
         """The user's units of the latents; those the model sees, where an encoder makes them."""
-        zero = torch.zeros(self.latent_dim, dtype=torch.float64, device=self.output_map.device)
+        zero = torch.zeros_like(self.output_shift, dtype=torch.float64)
         return LatentUnits(zero, torch.ones_like(zero))
 
     def use_units(self, units: LatentUnits) -> None:
@@ -118,27 +105,20 @@ class Encoder(LocalParamsModule):
     def set_output(self, loc: Tensor, linear: Tensor, offset: Tensor | None = None) -> None:
         """Appends an affine map: new latents are ``(z - loc) @ linear - offset``.
 
-        Args:
-            loc: (K,), in the unit of the latents so far.
-            linear: (K, K); a column of zeros makes a latent that is not used.
-            offset: (K,), in the unit of the new latents; default zero.
+        A column of zeros in ``linear`` (K, K) makes a latent that is not used.
         """
-        before = self.output_map.double()
-        shift = loc.double() @ linear.double()
-        if offset is not None:
-            shift = shift + offset.double()
-        after = before @ linear.double()
+        linear = linear.double()
+        shift = loc.double() @ linear + (0.0 if offset is None else offset.double())
         # z = body @ map - shift, so both compose without an inverse.
-        self.output_shift.copy_(self.output_shift.double() @ linear.double() + shift)
-        self.output_map.copy_(after)
+        self.output_shift.copy_(self.output_shift.double() @ linear + shift)
+        self.output_map.copy_(self.output_map.double() @ linear)
 
 
 class IdentityEncoder(Encoder):
     """Latents are the features: D must equal K.
 
-    Training sees them centred and scaled, in double precision, and results are in units of the
-    features: what is far from zero for its spread, a year or a temperature in kelvin, is no worse a
-    latent than any other.
+    Training sees them centred and scaled, in double precision, and results are in their units: what
+    is far from zero for its spread, such as a year, is no worse a latent than any other.
     """
 
     trainable = False
@@ -181,7 +161,8 @@ class PreparedEncoder(Encoder):
     Args:
         num_features: D.
         latent_dim: K.
-        num_components: Leading principal components to keep; ``None``: all.
+        num_components: Leading principal components to keep; ``None``: all (``fit`` chooses on
+            held-out rows where there are many features).
     """
 
     def __init__(self, num_features: int, latent_dim: int, num_components: int | None) -> None:
@@ -226,14 +207,7 @@ class PreparedEncoder(Encoder):
 
 
 class LinearEncoder(PreparedEncoder):
-    """Latents are linear in the features.
-
-    Args:
-        num_features: D.
-        latent_dim: K.
-        num_components: Leading principal components to keep; ``None``: all (``fit`` chooses on
-            held-out rows where there are many features).
-    """
+    """Latents are linear in the features; arguments as for :class:`PreparedEncoder`."""
 
     def __init__(
         self, num_features: int, latent_dim: int, num_components: int | None = None
@@ -258,14 +232,7 @@ class LinearEncoder(PreparedEncoder):
 
 
 class MLPEncoder(PreparedEncoder):
-    """A multilayer perceptron.
-
-    Args:
-        num_features: D.
-        latent_dim: K.
-        num_components: Leading principal components to keep; ``None``: all.
-        hidden: Widths of the hidden layers.
-    """
+    """A multilayer perceptron, ``hidden`` its widths; else as :class:`PreparedEncoder`."""
 
     def __init__(
         self,
@@ -308,8 +275,7 @@ class ModuleEncoder(Encoder):
 
     def prepare(self, x: Tensor | SparseFeatures) -> Tensor:
         """The features in the encoder's dtype, to which the module is brought once."""
-        # Buffers follow the parameters: a module that is single precision but for a statistic of
-        # its own in double is meant so.
+        # Buffers follow the parameters: one in double, a statistic, is meant so.
         tensors: list[Tensor] = [*self.module.parameters()] or [*self.module.buffers()]
         dtype = self.output_map.dtype
         if any(part.is_floating_point() and part.dtype != dtype for part in tensors):

@@ -16,7 +16,7 @@ from pyro_tbr.data import SparseFeatures
 
 # Directions of the features whose variance is below this share of the largest are dropped: they are
 # rounding, and whitening would blow them up.
-MIN_VARIANCE_SHARE = 1e-8
+_MIN_VARIANCE_SHARE = 1e-8
 # Columns whose mean is so many standard deviations from 0, such as time stamps, are centred before
 # they are multiplied: a difference of such products would be rounding.
 _FAR = 1e3
@@ -43,54 +43,50 @@ def principal_axes(
         inverse: Inverse scales, (D,).
         num_components: At most this many; ``None``: all but those that are rounding.
     """
-    if not isinstance(x, SparseFeatures):
-        variance, vectors = _dense_axes((x.double() - loc) * inverse)
-    elif num_components is not None and num_components < min(x.shape) // _FEW:
+    few = min(x.shape) // _FEW
+    if isinstance(x, SparseFeatures) and num_components is not None and num_components < few:
         variance, vectors = _lanczos_axes(x, loc, inverse, num_components)
     else:
-        variance, vectors = _sparse_axes(x, loc, inverse)
+        variance, vectors = _all_axes(x, loc, inverse)
     variance, vectors = variance.flip(0), vectors.flip(1)
-    keep = int((variance > MIN_VARIANCE_SHARE * variance[0].clamp(min=1e-150)).sum())
+    keep = int((variance > _MIN_VARIANCE_SHARE * variance[0].clamp(min=1e-150)).sum())
     keep = max(1, min(keep, num_components or keep))
     # A fixed sign: the same rows give the same encoder on every machine.
     sign = vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()
     return variance[:keep].clamp(min=1e-150), (vectors * sign)[:, :keep]
 
 
-def _dense_axes(standard: Tensor) -> tuple[Tensor, Tensor]:
-    """Variances, least first, and axes of standardised rows (N, D)."""
-    num_rows, num_features = standard.shape
-    if num_features <= num_rows:
-        return torch.linalg.eigh(standard.T @ standard / num_rows)
-    # The dual problem, N x N.
-    variance, left = torch.linalg.eigh(standard @ standard.T / num_rows)
-    return variance, standard.T @ left / _lengths(variance, num_rows)
-
-
-def _lengths(variance: Tensor, num_rows: int) -> Tensor:
-    """Of the images of unit vectors of the dual problem."""
-    return (variance.clamp(min=0) * num_rows).sqrt().clamp(min=1e-150)
-
-
-def _sparse_axes(x: SparseFeatures, loc: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
-    """As :func:`_dense_axes`, block by block."""
+def _all_axes(x: Tensor | SparseFeatures, loc: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
+    """Variances, least first, and axes; where features are many by the dual problem, N x N."""
     num_rows, num_features = x.shape
     if num_features <= num_rows:
         gram = inverse.new_zeros(num_features, num_features)
-        for block in x.blocks():
+        for block in x.blocks() if isinstance(x, SparseFeatures) else [x.double()]:
             standard = (block - loc) * inverse
             gram += standard.T @ standard
         return torch.linalg.eigh(gram / num_rows)
-    scaled, shift = _scaled(x, inverse), (loc * inverse).cpu().numpy()
+    if isinstance(x, SparseFeatures):
+        variance, images = _sparse_dual(x, loc, inverse)
+    else:
+        standard = (x.double() - loc) * inverse
+        variance, left = torch.linalg.eigh(standard @ standard.T / num_rows)
+        images = standard.T @ left
+    lengths = (variance.clamp(min=0) * num_rows).sqrt()
+    return variance, images / lengths.clamp(min=1e-150)
+
+
+def _sparse_dual(x: SparseFeatures, loc: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
+    """Variances, least first, and images (D, N) of the unit vectors of the dual problem."""
+    scaled, shift = _standardised(x, loc, inverse)
     far = np.abs(shift) > _FAR
     centred = scaled[:, far].toarray() - shift[far]
     near, rest = scaled[:, ~far], shift[~far]
     cross = near @ rest  # of each row with the row of means
     dual = (near @ near.T).toarray() + centred @ centred.T
     dual += rest @ rest - cross[:, None] - cross[None, :]
-    variance, left = torch.linalg.eigh(torch.from_numpy(dual / num_rows).to(loc.device))
+    variance, left = torch.linalg.eigh(torch.from_numpy(dual / len(x)).to(loc.device))
     images = _image(scaled, shift, left.cpu().numpy())
-    return variance, torch.from_numpy(images).to(loc.device) / _lengths(variance, num_rows)
+    return variance, torch.from_numpy(images).to(loc.device)
 
 
 def _lanczos_axes(
@@ -100,7 +96,7 @@ def _lanczos_axes(
     from scipy.sparse.linalg import LinearOperator, eigsh  # there, since the matrix is
 
     num_rows, num_features = x.shape
-    scaled, shift = _scaled(x, inverse), (loc * inverse).cpu().numpy()
+    scaled, shift = _standardised(x, loc, inverse)
 
     def product(vector: NDArray[np.float64]) -> NDArray[np.float64]:
         forward = scaled @ vector - shift @ vector
@@ -115,11 +111,11 @@ def _lanczos_axes(
     return variance, axes
 
 
-def _scaled(x: SparseFeatures, inverse: Tensor):  # type: ignore[no-untyped-def]  # scipy's
-    """The stored entries in standard deviations, a scipy matrix."""
+def _standardised(x: SparseFeatures, loc: Tensor, inverse: Tensor):  # type: ignore[no-untyped-def]
+    """The stored entries in standard deviations, a scipy matrix, and the means (D,) likewise."""
     scaled = x.stored.copy()
     scaled.data = scaled.data * inverse.cpu().numpy()[scaled.indices]
-    return scaled
+    return scaled, (loc * inverse).cpu().numpy()
 
 
 def _image(scaled, shift, left):  # type: ignore[no-untyped-def]  # scipy's

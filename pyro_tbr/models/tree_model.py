@@ -143,16 +143,8 @@ class TreeModel(LocalParamsModule):
     ) -> TreeModel:
         """Makes every parameter and buffer; after that nothing is lazy.
 
-        Args:
-            num_features: D.
-            num_outcomes: Q.
-            outcome_scale: See :meth:`ArcPrior.build`.
-            latent_units: Of latents that are the features, see :meth:`ArcPrior.build`.
-            root_loc: See :meth:`ArcPrior.build`.
-            standard_error: See :meth:`ArcPrior.build`.
-
-        Returns:
-            This model.
+        ``num_features`` is D, ``num_outcomes`` Q, ``latent_units`` are of latents that are the
+        features; for the others see :meth:`ArcPrior.build`. Returns this model.
         """
         likelihood = self.likelihood
         self.num_features, self.num_outcomes = num_features, num_outcomes

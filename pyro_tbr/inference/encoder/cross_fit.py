@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from pyro_tbr.heads.groups import RowGroups
-from pyro_tbr.inference.encoder.dense_stage import DenseFit, DenseStage
+from pyro_tbr.inference.encoder.dense_stage import DenseFit, DenseStage, spans_all
 from pyro_tbr.inference.encoder.rows import StandardRows
-from pyro_tbr.models import LinearEncoder
 
 _DEFAULT_FOLDS = 4
 # Optimism below this share of the noise changes a standard error by less than 2.5 %.
@@ -25,13 +24,7 @@ _TOLERATED_OPTIMISM = 0.05
 
 
 class HonestLatents(NamedTuple):
-    """Latents for the rows' statistics.
-
-    Attributes:
-        z: (N, K), in the reference encoder's coordinates, double precision.
-        folds: Number of folds they come from; 0: the reference encoder's own.
-        optimism: Share by which the loss on held-out rows is above that on rows of training.
-    """
+    """Latents (N, K) in the reference encoder's coordinates, double; the rest as in the report."""
 
     z: Tensor
     folds: int
@@ -56,12 +49,8 @@ def stratified_folds(
 ) -> Tensor:
     """Fold of each row (N,), each environment spread evenly over the folds.
 
-    Args:
-        env_index: Node of each row, (N,).
-        num_folds: Number of folds; the last are empty where there is less to spread.
-        generator: Who goes where.
-        groups: Rows that are alike and so stay together, but where they are all of an environment:
-            then other rows would say nothing of it.
+    The last folds are empty where there is less to spread. Rows of a group are alike and so stay
+    together, but where they are all of an environment: then other rows would say nothing of it.
     """
     env = env_index.cpu()
     unit = torch.arange(len(env))
@@ -83,18 +72,13 @@ def honest_latents(
     stage: DenseStage,
     reference: DenseFit,
     rows: StandardRows,
-    *,
     folds: int | None,
     measured: tuple[float, float],
 ) -> HonestLatents:
     """Latents of all rows, cross-fitted where the encoder is optimistic.
 
-    Args:
-        stage: Trains the folds' encoders.
-        reference: The fit to all rows; its encoder is the one that stays.
-        rows: All rows.
-        folds: Number of folds; 0: none; ``None``: as the optimism asks.
-        measured: Optimism and its standard error, see :func:`optimism`.
+    The reference is the fit to all rows, whose encoder stays. ``folds`` is their number; 0: none;
+    ``None``: as what was ``measured`` by :func:`optimism` asks.
     """
     excess, error = measured
     own = reference.latents(rows.x)
@@ -106,7 +90,7 @@ def honest_latents(
     fold = stratified_folds(rows.env_index, folds, stage.generator, rows.groups).to(own.device)
     z = torch.empty_like(own)
     for f in range(folds):
-        inside, outside = (fold != f).nonzero()[:, 0], (fold == f).nonzero()[:, 0]
+        inside, outside = fold != f, fold == f
         fit = stage.fit(rows.select(inside), reference.recipe)
         theirs = fit.latents(rows.x)
         z[outside] = align(theirs[inside], own[inside], theirs[outside])
@@ -115,9 +99,7 @@ def honest_latents(
 
 def is_trained(fit: DenseFit) -> bool:
     """The encoder depends on the outcomes at all."""
-    encoder = fit.model.encoder
-    spans_all = isinstance(encoder, LinearEncoder) and encoder.width <= encoder.latent_dim
-    return encoder.trainable and not spans_all
+    return fit.model.encoder.trainable and not spans_all(fit.model.encoder)
 
 
 def align(theirs: Tensor, reference: Tensor, new: Tensor) -> Tensor:

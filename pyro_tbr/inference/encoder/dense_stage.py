@@ -9,7 +9,7 @@ number of leading components it sees, and when to stop.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -19,8 +19,7 @@ from tqdm import tqdm
 from pyro_tbr.data import SparseFeatures
 from pyro_tbr.heads import GaussianPrior, MeanFieldGuide, Statistics, TreeGuide, condition
 from pyro_tbr.heads.moments import predictor_moments
-from pyro_tbr.inference.encoder.reduced_rank import leading_directions
-from pyro_tbr.inference.encoder.rows import StandardRows
+from pyro_tbr.inference.encoder.rows import PreparedRows, StandardRows
 from pyro_tbr.inference.encoder.training import GUIDE_LR, FitTrace, Schedule, train
 from pyro_tbr.inference.options import FitOptions
 from pyro_tbr.models.encoders import Encoder, LinearEncoder, PreparedEncoder
@@ -28,17 +27,11 @@ from pyro_tbr.models.tree_model import TreeModel
 
 _ROWS_A_FEATURE = 10  # with fewer rows than this a feature, the number of components is chosen
 _DENSE_SWEEPS = 40
+_DIRECTION_SWEEPS = 30
 
 
 class Recipe(NamedTuple):
-    """How an encoder is trained.
-
-    Attributes:
-        decay: Weight decay.
-        num_components: Leading components of the features; ``None``: all.
-        steps: Steps of SVI.
-        lr: Peak learning rate.
-    """
+    """How an encoder is trained: on so many leading components (``None``: all), by SVI."""
 
     decay: float
     num_components: int | None
@@ -48,14 +41,9 @@ class Recipe(NamedTuple):
 
 @dataclass(frozen=True)
 class DenseFit:
-    """An encoder with the posterior of its dense weights.
+    """An encoder with the posterior of its dense weights given the rows of training.
 
-    Attributes:
-        model: The model, its prior dense.
-        guide: Posterior of root weights and deltas given the rows of training.
-        stats: Statistics of these rows.
-        recipe: How it was trained.
-        trace: What training did; ``None`` where the encoder has a closed form.
+    The trace is ``None`` where the encoder has a closed form.
     """
 
     model: TreeModel
@@ -74,12 +62,8 @@ class DenseFit:
         """Of each observed outcome: an estimate of its noise variance.
 
         The squared residual, less the weights' own variance on new rows; plus it on rows of
-        training, which the weights have moved towards. So the two agree but for the optimism of
-        the encoder. Outcomes without normal noise: negative expected log score.
-
-        Args:
-            rows: The rows.
-            seen: They are the rows of training.
+        training (``seen``), which the weights have moved towards. So the two agree but for the
+        optimism of the encoder. Outcomes without normal noise: negative expected log score.
         """
         moments = self.guide.node_moments()
         design = self.model.design(self.model.encoder(rows.x))
@@ -91,21 +75,10 @@ class DenseFit:
             each = -likelihood.expected_log_prob(rows.y, mean, var, self.guide.nuisance)
         return each[~torch.isnan(rows.y)]
 
-    def score(self, rows: StandardRows) -> float:
-        """Mean loss of held-out rows."""
-        return self.loss(rows, seen=False).mean().item()
-
 
 @dataclass(frozen=True)
 class DenseStage:
-    """Makes dense fits.
-
-    Attributes:
-        model: The built model whose encoder is to be trained; never changed.
-        options: Options of the fit.
-        generator: Randomness of the fit.
-        progress: A bar.
-    """
+    """Makes dense fits for a built model, which is not changed."""
 
     model: TreeModel
     options: FitOptions
@@ -137,7 +110,7 @@ class DenseStage:
         for recipe in self.recipes(len(rows)):
             warm = last is not None and last.recipe.num_components == recipe.num_components
             last = self.fit(rows, recipe, held_out, start=last if warm else None)
-            score = last.score(held_out)
+            score = last.loss(held_out, seen=False).mean().item()
             if best is None or score < best_score:
                 best, best_score = last, score
         assert best is not None  # there is at least one recipe
@@ -150,22 +123,16 @@ class DenseStage:
         held_out: StandardRows | None = None,
         start: DenseFit | None = None,
     ) -> DenseFit:
-        """Trains an encoder with dense weights.
+        """Trains an encoder with dense weights, on from a start for half the steps or afresh.
 
-        Args:
-            rows: Rows to train on.
-            recipe: How.
-            held_out: Rows that choose among states of the training.
-            start: A fit to go on from, for half the steps; else afresh.
+        Held-out rows choose among states of the training.
         """
         model = copy.deepcopy(self.model if start is None else start.model)
         if start is None:
             self._begin(model, rows, recipe)
         trace = None
-        encoder = model.encoder
-        settled = isinstance(encoder, LinearEncoder) and encoder.width <= encoder.latent_dim
-        trainable = any(p.requires_grad for p in encoder.parameters())
-        if trainable and not settled and recipe.steps:
+        trainable = any(p.requires_grad for p in model.encoder.parameters())
+        if trainable and not spans_all(model.encoder) and recipe.steps:
             trace = self._train(model, rows, recipe, held_out, start)
         return DenseFit(model, *self._weights(model, rows), recipe, trace)
 
@@ -185,7 +152,7 @@ class DenseStage:
         encoder.reset(self.generator)
         model.head = self.model.head.with_prior(GaussianPrior())
         if isinstance(encoder, LinearEncoder):
-            encoder.set_directions(leading_directions(model, rows.prepared(encoder)))
+            encoder.set_directions(_leading_directions(model, rows.prepared(encoder)))
         if encoder.trainable:
             with torch.no_grad():
                 z = encoder(rows.x)
@@ -235,3 +202,49 @@ class DenseStage:
         with torch.no_grad():
             design = model.design(model.encoder(rows.x))
         return guide, condition(guide, rows.with_design(design), sweeps=_DENSE_SWEEPS)
+
+
+def spans_all(encoder: Encoder) -> bool:
+    """A linear encoder of no fewer latents than prepared features: there is nothing to choose."""
+    return isinstance(encoder, LinearEncoder) and encoder.width <= encoder.latent_dim
+
+
+@torch.no_grad()
+def _leading_directions(model: TreeModel, rows: PreparedRows) -> Tensor:
+    """A linear encoder in closed form: the leading directions of leaf-specific regressions.
+
+    Every prepared feature gets a weight of its own at every leaf, under a dense Gaussian tree prior
+    whose scales all features share; the posterior means of all leaves' weights, stacked, have K
+    leading right singular vectors, and these span the latents. On wide features this does better
+    than a linear encoder that is trained until it converges, whose point estimate overfits.
+
+    Args:
+        model: Gives tree, likelihood and K.
+        rows: Rows with white features; where these come block by block, the correlation of rows of
+            a group stays as it is.
+
+    Returns:
+        Directions of the prepared features, (R, K), orthonormal.
+
+    Source:
+        Reduced-rank regression: Izenman, Journal of Multivariate Analysis 5 (1975) 248.
+    """
+    width, latent_dim = model.encoder.width, model.latent_dim
+    like = model.encoder.output_map
+    if spans_all(model.encoder):
+        return torch.eye(width, latent_dim, dtype=like.dtype, device=like.device)
+    head = model.head.with_prior(GaussianPrior(pooled=True), width)
+    guide = TreeGuide(head, rows.rows.nodes(model.tree.num_nodes)).to(like.device)
+    stats = condition(
+        guide,
+        replace(rows, intercept=model.intercept),
+        sweeps=_DIRECTION_SWEEPS,
+        learn_groups=rows.features is not None,
+    )
+    mean = guide.node_moments().mean[stats.nodes][:, :width]  # (E, R, Q)
+    scaled = mean * stats.count.sqrt().to(mean)[:, None, :]
+    stacked = scaled.permute(0, 2, 1).reshape(-1, width).double()
+    _, vectors = torch.linalg.eigh(stacked.T @ stacked)
+    leading = vectors.flip(1)[:, :latent_dim]
+    sign = leading.gather(0, leading.abs().argmax(0, keepdim=True)).sign()
+    return (leading * sign).to(like)

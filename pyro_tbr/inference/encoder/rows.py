@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -42,8 +42,18 @@ class StandardRows:
         return DesignRows(design, self.y, self.env_index, self.groups)
 
     def prepared(self, encoder: Encoder) -> PreparedRows:
-        """The rows as this encoder's trained part takes them."""
-        return PreparedRows(encoder, self, prepared_once(encoder, self.x))
+        """The rows as this encoder's trained part takes them.
+
+        Prepared features of a sparse matrix are dense. Where they are few (leading components) they
+        are made once, else for each block anew, so the dense matrix is never there as a whole.
+        """
+        x, features = self.x, None
+        with torch.no_grad():
+            if not isinstance(x, SparseFeatures):
+                features = encoder.prepare(x)
+            elif len(x) * encoder.width <= _MOST_ELEMENTS:
+                features = torch.cat([encoder.prepare(run) for run in x.runs()])
+        return PreparedRows(encoder, self, features)
 
     def nodes(self, num_nodes: int) -> Tensor:
         """Nodes with rows, (V,) bool."""
@@ -55,29 +65,11 @@ class StandardRows:
         return len(self.y)
 
 
-@torch.no_grad()
-def prepared_once(encoder: Encoder, x: Tensor | SparseFeatures) -> Tensor | None:
-    """All rows after ``encoder.prepare``, (N, R); ``None`` where that is more than memory likes.
-
-    Prepared features of a sparse matrix are dense. Where they are few (leading components) they are
-    made once, else for each block anew, so the dense matrix is never there as a whole.
-    """
-    if not isinstance(x, SparseFeatures):
-        return encoder.prepare(x)
-    if len(x) * encoder.width > _MOST_ELEMENTS:
-        return None
-    return torch.cat([encoder.prepare(run) for run in x.runs()])
-
-
 @dataclass(frozen=True)
 class PreparedRows:
-    """Rows whose features the encoder has prepared, all at once or a block at a time.
+    """Rows whose features the encoder prepares: ``features`` (N, R), or, if ``None``, by blocks.
 
-    Attributes:
-        encoder: Says how.
-        rows: The rows.
-        features: Their prepared features, (N, R); ``None``: made when they are asked for.
-        intercept: A column of ones goes behind the features where they are a design.
+    With ``intercept`` a column of ones goes behind the features where they are a design.
     """
 
     encoder: Encoder
@@ -90,27 +82,18 @@ class PreparedRows:
         """Rows that are alike."""
         return self.rows.groups
 
-    def as_design(self, *, intercept: bool) -> PreparedRows:
-        """The rows with their prepared features for a design."""
-        return replace(self, intercept=intercept)
-
     def blocks(self) -> Iterator[DesignRows]:
         """All rows in order, their features as a design, in blocks that memory holds."""
-        start = 0
-        for block in self._runs():
+        x, start = self.rows.x, 0
+        runs: Iterable[Tensor] = () if self.features is None else (self.features,)
+        if self.features is None and isinstance(x, SparseFeatures):  # the only ones that come so
+            runs = (self.encoder.prepare(run) for run in x.runs())
+        for block in runs:
             at = slice(start, start + len(block))
             start += len(block)
             if self.intercept:
                 block = torch.cat([block, block.new_ones(len(block), 1)], -1)
             yield DesignRows(block, self.rows.y[at], self.rows.env_index[at])
-
-    def _runs(self) -> Iterator[Tensor]:
-        if self.features is not None:
-            yield self.features
-            return
-        x = self.rows.x
-        assert isinstance(x, SparseFeatures)  # dense ones are prepared at once
-        yield from (self.encoder.prepare(run) for run in x.runs())
 
     def encoded(self, model: TreeModel, rows: Tensor) -> DesignRows:
         """Some rows with the model's design, differentiable in its encoder."""

@@ -6,6 +6,7 @@ import copy
 import math
 from typing import NamedTuple
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -22,16 +23,10 @@ GUIDE_LR = 0.03
 
 
 class Schedule(NamedTuple):
-    """How a run of SVI goes.
+    """How a run of SVI goes; its rates are peaks, as each rises over the first tenth, then falls.
 
-    Attributes:
-        steps: At most this many.
-        batch_size: Rows a minibatch.
-        encoder_lr: Peak learning rate of the encoder.
-        guide_lr: Peak learning rate of the guide.
-        encoder_decay: Decoupled weight decay of the encoder (AdamW): the encoder's weight prior.
-        patience: Checks without gain before the run stops.
-        check_every: Steps between checks on held-out rows.
+    The decay is decoupled (AdamW): the encoder's weight prior. ``patience`` is in checks on
+    held-out rows without gain, of which there is one after ``check_every`` steps.
     """
 
     steps: int
@@ -44,14 +39,10 @@ class Schedule(NamedTuple):
 
 
 class FitTrace(NamedTuple):
-    """What a run did.
+    """What a run did, by its checks, and the step of the state that was kept.
 
-    Attributes:
-        steps: Step of each entry.
-        loss: Negative ELBO per row, mean since the entry before.
-        held_out: Negative expected log score per held-out row, NaN without held-out rows.
-        best_held_out: Least of them; NaN likewise.
-        best_step: Step of the state that was kept.
+    The loss is the negative ELBO per row, a mean since the check before; ``held_out`` the negative
+    expected log score per held-out row, NaN without such rows.
     """
 
     steps: list[int]
@@ -71,16 +62,9 @@ def train(
     held_out: PreparedRows | None = None,
     progress: tqdm | None = None,
 ) -> FitTrace:
-    """Climbs the ELBO in encoder and guide; ends at the best state on held-out rows if there are.
+    """Climbs the ELBO in encoder and guide, both trained in place.
 
-    Args:
-        model: The model; its encoder is trained in place.
-        guide: The guide, trained in place.
-        rows: Training rows.
-        schedule: Steps and rates; the rates rise over the first tenth, then fall to zero.
-        generator: Order of the rows.
-        held_out: Rows that choose among states.
-        progress: A bar to move by one a step.
+    Ends at the best state on held-out rows if there are; the generator draws the order of the rows.
 
     Raises:
         TrainingError: Loss or a gradient is not finite; the parameters are the last finite ones.
@@ -128,7 +112,7 @@ def train(
                     waited += 1
                     if score < best:
                         best, best_step, waited = score, step, 0
-                        best_state = _state(model, guide)
+                        best_state = copy.deepcopy([model.encoder.state_dict(), guide.state_dict()])
                 if progress is not None:
                     progress.set_postfix(loss=f"{trace.loss[-1]:.3f}", refresh=False)
             if step >= schedule.steps or waited >= schedule.patience:
@@ -166,10 +150,6 @@ def _score(model: TreeModel, guide: Guide, rows: PreparedRows | None) -> float:
     return -total / max(1, observed)
 
 
-def _state(model: TreeModel, guide: Guide) -> tuple[dict, dict]:
-    return copy.deepcopy(model.encoder.state_dict()), copy.deepcopy(guide.state_dict())
-
-
 def _blown(model: TreeModel, guide: Guide, step: int, trace: FitTrace, elbo: Tensor) -> str:
     named = [("encoder." + n, p) for n, p in model.encoder.named_parameters()]
     named += [("guide." + n, p) for n, p in guide.named_parameters()]
@@ -180,3 +160,10 @@ def _blown(model: TreeModel, guide: Guide, step: int, trace: FitTrace, elbo: Ten
         f"{bad[:5] or 'none'}; last finite mean loss {last}. The parameters of the step before are "
         f"kept. Lower options.encoder_lr, or look for outliers and scale the data"
     )
+
+
+def trace_table(trace: FitTrace | None, stage: str) -> pd.DataFrame:
+    """Steps of an encoder's training, as in ``Posterior.history``."""
+    rows = () if trace is None else zip(trace.steps, trace.loss, trace.held_out, strict=True)
+    columns = ["stage", "step", "loss", "held_out"]
+    return pd.DataFrame([(stage, *row) for row in rows], columns=columns)

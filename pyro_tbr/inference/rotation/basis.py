@@ -16,30 +16,49 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_tbr.inference.rotation.search import OnTree, RotationProblem
+from pyro_tbr.inference.rotation.search import RotationProblem
+from pyro_tbr.tree import Tree
 from pyro_tbr.tree.messages import ArcLaw, inside_pass
 
 RATES = (0.05, 0.15, 0.4)  # inclusion rates tried for a direction; its best counts
 _NUM_COMPONENTS = 8  # a ranking, not a posterior
-MOST_POTENTIALS = 1 << 19  # in one pass: of all directions at once a large tree takes many GB
+_MOST_POTENTIALS = 1 << 19  # in one pass: of all directions at once a large tree takes many GB
 
 
-class Basis(NamedTuple):
-    """A basis and its evidence.
+class Estimates(NamedTuple):
+    """Estimates of the weights at nodes with rows, each node by itself.
 
     Attributes:
-        rows: Rows v of the inverse, unit length, (K, K).
-        evidence: Sum of the rows' log evidence plus the Jacobian's; comparable within a problem.
+        tree: The environments.
+        nodes: Nodes with rows, (E,).
+        mean: (E, Q, W), or the latents' alone, (E, Q, K).
+        cov: Covariances of their errors, (E, Q, W, W), or (E, Q, K, K).
     """
 
-    rows: Tensor
-    evidence: float
+    tree: Tree
+    nodes: Tensor
+    mean: Tensor
+    cov: Tensor
 
     @property
-    def basis(self) -> Tensor:
-        """New latents are ``z @ basis``; unit columns, (K, K)."""
-        inverse = torch.linalg.inv(self.rows)
-        return inverse / inverse.norm(dim=0)
+    def number(self) -> int:
+        """E Q, the power of a basis's Jacobian."""
+        return self.mean.shape[0] * self.mean.shape[1]
+
+    def along(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Estimates along directions (*P, K) and their variances, each (*P, Q, E)."""
+        value = torch.einsum("...k,eqk->...qe", rows, self.mean)
+        var = torch.einsum("...k,eqkl,...l->...qe", rows, self.cov, rows)
+        return value, var
+
+    def jacobian(self, rows: Tensor) -> Tensor:
+        """What the evidence of bases (S, K, K) has beyond that of their rows, (S,)."""
+        return self.number * torch.linalg.slogdet(rows)[1]
+
+    def parts(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """Directions (P, K), or bases (S, K, K), in parts that memory has room for in a pass."""
+        each = self.tree.num_nodes * math.prod(rows.shape[1:-1]) * self.mean.shape[1]
+        return rows.split(max(1, _MOST_POTENTIALS // each))
 
 
 def rows_of(basis: Tensor) -> Tensor:
@@ -48,59 +67,47 @@ def rows_of(basis: Tensor) -> Tensor:
     return rows / rows.norm(dim=-1, keepdim=True)
 
 
-def leaf_estimates(problem: RotationProblem) -> tuple[Tensor, Tensor]:
-    """Estimates (E, Q, K) and covariances (E, Q, K, K) of the latents' weights at each node.
-
-    The intercept and the other latents are integrated out, see :func:`node_estimates`.
-    """
-    mean, cov = node_estimates(problem)
-    k = problem.latent_dim
-    return mean[..., :k], cov[..., :k, :k]
+def leaf_estimates(problem: RotationProblem) -> Estimates:
+    """Those of the latents' weights; the intercept is integrated out."""
+    found, k = node_estimates(problem), problem.latent_dim
+    return found._replace(mean=found.mean[..., :k], cov=found.cov[..., :k, :k])
 
 
-def node_estimates(problem: RotationProblem) -> tuple[Tensor, Tensor]:
-    """Estimates (E, Q, W) and covariances (E, Q, W, W) of all weights at each node.
-
-    They are under a prior ten typical differences wide, so nodes with fewer rows than weights have
-    wide but finite estimates.
-    """
-    width = problem.precision.shape[-1]
-    ridge = 1e-2 * torch.eye(width, dtype=torch.float64, device=problem.precision.device)
-    cov = torch.linalg.inv(problem.precision + ridge)
+def node_estimates(problem: RotationProblem) -> Estimates:
+    """Those of all weights, in units of the typical difference."""
     linear = (problem.precision @ problem.target.unsqueeze(-1)).squeeze(-1)
-    mean = (cov @ linear.unsqueeze(-1)).squeeze(-1)
-    return mean, cov.expand(*mean.shape, width)
+    return estimated(problem.tree, problem.nodes, problem.precision, linear)
 
 
-def evidence(
-    problem: OnTree, rows: Tensor, mean: Tensor, cov: Tensor, rates: tuple = RATES
-) -> Tensor:
-    """Log evidence of the estimates along each direction, summed over outcomes, (P,).
+def estimated(tree: Tree, nodes: Tensor, precision: Tensor, linear: Tensor) -> Estimates:
+    """Estimates under a prior ten units wide: nodes with few rows have wide but finite ones.
 
     Args:
-        problem: The tree and its nodes with rows.
-        rows: Directions v, (P, K).
-        mean: See :func:`leaf_estimates`.
-        cov: Likewise.
-        rates: Inclusion rates to try.
+        tree: The environments.
+        nodes: Nodes with rows, (E,).
+        precision: Curvature of each node's log likelihood, (E, Q or 1, W, W), double precision.
+        linear: Its slope at zero, (E, Q, W).
+    """
+    width = precision.shape[-1]
+    cov = torch.linalg.inv(precision + 1e-2 * torch.eye(width).to(precision))
+    mean = (cov @ linear.unsqueeze(-1)).squeeze(-1)
+    return Estimates(tree, nodes, mean, cov.expand(*mean.shape, width))
+
+
+def evidence(estimates: Estimates, rows: Tensor, rates: tuple[float, ...] = RATES) -> Tensor:
+    """Log evidence of the estimates along each direction (P, K), summed over outcomes, (P,).
+
+    The best of the inclusion rates counts.
     """
     if not len(rows):
         return rows.new_zeros(0)
-    few = max(1, MOST_POTENTIALS // (problem.tree.num_nodes * mean.shape[1]))
     found = []
-    for some in rows.split(few):
-        value, var = along(some, mean, cov)
+    for some in estimates.parts(rows):
+        value, var = estimates.along(some)
         spread = spread_of(value)
-        tried = [log_evidence(problem, value, var, torch.tensor(rate), spread) for rate in rates]
+        tried = [log_evidence(estimates, value, var, torch.tensor(rate), spread) for rate in rates]
         found.append(torch.stack(tried).amax(0).sum(-1))
     return torch.cat(found)
-
-
-def along(rows: Tensor, mean: Tensor, cov: Tensor) -> tuple[Tensor, Tensor]:
-    """Estimates along directions (*P, K) and their variances, each (*P, Q, E)."""
-    value = torch.einsum("...k,eqk->...qe", rows, mean)
-    var = torch.einsum("...k,eqkl,...l->...qe", rows, cov, rows)
-    return value, var
 
 
 def spread_of(value: Tensor) -> Tensor:
@@ -109,13 +116,17 @@ def spread_of(value: Tensor) -> Tensor:
 
 
 def log_evidence(
-    problem: OnTree, value: Tensor, var: Tensor, rate: Tensor, slab_scale: Tensor
+    where: Estimates, value: Tensor, var: Tensor, rate: Tensor, slab_scale: Tensor
 ) -> Tensor:
-    """Log density of estimates (*P, Q, E) under sparse changes, (*P, Q); differentiable."""
-    index = problem.nodes.expand_as(value)
-    empty = value.new_zeros(*value.shape[:-1], problem.tree.num_nodes)
+    """Log density of values (*P, Q, E) at the nodes under sparse changes, (*P, Q); differentiable.
+
+    Values and variances as :meth:`Estimates.along` gives them; rates (*P, Q, A or 1), slab scales
+    (*P, Q).
+    """
+    index = where.nodes.expand_as(value)
+    empty = value.new_zeros(*value.shape[:-1], where.tree.num_nodes)
     inside = inside_pass(
-        problem.tree,
+        where.tree,
         empty.scatter(-1, index, value / var),
         empty.scatter(-1, index, 1 / var),
         ArcLaw.spike_slab(rate.to(value), slab_scale.unsqueeze(-1)),
@@ -127,23 +138,19 @@ def log_evidence(
     return inside.log_evidence + at_peak
 
 
-def null_directions(problem: OnTree, mean: Tensor, num: int, generator: torch.Generator) -> Tensor:
+def null_directions(estimates: Estimates, num: int, generator: torch.Generator) -> Tensor:
     """Directions along which K - 1 random contrasts of related nodes all vanish, (P, K).
 
     If none of the K - 1 contrasts moved a latent, that latent's row is the one direction that is
     orthogonal to all of them; with sparse changes this is often so. Contrasts are between nodes
-    under one parent where there are such, else between any two.
-
-    Args:
-        problem: The tree and its nodes with rows.
-        mean: Estimates (E, Q, K).
-        num: How many to draw; P is less where some are drawn twice.
-        generator: Randomness.
+    under one parent where there are such, else between any two. ``num`` are drawn, P is less where
+    some are drawn twice.
     """
+    mean = estimates.mean
     num_nodes, num_outcomes, k = mean.shape
     if k == 1 or num_nodes < 2:
         return mean.new_ones(num, k) if k == 1 else mean.new_zeros(0, k)
-    place, other = related_nodes(problem, (num, k - 1), generator)
+    place, other = related_nodes(estimates, (num, k - 1), generator)
     outcome = torch.randint(num_outcomes, place.shape, generator=generator)
     contrast = mean.cpu()[place, outcome] - mean.cpu()[other, outcome]
     # The same contrasts in another order are the same direction: one sum of random marks each.
@@ -154,15 +161,15 @@ def null_directions(problem: OnTree, mean: Tensor, num: int, generator: torch.Ge
 
 
 def related_nodes(
-    problem: OnTree, shape: tuple[int, ...], generator: torch.Generator
+    where: Estimates, shape: tuple[int, ...], generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Random pairs of nodes with rows, by their places among these, each of a shape.
 
     Pairs are under one parent where a node shares its parent with others, else of any two. There
     have to be two nodes at least.
     """
-    num_nodes, nodes = len(problem.nodes), problem.nodes.cpu()
-    parent = torch.where(nodes > 0, problem.tree.arc_parent[(nodes - 1).clamp(min=0)], -1)
+    num_nodes, nodes = len(where.nodes), where.nodes.cpu()
+    parent = torch.where(nodes > 0, where.tree.arc_parent[(nodes - 1).clamp(min=0)], -1)
     order = parent.argsort(stable=True)  # families next to each other
     _, family, size = parent[order].unique_consecutive(return_inverse=True, return_counts=True)
     begin = size.cumsum(0) - size
@@ -177,15 +184,11 @@ def related_nodes(
 
 def best_basis(
     pool: Tensor, scores: Tensor, start: Tensor, start_scores: Tensor, num_estimates: int
-) -> Basis:
-    """Exchanges rows of a basis for rows of a pool while the evidence grows.
+) -> tuple[Tensor, float]:
+    """Exchanges rows of a basis (K, K) for rows of a pool (P, K) while the evidence grows.
 
-    Args:
-        pool: Directions, (P, K), unit length.
-        scores: Their log evidence, (P,).
-        start: Rows to start from, (K, K).
-        start_scores: Their log evidence, (K,).
-        num_estimates: E Q, the power of the Jacobian.
+    Rows are of unit length, scores their log evidence; ``num_estimates`` is the Jacobian's power.
+    Returned are rows (K, K), and their evidence with the Jacobian's.
     """
     rows, held = start.clone(), start_scores.clone()
     for _ in range(20 * len(rows)):  # each exchange gains, so this is a guard, not a limit
@@ -196,7 +199,7 @@ def best_basis(
         new, old = divmod(best, len(rows))
         rows[old], held[old] = pool[new], scores[new]
     total = held.sum() + num_estimates * torch.linalg.slogdet(rows)[1]
-    return Basis(rows, total.item())
+    return rows, total.item()
 
 
 def exchange_gains(

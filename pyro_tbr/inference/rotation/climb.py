@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 from pyro_tbr.inference.rotation.basis import (
-    Basis,
-    along,
+    Estimates,
     best_basis,
     evidence,
     exchange_gains,
@@ -26,12 +25,7 @@ from pyro_tbr.inference.rotation.basis import (
     spread_of,
 )
 from pyro_tbr.inference.rotation.polish import polish, sharpened
-from pyro_tbr.inference.rotation.search import (
-    BLUNT_CURVATURE,
-    RotationProblem,
-    capped,
-    curvature,
-)
+from pyro_tbr.inference.rotation.search import BLUNT_CURVATURE, RotationProblem, capped, curvature
 
 SHARPER = 8.0  # curvature of a level over that of the one before
 _STEPS = 4  # at a level
@@ -68,19 +62,16 @@ class Climbed(NamedTuple):
 def climb(problem: RotationProblem, rows: Tensor, directions: Tensor) -> Climbed:
     """Bases at the tops of their evidence.
 
-    Args:
-        problem: The tree and its nodes with rows.
-        rows: Rows of the inverses of the bases that set out, the most likely ones first,
-            (C, K, K), double precision.
-        directions: Further rows that bases may take up, (P, K).
+    ``rows`` are of the bases that set out, the most likely ones first, (C, K, K), double precision;
+    ``directions`` (P, K) further rows that they may take up.
     """
     place = torch.arange(len(rows), device=rows.device)
     now = _met(Climbed(rows, rows.new_zeros(len(rows)), place), _ALIKE)
-    directions = distinct(directions)
+    directions = _distinct(directions)
     arrived = []
     for most in levels(problem):
-        level, last = capped(problem, most), most == torch.inf
-        now = _level(level, now, directions, last=last)
+        level, last = leaf_estimates(capped(problem, most)), most == torch.inf
+        now = _level(level, now, directions, _LAST_STEPS if last else _STEPS)
         if most >= telling_curvature(problem) and not last:
             directions = promising(level, directions)
         arrived.append(now)
@@ -97,26 +88,21 @@ def levels(problem: RotationProblem) -> list[float]:
     return [*found, torch.inf]
 
 
-def _level(problem: RotationProblem, now: Climbed, directions: Tensor, *, last: bool) -> Climbed:
+def _level(estimates: Estimates, now: Climbed, directions: Tensor, steps: int) -> Climbed:
     """One level; bases that are far behind are not touched and stay as far behind."""
-    steps = _LAST_STEPS if last else _STEPS
-    mean, cov = leaf_estimates(problem)
     behind = now.evidence.max() - now.evidence
     near = behind < _FAR
     rows = now.rows.clone()
-    rows[near] = polish(problem, rows[near], mean, cov, steps)
-    scores, total = _judged(problem, rows[near], mean, cov)
-    further = evidence(problem, directions, mean, cov)
+    rows[near] = polish(estimates, rows[near], steps)
+    scores, total = _judged(estimates, rows[near])
     pool = torch.cat([rows[near].flatten(0, 1), directions])
-    pool_scores = torch.cat([scores.flatten(), further])
-    made, source = _made_anew(
-        rows[near], scores, total, pool, pool_scores, mean.shape[0] * mean.shape[1]
-    )
+    pool_scores = torch.cat([scores.flatten(), evidence(estimates, directions)])
+    made, source = _made_anew(rows[near], scores, total, pool, pool_scores, estimates.number)
     found = (total.max() - behind).masked_scatter(near, total)
     place = now.place.clone()
     if len(made):
-        made = polish(problem, made, mean, cov, steps)
-        reached = _judged(problem, made, mean, cov)[1]
+        made = polish(estimates, made, steps)
+        reached = _judged(estimates, made)[1]
         found = torch.cat([found, reached])
         # What exchanging a basis's rows makes is where that one arrives, and a rival stays behind.
         for old, new in source.items():
@@ -134,19 +120,18 @@ def telling_curvature(problem: RotationProblem) -> float:
     return max(BLUNT_CURVATURE, _SHARE_OF_CURVATURE * curvature(problem).max().item())
 
 
-def promising(problem: RotationProblem, directions: Tensor) -> Tensor:
+def promising(estimates: Estimates, directions: Tensor) -> Tensor:
     """The best directions for their spread, and next to each where estimates agree best."""
-    mean, cov = leaf_estimates(problem)
-    scores = evidence(problem, directions, mean, cov, rates=(_RATE,))
-    spread = spread_of(along(directions, mean, cov)[0])  # evidence favours narrow ones
-    for_spread = scores + mean.shape[0] * spread.log().sum(-1)
-    directions = distinct(directions[for_spread.argsort(descending=True)])
-    most = max(_LEAST_DIRECTIONS, 2 * _MOST_DIRECTIONS // (1 + mean.shape[1]))
-    directions = directions[:most]
-    return distinct(torch.cat([directions, sharpened(problem, directions, mean, cov)]))
+    num_nodes, num_outcomes = estimates.mean.shape[:2]
+    scores = evidence(estimates, directions, rates=(_RATE,))
+    spread = spread_of(estimates.along(directions)[0])  # evidence favours narrow ones
+    for_spread = scores + num_nodes * spread.log().sum(-1)
+    directions = _distinct(directions[for_spread.argsort(descending=True)])
+    directions = directions[: max(_LEAST_DIRECTIONS, 2 * _MOST_DIRECTIONS // (1 + num_outcomes))]
+    return _distinct(torch.cat([directions, sharpened(estimates, directions)]))
 
 
-def distinct(directions: Tensor) -> Tensor:
+def _distinct(directions: Tensor) -> Tensor:
     """Directions (P, K) without those that are nearly the same as one before."""
     if not len(directions):
         return directions
@@ -155,14 +140,10 @@ def distinct(directions: Tensor) -> Tensor:
     return directions[first == torch.arange(len(directions), device=directions.device)]
 
 
-def _judged(
-    problem: RotationProblem, rows: Tensor, mean: Tensor, cov: Tensor
-) -> tuple[Tensor, Tensor]:
+def _judged(estimates: Estimates, rows: Tensor) -> tuple[Tensor, Tensor]:
     """Log evidence of rows (S, K) and of bases (S,)."""
-    k = rows.shape[-1]
-    scores = evidence(problem, rows.reshape(-1, k), mean, cov).reshape(-1, k)
-    jacobian = mean.shape[0] * mean.shape[1] * torch.linalg.slogdet(rows)[1]
-    return scores, scores.sum(-1) + jacobian
+    scores = evidence(estimates, rows.flatten(0, 1)).reshape(-1, rows.shape[-1])
+    return scores, scores.sum(-1) + estimates.jacobian(rows)
 
 
 def _made_anew(
@@ -179,18 +160,18 @@ def _made_anew(
     for another is made too where it is a little behind.
     """
     order = total.argsort(descending=True)[:_MOST_STARTS].tolist()
-    made: dict[float, Basis] = {}  # by evidence: equal ones are one
+    made: dict[float, Tensor] = {}  # by evidence: equal ones are one
     source: dict[int, float] = {}
     for i in order:
-        basis = best_basis(pool, pool_scores, rows[i], scores[i], num_estimates)
-        if basis.evidence > total[i] + 1e-3:
-            source[i] = round(basis.evidence, 6)
+        basis, reached = best_basis(pool, pool_scores, rows[i], scores[i], num_estimates)
+        if reached > total[i] + 1e-3:
+            source[i] = round(reached, 6)
             made.setdefault(source[i], basis)
     kept = sorted(made, reverse=True)[:_MOST_MADE]
     best, held = rows[order[0]], scores[order[0]]
     tried = _one_exchanged(best, held, pool, pool_scores, num_estimates)
     places = {old: kept.index(new) for old, new in source.items() if new in kept}
-    return torch.cat([*(made[key].rows[None] for key in kept), tried]), places
+    return torch.cat([*(made[key][None] for key in kept), tried]), places
 
 
 def _one_exchanged(

@@ -8,20 +8,17 @@ changes too, by a little. Seen from those values changes of the intercept are sp
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
-from pyro_tbr.inference.rotation.basis import evidence, log_evidence, related_nodes, spread_of
-from pyro_tbr.inference.rotation.polish import (
-    CHANGED,
-    TRIES,
-    of_rows,
-    scatter_within,
-    slope,
+from pyro_tbr.inference.rotation.basis import (
+    Estimates,
+    evidence,
+    log_evidence,
+    related_nodes,
+    spread_of,
 )
-from pyro_tbr.tree import Tree
+from pyro_tbr.inference.rotation.polish import TRIES, of_rows, scatter_within, slope
 
 _RATE = 0.15  # inclusion rate of changes
 _NUM_PROPOSED = 24  # offsets proposed by contrasts
@@ -29,17 +26,8 @@ _STEPS = 4  # up the evidence of the best of them, at most
 _GAIN = 1e-3  # of log evidence: a step that gains less is the last one
 
 
-class _Environments(NamedTuple):
-    """Nodes with rows."""
-
-    tree: Tree
-    nodes: Tensor
-
-
 @torch.no_grad()
-def reference_point(
-    mean: Tensor, cov: Tensor, nodes: Tensor, tree: Tree, spread: Tensor | float
-) -> Tensor:
+def reference_point(estimates: Estimates, spread: Tensor | float) -> Tensor:
     """The offset from the latents' zero at which the intercept changes most sparsely, (K,).
 
     Seen from latents at ``offset``, a node's intercept is its own plus ``offset @ slopes``. The
@@ -48,41 +36,35 @@ def reference_point(
     say nothing of it, and it stays at 0.
 
     Args:
-        mean: Estimates of each node's weights, the intercept last, (E, Q, W) with W = K + 1.
-        cov: Their covariances, (E, Q, W, W).
-        nodes: The nodes, (E,).
-        tree: The environments.
+        estimates: Of all weights, the intercept last.
         spread: Prior standard deviation of the offset around 0, in units of the latents: a scalar
             or (K,). For centred latents the standard errors of their means.
-
-    Returns:
-        The offset in units of the latents, double precision. The same arguments give the same.
     """
-    mean, cov = mean.double(), cov.double()
+    mean = estimates.mean.double()
     num_latents = mean.shape[-1] - 1
     prior = torch.as_tensor(spread).to(mean).expand(num_latents) ** -2
-    if not num_latents or len(nodes) < 2:
+    if not num_latents or len(mean) < 2:
         return mean.new_zeros(num_latents)
-    where = _Environments(tree, nodes)
-    mean, cov = _given_slopes(where, mean, cov)
-    offsets = torch.cat([mean.new_zeros(1, num_latents), _proposed(where, mean, cov, prior)])
-    scores = evidence(where, _rows(offsets), mean, cov, rates=(_RATE,))
+    estimates = _given_slopes(estimates._replace(mean=mean, cov=estimates.cov.double()))
+    offsets = torch.cat([mean.new_zeros(1, num_latents), _proposed(estimates, prior)])
+    scores = evidence(estimates, _rows(offsets), rates=(_RATE,))
     best = (scores - 0.5 * offsets.square() @ prior).argmax()
-    return _climb(where, offsets[best], mean, cov, prior)
+    return _climb(estimates, offsets[best], prior)
 
 
-def _given_slopes(where: _Environments, mean: Tensor, cov: Tensor) -> tuple[Tensor, Tensor]:
-    """Slopes at their posterior means along the tree, intercepts given these; arguments' shapes.
+def _given_slopes(estimates: Estimates) -> Estimates:
+    """Slopes at their posterior means along the tree, intercepts given these.
 
     Estimates of slopes that do not differ scatter by their errors, and with them those of the
     intercepts; taken for differences they would move the offset.
     """
+    mean, cov = estimates.mean, estimates.cov
     value, var = mean[..., :-1], cov.diagonal(dim1=-2, dim2=-1)[..., :-1]  # (E, Q, K)
     value, var = value.permute(2, 1, 0), var.permute(2, 1, 0)
     with torch.enable_grad():
         moving = value.clone().requires_grad_()
         rate = torch.tensor(_RATE).to(value)
-        found = log_evidence(where, moving, var, rate, spread_of(value)).sum()
+        found = log_evidence(estimates, moving, var, rate, spread_of(value)).sum()
     # Tweedie's formula: the posterior mean of what an estimate is of.
     smooth = value + var * torch.autograd.grad(found, moving)[0]
     gain = torch.linalg.solve(cov[..., :-1, :-1], cov[..., :-1, -1:]).squeeze(-1)  # (E, Q, K)
@@ -90,7 +72,7 @@ def _given_slopes(where: _Environments, mean: Tensor, cov: Tensor) -> tuple[Tens
     intercept = mean[..., -1] + (gain * (smooth - mean[..., :-1])).sum(-1)
     left = torch.zeros_like(cov)
     left[..., -1, -1] = cov[..., -1, -1] - (gain * cov[..., :-1, -1]).sum(-1)
-    return torch.cat([smooth, intercept.unsqueeze(-1)], -1), left
+    return estimates._replace(mean=torch.cat([smooth, intercept.unsqueeze(-1)], -1), cov=left)
 
 
 def _rows(offset: Tensor) -> Tensor:
@@ -98,15 +80,16 @@ def _rows(offset: Tensor) -> Tensor:
     return torch.cat([offset, torch.ones_like(offset[..., :1])], -1)
 
 
-def _proposed(where: _Environments, mean: Tensor, cov: Tensor, prior: Tensor) -> Tensor:
+def _proposed(estimates: Estimates, prior: Tensor) -> Tensor:
     """Offsets that some contrasts between related nodes ask for, (S, K).
 
     Each is a regression of contrasts of intercepts on those of slopes under the prior: of as many
     as there are latents, drawn at random, so that some have no change of the intercept among them.
     """
+    mean, cov = estimates.mean, estimates.cov
     generator = torch.Generator().manual_seed(0)
     num_outcomes, k = mean.shape[1], len(prior)
-    place, other = related_nodes(where, (_NUM_PROPOSED, k), generator)
+    place, other = related_nodes(estimates, (_NUM_PROPOSED, k), generator)
     outcome = torch.randint(num_outcomes, place.shape, generator=generator)
     contrast = mean[place, outcome] - mean[other, outcome]  # (S, K, W)
     var = (cov[place, outcome] + cov[other, outcome])[..., -1, -1].unsqueeze(-1)
@@ -115,20 +98,18 @@ def _proposed(where: _Environments, mean: Tensor, cov: Tensor, prior: Tensor) ->
     return -torch.linalg.solve(precision, slopes.mT @ (intercept / var)).squeeze(-1)
 
 
-def _climb(
-    where: _Environments, offset: Tensor, mean: Tensor, cov: Tensor, prior: Tensor
-) -> Tensor:
+def _climb(estimates: Estimates, offset: Tensor, prior: Tensor) -> Tensor:
     """The offset (K,) at the top of its evidence, by steps scaled by the curvature."""
     k = len(prior)
-    rates = torch.full_like(mean[0, :, 0], _RATE)
+    rates = torch.full_like(estimates.mean[0, :, 0], _RATE)
     for _ in range(_STEPS):
-        total, gradient, inclusion = slope(where, _rows(offset), rates, mean, cov)
+        total, gradient, inclusion = slope(estimates, _rows(offset), rates)
         total = total - 0.5 * prior @ offset.square()
-        within = scatter_within(where, _rows(offset), inclusion > CHANGED, mean, cov)
+        within = scatter_within(estimates, _rows(offset), inclusion)
         curvature = within[:k, :k] + torch.diag(prior)
         step = torch.linalg.solve(curvature, gradient[:k] - prior * offset)
         trials = offset + step * 0.25 ** torch.arange(TRIES).to(offset)[:, None]
-        reached = of_rows(where, _rows(trials), rates.expand(TRIES, -1)[..., None], mean, cov)
+        reached = of_rows(estimates, _rows(trials), rates.expand(TRIES, -1)[..., None])
         reached = reached - 0.5 * trials.square() @ prior
         best = reached.argmax()
         if reached[best] <= total:

@@ -11,7 +11,7 @@ freeze where they are. So the search takes a problem that is blunted (:func:`cap
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,18 +24,6 @@ _SHARP = 0.02  # width of the penalty's cusp at the end, in typical weight diffe
 _SMOOTH = 1.0  # and at the start
 _PEAK_RATE = 0.03  # of Adam
 _OFFSET_RATE = 5.0  # offsets move in units of their prior's spread, faster than weights
-
-
-class OnTree(Protocol):
-    """Anything that says which nodes (E,) of which tree have rows."""
-
-    @property
-    def tree(self) -> Tree:
-        """The environments."""
-
-    @property
-    def nodes(self) -> Tensor:
-        """Nodes with rows, (E,)."""
 
 
 class RotationProblem(NamedTuple):
@@ -99,14 +87,8 @@ def rotation_problem(
 ) -> RotationProblem:
     """The search's problem from statistics of whitened latents and a dense fit to them.
 
-    Args:
-        tree: The environments.
-        stats: Statistics of the whitened design.
-        noise_precision: 1 / noise variance of each outcome, (Q,).
-        root: Dense root weights of the whitened latents, (W, Q).
-        deltas: Dense deltas, (A, W, Q).
-        latent_dim: K.
-        num_rows: N.
+    ``noise_precision`` is 1 / noise variance of each outcome, (Q,); root weights and deltas are in
+    the model's units.
     """
     root, deltas = root.double(), deltas.double()
     weights = path_sum(tree, root, deltas, event_dim=2)[stats.nodes][:, :latent_dim]
@@ -132,14 +114,12 @@ def rotation_problem(
 
 def start_from(problem: RotationProblem, basis: Tensor) -> Candidates:
     """Candidates with these bases (S, K, K) and the dense fit's weights; of unknown loss."""
-    inverse = torch.linalg.inv(basis.double())
-    root = problem.root.expand(len(basis), *problem.root.shape).clone()
-    deltas = problem.deltas.expand(len(basis), *problem.deltas.shape).clone()
-    k = problem.latent_dim
+    num, k, inverse = len(basis), problem.latent_dim, torch.linalg.inv(basis.double())
+    root, deltas = problem.root.repeat(num, 1, 1), problem.deltas.repeat(num, 1, 1, 1)
     root[:, :k] = inverse @ root[:, :k]
     deltas[:, :, :k] = inverse[:, None] @ deltas[:, :, :k]
-    loss = root.new_full((len(basis),), torch.inf)
-    return Candidates(basis, root.new_zeros(len(basis), k), root, deltas, loss)
+    loss = root.new_full((num,), torch.inf)
+    return Candidates(basis, root.new_zeros(num, k), root, deltas, loss)
 
 
 def search(
@@ -148,15 +128,13 @@ def search(
     """Candidates from random orthogonal starts, best first; for a :func:`capped` problem."""
     k = problem.latent_dim
     drawn = torch.randn(restarts, k, k, generator=generator, dtype=torch.float64)
-    start = start_from(problem, torch.linalg.qr(drawn.to(problem.root.device))[0])
-    found = _descend(problem, start, steps)
+    found = _descend(problem, torch.linalg.qr(drawn.to(problem.root.device))[0], steps)
     return found.take(found.loss.argsort())
 
 
 def sparse_weights(problem: RotationProblem, basis: Tensor, steps: int) -> Candidates:
     """The bases (S, K, K) with offsets, root weights and sparse deltas fitted to them."""
-    start = start_from(problem, basis)
-    return _descend(problem, start, steps, hold=True)
+    return _descend(problem, basis, steps, hold=True)
 
 
 def curvature(problem: RotationProblem) -> Tensor:
@@ -173,15 +151,17 @@ def capped(problem: RotationProblem, most: float) -> RotationProblem:
 
 
 def _descend(
-    problem: RotationProblem, start: Candidates, steps: int, *, hold: bool = False
+    problem: RotationProblem, start: Tensor, steps: int, *, hold: bool = False
 ) -> Candidates:
     """Adam on basis (unless held), offset, root weights and deltas together, float32.
 
-    The likelihood is written around each node's peak, so that its value is small where the fit is
-    good and float32 resolves the differences between candidates.
+    It starts from bases (S, K, K) with the dense fit's weights. The likelihood is written around
+    each node's peak, so that its value is small where the fit is good and float32 resolves the
+    differences between candidates.
     """
     precision, target = problem.precision.float(), problem.target.float()
-    basis, offset, root, deltas = (value.float().clone().requires_grad_() for value in start[:4])
+    begin = start_from(problem, start)[:4]
+    basis, offset, root, deltas = (part.float().clone().requires_grad_() for part in begin)
     moving = [root, deltas] if hold else [basis, root, deltas]
     if root.shape[1] > problem.latent_dim:  # an intercept takes up the offset
         moving.append(offset)
@@ -207,19 +187,15 @@ def _descend(
         optimizer.step()
     loss = (fit + penalty).detach().double()
     loss = torch.where(torch.isfinite(loss), loss, torch.inf)
-    unit_basis, offset, root, deltas = (
-        part.detach().double() for part in (unit_basis, offset, root, deltas)
-    )
-    return Candidates(start.basis if hold else unit_basis, offset, root, deltas, loss)
+    offset, root, deltas = (part.detach().double() for part in (offset, root, deltas))
+    reached = start if hold else unit_basis.detach().double()
+    return Candidates(reached, offset, root, deltas, loss)
 
 
 def expand_basis(basis: Tensor, offset: Tensor, num_weights: int) -> Tensor:
     """The map of the whole design, (*B, W, W): new latents are ``z @ basis - offset``.
 
-    Args:
-        basis: (*B, K, K).
-        offset: (*B, K), taken off the new latents; ignored without an intercept.
-        num_weights: W; the intercept, if any, stays 1.
+    The intercept stays 1; without one the offset (*B, K) is ignored.
     """
     k = basis.shape[-1]
     if num_weights == k:

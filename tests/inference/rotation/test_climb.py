@@ -1,5 +1,7 @@
 """Bases climb to the top of their evidence, however many rows there are."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -13,9 +15,9 @@ from tests.inference.rotation.simulated import simulated
 
 
 def total(problem, rows):
-    mean, cov = leaf_estimates(problem)
-    scores = evidence(problem, rows.flatten(0, 1), mean, cov).reshape(rows.shape[:2]).sum(1)
-    return scores + mean.shape[0] * mean.shape[1] * torch.linalg.slogdet(rows)[1]
+    estimates = leaf_estimates(problem)
+    scores = evidence(estimates, rows.flatten(0, 1)).reshape(rows.shape[:2]).sum(1)
+    return scores + math.prod(estimates.mean.shape[:2]) * torch.linalg.slogdet(rows)[1]
 
 
 def rotated(problem, restarts=24, steps=450):
@@ -26,7 +28,7 @@ def rotated(problem, restarts=24, steps=450):
 def test_the_search_reaches_what_the_evidence_prefers(rows):
     data = simulated(rows, seed=1)
     found = rotated(data.problem)
-    best = polish(data.problem, rows_of(data.basis[None]), *leaf_estimates(data.problem), 12)
+    best = polish(leaf_estimates(data.problem), rows_of(data.basis[None]), 12)
     assert found.evidence > total(data.problem, best).item() - 2  # less is a tie
     assert data.match(found.basis) > (0.999 if rows > 200 else 0.9)
 
@@ -49,12 +51,11 @@ def test_what_no_tree_explains_is_taken_for_error():
 
 def test_polishing_finds_the_top_and_none_gets_worse():
     data = simulated(31_000, seed=0)
-    mean, cov = leaf_estimates(data.problem)
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(6, 4, 4, generator=generator, dtype=torch.float64)
     size = torch.tensor([0.0, 1e-4, 3e-4, 1e-3, 0.1, 1.0]).reshape(-1, 1, 1)
     start = rows_of(data.basis + size * noise)
-    done = polish(data.problem, start, mean, cov, 12)
+    done = polish(leaf_estimates(data.problem), start, 12)
     before, after = total(data.problem, start), total(data.problem, done)
     assert (after >= before - 1e-6).all()
     torch.testing.assert_close(after[1:3], after[:2], atol=1.0, rtol=0)
@@ -64,8 +65,8 @@ def test_polishing_finds_the_top_and_none_gets_worse():
 
 def test_sharpened_directions_are_where_estimates_agree():
     data = simulated(31_000, seed=0)
-    mean, cov = leaf_estimates(data.problem)
-    true = polish(data.problem, rows_of(data.basis[None]), mean, cov, 12)[0]
+    estimates = leaf_estimates(data.problem)
+    true = polish(estimates, rows_of(data.basis[None]), 12)[0]
     generator = torch.Generator().manual_seed(0)
     near = true + 1e-3 * torch.randn(4, 4, generator=generator, dtype=torch.float64)
     near = near / near.norm(dim=-1, keepdim=True)
@@ -73,7 +74,7 @@ def test_sharpened_directions_are_where_estimates_agree():
     def angle(rows):
         return 1 - (rows * true).sum(-1).abs()
 
-    assert (angle(sharpened(data.problem, near, mean, cov)) < 0.5 * angle(near)).all()
+    assert (angle(sharpened(estimates, near)) < 0.5 * angle(near)).all()
 
 
 def test_bases_that_meet_are_one():

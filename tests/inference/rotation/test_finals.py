@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from pyro_tbr.inference.rotation.choice import ranked
-from pyro_tbr.inference.rotation.finals import decided
+from pyro_tbr.inference.rotation.choice import decided, ranked
 from pyro_tbr.inference.rotation.search import Candidates
 
 K = 3

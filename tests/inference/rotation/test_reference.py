@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from pyro_tbr.inference.rotation.basis import Estimates
 from pyro_tbr.inference.rotation.reference import reference_point
 from pyro_tbr.tree import path_sum
 from tests.inference.rotation.simulated import balanced_tree, leaf_nodes
@@ -39,7 +40,7 @@ def estimates(depth, deltas, *, mean=0.0, rows=60, unit=1.0, num_outcomes=1, see
         inverse = np.linalg.inv(design.T @ design)
         found.append((inverse @ design.T @ y).T)
         covs.append(np.broadcast_to(NOISE**2 * inverse, (num_outcomes, k + 1, k + 1)))
-    return torch.tensor(np.stack(found)), torch.tensor(np.stack(covs)), nodes, tree
+    return Estimates(tree, nodes, torch.tensor(np.stack(found)), torch.tensor(np.stack(covs)))
 
 
 def one_leaf(rng, tree):
@@ -60,7 +61,7 @@ def all_slopes(rng, tree):
 @pytest.mark.parametrize("depth", [2, 3, 4])
 def test_offset_is_where_the_intercept_is_constant(depth):
     errors = [
-        reference_point(*estimates(depth, one_leaf, mean=0.08, seed=seed), spread=0.1).item() + 0.08
+        reference_point(estimates(depth, one_leaf, mean=0.08, seed=seed), spread=0.1).item() + 0.08
         for seed in range(8)
     ]
     # The contrast of one leaf with the others, over the change of 2.
@@ -71,12 +72,12 @@ def test_offset_is_where_the_intercept_is_constant(depth):
 
 @pytest.mark.parametrize("depth", [2, 4])
 def test_no_offset_where_the_intercept_is_constant_at_the_mean(depth):
-    found = reference_point(*estimates(depth, one_leaf, rows=6000), spread=0.1)
+    found = reference_point(estimates(depth, one_leaf, rows=6000), spread=0.1)
     assert found.abs().max() < 3 * NOISE / 6000**0.5 / 2
 
 
 def test_changes_of_slopes_and_of_the_intercept_together():
-    found = reference_point(*estimates(4, all_slopes, mean=0.08, rows=1000), spread=0.1)
+    found = reference_point(estimates(4, all_slopes, mean=0.08, rows=1000), spread=0.1)
     torch.testing.assert_close(found, torch.full((3,), -0.08).double(), atol=0.01, rtol=0)
 
 
@@ -85,7 +86,7 @@ def test_slopes_that_do_not_differ_say_nothing():
         return np.zeros((tree.num_arcs, 2, 1))
 
     found = [
-        reference_point(*estimates(3, none, mean=0.08, seed=seed), spread=0.1).item()
+        reference_point(estimates(3, none, mean=0.08, seed=seed), spread=0.1).item()
         for seed in range(8)
     ]
     assert max(map(abs, found)) < 0.03
@@ -94,7 +95,7 @@ def test_slopes_that_do_not_differ_say_nothing():
 def test_offset_goes_with_the_unit_of_the_latents_and_is_the_same_each_time():
     def found(unit):
         args = estimates(3, all_slopes, mean=0.08, unit=unit)
-        return reference_point(*args, spread=torch.full((3,), 0.1 * unit))
+        return reference_point(args, spread=torch.full((3,), 0.1 * unit))
 
     torch.testing.assert_close(found(7.0) / 7, found(1.0), atol=1e-6, rtol=1e-5)
     assert torch.equal(found(1.0), found(1.0))
@@ -102,17 +103,17 @@ def test_offset_goes_with_the_unit_of_the_latents_and_is_the_same_each_time():
 
 def test_a_narrow_prior_holds_and_nothing_to_move_is_no_error():
     args = estimates(3, one_leaf, mean=0.08)
-    assert reference_point(*args, spread=1e-4).abs().max() < 1e-4
-    mean, cov, nodes, tree = args
-    assert reference_point(mean[..., -1:], cov[..., -1:, -1:], nodes, tree, spread=1.0).shape == (
-        0,
-    )
-    assert reference_point(mean[:1], cov[:1], nodes[:1], tree, spread=1.0).item() == 0
+    assert reference_point(args, spread=1e-4).abs().max() < 1e-4
+    tree, nodes, mean, cov = args
+    assert reference_point(
+        Estimates(tree, nodes, mean[..., -1:], cov[..., -1:, -1:]), spread=1.0
+    ).shape == (0,)
+    assert reference_point(Estimates(tree, nodes[:1], mean[:1], cov[:1]), spread=1.0).item() == 0
 
 
 def test_offset_of_32_nodes_is_quick():
     args = estimates(5, all_slopes, mean=0.08, rows=200)
-    reference_point(*args, spread=0.1)
+    reference_point(args, spread=0.1)
     start = time.process_time()
-    reference_point(*args, spread=0.1)
+    reference_point(args, spread=0.1)
     assert time.process_time() - start < 1.0  # a fifth of it on a quiet machine
