@@ -171,7 +171,7 @@ def _by_sites(
     settled = move(rough)
     for done in range(1, _ROUNDS + 1):
         new, points = sites()
-        now = _Round(_state_of(guide), stats, new, points, guide.elbo(new).item())
+        now = _Round(guide.state_copy(), stats, new, points, guide.elbo(new).item())
         if last is not None and step > _LEAST_STEP and now.bound < last.least_bound:
             step, now = 0.5 * step, last
             guide.load_state_dict(now.state)
@@ -212,10 +212,6 @@ class _Round(NamedTuple):
         """Mean change of the predictors, in their standard deviation."""
         spread = self.points.std(correction=0).clamp(min=1e-6)
         return ((self.points - other.points).abs().mean() / spread).item()
-
-
-def _state_of(guide: Guide) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in guide.state_dict().items()}
 
 
 def _sites_statistics(guide: Guide, rows: RowSource, *, at_zero: bool) -> tuple[Statistics, Tensor]:

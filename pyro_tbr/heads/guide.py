@@ -261,12 +261,13 @@ class Guide(LocalParamsModule):
         new.copy_state(self)
         return new
 
+    def state_copy(self) -> dict[str, Tensor]:
+        """A copy of the state, to be gone back to by ``load_state_dict``."""
+        return {name: value.clone() for name, value in self.state_dict().items()}
+
     def copy_state(self, other: Guide) -> None:
         """Goes into the state of another guide of its class, but for where rows are."""
-        state = {
-            name: self.state_dict()[name] if name == "informed_arcs" else value.clone()
-            for name, value in other.state_dict().items()
-        }
+        state = other.state_copy() | {"informed_arcs": self.informed_arcs}
         self.load_state_dict(state, assign=True)  # dtypes included
 
     def check_finite(self, where: str) -> None:

@@ -111,7 +111,7 @@ class MeanFieldGuide(Guide):
             other = self._near_tree(stats, learn_hyper, learn_nuisance)
             done = 2 * max(2, sweeps // _TRIAL_SHARE)
             run(done // 2)
-            bound, state = self.elbo(stats).item(), self._clone()
+            bound, state = self.elbo(stats).item(), self.state_copy()
             self.load_state_dict(other)
             run(done // 2)
             if self.elbo(stats).item() < bound:
@@ -231,7 +231,7 @@ class MeanFieldGuide(Guide):
         self, stats: Statistics, learn_hyper: bool, learn_nuisance: bool
     ) -> dict[str, Tensor]:
         """The state at the changes that are likely by a tree guide for the same rows."""
-        head, before = self.head, self._clone()
+        head, before = self.head, self.state_copy()
         nodes = torch.cat([torch.zeros(1, dtype=torch.bool), self.informed_arcs.cpu()])
         nodes[stats.nodes.cpu()] = True
         guide = TreeGuide(head, nodes, num_components=8).to(self.root_loc.device)
@@ -247,12 +247,9 @@ class MeanFieldGuide(Guide):
         self.start(moments.mean[0], likely, sparse=False)
         self.factor.hyper.load_state_dict(guide.factor.hyper.state_dict())
         self.nuisance.load_state_dict(guide.nuisance.state_dict())
-        state = self._clone()
+        state = self.state_copy()
         self.load_state_dict(before)
         return state
-
-    def _clone(self) -> dict[str, Tensor]:
-        return {name: value.clone() for name, value in self.state_dict().items()}
 
     def _gate_probs(self, law: ExpectedLaw) -> Tensor:
         """Posterior inclusion (A, W, Q); exactly the prior's where nothing is known."""

@@ -21,7 +21,7 @@ from pyro_tbr.heads.statistics import Statistics, statistics
 from pyro_tbr.heads.sweeps import Sweeps
 from pyro_tbr.heads.tree_state import FINAL_PASSES, TreeState
 from pyro_tbr.tree import path_sum
-from pyro_tbr.tree.messages import ArcLaw, InsideMessages, inside_pass
+from pyro_tbr.tree.messages import ArcLaw
 
 _SITE_ELEMENTS = 500_000  # of one block of draws; a draw goes through all components of a message
 _JOINT_ELEMENTS = 5_000_000  # where every call makes messages anew
@@ -70,6 +70,7 @@ class TreeGuide(TreeState):
         """See :meth:`Guide.settings`."""
         return {"num_components": self.num_components, "coupled": self.coupled}
 
+    @torch.no_grad()
     def node_moments(self) -> NodeMoments:
         """See :meth:`Guide.node_moments`; without gradient: the potentials are not trained."""
         dtype = self.head.prior.root_loc.dtype
@@ -77,16 +78,12 @@ class TreeGuide(TreeState):
         var = self.current.node_var.permute(2, 0, 1)
         if not bool(self.informed_arcs.all()):
             # Below the last data the passes add the spread at q's centre; q's own goes in instead.
-            silent = self._silent_square().sum(-1)
-            excess = silent - self.current.delta_second.permute(2, 0, 1)
+            excess = self.factor.silent_square().sum(-1) - self.current.delta_second.permute(
+                2, 0, 1
+            )
             excess = torch.where(self.informed_arcs.reshape(-1, 1, 1), 0.0, excess)
             var = var + path_sum(self.head.tree, torch.zeros_like(var[0]), excess, event_dim=2)
         return NodeMoments(mean.to(dtype), var.to(dtype))
-
-    @torch.no_grad()
-    def _silent_square(self) -> Tensor:
-        """Mean squared change by class where there are no rows, (A, W, Q, J)."""
-        return self.factor.silent_square()
 
     @torch.no_grad()
     def delta_moments(self) -> DeltaMoments:
@@ -95,7 +92,7 @@ class TreeGuide(TreeState):
         known = self.informed_arcs.reshape(-1, 1, 1)
         mean = now.delta_mean.permute(2, 0, 1)
         prob = torch.ones_like(mean) if now.pips is None else now.pips.permute(2, 0, 1)
-        silent = self._silent_square()
+        silent = self.factor.silent_square()
         second = torch.where(known, now.delta_second.permute(2, 0, 1), silent.sum(-1))
         on_mean = now.class_mean[..., first:].sum(-1).permute(2, 0, 1)
         on_second = now.class_second[..., first:].sum(-1).permute(2, 0, 1)
@@ -225,7 +222,7 @@ class TreeGuide(TreeState):
         factor, numbers = self.factor, max(1, self.informed_arcs.numel() * self.eta[..., 0].numel())
         most = _JOINT_ELEMENTS if factor.joint else _SITE_ELEMENTS
         blocks = torch.arange(num_samples).split(max(1, most // numbers))
-        messages = None if factor.joint else self.messages(factor.arc_law(), FINAL_PASSES)
+        messages = None if factor.joint else factor.inside(self.evidence, FINAL_PASSES)
         for block in blocks:
             if messages is None:
                 yield self.sample(len(block), generator)[site]
@@ -233,13 +230,6 @@ class TreeGuide(TreeState):
             draws = factor.draw_from(messages, self.head.tree, len(block), generator)
             draws = self.sample_hyper(len(block), generator) | draws
             yield self.with_prior_changes(draws, generator)[site]
-
-    def messages(self, law: ArcLaw, sweeps: int) -> InsideMessages:
-        """Inside messages at the guide's potentials under a law of the changes."""
-        root = self.factor.root_law()
-        return inside_pass(
-            self.head.tree, self.eta, self.lam, law, *root, self.num_components, sweeps
-        )
 
     @torch.no_grad()
     def log_odds(self) -> Tensor:
@@ -260,7 +250,7 @@ class TreeGuide(TreeState):
         found = torch.where(sure, logit(pips.new_tensor(1 - _SURE)), found)
         passes = min(_MAX_PASSES, _MAX_ARCS // max(1, sure.shape[-1]), int(number.max()))
         if passes:
-            whole = self.messages(self.factor.arc_law(), 1).log_evidence
+            whole = self.factor.inside(self.evidence, 1).log_evidence
         for one in range(1, passes + 1):
             here = number == one
             off = self._log_off(here, whole, sweeps=1).unsqueeze(-1)
@@ -282,7 +272,7 @@ class TreeGuide(TreeState):
         none = torch.zeros_like(prob)
         none[..., 0] = 1.0
         without = ArcLaw.of(torch.where(arcs.unsqueeze(-1), none, prob), law.mean, law.var, True)
-        change = self.messages(without, sweeps).log_evidence - log_evidence
+        change = self.factor.inside(self.evidence, sweeps, without).log_evidence - log_evidence
         return change + torch.where(arcs, prob[..., 0].log(), 0.0).sum(-1)
 
     @torch.no_grad()

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from pyro_tbr.errors import DataError, ShapeError, TrainingError
 
 _NUM_POINTS = 15  # of a quadrature over one hyperparameter
+_LEAST_VAR = 1e-6  # of a factor that is matched to a grid
 _SPREAD = 0.2  # of a factor at its start, on the real line
 
 
@@ -104,15 +105,9 @@ class Hyperparameter(nn.Module):
     Args:
         name: The Pyro site.
         shape: Shape of the site.
-        fixed: Fixed value, or ``None``.
+        fixed: Fixed value, then in a buffer, or ``None``.
         unit: ``"outcome"`` where the value is in units of the outcome, so that it changes with
             them; ``None`` where it has no unit.
-
-    Attributes:
-        name: The Pyro site.
-        shape: Shape of the site.
-        fixed: The fixed value in a buffer, else ``None``.
-        unit: As above.
     """
 
     name: str
@@ -220,6 +215,13 @@ class HyperFactor(nn.Module):
     def match(self, loc: Tensor, spread: Tensor) -> None:
         """Takes mean and standard deviation on the real line from a posterior held elsewhere."""
         self.restore(FactorState(loc, spread.log()))
+
+    def match_grid(self, real: Tensor, log_post: Tensor) -> None:
+        """The same from a log posterior on a grid of the real line, (..., T), up to a constant."""
+        weight = log_post.softmax(-1)
+        mean = (weight * real).sum(-1)
+        var = (weight * (real - mean[..., None]).square()).sum(-1)
+        self.restore(FactorState(mean, 0.5 * var.clamp(min=_LEAST_VAR).log()))
 
     def at(self, standard: Tensor) -> Tensor:
         """Values on the support that stand so many standard deviations from the mean.

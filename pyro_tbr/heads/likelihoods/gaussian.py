@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import cast
 
 import pyro.distributions as dist
 import torch
@@ -99,6 +100,4 @@ class GaussianLikelihood(Likelihood):
 
 
 def _noise(nuisance: HyperFactors) -> ScaleFactor:
-    factor = nuisance["noise_scale"]
-    assert isinstance(factor, ScaleFactor)  # build() gave it
-    return factor
+    return cast(ScaleFactor, nuisance["noise_scale"])

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import constraints
-
-from pyro_tbr.heads.hyper.base import Hyperparameter
 
 Values = Mapping[str, Tensor]
 
@@ -64,34 +62,6 @@ class ChangeSums(NamedTuple):
     count: Tensor  # type: ignore[assignment]
     first: Tensor
     second: Tensor
-
-
-class BuiltPrior(Protocol):
-    """What a factor of q asks of its prior; see :class:`ArcPrior`."""
-
-    gated: bool
-    root_loc: Tensor
-    num_latents: int
-
-    @property
-    def delta_shape(self) -> tuple[int, int, int]:
-        """(A, W, Q)."""
-
-    @property
-    def has_spike(self) -> bool:
-        """Whether arcs whose gate is closed change a little."""
-
-    def hyperparameters(self) -> list[Hyperparameter]:
-        """In the order of their sites."""
-
-    def classes(self, values: Values, relative_length: Tensor | None = None) -> Classes:
-        """The law of the changes."""
-
-    def site_laws(self, values: Values) -> dict[str, dist.TorchDistribution]:
-        """Distributions of the sites of the changes."""
-
-    def may_change(self, relative_length: Tensor | None = None) -> Tensor:
-        """Which arcs may change at all."""
 
 
 def normal_mixture(prob: Tensor, mean: Tensor, var: Tensor) -> dist.TorchDistribution:

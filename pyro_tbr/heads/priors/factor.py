@@ -8,7 +8,7 @@ enumeration with the rate integrated out inclusion probabilities by the mean are
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import pyro
 import pyro.distributions as dist
@@ -18,13 +18,7 @@ from torch import Tensor, nn
 from pyro_tbr.errors import DataError
 from pyro_tbr.heads.hyper.base import HyperFactor, by_name
 from pyro_tbr.heads.hyper.scales import ScaleFactor
-from pyro_tbr.heads.priors.classes import (
-    BuiltPrior,
-    ChangeSums,
-    ExpectedLaw,
-    Values,
-    expected_law,
-)
+from pyro_tbr.heads.priors.classes import ChangeSums, ExpectedLaw, expected_law
 from pyro_tbr.tree import Tree, path_sum
 from pyro_tbr.tree.messages import (
     ArcLaw,
@@ -56,10 +50,6 @@ class Evidence(NamedTuple):
     informed: Tensor
     num_components: int | None
 
-    def some(self, weights: slice) -> tuple[Tensor, Tensor]:
-        """Potentials of some weights, in double precision."""
-        return self.eta[weights].double(), self.lam[weights].double()
-
 
 class PriorFactor(nn.Module):
     """Hyperparameters with factors of their own, and what follows for the changes.
@@ -69,7 +59,7 @@ class PriorFactor(nn.Module):
     :meth:`passes` and what reads their result.
 
     Args:
-        prior: The built prior.
+        prior: The built :class:`ArcPrior`.
 
     Attributes:
         hyper: Factors of the hyperparameters by site name.
@@ -81,21 +71,19 @@ class PriorFactor(nn.Module):
     joint: frozenset[str] = frozenset()
     rough_components: int = 4
 
-    def __init__(self, prior: BuiltPrior) -> None:
+    def __init__(self, prior: Any) -> None:
         super().__init__()
         self._prior = (prior,)  # in a tuple: the head owns the prior, not we
         self.hyper = nn.ModuleDict({h.name: h.factor() for h in prior.hyperparameters()})
 
     @property
-    def prior(self) -> BuiltPrior:
-        """The prior."""
+    def prior(self) -> Any:
+        """The prior; of a class whose file imports this one."""
         return self._prior[0]
 
     def scale(self, name: str) -> ScaleFactor:
         """The factor of a scale."""
-        factor = self.hyper[name]
-        assert isinstance(factor, ScaleFactor)
-        return factor
+        return cast(ScaleFactor, self.hyper[name])
 
     def own(self) -> dict[str, HyperFactor]:
         """Factors of the hyperparameters that are not held jointly with the weights."""
@@ -138,10 +126,7 @@ class PriorFactor(nn.Module):
         return self.law().prob[..., 1:].sum(-1).double().expand(self.prior.delta_shape)
 
     def silent_square(self) -> Tensor:
-        """Mean squared change by class where there are no rows, (A, W, Q, J), double precision.
-
-        Hyperparameters are integrated out.
-        """
+        """Mean squared change by class where there are no rows, (A, W, Q, J) double."""
         square = self.law().square.double()
         return square.expand(*self.prior.delta_shape, square.shape[-1])
 
@@ -174,20 +159,11 @@ class PriorFactor(nn.Module):
         )
         return ArcLaw.of(prob, mean, var, gated=self.prior.gated)
 
-    def inside(
-        self, data: Evidence, weights: slice, num_components: int | None, sweeps: int
-    ) -> InsideMessages:
-        """Inside messages for some weights."""
-        loc, scale = (part[weights] for part in self.root_law())
-        return inside_pass(
-            data.tree,
-            *data.some(weights),
-            self.arc_law(weights),
-            loc,
-            scale,
-            num_components,
-            sweeps,
-        )
+    def inside(self, data: Evidence, sweeps: int, law: ArcLaw | None = None) -> InsideMessages:
+        """Inside messages, under q's own law of changes where no other is given."""
+        law = self.arc_law() if law is None else law
+        potentials, root = (data.eta.double(), data.lam.double()), self.root_law()
+        return inside_pass(data.tree, *potentials, law, *root, data.num_components, sweeps)
 
     @torch.no_grad()
     def passes(
@@ -199,25 +175,20 @@ class PriorFactor(nn.Module):
         refit: bool = False,
     ) -> TreePosterior:
         """Both passes for some weights; with ``refit`` joint hyperparameters are moved too."""
-        loc, scale = (part[weights] for part in self.root_law())
-        return smooth(
-            data.tree,
-            *data.some(weights),
-            self.arc_law(weights),
-            loc,
-            scale,
-            num_components,
-            sweeps,
-        )
+        law, (loc, scale) = self.arc_law(weights), self.root_law()
+        eta, lam = data.eta[weights].double(), data.lam[weights].double()
+        root = loc[weights], scale[weights]
+        return smooth(data.tree, eta, lam, law, *root, num_components, sweeps)
 
     @torch.no_grad()
     def start_from(self, root: Tensor, deltas: Tensor, informed: Tensor) -> None:
         """Starts at what point estimates say: root weights (W, Q), deltas (A, W, Q)."""
-        law = self.law()
+        law, change = self.law(), deltas.unsqueeze(-1)
         normal = dist.Normal(law.mean, law.var.clamp(min=1e-12).sqrt())
-        share = (law.log_prob + normal.log_prob(deltas.unsqueeze(-1))).softmax(-1)
+        share = (law.log_prob + normal.log_prob(change)).softmax(-1)
+        share = torch.where(informed.reshape(-1, 1, 1, 1), share, 0.0)
         self.learn_root((root - self.prior.root_loc).square())
-        self.learn_changes(_sums(share, deltas, informed))
+        self.learn_changes(ChangeSums(share, share * change, share * change * change))
 
     @torch.no_grad()
     def learn(self, now: TreePosterior, informed: Tensor) -> None:
@@ -254,7 +225,7 @@ class PriorFactor(nn.Module):
         sums = ChangeSums(*(part.detach().to(params[0]) for part in sums))
         for step in range(_CLIMB_STEPS):
             optimizer.param_groups[0]["lr"] = _CLIMB_RATE * (1 - step / _CLIMB_STEPS)
-            loss = -expected_log_density(self.law(), sums).sum()
+            loss = -_expected_log_density(self.law(), sums).sum()
             loss = loss + sum(factor.kl().sum() for factor in factors)
             optimizer.zero_grad()
             loss.backward()
@@ -291,8 +262,7 @@ class PriorFactor(nn.Module):
 
         Other hyperparameters are at q's centre.
         """
-        messages = self.inside(data, slice(None), data.num_components, sweeps)
-        return self.draw_from(messages, data.tree, num_samples, generator)
+        return self.draw_from(self.inside(data, sweeps), data.tree, num_samples, generator)
 
     def draw_from(
         self, messages: InsideMessages, tree: Tree, num_samples: int, generator: torch.Generator
@@ -336,20 +306,17 @@ class PriorFactor(nn.Module):
         density = self.log_prob(data, now, draws)[0].to(draws["root_weights"])
         root = dist.Delta(draws["root_weights"][0], log_density=density, event_dim=2)
         pyro.sample("root_weights", root)
-        ours = {name: value[0] for name, value in draws.items() if name != "root_weights"}
-        self.emit_changes(values, ours, data.informed.reshape(-1, 1, 1))
-
-    def emit_changes(self, values: Values, draws: dict[str, Tensor], known: Tensor) -> None:
-        """Pyro sites of the changes; what the draws do not say has the prior, which cancels."""
-        laws = self.prior.site_laws(values)
+        # What the draws do not say has the prior, which cancels.
+        laws, known = self.prior.site_laws(values), data.informed.reshape(-1, 1, 1)
+        deltas = draws["deltas"][0]
         if not self.prior.gated:
-            _emit("deltas", laws["deltas"], draws["deltas"], known)
+            _emit("deltas", laws["deltas"], deltas, known)
             return
-        gates = _emit("gates", laws["gates"], draws["gates"], known)
-        _emit("slab", laws["slab"], draws["deltas"], known & (gates > 0))
+        gates = _emit("gates", laws["gates"], draws["gates"][0], known)
+        _emit("slab", laws["slab"], deltas, known & (gates > 0))
         if "spike" in laws:
             own = known & self.prior.may_change() & (gates == 0)
-            _emit("spike", laws["spike"], draws["deltas"], own)
+            _emit("spike", laws["spike"], deltas, own)
 
 
 def _emit(name: str, law: dist.TorchDistribution, ours: Tensor, own: Tensor) -> Tensor:
@@ -359,14 +326,7 @@ def _emit(name: str, law: dist.TorchDistribution, ours: Tensor, own: Tensor) -> 
     return pyro.sample(name, dist.Delta(value, log_density=density, event_dim=value.dim()))
 
 
-def _sums(share: Tensor, deltas: Tensor, informed: Tensor) -> ChangeSums:
-    """Changes (A, W, Q) that belong to classes by these shares (A, W, Q, J)."""
-    share = torch.where(informed.reshape(-1, 1, 1, 1), share, 0.0)
-    first = share * deltas.unsqueeze(-1)
-    return ChangeSums(share, first, first * deltas.unsqueeze(-1))
-
-
-def expected_log_density(law: ExpectedLaw, sums: ChangeSums) -> Tensor:
+def _expected_log_density(law: ExpectedLaw, sums: ChangeSums) -> Tensor:
     """Expected log density of changes under q of the hyperparameters, (A, W, Q)."""
     precision = torch.where(law.var > 0, 1 / torch.where(law.var > 0, law.var, 1.0), 0.0)
     log_scale = 0.5 * torch.where(law.var > 0, law.var, 1.0).log()

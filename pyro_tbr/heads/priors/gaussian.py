@@ -42,20 +42,11 @@ class GaussianPrior(ArcPrior):
 
     def factor(self) -> PriorFactor:
         """See :meth:`ArcPrior.factor`."""
-        return _GaussianFactor(self, self.pooled)
+        return _GaussianFactor(self)
 
 
 class _GaussianFactor(PriorFactor):
-    """Closed forms.
-
-    Args:
-        prior: The built prior.
-        pooled: All latents share their scales.
-    """
-
-    def __init__(self, prior: GaussianPrior, pooled: bool) -> None:
-        super().__init__(prior)
-        self.pooled = pooled
+    """Closed forms."""
 
     def law(self, relative_length: Tensor | None = None) -> ExpectedLaw:
         """See :meth:`PriorFactor.law`."""
@@ -75,7 +66,7 @@ class _GaussianFactor(PriorFactor):
         self, name: str, square: Tensor, count: Tensor, size: Tensor | float = 0.0
     ) -> None:
         """See :meth:`PriorFactor.update_scale`."""
-        if self.pooled:
+        if self.prior.pooled:
             first = self.prior.num_latents
             square, count = (
                 torch.cat([part[:first].sum(0).expand(first, -1), part[first:]])

@@ -109,4 +109,4 @@ class HorseshoePrior(ArcPrior):
 
     def tree_factor(self) -> PriorFactor:
         """See :meth:`ArcPrior.tree_factor`."""
-        return HorseshoeTreeFactor(self, (self.global_scale, self.slab_scale))
+        return HorseshoeTreeFactor(self)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -18,10 +19,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from pyro_tbr.heads.hyper.base import Hyperparameter, quadrature
-from pyro_tbr.heads.priors.classes import BuiltPrior, ExpectedLaw
+from pyro_tbr.heads.hyper.base import quadrature
+from pyro_tbr.heads.priors.classes import ExpectedLaw
 from pyro_tbr.heads.priors.factor import Evidence, PriorFactor, log_potential, root_square
-from pyro_tbr.heads.priors.horseshoe_classes import draw_local_scales, scale_classes
+from pyro_tbr.heads.priors.horseshoe_classes import (
+    ScaleClasses,
+    draw_local_scales,
+    scale_classes,
+)
 from pyro_tbr.heads.priors.horseshoe_grid import ScaleGrid
 from pyro_tbr.tree import descendant_sum
 from pyro_tbr.tree.messages import (
@@ -99,20 +104,16 @@ class HorseshoePosterior(TreePosterior):
 class HorseshoeTreeFactor(HorseshoeFactor):
     """Global, local and slab scales held jointly with the weights.
 
-    Args:
-        prior: The built prior.
-        scales: Its global and its slab scale.
-
     Attributes:
-        grid: Of both.
+        grid: Of the global and the slab scale.
     """
 
     joint = frozenset({"global_scale", "local_scale", "slab_scale"})
     rough_components = 8
 
-    def __init__(self, prior: BuiltPrior, scales: tuple[Hyperparameter, Hyperparameter]) -> None:
+    def __init__(self, prior: Any) -> None:
         super().__init__(prior)
-        self.grid = ScaleGrid(*scales)
+        self.grid = ScaleGrid(prior.global_scale, prior.slab_scale)
 
     @torch.no_grad()
     def start_from(self, root: Tensor, deltas: Tensor, informed: Tensor) -> None:
@@ -121,33 +122,31 @@ class HorseshoeTreeFactor(HorseshoeFactor):
         factors = [self.scale(name) for name in _GRID_SITES]
         self.grid.start(torch.stack([factor.log_moments()[0].double() for factor in factors]))
 
-    def _law_at(
-        self, data: Evidence, weights: slice, points: slice
-    ) -> tuple[ArcLaw, Tensor, Tensor]:
-        """The law of changes at points of the grid, and variance and log local scale by class.
-
-        Its batch is (g, w, Q); the others are (g, w, Q, A, J).
-        """
+    def _classes(
+        self, data: Evidence, weights: slice = slice(None), points: slice = slice(None)
+    ) -> ScaleClasses:
+        """Classes of the scales of changes at points of the grid, (g, w, Q, A, J)."""
         whole, slab = self.grid.points()[:, points, weights].unsqueeze(-1)
-        classes = scale_classes(whole, slab, self._precision(data, weights))
-        law = ArcLaw.of(classes.prob, torch.zeros_like(classes.var), classes.var)
-        return law, classes.var, classes.log_local
+        return scale_classes(whole, slab, self._precision(data, weights))
 
     def _precision(self, data: Evidence, weights: slice) -> Tensor:
         """Of a change by the data alone: were the weight it starts from known, (w, Q, A)."""
         return descendant_sum(data.tree, data.lam[weights].double(), event_dim=0)[..., 1:]
 
-    def _inside_at(
+    def _inside(
         self,
         data: Evidence,
+        classes: ScaleClasses,
         weights: slice,
-        law: ArcLaw,
-        num_points: int,
         num_components: int | None,
         sweeps: int,
     ) -> InsideMessages:
-        eta, lam = (part.expand(num_points, *part.shape) for part in data.some(weights))
-        loc, scale = (p[weights].expand(num_points, -1, -1) for p in self.root_law())
+        """Inside messages at the points whose classes are given; batch (g, w, Q)."""
+        law = ArcLaw.of(classes.prob, torch.zeros_like(classes.var), classes.var)
+        eta, lam = (
+            part[weights].double().expand(*law.prob.shape[:-2], -1) for part in (data.eta, data.lam)
+        )
+        loc, scale = (part[weights] for part in self.root_law())
         return inside_pass(data.tree, eta, lam, law, loc, scale, num_components, sweeps)
 
     @torch.no_grad()
@@ -198,17 +197,15 @@ class HorseshoeTreeFactor(HorseshoeFactor):
         sweeps: int,
     ) -> HorseshoePosterior:
         """Passes at some points of the grid, which lead."""
-        law, var, log_local = self._law_at(data, weights, points)
-        num = points.stop - points.start
-        found = outside_pass(
-            data.tree, self._inside_at(data, weights, law, num, num_components, sweeps)
-        )
+        classes = self._classes(data, weights, points)
+        inside = self._inside(data, classes, weights, num_components, sweeps)
+        found = outside_pass(data.tree, inside)
         prob, precision = found.class_prob, self._precision(data, weights).unsqueeze(-1)
         return HorseshoePosterior(
             **found.__dict__,
-            log_local=(prob * log_local).sum(-1),
-            log_local_square=(prob * log_local.square()).sum(-1),
-            shrinkage=(prob / (1 + var * precision)).sum(-1),
+            log_local=(prob * classes.log_local).sum(-1),
+            log_local_square=(prob * classes.log_local.square()).sum(-1),
+            shrinkage=(prob / (1 + classes.var * precision)).sum(-1),
             log_evidence_at=found.log_evidence,
         )
 
@@ -222,8 +219,7 @@ class HorseshoeTreeFactor(HorseshoeFactor):
         self.learn_root(root_square(now, self.prior.root_loc))
         for name, loc, spread in zip(_GRID_SITES, *self.grid.move(), strict=True):
             factor = self.scale(name)
-            if factor.hyper.fixed is None:
-                factor.match(loc, spread)
+            factor.match(loc, spread)
         local_var = (now.log_local_square - now.log_local.square()).clamp(min=1e-4)
         self.scale("local_scale").match(
             torch.where(informed, now.log_local, 0.0).permute(2, 0, 1),
@@ -291,8 +287,8 @@ class HorseshoeTreeFactor(HorseshoeFactor):
             num = int(here.sum(0).max())
             if not num:
                 continue
-            law = self._law_at(data, slice(None), slice(g, g + 1))[0]
-            inside = self._inside_at(data, slice(None), law, 1, data.num_components, sweeps)
+            classes = self._classes(data, points=slice(g, g + 1))
+            inside = self._inside(data, classes, slice(None), data.num_components, sweeps)
             found, _, changes = sample(data.tree, inside, num, generator)
             order = (here.cumsum(0) - 1).clamp(min=0)  # the how many-th draw at this point it is
             root = torch.where(here, found[:, 0].gather(0, order), root)
@@ -316,19 +312,17 @@ class HorseshoeTreeFactor(HorseshoeFactor):
         log_q = log_q + dist.Normal(*self.root_law()).log_prob(root)
         log_q = log_q - now.log_evidence_at.double().gather(0, point)
         log_q = log_q + self._log_changes(data, deltas, point)
-        total = log_q.sum() + log_potential(data, root, deltas).sum()
         dtype = self.prior.root_loc.dtype
-        density = total.to(dtype)
+        density = (log_q.sum() + log_potential(data, root, deltas).sum()).to(dtype)
         for name in ("root_weights", "deltas", "global_scale", "local_scale", "slab_scale"):
-            if name not in self.hyper or self.scale(name).hyper.fixed is None:
+            if name not in self.hyper or self.scale(name).learnt:
                 value = draws[name][0].to(dtype)
                 pyro.sample(name, dist.Delta(value, log_density=density, event_dim=value.dim()))
                 density = torch.zeros_like(density)
 
     def _log_changes(self, data: Evidence, deltas: Tensor, point: Tensor) -> Tensor:
         """Log prior of the informed changes at the points, classes summed out, (S, W, Q)."""
-        whole, slab = self.grid.points().unsqueeze(-1)
-        classes = scale_classes(whole, slab, self._precision(data, slice(None)))
+        classes = self._classes(data)
         place = point[..., None, None].expand(*point.shape, *classes.prob.shape[-2:])
         prob, var = (part.gather(0, place) for part in (classes.prob, classes.var))
         changes = deltas.movedim(1, -1).unsqueeze(-1)  # (S, W, Q, A, 1)

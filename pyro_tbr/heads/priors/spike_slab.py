@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from pyro_tbr.errors import DataError
 from pyro_tbr.heads.hyper.base import as_fixed, spread_fixed
 from pyro_tbr.heads.hyper.rates import Rate, RateFactor
-from pyro_tbr.heads.hyper.separation import Separation, SeparationFactor
+from pyro_tbr.heads.hyper.scales import Separation, SeparationFactor
 from pyro_tbr.heads.priors.base import ArcPrior, share_of
 from pyro_tbr.heads.priors.classes import ChangeSums, Classes, ExpectedLaw, Values
 from pyro_tbr.heads.priors.factor import PriorFactor
@@ -198,22 +199,11 @@ class SpikeSlabPrior(ArcPrior):
 
 
 class _SpikeSlabFactor(PriorFactor):
-    r"""Closed forms of the expectations.
-
-    A change d in the half of sign s has the log density
-
-    .. math::
-        -\frac{(1 + c^2) d^2}{2 \tau^2} + \frac{c \sqrt{1 + c^2} \, s d}{\tau} - \frac{c^2}{2}
-        - \log \tau + \frac12 \log \frac{1 + c^2}{2 \pi}
-
-    with :math:`\tau` the slab's scale and c its separation.
-    """
-
-    _prior: tuple[SpikeSlabPrior]
+    """Closed forms of the expectations; for the density of a change see :class:`Separation`."""
 
     def law(self, relative_length: Tensor | None = None) -> ExpectedLaw:
         """See :meth:`PriorFactor.law`."""
-        prior = self._prior[0]
+        prior = self.prior
         rates, weights = self._rate().points()
         weights = weights.reshape(-1, 1, 1, 1)
         on = prior.arc_inclusion_prob(rates, relative_length)
@@ -246,15 +236,13 @@ class _SpikeSlabFactor(PriorFactor):
         )
 
     def _rate(self) -> RateFactor:
-        rate = self.hyper["inclusion_rate"]
-        assert isinstance(rate, RateFactor)
-        return rate
+        return cast(RateFactor, self.hyper["inclusion_rate"])
 
     def _slab(self) -> tuple[Tensor, Tensor, Tensor]:
         """Precision, distance from zero and excess of one half, (W, Q) each."""
         scale = self.scale("slab_scale")
         inverse, log_scale = scale.mean_power(-2.0), scale.mean_log()
-        if not self._prior[0].halves:
+        if not self.prior.halves:
             return inverse, torch.zeros_like(inverse), -log_scale - 0.5 * inverse.log()
         square, cross, log_square = self._separation().moments()
         precision = square * inverse
@@ -263,14 +251,12 @@ class _SpikeSlabFactor(PriorFactor):
         return precision, away, excess - log_scale
 
     def _separation(self) -> SeparationFactor:
-        factor = self.hyper["slab_separation"]
-        assert isinstance(factor, SeparationFactor)
-        return factor
+        return cast(SeparationFactor, self.hyper["slab_separation"])
 
     @torch.no_grad()
     def start_from(self, root: Tensor, deltas: Tensor, informed: Tensor) -> None:
         """See :meth:`PriorFactor.start_from`."""
-        prior, mask = self._prior[0], informed.reshape(-1, 1, 1)
+        prior, mask = self.prior, informed.reshape(-1, 1, 1)
         square = torch.where(mask, deltas.square(), 0.0).double()
         # Slabs start wide: from a slab as narrow as the estimates' errors the updates do not find
         # back, since every change is then as likely as none.
@@ -286,7 +272,7 @@ class _SpikeSlabFactor(PriorFactor):
 
     def learn_changes(self, sums: ChangeSums) -> None:
         """See :meth:`PriorFactor.learn_changes`."""
-        prior = self._prior[0]
+        prior = self.prior
         on, off = sums.count[..., 1:].sum(-1), sums.count[..., 0]
         self._learn_rate(on, off)
         if prior.has_spike:
@@ -300,11 +286,11 @@ class _SpikeSlabFactor(PriorFactor):
         rate = self._rate()
         if rate.hyper.shape[-1] == 1:
             on, off = on.sum(-1, keepdim=True), off.sum(-1, keepdim=True)
-        rate.update(on, off, self._prior[0].relative_length)
+        rate.update(on, off, self.prior.relative_length)
 
     def _learn_slab(self, square: Tensor, size: Tensor, count: Tensor) -> None:
         """From sums of squared changes, of changes times the sign of their half, and of gates."""
-        if not self._prior[0].halves:
+        if not self.prior.halves:
             self.update_scale("slab_scale", square, count)
             return
         scale, separation = self.scale("slab_scale"), self._separation()
@@ -324,7 +310,7 @@ class _SpikeSlabFactor(PriorFactor):
         changes everywhere and few that are larger. Each holds itself up: small changes taken for
         changes leave none to widen the spike.
         """
-        prior = self._prior[0]
+        prior = self.prior
         if not prior.has_spike or prior.spike_scale.fixed is not None:
             return False
         known = informed.to(now.delta_second.device)
