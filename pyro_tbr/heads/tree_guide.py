@@ -210,7 +210,7 @@ class TreeGuide(TreeState):
         There the spread of the hyperparameters is the whole uncertainty, so it goes in.
         """
         hyper = self.sample_hyper(num_samples, generator)
-        draws = hyper | self.factor.draw(self.evidence, num_samples, FINAL_PASSES, generator)
+        draws = hyper | self.factor.draw(self.evidence(), num_samples, generator)
         # What is held jointly with the weights is in there already.
         return draws if self.factor.joint else self.with_prior_changes(draws, generator)
 
@@ -222,7 +222,7 @@ class TreeGuide(TreeState):
         factor, numbers = self.factor, max(1, self.informed_arcs.numel() * self.eta[..., 0].numel())
         most = _JOINT_ELEMENTS if factor.joint else _SITE_ELEMENTS
         blocks = torch.arange(num_samples).split(max(1, most // numbers))
-        messages = None if factor.joint else factor.inside(self.evidence, FINAL_PASSES)
+        messages = None if factor.joint else factor.inside(self.evidence())
         for block in blocks:
             if messages is None:
                 yield self.sample(len(block), generator)[site]
@@ -250,7 +250,7 @@ class TreeGuide(TreeState):
         found = torch.where(sure, logit(pips.new_tensor(1 - _SURE)), found)
         passes = min(_MAX_PASSES, _MAX_ARCS // max(1, sure.shape[-1]), int(number.max()))
         if passes:
-            whole = self.factor.inside(self.evidence, 1).log_evidence
+            whole = self.factor.inside(self.evidence(sweeps=1)).log_evidence
         for one in range(1, passes + 1):
             here = number == one
             off = self._log_off(here, whole, sweeps=1).unsqueeze(-1)
@@ -272,7 +272,8 @@ class TreeGuide(TreeState):
         none = torch.zeros_like(prob)
         none[..., 0] = 1.0
         without = ArcLaw.of(torch.where(arcs.unsqueeze(-1), none, prob), law.mean, law.var, True)
-        change = self.factor.inside(self.evidence, sweeps, without).log_evidence - log_evidence
+        change = self.factor.inside(self.evidence(sweeps=sweeps), without).log_evidence
+        change = change - log_evidence
         return change + torch.where(arcs, prob[..., 0].log(), 0.0).sum(-1)
 
     @torch.no_grad()
@@ -301,7 +302,7 @@ class TreeGuide(TreeState):
         # A generator of its own, from the global one, on the CPU: draws are moved from there.
         generator = torch.Generator().manual_seed(int(torch.randint(2**62, ()).item()))
         with _Untrainable() if torch.is_grad_enabled() else nullcontext():
-            self.factor.emit(self.evidence, self.current, FINAL_PASSES, generator)
+            self.factor.emit(self.evidence(), self.current, generator)
 
     def show_parameters(self) -> None:
         """Shows one parameter that stands for all, and raises where ``SVI`` would step it."""

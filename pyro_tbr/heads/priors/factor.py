@@ -8,7 +8,7 @@ enumeration with the rate integrated out inclusion probabilities by the mean are
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import pyro
 import pyro.distributions as dist
@@ -19,36 +19,12 @@ from pyro_tbr.errors import DataError
 from pyro_tbr.heads.hyper.base import HyperFactor, by_name
 from pyro_tbr.heads.hyper.scales import ScaleFactor
 from pyro_tbr.heads.priors.classes import ChangeSums, ExpectedLaw, expected_law
-from pyro_tbr.tree import Tree, path_sum
-from pyro_tbr.tree.messages import (
-    ArcLaw,
-    InsideMessages,
-    TreePosterior,
-    inside_pass,
-    sample,
-    smooth,
-)
+from pyro_tbr.heads.priors.evidence import Evidence
+from pyro_tbr.tree import Tree
+from pyro_tbr.tree.messages import ArcLaw, InsideMessages, TreePosterior, sample, smooth
 
 _NUM_POINTS = 64  # of all hyperparameters together, for expectations without a closed form
 _CLIMB_STEPS, _CLIMB_RATE = 15, 0.1  # of the update of hyperparameters without a closed form
-
-
-class Evidence(NamedTuple):
-    """What the rows say, and where.
-
-    Attributes:
-        tree: The environments.
-        eta: Linear terms of the potentials exp(eta u - lam u^2 / 2), (W, Q, V), in double.
-        lam: Their precisions.
-        informed: Arcs with rows below, (A,) bool.
-        num_components: Cap on the components of a message; ``None``: exact.
-    """
-
-    tree: Tree
-    eta: Tensor
-    lam: Tensor
-    informed: Tensor
-    num_components: int | None
 
 
 class PriorFactor(nn.Module):
@@ -139,10 +115,11 @@ class PriorFactor(nn.Module):
         square = self.law(relative_length).square.double().sum(-1)
         return square.expand(len(relative_length), *self.prior.delta_shape[1:])
 
-    def root_law(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the root weights as the passes take them, (W, Q) each."""
+    def root_law(self, weights: slice = slice(None)) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the root weights as the passes take them, (w, Q) each."""
         scale = self.scale("root_scale").mean_power(-2.0).rsqrt().expand(self.prior.delta_shape[1:])
-        return self.prior.root_loc.detach().double(), scale.detach().double()
+        loc, scale = (p.detach().double()[weights] for p in (self.prior.root_loc, scale))
+        return loc, scale
 
     def root_gap(self) -> Tensor:
         """KL that the root's law leaves out, as its scale has a factor of its own, (W,)."""
@@ -159,26 +136,17 @@ class PriorFactor(nn.Module):
         )
         return ArcLaw.of(prob, mean, var, gated=self.prior.gated)
 
-    def inside(self, data: Evidence, sweeps: int, law: ArcLaw | None = None) -> InsideMessages:
+    def inside(self, data: Evidence, law: ArcLaw | None = None) -> InsideMessages:
         """Inside messages, under q's own law of changes where no other is given."""
-        law = self.arc_law() if law is None else law
-        potentials, root = (data.eta.double(), data.lam.double()), self.root_law()
-        return inside_pass(data.tree, *potentials, law, *root, data.num_components, sweeps)
+        law = self.arc_law(data.weights) if law is None else law
+        return data.inside(law, *self.root_law(data.weights))
 
     @torch.no_grad()
-    def passes(
-        self,
-        data: Evidence,
-        weights: slice,
-        num_components: int | None,
-        sweeps: int,
-        refit: bool = False,
-    ) -> TreePosterior:
-        """Both passes for some weights; with ``refit`` joint hyperparameters are moved too."""
-        law, (loc, scale) = self.arc_law(weights), self.root_law()
-        eta, lam = data.eta[weights].double(), data.lam[weights].double()
-        root = loc[weights], scale[weights]
-        return smooth(data.tree, eta, lam, law, *root, num_components, sweeps)
+    def passes(self, data: Evidence, refit: bool = False) -> TreePosterior:
+        """Both passes; with ``refit`` joint hyperparameters are moved too."""
+        law, root = self.arc_law(data.weights), self.root_law(data.weights)
+        potentials, how = (data.eta, data.lam), (data.num_components, data.sweeps)
+        return smooth(data.tree, *potentials, law, *root, *how)
 
     @torch.no_grad()
     def start_from(self, root: Tensor, deltas: Tensor, informed: Tensor) -> None:
@@ -256,13 +224,13 @@ class PriorFactor(nn.Module):
 
     @torch.no_grad()
     def draw(
-        self, data: Evidence, num_samples: int, sweeps: int, generator: torch.Generator
+        self, data: Evidence, num_samples: int, generator: torch.Generator
     ) -> dict[str, Tensor]:
         """Joint draws of root weights, changes, gates and joint hyperparameters, by site name.
 
         Other hyperparameters are at q's centre.
         """
-        return self.draw_from(self.inside(data, sweeps), data.tree, num_samples, generator)
+        return self.draw_from(self.inside(data), data.tree, num_samples, generator)
 
     def draw_from(
         self, messages: InsideMessages, tree: Tree, num_samples: int, generator: torch.Generator
@@ -283,7 +251,7 @@ class PriorFactor(nn.Module):
         """
         loc, scale = self.root_law()
         root, deltas = draws["root_weights"].double(), draws["deltas"].double()
-        log_q = log_potential(data, root, deltas) - now.log_evidence.sum()
+        log_q = data.log_potential(root, deltas) - now.log_evidence.sum()
         log_q = log_q + dist.Normal(loc, scale).log_prob(root).sum((1, 2))
         law = ExpectedLaw(*(part.detach().double() for part in self.law()))
         normal = dist.Normal(law.mean, torch.where(law.var > 0, law.var, 1.0).sqrt())
@@ -297,12 +265,10 @@ class PriorFactor(nn.Module):
         informed = data.informed.reshape(-1, 1, 1)
         return log_q + torch.where(informed, total, 0.0).sum((1, 2, 3))
 
-    def emit(
-        self, data: Evidence, now: TreePosterior, sweeps: int, generator: torch.Generator
-    ) -> None:
+    def emit(self, data: Evidence, now: TreePosterior, generator: torch.Generator) -> None:
         """Pyro sites: one joint draw along the tree, its log density on ``root_weights``."""
         values = {name: factor() for name, factor in self.hyper.items()}
-        draws = self.draw(data, 1, sweeps, generator)
+        draws = self.draw(data, 1, generator)
         density = self.log_prob(data, now, draws)[0].to(draws["root_weights"])
         root = dist.Delta(draws["root_weights"][0], log_density=density, event_dim=2)
         pyro.sample("root_weights", root)
@@ -338,9 +304,3 @@ def _expected_log_density(law: ExpectedLaw, sums: ChangeSums) -> Tensor:
 def root_square(now: TreePosterior, root_loc: Tensor) -> Tensor:
     """Expected squared deviation of the root weights from their prior mean, (W, Q)."""
     return now.node_var[..., 0] + (now.node_mean[..., 0] - root_loc).square()
-
-
-def log_potential(data: Evidence, root: Tensor, deltas: Tensor) -> Tensor:
-    """Log potentials of draws (S,), from root weights (S, W, Q) and deltas (S, A, W, Q)."""
-    nodes = path_sum(data.tree, root, deltas, event_dim=2).permute(0, 2, 3, 1)
-    return (data.eta * nodes - 0.5 * data.lam * nodes.square()).sum((1, 2, 3))

@@ -21,22 +21,15 @@ from torch.nn.functional import softplus
 
 from pyro_tbr.heads.hyper.base import quadrature
 from pyro_tbr.heads.priors.classes import ExpectedLaw
-from pyro_tbr.heads.priors.factor import Evidence, PriorFactor, log_potential, root_square
+from pyro_tbr.heads.priors.evidence import Evidence
+from pyro_tbr.heads.priors.factor import PriorFactor, root_square
 from pyro_tbr.heads.priors.horseshoe_classes import (
     ScaleClasses,
     draw_local_scales,
     scale_classes,
 )
 from pyro_tbr.heads.priors.horseshoe_grid import ScaleGrid
-from pyro_tbr.tree import descendant_sum
-from pyro_tbr.tree.messages import (
-    ArcLaw,
-    InsideMessages,
-    TreePosterior,
-    inside_pass,
-    outside_pass,
-    sample,
-)
+from pyro_tbr.tree.messages import ArcLaw, InsideMessages, TreePosterior, outside_pass, sample
 
 _GRID_SITES = ("global_scale", "slab_scale")
 _BLOCK = 1 << 18  # changes at points of the grid at once: bounds the memory of large trees
@@ -122,49 +115,23 @@ class HorseshoeTreeFactor(HorseshoeFactor):
         factors = [self.scale(name) for name in _GRID_SITES]
         self.grid.start(torch.stack([factor.log_moments()[0].double() for factor in factors]))
 
-    def _classes(
-        self, data: Evidence, weights: slice = slice(None), points: slice = slice(None)
-    ) -> ScaleClasses:
+    def _classes(self, data: Evidence, points: slice = slice(None)) -> ScaleClasses:
         """Classes of the scales of changes at points of the grid, (g, w, Q, A, J)."""
-        whole, slab = self.grid.points()[:, points, weights].unsqueeze(-1)
-        return scale_classes(whole, slab, self._precision(data, weights))
+        whole, slab = self.grid.points()[:, points, data.weights].unsqueeze(-1)
+        return scale_classes(whole, slab, data.change_precision())
 
-    def _precision(self, data: Evidence, weights: slice) -> Tensor:
-        """Of a change by the data alone: were the weight it starts from known, (w, Q, A)."""
-        return descendant_sum(data.tree, data.lam[weights].double(), event_dim=0)[..., 1:]
-
-    def _inside(
-        self,
-        data: Evidence,
-        classes: ScaleClasses,
-        weights: slice,
-        num_components: int | None,
-        sweeps: int,
-    ) -> InsideMessages:
+    def _inside(self, data: Evidence, classes: ScaleClasses) -> InsideMessages:
         """Inside messages at the points whose classes are given; batch (g, w, Q)."""
         law = ArcLaw.of(classes.prob, torch.zeros_like(classes.var), classes.var)
-        eta, lam = (
-            part[weights].double().expand(*law.prob.shape[:-2], -1) for part in (data.eta, data.lam)
-        )
-        loc, scale = (part[weights] for part in self.root_law())
-        return inside_pass(data.tree, eta, lam, law, loc, scale, num_components, sweeps)
+        return self.inside(data, law)
 
     @torch.no_grad()
-    def passes(
-        self,
-        data: Evidence,
-        weights: slice,
-        num_components: int | None,
-        sweeps: int,
-        refit: bool = False,
-    ) -> HorseshoePosterior:
+    def passes(self, data: Evidence, refit: bool = False) -> HorseshoePosterior:
         """See :meth:`PriorFactor.passes`."""
-        grid, arcs = self.grid, data.tree.num_arcs
-        num, size = len(grid.log_weight), max(1, _BLOCK // (arcs * grid.loc[0, weights].numel()))
-        at_points = [
-            self._at(data, weights, slice(start, min(start + size, num)), num_components, sweeps)
-            for start in range(0, num, size)
-        ]
+        grid, weights = self.grid, data.weights
+        num, size = len(grid.log_weight), data.tree.num_arcs * grid.loc[0, weights].numel()
+        starts = range(0, num, max(1, _BLOCK // size))
+        at_points = [self._at(data, slice(start, start + starts.step)) for start in starts]
         parts = {
             name: torch.cat([getattr(part, name) for part in at_points])
             for name in HorseshoePosterior.__dataclass_fields__
@@ -188,19 +155,11 @@ class HorseshoeTreeFactor(HorseshoeFactor):
             pips=None,
         )
 
-    def _at(
-        self,
-        data: Evidence,
-        weights: slice,
-        points: slice,
-        num_components: int | None,
-        sweeps: int,
-    ) -> HorseshoePosterior:
+    def _at(self, data: Evidence, points: slice) -> HorseshoePosterior:
         """Passes at some points of the grid, which lead."""
-        classes = self._classes(data, weights, points)
-        inside = self._inside(data, classes, weights, num_components, sweeps)
-        found = outside_pass(data.tree, inside)
-        prob, precision = found.class_prob, self._precision(data, weights).unsqueeze(-1)
+        classes = self._classes(data, points)
+        found = outside_pass(data.tree, self._inside(data, classes))
+        prob, precision = found.class_prob, data.change_precision().unsqueeze(-1)
         return HorseshoePosterior(
             **found.__dict__,
             log_local=(prob * classes.log_local).sum(-1),
@@ -246,19 +205,19 @@ class HorseshoeTreeFactor(HorseshoeFactor):
 
     @torch.no_grad()
     def draw(
-        self, data: Evidence, num_samples: int, sweeps: int, generator: torch.Generator
+        self, data: Evidence, num_samples: int, generator: torch.Generator
     ) -> dict[str, Tensor]:
         """See :meth:`PriorFactor.draw`; arcs without rows below have the prior."""
-        draws = self._draw(data, num_samples, sweeps, generator)[0]
+        draws = self._draw(data, num_samples, generator)[0]
         dtype = self.prior.root_loc.dtype
         return {name: value.to(dtype) for name, value in draws.items()}
 
     def _draw(
-        self, data: Evidence, num_samples: int, sweeps: int, generator: torch.Generator
+        self, data: Evidence, num_samples: int, generator: torch.Generator
     ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """Draws, the points of the grid behind them and log q of their scales, (S, W, Q)."""
         point, (whole, slab), log_q = self.grid.draw(num_samples, generator)
-        root, deltas = self._draw_weights(data, point, sweeps, generator)
+        root, deltas = self._draw_weights(data, point, generator)
         scales = {"global_scale": whole, "slab_scale": slab}
         known = data.informed.reshape(-1, 1, 1)
         whole, slab = whole.unsqueeze(-3), slab.unsqueeze(-3)
@@ -277,7 +236,7 @@ class HorseshoeTreeFactor(HorseshoeFactor):
         return draws | scales, point, log_q
 
     def _draw_weights(
-        self, data: Evidence, point: Tensor, sweeps: int, generator: torch.Generator
+        self, data: Evidence, point: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         """Root weights (S, W, Q) and deltas (S, A, W, Q), each at its point of the grid."""
         root = torch.zeros(point.shape, dtype=torch.float64, device=point.device)
@@ -287,8 +246,7 @@ class HorseshoeTreeFactor(HorseshoeFactor):
             num = int(here.sum(0).max())
             if not num:
                 continue
-            classes = self._classes(data, points=slice(g, g + 1))
-            inside = self._inside(data, classes, slice(None), data.num_components, sweeps)
+            inside = self._inside(data, self._classes(data, slice(g, g + 1)))
             found, _, changes = sample(data.tree, inside, num, generator)
             order = (here.cumsum(0) - 1).clamp(min=0)  # the how many-th draw at this point it is
             root = torch.where(here, found[:, 0].gather(0, order), root)
@@ -297,9 +255,7 @@ class HorseshoeTreeFactor(HorseshoeFactor):
         return root, deltas.movedim(-1, 1)
 
     @torch.no_grad()
-    def emit(
-        self, data: Evidence, now: TreePosterior, sweeps: int, generator: torch.Generator
-    ) -> None:
+    def emit(self, data: Evidence, now: TreePosterior, generator: torch.Generator) -> None:
         """See :meth:`PriorFactor.emit`.
 
         The scales are uniform within their cell, so the mean of log p - log q is a little below
@@ -307,13 +263,13 @@ class HorseshoeTreeFactor(HorseshoeFactor):
         """
         assert isinstance(now, HorseshoePosterior)
         self.hyper["root_scale"]()
-        draws, point, log_q = self._draw(data, 1, sweeps, generator)
+        draws, point, log_q = self._draw(data, 1, generator)
         root, deltas = draws["root_weights"], draws["deltas"]
         log_q = log_q + dist.Normal(*self.root_law()).log_prob(root)
         log_q = log_q - now.log_evidence_at.double().gather(0, point)
         log_q = log_q + self._log_changes(data, deltas, point)
         dtype = self.prior.root_loc.dtype
-        density = (log_q.sum() + log_potential(data, root, deltas).sum()).to(dtype)
+        density = (log_q.sum() + data.log_potential(root, deltas).sum()).to(dtype)
         for name in ("root_weights", "deltas", "global_scale", "local_scale", "slab_scale"):
             if name not in self.hyper or self.scale(name).learnt:
                 value = draws[name][0].to(dtype)
