@@ -97,7 +97,9 @@ def condition(
 def _exact_statistics(guide: Guide, rows: RowSource, *, grouped: bool = False) -> Statistics:
     """Statistics of rows under an exact likelihood; with ``grouped`` rows of groups count less."""
     likelihood, parts, start = guide.head.likelihood, [], 0
-    weights = _group_weights(rows) if grouped else None
+    weights = None
+    if grouped and rows.groups is not None:
+        weights = rows.groups.weights(torch.cat([block.y for block in rows.blocks()]))
     for block in rows.blocks():
         here = slice(start, start + len(block))
         shares = block.shares(None if weights is None else weights[here])
@@ -107,13 +109,6 @@ def _exact_statistics(guide: Guide, rows: RowSource, *, grouped: bool = False) -
         # What depends on the noise alone is taken as it is when the statistics are used.
         parts.append(statistics(block, Sites(*terms[:2], torch.zeros_like(terms.log_norm), shares)))
     return reduce(Statistics.__add__, parts)
-
-
-def _group_weights(rows: RowSource) -> Tensor | None:
-    """By how much of a row each outcome counts, (N, Q), over all blocks."""
-    if rows.groups is None:
-        return None
-    return rows.groups.weights(torch.cat([block.y for block in rows.blocks()]))
 
 
 def _learn_correlation(

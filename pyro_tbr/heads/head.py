@@ -41,11 +41,9 @@ class Head(LocalParamsModule):
         self.num_rows: int | None = None
 
     def with_prior(self, prior: ArcPrior, num_latents: int | None = None) -> Head:
-        """A head of the same tree, likelihood and units with another prior.
+        """A head of the same tree, likelihood and units with another prior, not built yet.
 
-        Args:
-            prior: Not built yet.
-            num_latents: K of the new head; default as here.
+        It has ``num_latents`` latents, by default as many as this one.
         """
         own = self.prior
         more = own.num_weights - own.num_latents

@@ -23,11 +23,7 @@ State = dict[str, FactorState]
 
 @torch.no_grad()
 def choose_start(guide: TreeState, num_components: int | None) -> bool:
-    """Moves hyperparameters to the better of two optima, latent by latent.
-
-    Args:
-        guide: Its potentials are left as they are.
-        num_components: Cap on the components of a message.
+    """Moves hyperparameters to the better of two optima, latent by latent; potentials stay.
 
     Returns:
         Whether any latent has left the optimum it was at.

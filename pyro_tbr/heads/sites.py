@@ -23,11 +23,8 @@ def row_moments(guide: Guide, block: DesignRows) -> tuple[Tensor, Tensor]:
 def row_sites(guide: Guide, block: DesignRows, *, at_zero: bool = False) -> tuple[Sites, Tensor]:
     """The normal that stands for each row at the guide's moments; root mean square of predictors.
 
-    Args:
-        guide: Of the weights.
-        block: The rows.
-        at_zero: At predictors that are known to be zero within one rather than the guide's. A log
-            density with a corner, as a Laplace's, has no curvature at a point.
+    With ``at_zero`` predictors are zero within one instead: a log density with a corner, as a
+    Laplace's, has no curvature at a point.
     """
     mean, var = row_moments(guide, block)
     if at_zero:

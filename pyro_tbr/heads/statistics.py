@@ -141,12 +141,7 @@ class Sites(NamedTuple):
 
 @torch.no_grad()
 def statistics(rows: DesignRows, sites: Sites) -> Statistics:
-    """Sufficient statistics of some rows.
-
-    Args:
-        rows: The rows.
-        sites: The Gaussian that stands for each row's likelihood.
-    """
+    """Sufficient statistics of some rows, from the Gaussians that stand for their likelihood."""
     nodes, position = rows.env_index.unique(return_inverse=True)
     precision = torch.where(sites.share > 0, sites.share * sites.precision.double(), 0.0)
     response = torch.where(sites.share > 0, sites.response.double(), 0.0)

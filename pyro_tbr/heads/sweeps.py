@@ -38,14 +38,7 @@ _WORSE, _WORSE_A_WEIGHT = 10.0, 3.0
 
 
 class Sweeps:
-    """Sweeps of a guide over rows.
-
-    Args:
-        guide: Its potentials, passes, hyperparameters and noise are changed.
-        stats: Of the rows.
-        learn_hyper: Move hyperparameters too.
-        learn_nuisance: Move the parameters of an exact likelihood too.
-    """
+    """Sweeps of a guide over rows, which move what it holds; arguments as of ``Guide.update``."""
 
     def __init__(
         self, guide: TreeState, stats: Statistics, *, learn_hyper: bool, learn_nuisance: bool

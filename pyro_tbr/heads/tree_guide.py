@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import pyro.distributions as dist
 import torch
 from pyro.poutine.messenger import Messenger
-from torch import Tensor
+from torch import Generator, Tensor
 
 from pyro_tbr.errors import TrainingError
 from pyro_tbr.heads.guide import Settled, logit
@@ -23,8 +23,7 @@ from pyro_tbr.heads.tree_state import FINAL_PASSES, TreeState
 from pyro_tbr.tree import path_sum
 from pyro_tbr.tree.messages import ArcLaw
 
-_SITE_ELEMENTS = 500_000  # of one block of draws; a draw goes through all components of a message
-_JOINT_ELEMENTS = 5_000_000  # where every call makes messages anew
+_JOINT_ELEMENTS = 5_000_000  # of one block of draws, where every call makes messages anew
 _SURE = 1e-13  # where one minus a PIP in double precision has still three digits
 _FORGETTING = 0.6  # power of the number of minibatches by which a new one counts less
 _FIRST_SWEEPS = 20  # at the first minibatch
@@ -78,9 +77,8 @@ class TreeGuide(TreeState):
         var = self.current.node_var.permute(2, 0, 1)
         if not bool(self.informed_arcs.all()):
             # Below the last data the passes add the spread at q's centre; q's own goes in instead.
-            excess = self.factor.silent_square().sum(-1) - self.current.delta_second.permute(
-                2, 0, 1
-            )
+            excess = self.factor.silent_square().sum(-1)
+            excess = excess - self.current.delta_second.permute(2, 0, 1)
             excess = torch.where(self.informed_arcs.reshape(-1, 1, 1), 0.0, excess)
             var = var + path_sum(self.head.tree, torch.zeros_like(var[0]), excess, event_dim=2)
         return NodeMoments(mean.to(dtype), var.to(dtype))
@@ -163,12 +161,7 @@ class TreeGuide(TreeState):
 
     @torch.no_grad()
     def absorb(self, rows: DesignRows, num_rows: int) -> None:
-        """A natural-gradient step towards the optimum for all rows, of which these are some.
-
-        Args:
-            rows: A minibatch, or all rows.
-            num_rows: How many rows there are in all.
-        """
+        """A natural-gradient step towards the optimum for all rows, of which these are some."""
         sites, _ = row_sites(self, rows, at_zero=self._running is None)
         batch = statistics(rows, sites).scaled(num_rows / len(rows))
         known, self._absorbed = self._running, self._absorbed + 1
@@ -204,29 +197,23 @@ class TreeGuide(TreeState):
             self.refresh(self.passes(sweeps=FINAL_PASSES, refit=True))
         self.check_finite("after an update of the guide")
 
-    def sample(self, num_samples: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """See :meth:`Guide.sample`; arcs without rows below are drawn anew from the prior.
-
-        There the spread of the hyperparameters is the whole uncertainty, so it goes in.
-        """
+    def sample(self, num_samples: int, generator: Generator) -> dict[str, Tensor]:
+        """See :meth:`Guide.sample`; arcs without rows below are drawn anew from the prior."""
         hyper = self.sample_hyper(num_samples, generator)
         draws = hyper | self.factor.draw(self.evidence(), num_samples, generator)
         # What is held jointly with the weights is in there already.
         return draws if self.factor.joint else self.with_prior_changes(draws, generator)
 
     @torch.no_grad()
-    def sample_arcs(
-        self, site: str, num_samples: int, generator: torch.Generator
-    ) -> Iterator[Tensor]:
+    def sample_arcs(self, site: str, num_samples: int, generator: Generator) -> Iterator[Tensor]:
         """See :meth:`Guide.sample_arcs`; messages are sent once where hyperparameters allow it."""
-        factor, numbers = self.factor, max(1, self.informed_arcs.numel() * self.eta[..., 0].numel())
-        most = _JOINT_ELEMENTS if factor.joint else _SITE_ELEMENTS
-        blocks = torch.arange(num_samples).split(max(1, most // numbers))
-        messages = None if factor.joint else factor.inside(self.evidence())
-        for block in blocks:
-            if messages is None:
+        factor = self.factor
+        if factor.joint:
+            for block in self._blocks(num_samples, _JOINT_ELEMENTS):
                 yield self.sample(len(block), generator)[site]
-                continue
+            return
+        messages = factor.inside(self.evidence())
+        for block in self._blocks(num_samples):
             draws = factor.draw_from(messages, self.head.tree, len(block), generator)
             draws = self.sample_hyper(len(block), generator) | draws
             yield self.with_prior_changes(draws, generator)[site]
@@ -258,14 +245,9 @@ class TreeGuide(TreeState):
         return found.permute(2, 0, 1)
 
     def _log_off(self, arcs: Tensor, log_evidence: Tensor, sweeps: int) -> Tensor:
-        """Log posterior probability that none of some arcs changed, (W, Q).
+        """Log posterior probability that none of some arcs (W, Q, A) bool changed, (W, Q).
 
-        It is the log evidence without changes there, over that with, times the prior's probability.
-
-        Args:
-            arcs: Which arcs, (W, Q, A) bool.
-            log_evidence: That with changes, (W, Q).
-            sweeps: Of messages.
+        The log evidence without changes there, less that with, and the prior's log probability.
         """
         law = self.factor.arc_law()
         prob = law.prob.expand(*arcs.shape, law.num_classes)
@@ -300,7 +282,7 @@ class TreeGuide(TreeState):
         for factor in self.nuisance.values():
             factor()
         # A generator of its own, from the global one, on the CPU: draws are moved from there.
-        generator = torch.Generator().manual_seed(int(torch.randint(2**62, ()).item()))
+        generator = Generator().manual_seed(int(torch.randint(2**62, ()).item()))
         with _Untrainable() if torch.is_grad_enabled() else nullcontext():
             self.factor.emit(self.evidence(), self.current, generator)
 

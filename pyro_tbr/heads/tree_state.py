@@ -44,7 +44,7 @@ class TreeState(Guide):
         num_components: int | None = None,
         sweeps: int = FINAL_PASSES,
     ) -> Evidence:
-        """What the rows say of some weights; for the arguments see :meth:`passes`."""
+        """What the rows say of some weights; ``num_components`` is by default the guide's own."""
         eta, lam = (part[weights].double() for part in (self.eta, self.lam))
         cap = num_components or self.num_components
         return Evidence(self.head.tree, eta, lam, self.informed_arcs, weights, cap, sweeps)
@@ -58,13 +58,9 @@ class TreeState(Guide):
         *,
         refit: bool = False,
     ) -> TreePosterior:
-        """Inside and outside pass for some weights at the current potentials.
+        """Inside and outside pass at the current potentials, see :class:`Evidence`.
 
-        Args:
-            weights: Which of the W.
-            num_components: Cap on the components of a message; default the guide's own.
-            sweeps: Of messages; the second ranks components by what the first has found.
-            refit: Move hyperparameters that are held jointly with the weights too.
+        With ``refit`` hyperparameters that are held jointly with the weights are moved too.
         """
         return self.factor.passes(self.evidence(weights, num_components, sweeps), refit)
 

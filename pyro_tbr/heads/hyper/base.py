@@ -17,7 +17,7 @@ import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from pyro_tbr.errors import DataError, ShapeError, TrainingError
 
@@ -73,11 +73,7 @@ def spread_fixed(value: Tensor, shape: tuple[int, ...], argument: str) -> Tensor
 
 
 def check_finite(name: str, *values: Tensor) -> None:
-    """Refuses to learn a hyperparameter from what is not finite.
-
-    Raises:
-        TrainingError: Some value is not finite; the message counts them.
-    """
+    """Raises TrainingError where a hyperparameter would be learnt from what is not finite."""
     bad = sum(int((~torch.isfinite(value)).sum()) for value in values)
     if bad:
         raise TrainingError(
@@ -110,10 +106,7 @@ class Hyperparameter(nn.Module):
             them; ``None`` where it has no unit.
     """
 
-    name: str
-    shape: tuple[int, ...]
     fixed: Tensor | None
-    unit: str | None
 
     def __init__(
         self, name: str, shape: tuple[int, ...], fixed: Tensor | None, unit: str | None = None
@@ -158,9 +151,6 @@ class HyperFactor(nn.Module):
     """q of one hyperparameter: a normal on the real line, moved to its support; abstract.
 
     Where the hyperparameter is fixed the factor has no parameters and says that value.
-
-    Args:
-        hyper: The hyperparameter.
     """
 
     def __init__(self, hyper: Hyperparameter) -> None:
@@ -172,7 +162,7 @@ class HyperFactor(nn.Module):
 
     @property
     def hyper(self) -> Hyperparameter:
-        """The hyperparameter."""
+        """What this is a factor of."""
         return self._hyper[0]
 
     @property
@@ -224,11 +214,7 @@ class HyperFactor(nn.Module):
         self.restore(FactorState(mean, 0.5 * var.clamp(min=_LEAST_VAR).log()))
 
     def at(self, standard: Tensor) -> Tensor:
-        """Values on the support that stand so many standard deviations from the mean.
-
-        Args:
-            standard: (*B, *shape), or what broadcasts to it.
-        """
+        """Values on the support so many standard deviations (*B, *shape) from the mean."""
         if self.hyper.fixed is not None:
             return self.hyper.fixed.expand(torch.broadcast_shapes(standard.shape, self.hyper.shape))
         return self._to_support(self.loc + self.log_scale.exp() * standard)
@@ -248,7 +234,7 @@ class HyperFactor(nn.Module):
             return hyper.fixed
         return pyro.sample(hyper.name, self._distribution().to_event(len(hyper.shape)))
 
-    def sample(self, num_samples: int, generator: torch.Generator) -> Tensor:
+    def sample(self, num_samples: int, generator: Generator) -> Tensor:
         """Draws (S, *shape) from a generator of the caller's."""
         shape = (num_samples, *self.hyper.shape)
         if not self.learnt:

@@ -13,10 +13,9 @@ from torch import Tensor
 from pyro_tbr.data.outcomes import Outcomes
 from pyro_tbr.heads.hyper import HyperFactor, HyperFactors, Hyperparameter
 from pyro_tbr.heads.hyper.base import by_name
-from pyro_tbr.heads.likelihoods.expectations import expectation, row_chunks
+from pyro_tbr.heads.likelihoods.expectations import SiteTerms, expectation, row_chunks, touching
 from pyro_tbr.heads.likelihoods.learning import climb
 from pyro_tbr.heads.likelihoods.scaling import Scaling, unscaled
-from pyro_tbr.heads.likelihoods.sites import SiteTerms, touching
 from pyro_tbr.heads.local_params import LocalParamsModule
 
 _LEAST_PRECISION = 1e-6  # of a row's site, over the mean one of its outcome
@@ -169,13 +168,8 @@ class Likelihood(LocalParamsModule):
         precision is ``-2 dE/dvar`` and response ``mean + (dE/dmean) / precision``, so that a
         natural-gradient step of the weights is conditioning on these sites. Log densities that are
         not concave, such as a Student-t's, may have rows of negative precision; those get a
-        millionth of the mean precision of their outcome in place of it.
-
-        Args:
-            y: As for :meth:`expected_log_prob`, and so on.
-            mean: (N, Q).
-            var: (N, Q).
-            nuisance: By site name.
+        millionth of the mean precision of their outcome in place of it. Arguments are those of
+        :meth:`expected_log_prob`.
 
         Source:
             Khan & Lin, AISTATS 2017 (conjugate-computation variational inference).
@@ -217,9 +211,9 @@ class Likelihood(LocalParamsModule):
 
         Args:
             nuisance: Factors by site name; changed.
-            y: As for :meth:`expected_log_prob`, and so on.
-            mean: (N, Q).
-            var: (N, Q).
+            y: Outcomes, as for :meth:`expected_log_prob`.
+            mean: Likewise.
+            var: Likewise.
             weights: How much each outcome counts, (N, Q); 0 where not observed.
 
         Raises:
@@ -261,10 +255,7 @@ class Likelihood(LocalParamsModule):
     ) -> tuple[Tensor, Tensor]:
         """Mean and variance of a new outcome whose predictor is N(mean, var), (N, Q) each.
 
-        Args:
-            mean: Means of the linear predictor, (N, Q).
-            var: Its variances, (N, Q).
-            nuisance: Factors of its parameters by site name.
+        Arguments are those of :meth:`expected_log_prob`.
         """
 
         def centre(rows: Tensor, predictor: Tensor, values: dict[str, Tensor]) -> Tensor:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from pyro_tbr.heads.hyper import HyperFactors, PositiveScale, ScaleFactor, as_fixed, spread_fixed
 from pyro_tbr.heads.likelihoods.base import Likelihood
+from pyro_tbr.heads.likelihoods.expectations import SiteTerms
 from pyro_tbr.heads.likelihoods.scaling import Scaling, standardised
-from pyro_tbr.heads.likelihoods.sites import SiteTerms
 
 # Wide: a noise of a hundredth of the outcome's spread costs it only some 8 nats.
 _MEDIAN, _SPREAD = 0.5, 1.5

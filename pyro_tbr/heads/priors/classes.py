@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pyro.distributions as dist
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.distributions import constraints
 
 Values = Mapping[str, Tensor]
@@ -50,6 +50,13 @@ class ExpectedLaw(NamedTuple):
     square: Tensor
 
 
+def one_class(inverse: Tensor, log_scale: Tensor, square: Tensor) -> ExpectedLaw:
+    """One class around zero, from E[1 / scale^2], E[log scale] and E[scale^2], (A or 1, W, Q)."""
+    inverse, log_scale, square = (p.unsqueeze(-1) for p in (inverse, log_scale, square))
+    one, zero = torch.ones_like(inverse), torch.zeros_like(inverse)
+    return ExpectedLaw(one, zero, zero, 1 / inverse, -log_scale - 0.5 * inverse.log(), square)
+
+
 class ChangeSums(NamedTuple):
     """Expected changes by class, 0 on arcs that no row tells of, (A, W, Q, J) each.
 
@@ -81,7 +88,7 @@ class _NormalMixture(dist.MixtureSameFamily):
 
 
 def draw_classes(
-    classes: Classes, shape: tuple[int, ...], generator: torch.Generator
+    classes: Classes, shape: tuple[int, ...], generator: Generator
 ) -> tuple[Tensor, Tensor]:
     """Draws of changes and of their classes, ``shape`` each."""
     prob, mean, var = (part.expand(*shape, part.shape[-1]) for part in classes)

@@ -13,7 +13,7 @@ from typing import Any, cast
 import pyro
 import pyro.distributions as dist
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from pyro_tbr.errors import DataError
 from pyro_tbr.heads.hyper.base import HyperFactor, by_name
@@ -34,10 +34,8 @@ class PriorFactor(nn.Module):
     one whose hyperparameters are held jointly with the weights, as the horseshoe's, overrides
     :meth:`passes` and what reads their result.
 
-    Args:
-        prior: The built :class:`ArcPrior`.
-
     Attributes:
+        prior: The built :class:`ArcPrior`, whose file imports this one.
         hyper: Factors of the hyperparameters by site name.
         joint: Sites of hyperparameters held jointly with the weights; what their factors say is
             matched to that, for reports.
@@ -54,7 +52,7 @@ class PriorFactor(nn.Module):
 
     @property
     def prior(self) -> Any:
-        """The prior; of a class whose file imports this one."""
+        """See above."""
         return self._prior[0]
 
     def scale(self, name: str) -> ScaleFactor:
@@ -78,10 +76,8 @@ class PriorFactor(nn.Module):
     def law(self, relative_length: Tensor | None = None) -> ExpectedLaw:
         """What q of the hyperparameters expects of the law of changes, differentiable.
 
-        Here an average over points that cover q of all hyperparameters evenly.
-
-        Args:
-            relative_length: Of other arcs than the tree's, as in :meth:`ArcPrior.classes`.
+        Here an average over points that cover q of all hyperparameters evenly. Arcs are those of
+        :meth:`ArcPrior.classes`.
         """
         learnt = [name for name, factor in self.own().items() if factor.learnt]
         standard = torch.zeros(1, 1, dtype=torch.float64)
@@ -107,11 +103,7 @@ class PriorFactor(nn.Module):
         return square.expand(*self.prior.delta_shape, square.shape[-1])
 
     def new_var(self, relative_length: Tensor) -> Tensor:
-        """Variance of a change along new arcs, (A', W, Q), double precision.
-
-        Args:
-            relative_length: Lengths of the arcs over the mean of the tree's, (A',).
-        """
+        """Variance of a change along new arcs, (A', W, Q) double, from lengths over the mean's."""
         square = self.law(relative_length).square.double().sum(-1)
         return square.expand(len(relative_length), *self.prior.delta_shape[1:])
 
@@ -223,17 +215,12 @@ class PriorFactor(nn.Module):
         return self.root_gap() + (share * (each - law.excess)).sum((0, 2, 3))
 
     @torch.no_grad()
-    def draw(
-        self, data: Evidence, num_samples: int, generator: torch.Generator
-    ) -> dict[str, Tensor]:
-        """Joint draws of root weights, changes, gates and joint hyperparameters, by site name.
-
-        Other hyperparameters are at q's centre.
-        """
+    def draw(self, data: Evidence, num_samples: int, generator: Generator) -> dict[str, Tensor]:
+        """Joint draws by site name, of joint hyperparameters too; others are at q's centre."""
         return self.draw_from(self.inside(data), data.tree, num_samples, generator)
 
     def draw_from(
-        self, messages: InsideMessages, tree: Tree, num_samples: int, generator: torch.Generator
+        self, messages: InsideMessages, tree: Tree, num_samples: int, generator: Generator
     ) -> dict[str, Tensor]:
         """The same from messages that were sent before."""
         root, classes, deltas = sample(tree, messages, num_samples, generator)
@@ -265,7 +252,7 @@ class PriorFactor(nn.Module):
         informed = data.informed.reshape(-1, 1, 1)
         return log_q + torch.where(informed, total, 0.0).sum((1, 2, 3))
 
-    def emit(self, data: Evidence, now: TreePosterior, generator: torch.Generator) -> None:
+    def emit(self, data: Evidence, now: TreePosterior, generator: Generator) -> None:
         """Pyro sites: one joint draw along the tree, its log density on ``root_weights``."""
         values = {name: factor() for name, factor in self.hyper.items()}
         draws = self.draw(data, 1, generator)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pyro_tbr.heads.hyper.base import as_fixed
 from pyro_tbr.heads.priors.base import ArcPrior
-from pyro_tbr.heads.priors.classes import ChangeSums, Classes, ExpectedLaw, Values
+from pyro_tbr.heads.priors.classes import ChangeSums, Classes, ExpectedLaw, Values, one_class
 from pyro_tbr.heads.priors.factor import PriorFactor
 from pyro_tbr.tree import Tree
 
@@ -51,12 +51,8 @@ class _GaussianFactor(PriorFactor):
     def law(self, relative_length: Tensor | None = None) -> ExpectedLaw:
         """See :meth:`PriorFactor.law`."""
         scale = self.scale("slab_scale")
-        inverse, square = (
-            scale.mean_power(power).unsqueeze(0).unsqueeze(-1) for power in (-2.0, 2.0)
-        )
-        excess = -scale.mean_log().unsqueeze(0).unsqueeze(-1) - 0.5 * inverse.log()
-        one, zero = torch.ones_like(inverse), torch.zeros_like(inverse)
-        return ExpectedLaw(one, zero, zero, 1 / inverse, excess, square)
+        parts = scale.mean_power(-2.0), scale.mean_log(), scale.mean_power(2.0)
+        return one_class(*(part.unsqueeze(0) for part in parts))
 
     def learn_changes(self, sums: ChangeSums) -> None:
         """See :meth:`PriorFactor.learn_changes`."""

@@ -14,7 +14,7 @@ import math
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 NUM_CLASSES = 10
 _NARROWEST = 0.1  # scale of the first class, over the standard error of a change
@@ -89,19 +89,20 @@ def scale_classes(
     return ScaleClasses(prob / prob.sum(-1, keepdim=True), var, local)
 
 
+def draw_half_cauchy(shape: tuple[int, ...], generator: Generator, like: Tensor) -> Tensor:
+    """Draws by the quantiles, of dtype and device of ``like``."""
+    return torch.tan(
+        0.5 * math.pi * torch.rand(shape, generator=generator, dtype=like.dtype).to(like)
+    )
+
+
 def draw_local_scales(
-    deltas: Tensor, global_scale: Tensor, slab_scale: Tensor, generator: torch.Generator
+    deltas: Tensor, global_scale: Tensor, slab_scale: Tensor, generator: Generator
 ) -> tuple[Tensor, Tensor]:
     """Local scales given the changes and all other scales, ``(...)``: a draw and its log density.
 
     By cells of log local scale, each with a uniform density: of what the true density has, one in
-    some 10,000 lies beyond them.
-
-    Args:
-        deltas: Changes, ``(...)``.
-        global_scale: Broadcastable to ``(...)``.
-        slab_scale: Likewise.
-        generator: Randomness.
+    some 10,000 lies beyond them. Changes are ``(...)``, scales broadcastable to that.
     """
     parts = torch.broadcast_tensors(deltas, global_scale, slab_scale)
     flat = [part.reshape(-1).split(_CHUNK) for part in parts]
@@ -115,7 +116,7 @@ def draw_local_scales(
 
 
 def _draw_local(
-    delta: Tensor, whole: Tensor, slab: Tensor, generator: torch.Generator
+    delta: Tensor, whole: Tensor, slab: Tensor, generator: Generator
 ) -> tuple[Tensor, Tensor]:
     """See :func:`draw_local_scales`; each ``(n,)``."""
     size = (delta.abs() / whole).clamp(min=1e-12).log()

@@ -16,20 +16,21 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.nn.functional import softplus
 
 from pyro_tbr.heads.hyper.base import quadrature
-from pyro_tbr.heads.priors.classes import ExpectedLaw
+from pyro_tbr.heads.priors.classes import ExpectedLaw, one_class
 from pyro_tbr.heads.priors.evidence import Evidence
 from pyro_tbr.heads.priors.factor import PriorFactor, root_square
 from pyro_tbr.heads.priors.horseshoe_classes import (
     ScaleClasses,
+    draw_half_cauchy,
     draw_local_scales,
     scale_classes,
 )
 from pyro_tbr.heads.priors.horseshoe_grid import ScaleGrid
-from pyro_tbr.tree.messages import ArcLaw, InsideMessages, TreePosterior, outside_pass, sample
+from pyro_tbr.tree.messages import ArcLaw, TreePosterior, outside_pass, sample
 
 _GRID_SITES = ("global_scale", "slab_scale")
 _BLOCK = 1 << 18  # changes at points of the grid at once: bounds the memory of large trees
@@ -59,10 +60,7 @@ class HorseshoeFactor(PriorFactor):
         # s^2 = c^2 sigmoid(-2 log(c/t)); c^2 and the sigmoid are both increasing in c, and their
         # covariance is small beside the prior's own width, so it is left out of this one moment.
         square = slab.mean_power(2.0) * (weights * torch.sigmoid(points)).sum(0)
-        inverse, log_scale, square = (p.unsqueeze(-1) for p in (inverse, log_scale, square))
-        one, zero = torch.ones_like(inverse), torch.zeros_like(inverse)
-        excess = -log_scale - 0.5 * inverse.log()
-        return ExpectedLaw(one, zero, zero, 1 / inverse, excess, square)
+        return one_class(inverse, log_scale, square)
 
     def new_var(self, relative_length: Tensor) -> Tensor:
         """See :meth:`PriorFactor.new_var`; the local scale has its prior."""
@@ -120,11 +118,6 @@ class HorseshoeTreeFactor(HorseshoeFactor):
         whole, slab = self.grid.points()[:, points, data.weights].unsqueeze(-1)
         return scale_classes(whole, slab, data.change_precision())
 
-    def _inside(self, data: Evidence, classes: ScaleClasses) -> InsideMessages:
-        """Inside messages at the points whose classes are given; batch (g, w, Q)."""
-        law = ArcLaw.of(classes.prob, torch.zeros_like(classes.var), classes.var)
-        return self.inside(data, law)
-
     @torch.no_grad()
     def passes(self, data: Evidence, refit: bool = False) -> HorseshoePosterior:
         """See :meth:`PriorFactor.passes`."""
@@ -158,7 +151,7 @@ class HorseshoeTreeFactor(HorseshoeFactor):
     def _at(self, data: Evidence, points: slice) -> HorseshoePosterior:
         """Passes at some points of the grid, which lead."""
         classes = self._classes(data, points)
-        found = outside_pass(data.tree, self._inside(data, classes))
+        found = outside_pass(data.tree, self.inside(data, _arc_law(classes)))
         prob, precision = found.class_prob, data.change_precision().unsqueeze(-1)
         return HorseshoePosterior(
             **found.__dict__,
@@ -204,16 +197,14 @@ class HorseshoeTreeFactor(HorseshoeFactor):
         return now.shrinkage.permute(2, 0, 1)
 
     @torch.no_grad()
-    def draw(
-        self, data: Evidence, num_samples: int, generator: torch.Generator
-    ) -> dict[str, Tensor]:
+    def draw(self, data: Evidence, num_samples: int, generator: Generator) -> dict[str, Tensor]:
         """See :meth:`PriorFactor.draw`; arcs without rows below have the prior."""
         draws = self._draw(data, num_samples, generator)[0]
         dtype = self.prior.root_loc.dtype
         return {name: value.to(dtype) for name, value in draws.items()}
 
     def _draw(
-        self, data: Evidence, num_samples: int, generator: torch.Generator
+        self, data: Evidence, num_samples: int, generator: Generator
     ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """Draws, the points of the grid behind them and log q of their scales, (S, W, Q)."""
         point, (whole, slab), log_q = self.grid.draw(num_samples, generator)
@@ -222,9 +213,8 @@ class HorseshoeTreeFactor(HorseshoeFactor):
         known = data.informed.reshape(-1, 1, 1)
         whole, slab = whole.unsqueeze(-3), slab.unsqueeze(-3)
         local, log_local = draw_local_scales(deltas, whole, slab, generator)
-        uniform = torch.rand(local.shape, generator=generator, dtype=torch.float64)
-        silent = torch.tan(0.5 * math.pi * uniform.to(local.device))
-        local = torch.where(known, local, silent.clamp(min=1e-12))
+        silent = draw_half_cauchy(local.shape, generator, local).clamp(min=1e-12)
+        local = torch.where(known, local, silent)
         scale = whole * local
         scale = scale * slab / torch.hypot(scale, slab)
         noise = torch.randn(deltas.shape, generator=generator, dtype=torch.float64)
@@ -236,7 +226,7 @@ class HorseshoeTreeFactor(HorseshoeFactor):
         return draws | scales, point, log_q
 
     def _draw_weights(
-        self, data: Evidence, point: Tensor, generator: torch.Generator
+        self, data: Evidence, point: Tensor, generator: Generator
     ) -> tuple[Tensor, Tensor]:
         """Root weights (S, W, Q) and deltas (S, A, W, Q), each at its point of the grid."""
         root = torch.zeros(point.shape, dtype=torch.float64, device=point.device)
@@ -246,7 +236,7 @@ class HorseshoeTreeFactor(HorseshoeFactor):
             num = int(here.sum(0).max())
             if not num:
                 continue
-            inside = self._inside(data, self._classes(data, slice(g, g + 1)))
+            inside = self.inside(data, _arc_law(self._classes(data, slice(g, g + 1))))
             found, _, changes = sample(data.tree, inside, num, generator)
             order = (here.cumsum(0) - 1).clamp(min=0)  # the how many-th draw at this point it is
             root = torch.where(here, found[:, 0].gather(0, order), root)
@@ -255,7 +245,7 @@ class HorseshoeTreeFactor(HorseshoeFactor):
         return root, deltas.movedim(-1, 1)
 
     @torch.no_grad()
-    def emit(self, data: Evidence, now: TreePosterior, generator: torch.Generator) -> None:
+    def emit(self, data: Evidence, now: TreePosterior, generator: Generator) -> None:
         """See :meth:`PriorFactor.emit`.
 
         The scales are uniform within their cell, so the mean of log p - log q is a little below
@@ -284,3 +274,7 @@ class HorseshoeTreeFactor(HorseshoeFactor):
         changes = deltas.movedim(1, -1).unsqueeze(-1)  # (S, W, Q, A, 1)
         log_each = (prob.log() + dist.Normal(0.0, var.sqrt()).log_prob(changes)).logsumexp(-1)
         return torch.where(data.informed, log_each, 0.0).sum(-1)
+
+
+def _arc_law(classes: ScaleClasses) -> ArcLaw:
+    return ArcLaw.of(classes.prob, torch.zeros_like(classes.var), classes.var)

@@ -112,14 +112,9 @@ class SpikeSlabPrior(ArcPrior):
         if spike_scale is None and slab_scale is not None:
             spike_scale = 0.0
         # Likewise: 0 is no spike of some width rather than a width.
-        self._wide = not (isinstance(spike_scale, (int, float)) and spike_scale == 0)
-        self.spike_scale_value = as_fixed(spike_scale, "spike_scale") if self._wide else None
+        self.has_spike = not (isinstance(spike_scale, (int, float)) and spike_scale == 0)
+        self.spike_scale_value = as_fixed(spike_scale, "spike_scale") if self.has_spike else None
         self.use_lengths = use_lengths
-
-    @property
-    def has_spike(self) -> bool:
-        """See :attr:`ArcPrior.has_spike`."""
-        return self._wide
 
     def _build_changes(self, tree: Tree, standard_error: float) -> None:
         relative = torch.ones(tree.num_arcs)
@@ -148,15 +143,15 @@ class SpikeSlabPrior(ArcPrior):
             self.slab_separation = Separation(
                 "slab_separation", (1, 1), value, median=median, spread=spread
             )
-        if self._wide:
+        if self.has_spike:
             self.spike_scale = self._scale("spike_scale", self.spike_scale_value, median=0.05)
 
     def without_learnt_spike(self) -> SpikeSlabPrior:
         """See :meth:`ArcPrior.without_learnt_spike`."""
-        if not self._wide or self.spike_scale.fixed is not None:
+        if not self.has_spike or self.spike_scale.fixed is not None:
             return self
         sharp = copy.deepcopy(self)
-        sharp._wide = False
+        sharp.has_spike = False
         del sharp.spike_scale
         return sharp
 
@@ -184,14 +179,16 @@ class SpikeSlabPrior(ArcPrior):
         each = values["slab_scale"].unsqueeze(-3)
         zero = torch.zeros_like(each)
         spike = zero
-        if self._wide:
+        if self.has_spike:
             spike = values["spike_scale"].unsqueeze(-3) * self.may_change(relative_length)
         if not self.halves:
-            return _stacked([1 - on, on], [zero, zero], [spike.square(), each.square()])
+            parts = [1 - on, on], [zero, zero], [spike.square(), each.square()]
+            return Classes(*map(_stack, parts))
         separation = values["slab_separation"].unsqueeze(-3)
         each = each / (1 + separation.square()).sqrt()
         away, var = separation * each, each.square()
-        return _stacked([1 - on, on / 2, on / 2], [zero, away, -away], [spike.square(), var, var])
+        parts = [1 - on, on / 2, on / 2], [zero, away, -away], [spike.square(), var, var]
+        return Classes(*map(_stack, parts))
 
     def factor(self) -> PriorFactor:
         """See :meth:`ArcPrior.factor`."""
@@ -324,10 +321,6 @@ class _SpikeSlabFactor(PriorFactor):
 def _stack(parts: list[Tensor]) -> Tensor:
     """Classes behind, from (..., W, Q) that broadcast against each other."""
     return torch.stack(torch.broadcast_tensors(*parts), -1)
-
-
-def _stacked(prob: list[Tensor], mean: list[Tensor], var: list[Tensor]) -> Classes:
-    return Classes(_stack(prob), _stack(mean), _stack(var))
 
 
 def _rate_for(expected: float, relative_length: Tensor) -> Tensor:
