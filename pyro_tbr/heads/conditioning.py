@@ -234,9 +234,7 @@ def _unsettled(
     guide: Guide, settled: Settled, latents: tuple[str, ...], outcomes: tuple[Hashable, ...]
 ) -> str:
     """What did not come to rest, and what to do."""
-    weights, columns, nodes = (
-        list(dict.fromkeys(part)) for part in zip(*settled.trouble, strict=True)
-    )
+    weights, columns, nodes = (list(dict.fromkeys(p)) for p in zip(*settled.trouble, strict=True))
     places = listed([guide.head.tree.nodes[v] for v in nodes], 5)
     return (
         f"the weights did not come to rest in {settled.sweeps} sweeps: latents "

@@ -158,9 +158,7 @@ class Guide(LocalParamsModule):
     def absorb(self, rows: DesignRows, num_rows: int) -> None:
         """What an objective asks for before it takes the gradients of a step; nothing by default.
 
-        Args:
-            rows: A minibatch, or all rows.
-            num_rows: How many rows there are in all.
+        Rows are a minibatch, or all ``num_rows``.
         """
 
     def refresh(self) -> None:
@@ -270,18 +268,13 @@ class Guide(LocalParamsModule):
         self.load_state_dict(state, assign=True)  # dtypes included
 
     def check_finite(self, where: str) -> None:
-        """Refuses a state with a number that is not finite.
-
-        Raises:
-            TrainingError: Says what, and after what.
-        """
+        """Raises TrainingError where a number of the state is not finite."""
         bad = [name for name, value in self.state_dict().items() if not torch.isfinite(value).all()]
-        if not bad:
-            return
-        raise TrainingError(
-            f"{where}: not finite in the guide's {', '.join(bad[:5])}. Look for outcomes or "
-            "features of extreme size, or for outcomes that the features determine exactly"
-        )
+        if bad:
+            raise TrainingError(
+                f"{where}: not finite in the guide's {', '.join(bad[:5])}. Look for outcomes or "
+                "features of extreme size, or for outcomes that the features determine exactly"
+            )
 
 
 def everywhere(head: Head) -> tuple[tuple[int, int, int], ...]:

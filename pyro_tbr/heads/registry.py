@@ -42,12 +42,8 @@ class Registered(dict[str, type]):
 def registered(base: type) -> Registered:
     """Every concrete subclass of a base by name, those of the user's imported modules too.
 
-    Args:
-        base: Such as ``ArcPrior``, ``Likelihood`` or ``Guide``; itself not among them.
-
-    Returns:
-        By name. Asking it for a name that no class has, or that classes of several modules have,
-        is a :class:`~pyro_tbr.DataError`.
+    Asking for a name that no class has, or that classes of several modules have, is a
+    :class:`~pyro_tbr.DataError`.
 
     Example:
         >>> from pyro_tbr.heads.likelihoods import Likelihood

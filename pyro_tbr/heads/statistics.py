@@ -124,13 +124,9 @@ class Statistics(NamedTuple):
 
 
 class Sites(NamedTuple):
-    """A Gaussian for each row and outcome, exp(log_norm - precision (f - response)^2 / 2).
+    """A Gaussian for each row and outcome, exp(log_norm - precision (f - response)^2 / 2), (N, Q).
 
-    Attributes:
-        precision: (N, Q).
-        response: (N, Q).
-        log_norm: (N, Q).
-        share: By how much of a row the outcome counts, 0 where it was not observed, (N, Q) double.
+    By ``share``, in double precision, the outcome counts: 0 where it was not observed.
     """
 
     precision: Tensor

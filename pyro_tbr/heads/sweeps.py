@@ -19,7 +19,6 @@ from pyro_tbr.heads.guide import Settled
 from pyro_tbr.heads.second_start import choose_start
 from pyro_tbr.heads.statistics import Statistics
 from pyro_tbr.heads.tree_state import TreeState
-from pyro_tbr.tree.messages import TreePosterior
 
 # A sweep that moves no leaf's weight by more than this share of its standard deviation is the last.
 _SETTLED = 0.05
@@ -134,7 +133,7 @@ class Sweeps:
             self._done += 1
             moves = self._sweep(coupled, components, mean, step)
             mean = None
-            guide.refresh(self._passes(slice(None), components))
+            guide.refresh(guide.passes(slice(None), components, refit=self.learn_hyper))
             if self.learn_hyper:
                 guide.factor.learn(guide.current, guide.informed_arcs)
             if self.learn_nuisance:
@@ -153,7 +152,7 @@ class Sweeps:
     ) -> Tensor:
         """Every weight once; returns the moves at the nodes, see ``_SETTLED``, (E, Q, W)."""
         guide, nodes = self.guide, self.stats.nodes
-        rows, own = self._rows(), self._potentials()
+        rows, own = NodeRows.of(self.stats, guide.site_scale()), self._potentials()
         if mean is None:
             mean, var = self._moments()
         else:
@@ -170,7 +169,7 @@ class Sweeps:
             for everywhere, here, value in zip((guide.eta, guide.lam), own, new, strict=True):
                 everywhere[k][:, nodes] = value.T.to(everywhere)
                 here[:, :, k] = value
-            now = self._passes(slice(k, k + 1), components)
+            now = guide.passes(slice(k, k + 1), components, refit=self.learn_hyper)
             before, sd_before = mean[:, :, k].clone(), var[:, :, k].sqrt()
             mean[:, :, k] = now.node_mean[0][:, nodes].T
             var[:, :, k] = now.node_var[0][:, nodes].T.clamp(min=1e-300)
@@ -180,12 +179,6 @@ class Sweeps:
                 tilted.move(k, Potential(*(p[..., k] for p in rows.cavity(mean, var, own))))
                 moves[:, :, k] = torch.maximum(moves[:, :, k], (sd_before / sd - 1).abs())
         return moves
-
-    def _passes(self, weights: slice, components: int | None) -> TreePosterior:
-        return self.guide.passes(weights, components, refit=self.learn_hyper)
-
-    def _rows(self) -> NodeRows:
-        return NodeRows.of(self.stats, self.guide.site_scale())
 
     def _moments(self) -> tuple[Tensor, Tensor]:
         """Means and variances of the weights at the nodes with rows, (E, Q, W) each."""
@@ -204,7 +197,7 @@ class Sweeps:
     def _move_noise(self, coupled: bool) -> None:
         cov = None
         if coupled:
-            rows = self._rows()
+            rows = NodeRows.of(self.stats, self.guide.site_scale())
             cov = rows.joint_cov(rows.cavity(*self._moments(), self._potentials()))
         self.guide.learn_nuisance_from(self.stats, cov)
 

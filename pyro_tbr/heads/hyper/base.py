@@ -136,12 +136,7 @@ class Hyperparameter(nn.Module):
 
 
 class FactorState(NamedTuple):
-    """Where a factor stands on the real line, in the hyperparameter's shape each.
-
-    Attributes:
-        loc: Means; of a fixed hyperparameter its value.
-        log_scale: Logarithms of the standard deviations; minus infinity where it is fixed.
-    """
+    """Where a factor stands on the real line; a fixed value has a log scale of minus infinity."""
 
     loc: Tensor
     log_scale: Tensor
@@ -222,9 +217,8 @@ class HyperFactor(nn.Module):
     def points(self, num_points: int = _NUM_POINTS) -> tuple[Tensor, Tensor]:
         """Values (T, *shape) and weights (T,) for expectations; one point where fixed."""
         like = self._place().loc
-        if not self.learnt:
-            num_points = 1
-        nodes, weights = (like.new_tensor(part) for part in gauss_hermite(num_points))
+        found = gauss_hermite(num_points if self.learnt else 1)
+        nodes, weights = (like.new_tensor(part) for part in found)
         return self.at(nodes.reshape(-1, *[1] * like.dim())), weights
 
     def forward(self) -> Tensor:

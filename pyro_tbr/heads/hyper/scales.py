@@ -23,6 +23,12 @@ _SEPARATIONS = (-4.0, 4.0, 401)  # the grid of their logarithms
 class Scale(Hyperparameter):
     """A positive value; abstract. What its class documents is the hyperprior and its arguments."""
 
+    prior_scale: Tensor
+
+    def middle(self) -> Tensor:
+        """Where the hyperprior has its middle, or its own scale."""
+        return self.prior_scale
+
     def factor(self) -> ScaleFactor:
         """See :meth:`Hyperparameter.factor`."""
         return ScaleFactor(self)
@@ -37,7 +43,6 @@ class PositiveScale(Scale):
     """
 
     prior_loc: Tensor
-    prior_scale: Tensor
 
     def __init__(
         self,
@@ -69,8 +74,6 @@ class HalfCauchyScale(Scale):
         scale: Median of the hyperprior, in the model's unit.
     """
 
-    prior_scale: Tensor
-
     def __init__(
         self,
         name: str,
@@ -87,10 +90,6 @@ class HalfCauchyScale(Scale):
         """Half-Cauchy over the whole shape."""
         return dist.HalfCauchy(self.prior_scale).to_event(len(self.shape))
 
-    def middle(self) -> Tensor:
-        """The median."""
-        return self.prior_scale
-
 
 class SlabScale(Scale):
     """A scale whose square is inverse gamma: a Student-t slab once it is integrated out.
@@ -99,8 +98,6 @@ class SlabScale(Scale):
         scale: Scale of the Student-t, broadcastable to ``shape``, in the model's unit.
         df: Its degrees of freedom.
     """
-
-    prior_scale: Tensor
 
     def __init__(
         self,
@@ -123,10 +120,6 @@ class SlabScale(Scale):
         )
         root = dist.transforms.PowerTransform(torch.tensor(0.5))
         return dist.TransformedDistribution(square, [root]).to_event(len(self.shape))
-
-    def middle(self) -> Tensor:
-        """The scale."""
-        return self.prior_scale
 
 
 class ScaleFactor(HyperFactor):

@@ -11,8 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from pyro_tbr.errors import DataError
-from pyro_tbr.heads.hyper.base import Hyperparameter, as_fixed, spread_fixed
-from pyro_tbr.heads.hyper.scales import PositiveScale
+from pyro_tbr.heads.hyper import Hyperparameter, PositiveScale, as_fixed, spread_fixed
 from pyro_tbr.heads.local_params import LocalParamsModule
 from pyro_tbr.heads.priors.classes import Classes, Values, draw_classes, normal_mixture
 from pyro_tbr.heads.priors.factor import PriorFactor
@@ -101,17 +100,14 @@ class ArcPrior(LocalParamsModule):
         loc = torch.zeros(num_weights, num_outcomes) if root_loc is None else root_loc
         built.register_buffer("root_loc", loc.to(torch.get_default_dtype()))
         built.root_scale = built._scale("root_scale", built.root_scale_value, median=1.0)
-        if latent_units is not None and num_weights > len(latent_units[0]):
-            built._widen_intercept(*latent_units)
-        built._build_changes(tree, standard_error)
-        return built
-
-    def _widen_intercept(self, shift: Tensor, scale: Tensor) -> None:
-        """Fixed root scales say what is believed where latents are 0, not at their shift."""
-        fixed = self.root_scale.fixed
-        if fixed is not None:
+        fixed = built.root_scale.fixed
+        if fixed is not None and latent_units is not None and num_weights > len(latent_units[0]):
+            # Fixed root scales say what is believed where latents are 0, not at their shift.
+            shift, scale = latent_units
             slopes = (shift / scale).to(fixed)[:, None] * fixed[: len(shift)]
             fixed[-1] = (fixed[-1].square() + slopes.square().sum(0)).sqrt()
+        built._build_changes(tree, standard_error)
+        return built
 
     def _scale(self, name: str, fixed: Tensor | None, *, median: float) -> PositiveScale:
         """A scale of shape (W, 1) where learnt, (W, Q) where the user fixed it."""

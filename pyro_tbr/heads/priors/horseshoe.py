@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from pyro_tbr.heads.hyper.base import as_fixed
-from pyro_tbr.heads.hyper.scales import HalfCauchyScale, SlabScale
+from pyro_tbr.heads.hyper import HalfCauchyScale, SlabScale, as_fixed
 from pyro_tbr.heads.priors.base import ArcPrior, share_of
 from pyro_tbr.heads.priors.classes import Classes, Values
 from pyro_tbr.heads.priors.factor import PriorFactor

@@ -106,12 +106,8 @@ def draw_local_scales(
     """
     parts = torch.broadcast_tensors(deltas, global_scale, slab_scale)
     flat = [part.reshape(-1).split(_CHUNK) for part in parts]
-    found = [
-        _draw_local(delta, whole, slab, generator) for delta, whole, slab in zip(*flat, strict=True)
-    ]
-    local, log_density = (
-        torch.cat(values).reshape(parts[0].shape) for values in zip(*found, strict=True)
-    )
+    found = [_draw_local(d, g, s, generator) for d, g, s in zip(*flat, strict=True)]
+    local, log_density = (torch.cat(p).reshape(parts[0].shape) for p in zip(*found, strict=True))
     return local, log_density
 
 

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from pyro_tbr.errors import DataError
+from pyro_tbr.heads.hyper import Rate, RateFactor, Separation, SeparationFactor
 from pyro_tbr.heads.hyper.base import as_fixed, spread_fixed
-from pyro_tbr.heads.hyper.rates import Rate, RateFactor
-from pyro_tbr.heads.hyper.scales import Separation, SeparationFactor
 from pyro_tbr.heads.priors.base import ArcPrior, share_of
 from pyro_tbr.heads.priors.classes import ChangeSums, Classes, ExpectedLaw, Values
 from pyro_tbr.heads.priors.factor import PriorFactor
@@ -207,10 +206,8 @@ class _SpikeSlabFactor(PriorFactor):
         log_keep = torch.log1p(-rates).unsqueeze(1)
         if prior.use_lengths:
             log_keep = prior.arc_length(relative_length) * log_keep
-        tiny = torch.finfo(on.dtype).tiny
-        log_on, log_off, mean_on = (
-            (weights * part).sum(0) for part in (on.clamp(min=tiny).log(), log_keep, on)
-        )
+        parts = on.clamp(min=torch.finfo(on.dtype).tiny).log(), log_keep, on
+        log_on, log_off, mean_on = ((weights * part).sum(0) for part in parts)
         precision, away, excess = self._slab()
         zero = torch.zeros_like(precision)
         square = self.scale("slab_scale").mean_power(2.0)
