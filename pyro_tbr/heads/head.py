@@ -46,15 +46,11 @@ class Head(LocalParamsModule):
         It has ``num_latents`` latents, by default as many as this one.
         """
         own = self.prior
-        more = own.num_weights - own.num_latents
-        same = num_latents is None or num_latents == own.num_latents
-        built = prior.build(
-            self.tree,
-            (own.num_latents if num_latents is None else num_latents) + more,
-            own.num_outcomes,
-            num_latents=num_latents or own.num_latents,
-            root_loc=own.root_loc.cpu() if same else None,
-        )
+        latents = own.num_latents if num_latents is None else num_latents
+        width = latents + own.num_weights - own.num_latents
+        loc = own.root_loc.cpu() if latents == own.num_latents else None
+        sizes = (width, own.num_outcomes)
+        built = prior.build(self.tree, *sizes, num_latents=latents, root_loc=loc)
         built.to(dtype=own.root_loc.dtype, device=own.root_loc.device)
         return Head(self.tree, built, self.likelihood)
 

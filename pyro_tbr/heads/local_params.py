@@ -1,7 +1,5 @@
 """Pyro modules whose parameters are their own, whatever Pyro's global store holds."""
 
-from __future__ import annotations
-
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager

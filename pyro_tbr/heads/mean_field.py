@@ -1,7 +1,5 @@
 """The fully factorised guide: every arc, latent and outcome on its own."""
 
-from __future__ import annotations
-
 import math
 from functools import partial
 from typing import Any

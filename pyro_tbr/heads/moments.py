@@ -1,7 +1,5 @@
 """Moments under q: of weights at nodes, of changes along arcs, of predictors of rows."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

@@ -1,7 +1,5 @@
 """Classes of a kind by name: what a file that holds no class is read with."""
 
-from __future__ import annotations
-
 from pyro_tbr.errors import DataError
 
 

@@ -8,8 +8,6 @@ The sandwich's ratio to the model's variance is taken for each weight and outcom
 and the likelihood of that weight flattened by it, its peak where it was.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -5,8 +5,6 @@ to their optimum once from where they are and once from what the prior offers as
 it keeps the better one.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Rows as normal sites at the moments a guide gives their predictors."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
@@ -32,6 +30,5 @@ def row_sites(guide: Guide, block: DesignRows, *, at_zero: bool = False) -> tupl
     likelihood = guide.head.likelihood
     terms = likelihood.site_terms(block.y, mean, var, guide.nuisance)
     log_norm = torch.zeros_like(terms.log_norm) if likelihood.exact else terms.log_norm
-    return Sites(terms.precision, terms.response, log_norm, block.shares()), (
-        mean.square() + var
-    ).sqrt()
+    sites = Sites(terms.precision, terms.response, log_norm, block.shares())
+    return sites, (mean.square() + var).sqrt()

@@ -7,8 +7,6 @@ propagation that never rests, or ends where it fits the rows worse than mean fie
 the guide is then left at mean field, and what was in trouble is reported.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """The guide that is exact along the tree, and approximate between weights (latents)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any, NoReturn

@@ -1,7 +1,5 @@
 """What a tree guide holds: potentials of the rows at the nodes, and the passes along the trees."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

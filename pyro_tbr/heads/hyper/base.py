@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pyro
@@ -20,6 +20,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from pyro_tbr.errors import DataError, ShapeError, TrainingError
+from pyro_tbr.heads.local_params import LocalParamsModule
 
 _NUM_POINTS = 15  # of a quadrature over one hyperparameter
 _LEAST_VAR = 1e-6  # of a factor that is matched to a grid
@@ -133,6 +134,22 @@ class Hyperparameter(nn.Module):
         if self.fixed is not None:
             return pyro.deterministic(self.name, self.fixed, event_dim=len(self.shape))
         return pyro.sample(self.name, self.prior())
+
+
+class Described(LocalParamsModule):
+    """Made again from its ``description``, the arguments of its constructor; abstract."""
+
+    def __init__(self, **description: Any) -> None:
+        super().__init__()
+        self.description = description
+
+    def hyperparameters(self) -> list[Hyperparameter]:
+        """Its hyperparameters, in the order of their sites."""
+        return [module for module in self.children() if isinstance(module, Hyperparameter)]
+
+    def __repr__(self) -> str:
+        given = ", ".join(f"{k}={v!r}" for k, v in self.description.items() if v is not None)
+        return f"{type(self).__name__}({given})"
 
 
 class FactorState(NamedTuple):

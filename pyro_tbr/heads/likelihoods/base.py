@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 
 from pyro_tbr.data.outcomes import Outcomes
-from pyro_tbr.heads.hyper import HyperFactor, HyperFactors, Hyperparameter
-from pyro_tbr.heads.hyper.base import by_name
+from pyro_tbr.heads.hyper.base import Described, HyperFactor, HyperFactors, by_name
 from pyro_tbr.heads.likelihoods.expectations import SiteTerms, expectation, row_chunks, touching
 from pyro_tbr.heads.likelihoods.learning import climb
 from pyro_tbr.heads.likelihoods.scaling import Scaling, unscaled
-from pyro_tbr.heads.local_params import LocalParamsModule
 
 _LEAST_PRECISION = 1e-6  # of a row's site, over the mean one of its outcome
 
 
-class Likelihood(LocalParamsModule):
+class Likelihood(Described):
     r"""Maps a linear predictor to the distribution of an outcome; abstract.
 
     A new one says four things, and three of them have defaults:
@@ -72,10 +69,6 @@ class Likelihood(LocalParamsModule):
     placeholder: float = 0.0
     unit: Tensor
 
-    def __init__(self, **description: Any) -> None:
-        super().__init__()
-        self.description = description
-
     def build(self, num_outcomes: int, *, outcome_scale: Tensor | None = None) -> Likelihood:
         """This likelihood for Q outcomes, as a new module that has all its buffers.
 
@@ -96,10 +89,6 @@ class Likelihood(LocalParamsModule):
             num_outcomes: Q.
             unit: (Q,), by which what the user fixed in units of the outcome is to be divided.
         """
-
-    def hyperparameters(self) -> list[Hyperparameter]:
-        """Its own parameters, in the order of their sites."""
-        return [module for module in self.children() if isinstance(module, Hyperparameter)]
 
     def factors(self) -> dict[str, HyperFactor]:
         """A new factor of q for each of its parameters, by site name."""
@@ -276,7 +265,3 @@ class Likelihood(LocalParamsModule):
     def filled(self, y: Tensor) -> Tensor:
         """Outcomes, with what it takes where none was observed."""
         return torch.where(torch.isnan(y), self.placeholder, y)
-
-    def __repr__(self) -> str:
-        given = ", ".join(f"{k}={v!r}" for k, v in self.description.items() if v is not None)
-        return f"{type(self).__name__}({given})"

@@ -1,7 +1,5 @@
 """Expectations under a normal predictor and a likelihood's parameters; rows as normal sites."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import NamedTuple

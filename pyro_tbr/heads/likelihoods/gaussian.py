@@ -1,7 +1,5 @@
 """Normal outcomes."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import cast

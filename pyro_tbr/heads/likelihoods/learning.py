@@ -1,7 +1,5 @@
 """Optima of a likelihood's parameters that have no closed form."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 

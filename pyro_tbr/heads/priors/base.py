@@ -11,14 +11,14 @@ import torch
 from torch import Generator, Tensor
 
 from pyro_tbr.errors import DataError
-from pyro_tbr.heads.hyper import Hyperparameter, PositiveScale, as_fixed, spread_fixed
-from pyro_tbr.heads.local_params import LocalParamsModule
+from pyro_tbr.heads.hyper import PositiveScale, as_fixed, spread_fixed
+from pyro_tbr.heads.hyper.base import Described
 from pyro_tbr.heads.priors.classes import Classes, Values, draw_classes, normal_mixture
 from pyro_tbr.heads.priors.factor import PriorFactor
 from pyro_tbr.tree import Tree
 
 
-class ArcPrior(LocalParamsModule):
+class ArcPrior(Described):
     """A prior on root weights (W, Q) and arc changes (A, W, Q); abstract.
 
     ``W`` counts the weights of one outcome: the latents, then the intercept if there is one.
@@ -58,8 +58,7 @@ class ArcPrior(LocalParamsModule):
     use_lengths = False
 
     def __init__(self, **description: Any) -> None:
-        super().__init__()
-        self.description = description
+        super().__init__(**description)
         self.root_scale_value = as_fixed(description["root_scale"], "root_scale")
 
     def build(
@@ -146,10 +145,6 @@ class ArcPrior(LocalParamsModule):
         """(A, W, Q)."""
         return (self.num_arcs, self.num_weights, self.num_outcomes)
 
-    def hyperparameters(self) -> list[Hyperparameter]:
-        """Hyperparameters in the order of their sites."""
-        return [module for module in self.children() if isinstance(module, Hyperparameter)]
-
     def forward(self) -> tuple[Tensor, Tensor]:
         """Pyro sites; returns root weights (W, Q) and deltas (A, W, Q)."""
         law = dist.Normal(self.root_loc, self.root_scale()).to_event(2)
@@ -210,10 +205,6 @@ class ArcPrior(LocalParamsModule):
         if self.gated:
             draws["gates"] = (pick > 0).to(deltas.dtype)
         return draws
-
-    def __repr__(self) -> str:
-        given = ", ".join(f"{k}={v!r}" for k, v in self.description.items() if v is not None)
-        return f"{type(self).__name__}({given})"
 
 
 def share_of(expected: float, num_arcs: int) -> float:

@@ -1,7 +1,5 @@
 """Changes as mixtures of normals: what priors say of them, and what q expects of that."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """What the rows say of the weights, as the passes along the tree take it."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from torch import Tensor

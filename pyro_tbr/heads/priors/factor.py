@@ -6,8 +6,6 @@ mean; the best factorised q has the odds of the expected logarithms, which are l
 enumeration with the rate integrated out inclusion probabilities by the mean are nearer.
 """
 
-from __future__ import annotations
-
 from typing import Any, cast
 
 import pyro

@@ -1,7 +1,5 @@
 """Dense changes: random slopes along the tree."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Changes that are all there, most of them next to nothing."""
 
-from __future__ import annotations
-
 import torch
 from torch import Generator, Tensor
 

@@ -8,8 +8,6 @@ the trapezoid rule with step h is off by some :math:`2 e^{-\pi^2 / h}`. What is 
 seen, and what the slab has flattened, are lumped together in the end classes.
 """
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 
@@ -62,9 +60,8 @@ def scale_classes(
     log_wide = first.unsqueeze(-1) + step * order  # of global times local scale
     local = log_wide - log_global.unsqueeze(-1)
     prob = step / (math.pi * torch.cosh(local.clamp(-300, 300)))
-    var = torch.exp(2 * log_slab.unsqueeze(-1)) * torch.sigmoid(
-        2 * (log_wide - log_slab.unsqueeze(-1))
-    )
+    slab = log_slab.unsqueeze(-1)
+    var = torch.exp(2 * slab) * torch.sigmoid(2 * (log_wide - slab))
 
     # The last class: half a step, and all beyond.
     half, beyond = prob[..., -1] / 2, 1 - 2 / math.pi * torch.atan(local[..., -1].exp())
@@ -120,9 +117,8 @@ def _draw_local(
     width = ((high - low) / _NUM_CELLS).unsqueeze(-1)
     order = torch.arange(_NUM_CELLS, dtype=delta.dtype, device=delta.device)
     local = low.unsqueeze(-1) + width * (order + 0.5)
-    log_var = -torch.logaddexp(
-        -2 * (local + whole.log().unsqueeze(-1)), -2 * slab.log().unsqueeze(-1)
-    )
+    log_whole, log_slab = whole.log().unsqueeze(-1), slab.log().unsqueeze(-1)
+    log_var = -torch.logaddexp(-2 * (local + log_whole), -2 * log_slab)
     log_mass = -0.5 * (log_var + delta.square().unsqueeze(-1) * (-log_var).exp())
     # log of 1 / cosh, up to a constant
     log_mass = (log_mass - local.abs() - torch.log1p((-2 * local.abs()).exp())).log_softmax(-1)

@@ -7,8 +7,6 @@ posterior: passes run at every point, and a point's weight is its prior times th
 So within a weight's tree nothing is approximated but integrals by sums.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any

@@ -4,8 +4,6 @@ The grid is a trapezoid rule in log scales that follows the posterior: its middl
 mean, its steps are in posterior standard deviations. A point stands for the cell around it.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable
 
@@ -133,11 +131,9 @@ class ScaleGrid(nn.Module):
         point = (cumulative[:-1].unsqueeze(1) < uniform[0]).sum(0)
         logs = self.points().gather(1, point.unsqueeze(0).expand(2, *shape))
         log_density = self.log_weight.double().gather(0, point)
-        steps = self._steps().unsqueeze(1)
-        scales = []
-        for hyper, log_scale, step, within in zip(
-            self._hypers, logs, steps, uniform[1:], strict=True
-        ):
+        scales, steps = [], self._steps().unsqueeze(1)
+        axes = zip(self._hypers, logs, steps, uniform[1:], strict=True)
+        for hyper, log_scale, step, within in axes:
             if hyper.fixed is None:
                 log_scale = log_scale + step * (within - 0.5)
                 log_density = log_density - step.log() - log_scale
