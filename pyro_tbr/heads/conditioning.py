@@ -97,7 +97,9 @@ def condition(
 def _exact_statistics(guide: Guide, rows: RowSource, *, grouped: bool = False) -> Statistics:
     """Statistics of rows under an exact likelihood; with ``grouped`` rows of groups count less."""
     likelihood, parts, start = guide.head.likelihood, [], 0
-    weights = _group_weights(rows) if grouped else None
+    weights = None
+    if grouped and rows.groups is not None:
+        weights = rows.groups.weights(torch.cat([block.y for block in rows.blocks()]))
     for block in rows.blocks():
         here = slice(start, start + len(block))
         shares = block.shares(None if weights is None else weights[here])
@@ -107,13 +109,6 @@ def _exact_statistics(guide: Guide, rows: RowSource, *, grouped: bool = False) -
         # What depends on the noise alone is taken as it is when the statistics are used.
         parts.append(statistics(block, Sites(*terms[:2], torch.zeros_like(terms.log_norm), shares)))
     return reduce(Statistics.__add__, parts)
-
-
-def _group_weights(rows: RowSource) -> Tensor | None:
-    """By how much of a row each outcome counts, (N, Q), over all blocks."""
-    if rows.groups is None:
-        return None
-    return rows.groups.weights(torch.cat([block.y for block in rows.blocks()]))
 
 
 def _learn_correlation(
@@ -171,7 +166,7 @@ def _by_sites(
     settled = move(rough)
     for done in range(1, _ROUNDS + 1):
         new, points = sites()
-        now = _Round(guide.clone_state(), stats, new, points, guide.elbo(new).item())
+        now = _Round(guide.state_copy(), stats, new, points, guide.elbo(new).item())
         fell = last is not None and now.bound < last.bound - allowed_fall(last.bound)
         if last is not None and fell and step > _LEAST_STEP:
             step, now = 0.5 * step, last
@@ -235,9 +230,7 @@ def _unsettled(
     guide: Guide, settled: Settled, latents: tuple[str, ...], outcomes: tuple[Hashable, ...]
 ) -> str:
     """What did not come to rest, and what to do."""
-    weights, columns, nodes = (
-        list(dict.fromkeys(part)) for part in zip(*settled.trouble, strict=True)
-    )
+    weights, columns, nodes = (list(dict.fromkeys(p)) for p in zip(*settled.trouble, strict=True))
     places = listed([guide.head.tree.nodes[v] for v in nodes], 5)
     return (
         f"the weights did not come to rest in {settled.sweeps} sweeps: latents "

@@ -72,10 +72,7 @@ class Tilted:
     """Rows and the cavities of all weights together, kept up to date as single weights move.
 
     One inverse a sweep, and an update of rank one a weight, in place of a solve for each weight.
-
-    Args:
-        rows: Likelihood of the weights.
-        cavity: Of all weights, (E, Q, W) each; kept, and changed by :meth:`move`.
+    Cavities are (E, Q, W) each.
     """
 
     def __init__(self, rows: NodeRows, cavity: Potential) -> None:

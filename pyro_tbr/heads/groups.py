@@ -54,8 +54,7 @@ class RowGroups:
     def learn(self, residual: Tensor) -> float:
         """Moves the correlation to its maximum likelihood, by a grid; returns by how much.
 
-        Args:
-            residual: Outcomes less their predictor, NaN where not observed, (N, Q).
+        Residuals (N, Q) are outcomes less their predictor, NaN where not observed.
         """
         observed = ~torch.isnan(residual)
         residual = torch.where(observed, residual, 0.0).double()

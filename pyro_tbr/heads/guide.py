@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from pyro_tbr.errors import DataError, TrainingError
 from pyro_tbr.heads.head import Head
@@ -159,9 +159,7 @@ class Guide(LocalParamsModule):
     def absorb(self, rows: DesignRows, num_rows: int) -> None:
         """What an objective asks for before it takes the gradients of a step; nothing by default.
 
-        Args:
-            rows: A minibatch, or all rows.
-            num_rows: How many rows there are in all.
+        Rows are a minibatch, or all ``num_rows``.
         """
 
     def refresh(self) -> None:
@@ -185,26 +183,25 @@ class Guide(LocalParamsModule):
     def learn_nuisance_from(self, stats: Statistics, cov: Tensor | None = None) -> None:
         """Moves the parameters of an exact likelihood to their optimum, weights held fixed.
 
-        Args:
-            stats: Of all rows, flattened.
-            cov: Covariances of the weights at the nodes with rows, (E, Q, W, W), in place of the
-                guide's own variances.
+        Statistics are flattened; ``cov`` (E, Q, W, W) of the weights at the nodes with rows takes
+        the place of the guide's own variances.
         """
         with torch.no_grad():
             square = stats.residual(*self.node_moments(), cov).sum(0)
             self.head.likelihood.learn_from_residuals(self.nuisance, square, stats.count.sum(0))
 
-    def sample(self, num_samples: int, generator: torch.Generator) -> dict[str, Tensor]:
+    def sample(self, num_samples: int, generator: Generator) -> dict[str, Tensor]:
         """Joint draws by site name, draws first; needs no Pyro and no global generator."""
         raise NotImplementedError
 
-    def sample_arcs(
-        self, site: str, num_samples: int, generator: torch.Generator
-    ) -> Iterator[Tensor]:
+    def sample_arcs(self, site: str, num_samples: int, generator: Generator) -> Iterator[Tensor]:
         """Draws of ``gates`` or ``deltas`` in blocks (s, A, W, Q), together ``num_samples``."""
-        size = max(1, _SITE_ELEMENTS // self.head.prior.root_loc.numel() // max(1, self.num_arcs))
-        for block in torch.arange(num_samples).split(size):
+        for block in self._blocks(num_samples):
             yield self.sample(len(block), generator)[site]
+
+    def _blocks(self, num_samples: int, elements: int = _SITE_ELEMENTS) -> tuple[Tensor, ...]:
+        each = max(1, self.num_arcs) * self.head.prior.root_loc.numel()
+        return torch.arange(num_samples).split(max(1, elements // each))
 
     @property
     def num_arcs(self) -> int:
@@ -223,7 +220,7 @@ class Guide(LocalParamsModule):
 
     def path_inclusion(self, arcs: Tensor) -> Tensor:
         """Probability that some of these arcs changed, (W, Q); here a share of draws."""
-        generator = torch.Generator().manual_seed(_PATH_SEED)
+        generator = Generator().manual_seed(_PATH_SEED)
         blocks = self.sample_arcs("gates", _PATH_DRAWS, generator)
         return torch.cat([block[:, arcs].any(1) for block in blocks]).double().mean(0)
 
@@ -236,17 +233,17 @@ class Guide(LocalParamsModule):
         raise DataError("shrinkage() needs the scales along the tree: fit with guide='tree'")
 
     def with_prior_changes(
-        self, draws: dict[str, Tensor], generator: torch.Generator
+        self, draws: dict[str, Tensor], generator: Generator
     ) -> dict[str, Tensor]:
         """The draws, with changes on arcs without rows below drawn from the prior.
 
-        There the spread of the hyperparameters is much of the uncertainty, so it goes in.
+        There the spread of the hyperparameters is much of the uncertainty.
         """
         prior = self.head.prior.draw_changes(draws, generator)
         known = self.informed_arcs.reshape(-1, 1, 1)
         return draws | {name: torch.where(known, draws[name], new) for name, new in prior.items()}
 
-    def sample_hyper(self, num_samples: int, generator: torch.Generator) -> dict[str, Tensor]:
+    def sample_hyper(self, num_samples: int, generator: Generator) -> dict[str, Tensor]:
         """Draws of the hyperparameters that have factors of their own, nuisance included."""
         own = self.factor.own() | by_name(self.nuisance)
         return {name: factor.sample(num_samples, generator) for name, factor in own.items()}
@@ -262,31 +259,23 @@ class Guide(LocalParamsModule):
         new.copy_state(self)
         return new
 
-    def clone_state(self) -> dict[str, Tensor]:
-        """A copy of its state, to go back to."""
+    def state_copy(self) -> dict[str, Tensor]:
+        """A copy of the state, to be gone back to by ``load_state_dict``."""
         return {name: value.clone() for name, value in self.state_dict().items()}
 
     def copy_state(self, other: Guide) -> None:
         """Goes into the state of another guide of its class, but for where rows are."""
-        state = {
-            name: self.state_dict()[name] if name == "informed_arcs" else value.clone()
-            for name, value in other.state_dict().items()
-        }
+        state = other.state_copy() | {"informed_arcs": self.informed_arcs}
         self.load_state_dict(state, assign=True)  # dtypes included
 
     def check_finite(self, where: str) -> None:
-        """Refuses a state with a number that is not finite.
-
-        Raises:
-            TrainingError: Says what, and after what.
-        """
+        """Raises TrainingError where a number of the state is not finite."""
         bad = [name for name, value in self.state_dict().items() if not torch.isfinite(value).all()]
-        if not bad:
-            return
-        raise TrainingError(
-            f"{where}: not finite in the guide's {', '.join(bad[:5])}. Look for outcomes or "
-            "features of extreme size, or for outcomes that the features determine exactly"
-        )
+        if bad:
+            raise TrainingError(
+                f"{where}: not finite in the guide's {', '.join(bad[:5])}. Look for outcomes or "
+                "features of extreme size, or for outcomes that the features determine exactly"
+            )
 
 
 def allowed_fall(bound: float) -> float:

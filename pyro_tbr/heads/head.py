@@ -26,6 +26,9 @@ class Head(LocalParamsModule):
         likelihood: A built likelihood of as many outcomes.
 
     Attributes:
+        num_weights: W.
+        num_outcomes: Q.
+        num_latents: K; weights behind the first K are the intercept.
         num_rows: Rows in the whole data set, for the scale of a minibatch; ``None``: the rows
             given are all there are.
     """
@@ -33,40 +36,21 @@ class Head(LocalParamsModule):
     def __init__(self, tree: Tree, prior: ArcPrior, likelihood: Likelihood) -> None:
         super().__init__()
         self.tree, self.prior, self.likelihood = tree, prior, likelihood
+        self.num_weights, self.num_outcomes = prior.num_weights, prior.num_outcomes
+        self.num_latents = prior.num_latents
         self.num_rows: int | None = None
 
-    @property
-    def num_weights(self) -> int:
-        """W."""
-        return self.prior.num_weights
-
-    @property
-    def num_outcomes(self) -> int:
-        """Q."""
-        return self.prior.num_outcomes
-
-    @property
-    def num_latents(self) -> int:
-        """K; weights behind the first K are the intercept."""
-        return self.prior.num_latents
-
     def with_prior(self, prior: ArcPrior, num_latents: int | None = None) -> Head:
-        """A head of the same tree, likelihood and units with another prior.
+        """A head of the same tree, likelihood and units with another prior, not built yet.
 
-        Args:
-            prior: Not built yet.
-            num_latents: K of the new head; default as here.
+        It has ``num_latents`` latents, by default as many as this one.
         """
         own = self.prior
-        more = own.num_weights - own.num_latents
-        same = num_latents is None or num_latents == own.num_latents
-        built = prior.build(
-            self.tree,
-            (own.num_latents if num_latents is None else num_latents) + more,
-            own.num_outcomes,
-            num_latents=num_latents or own.num_latents,
-            root_loc=own.root_loc.cpu() if same else None,
-        )
+        latents = own.num_latents if num_latents is None else num_latents
+        width = latents + own.num_weights - own.num_latents
+        loc = own.root_loc.cpu() if latents == own.num_latents else None
+        sizes = (width, own.num_outcomes)
+        built = prior.build(self.tree, *sizes, num_latents=latents, root_loc=loc)
         built.to(dtype=own.root_loc.dtype, device=own.root_loc.device)
         return Head(self.tree, built, self.likelihood)
 
@@ -91,15 +75,10 @@ class Head(LocalParamsModule):
         root_weights, deltas = self.prior()
         nuisance = self.likelihood.sample_nuisance()
         weights = path_sum(self.tree, root_weights, deltas, event_dim=2)
-        with pyro.plate(
-            "rows",
-            self.num_rows or num_batch,
-            subsample=torch.arange(num_batch, device=design.device),
-            dim=-1,
-        ):
-            predictor = torch.einsum(
-                "...nw,...nwq->...nq", design, weights.index_select(-3, env_index)
-            )
+        weights = weights.index_select(-3, env_index)
+        rows = torch.arange(num_batch, device=design.device)
+        with pyro.plate("rows", self.num_rows or num_batch, subsample=rows, dim=-1):
+            predictor = torch.einsum("...nw,...nwq->...nq", design, weights)
             # A vectorised Predictive puts its draws left of the plate, where sites without rows
             # have a dimension of one.
             predictor = predictor.squeeze(-3) if predictor.dim() > 3 else predictor

@@ -1,7 +1,5 @@
 """Pyro modules whose parameters are their own, whatever Pyro's global store holds."""
 
-from __future__ import annotations
-
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +27,9 @@ class LocalParamsModule(PyroModule):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The module's forward, its parameters shown to Pyro's handlers."""
-        foreign = _holds_foreign(self)
+        # Pyro modules from outside use the store by themselves.
+        parts = (part for part in self.modules() if isinstance(part, PyroModule))
+        foreign = not all(isinstance(part, LocalParamsModule) for part in parts)
         if not am_i_wrapped() and not foreign:
             return nn.Module.__call__(self, *args, **kwargs)
         self.show_parameters()
@@ -67,14 +67,6 @@ def show_parameter(name: str, value: Tensor) -> None:
     """A param statement that leaves Pyro's store out; SVI steps ``value.unconstrained()``."""
     effectful(lambda *_, **__: value, type="param")(
         name, value, constraint=constraints.real, name=name
-    )
-
-
-def _holds_foreign(module: nn.Module) -> bool:
-    """Whether some part is a Pyro module from outside, which uses the store by itself."""
-    return any(
-        isinstance(part, PyroModule) and not isinstance(part, LocalParamsModule)
-        for part in module.modules()
     )
 
 

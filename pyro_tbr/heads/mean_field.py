@@ -1,7 +1,5 @@
 """The fully factorised guide: every arc, latent and outcome on its own."""
 
-from __future__ import annotations
-
 import math
 from functools import partial
 from typing import Any
@@ -9,7 +7,7 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from pyro_tbr.data.ranks import num_ranks
@@ -111,7 +109,7 @@ class MeanFieldGuide(Guide):
             other = self._near_tree(stats, learn_hyper, learn_nuisance)
             done = 2 * max(2, sweeps // _TRIAL_SHARE)
             run(done // 2)
-            bound, state = self.elbo(stats).item(), self.clone_state()
+            bound, state = self.elbo(stats).item(), self.state_copy()
             self.load_state_dict(other)
             run(done // 2)
             if self.elbo(stats).item() < bound:
@@ -144,10 +142,6 @@ class MeanFieldGuide(Guide):
 
         Gradients take hundreds of steps to get from closed gates to there, if they get there. Where
         several processes train together, each with rows of its own, all start at the prior.
-
-        Args:
-            rows: A minibatch, or all rows.
-            num_rows: How many rows there are in all.
         """
         if self.loc.any() or num_ranks() > 1:
             return
@@ -174,7 +168,7 @@ class MeanFieldGuide(Guide):
     def elbo(self, stats: Statistics) -> Tensor:
         """See :meth:`Guide.elbo`; what q expects of the law of changes is asked for once."""
         law = self.factor.law()
-        return self.expected_log_lik(stats, self._node_moments(law)) - self._kl(law)
+        return self.expected_log_lik(stats, self.node_moments(law)) - self.kl(law)
 
     def _climb(
         self, stats: Statistics, sweeps: int, *, learn_hyper: bool, learn_nuisance: bool
@@ -193,7 +187,7 @@ class MeanFieldGuide(Guide):
             with torch.enable_grad():
                 for _ in range(_STEPS):
                     optimizer.zero_grad()
-                    rows = self.expected_log_lik(stats, self._node_moments(law))
+                    rows = self.expected_log_lik(stats, self.node_moments(law))
                     (scale * (self._weights_kl(law) - rows)).backward()
                     optimizer.step()
             if learn_hyper:
@@ -231,7 +225,7 @@ class MeanFieldGuide(Guide):
         self, stats: Statistics, learn_hyper: bool, learn_nuisance: bool
     ) -> dict[str, Tensor]:
         """The state at the changes that are likely by a tree guide for the same rows."""
-        head, before = self.head, self.clone_state()
+        head, before = self.head, self.state_copy()
         nodes = torch.cat([torch.zeros(1, dtype=torch.bool), self.informed_arcs.cpu()])
         nodes[stats.nodes.cpu()] = True
         guide = TreeGuide(head, nodes, num_components=8).to(self.root_loc.device)
@@ -247,7 +241,7 @@ class MeanFieldGuide(Guide):
         self.start(moments.mean[0], likely, sparse=False)
         self.factor.hyper.load_state_dict(guide.factor.hyper.state_dict())
         self.nuisance.load_state_dict(guide.nuisance.state_dict())
-        state = self.clone_state()
+        state = self.state_copy()
         self.load_state_dict(before)
         return state
 
@@ -255,23 +249,17 @@ class MeanFieldGuide(Guide):
         """Posterior inclusion (A, W, Q); exactly the prior's where nothing is known."""
         return torch.where(self._free, torch.sigmoid(self.logits), law.prob[..., 1:].sum(-1))
 
-    def node_moments(self) -> NodeMoments:
-        """See :meth:`Guide.node_moments`."""
-        return self._node_moments(self.factor.law())
-
-    def _node_moments(self, law: ExpectedLaw) -> NodeMoments:
-        deltas = self._delta_moments(law)
+    def node_moments(self, law: ExpectedLaw | None = None) -> NodeMoments:
+        """See :meth:`Guide.node_moments`; ``law`` where it has been asked for already."""
+        deltas = self.delta_moments(law)
         root = torch.stack([self.root_loc, (2 * self.root_log_scale).exp()], dim=-1)
         both = torch.stack([deltas.mean, deltas.var], dim=-1)
         mean, var = path_sum(self.head.tree, root, both, event_dim=3).unbind(-1)
         return NodeMoments(mean, var)
 
-    def delta_moments(self) -> DeltaMoments:
-        """See :meth:`Guide.delta_moments`."""
-        return self._delta_moments(self.factor.law())
-
-    def _delta_moments(self, law: ExpectedLaw) -> DeltaMoments:
-        shape = self.loc.shape
+    def delta_moments(self, law: ExpectedLaw | None = None) -> DeltaMoments:
+        """See :meth:`Guide.delta_moments`; ``law`` as for :meth:`node_moments`."""
+        law, shape = self.factor.law() if law is None else law, self.loc.shape
         square = law.square.expand(*shape, law.square.shape[-1])
         mean = torch.where(self._known, self.loc, 0.0)
         own = (2 * self.log_scale).exp()
@@ -292,12 +280,9 @@ class MeanFieldGuide(Guide):
             second = second + closed * (small.square() + width)
         return DeltaMoments(first, second - first.square(), prob, prior_prob, mean, var)
 
-    def kl(self) -> Tensor:
-        """See :meth:`Guide.kl`."""
-        return self._kl(self.factor.law())
-
-    def _kl(self, law: ExpectedLaw) -> Tensor:
-        return self._weights_kl(law) + self.hyper_kl()
+    def kl(self, law: ExpectedLaw | None = None) -> Tensor:
+        """See :meth:`Guide.kl`; ``law`` as for :meth:`node_moments`."""
+        return self._weights_kl(self.factor.law() if law is None else law) + self.hyper_kl()
 
     def _root_square(self) -> Tensor:
         """Expected squared deviation of the root weights from their prior mean, (W, Q)."""
@@ -375,7 +360,7 @@ class MeanFieldGuide(Guide):
             prob, mean, torch.where(own, (2 * log_scale).exp().unsqueeze(-1), var)
         )
 
-    def sample(self, num_samples: int, generator: torch.Generator) -> dict[str, Tensor]:
+    def sample(self, num_samples: int, generator: Generator) -> dict[str, Tensor]:
         """See :meth:`Guide.sample`."""
         draws = self.sample_hyper(num_samples, generator)
 

@@ -1,7 +1,5 @@
 """Moments under q: of weights at nodes, of changes along arcs, of predictors of rows."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch
@@ -36,13 +34,7 @@ class DeltaMoments(NamedTuple):
 
 
 def predictor_moments(design: Tensor, env_index: Tensor, moments: NodeMoments) -> NodeMoments:
-    """Mean and variance of the linear predictor of each row, each (N, Q).
-
-    Args:
-        design: Latents and intercept, (N, W).
-        env_index: Node of each row, (N,).
-        moments: Of the weights at every node.
-    """
+    """Mean and variance of each row's predictor, (N, Q), from design (N, W) and nodes (N,)."""
     mean = torch.einsum("nw,nwq->nq", design, moments.mean[env_index])
     var = torch.einsum("nw,nwq->nq", design.square(), moments.var[env_index])
     return NodeMoments(mean, var)

@@ -1,25 +1,23 @@
 """Classes of a kind by name: what a file that holds no class is read with."""
 
-from __future__ import annotations
-
 from pyro_tbr.errors import DataError
 
 
 class Registered(dict[str, type]):
-    """Concrete subclasses of a base by name; a name that none or several have is an error.
+    """Concrete subclasses of a base by name; a name that none or several have is an error."""
 
-    Args:
-        base: The base.
-        classes: Its subclasses.
-    """
-
-    def __init__(self, base: type, classes: list[type]) -> None:
+    def __init__(self, base: type) -> None:
         self.base, self.several = base, dict[str, list[str]]()
         places: dict[str, dict[str, type]] = {}
-        for kind in classes:
-            # A class that is defined anew in its place, as by a notebook's cell, is the newer one.
-            place = f"{kind.__module__}.{kind.__qualname__}"
-            places.setdefault(kind.__name__, {})[place] = kind
+        waiting: list[type] = [base]
+        while waiting:
+            below: list[type] = waiting.pop(0).__subclasses__()
+            waiting += below
+            for kind in below:
+                if not vars(kind).get("abstract"):
+                    # One that is defined anew in its place, as by a notebook's cell, is the newer.
+                    place = f"{kind.__module__}.{kind.__qualname__}"
+                    places.setdefault(kind.__name__, {})[place] = kind
         for name, found in places.items():
             if len(found) == 1:
                 self[name] = next(iter(found.values()))
@@ -42,22 +40,12 @@ class Registered(dict[str, type]):
 def registered(base: type) -> Registered:
     """Every concrete subclass of a base by name, those of the user's imported modules too.
 
-    Args:
-        base: Such as ``ArcPrior``, ``Likelihood`` or ``Guide``; itself not among them.
-
-    Returns:
-        By name. Asking it for a name that no class has, or that classes of several modules have,
-        is a :class:`~pyro_tbr.DataError`.
+    Asking for a name that no class has, or that classes of several modules have, is a
+    :class:`~pyro_tbr.DataError`.
 
     Example:
         >>> from pyro_tbr.heads.likelihoods import Likelihood
         >>> registered(Likelihood)["GaussianLikelihood"].__name__
         'GaussianLikelihood'
     """
-    found: dict[type, None] = {}  # in the order of definition, each once
-    waiting: list[type] = [base]
-    while waiting:
-        below: list[type] = waiting.pop(0).__subclasses__()
-        found |= dict.fromkeys(below)
-        waiting += below
-    return Registered(base, [kind for kind in found if not vars(kind).get("abstract")])
+    return Registered(base)

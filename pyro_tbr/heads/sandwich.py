@@ -8,8 +8,6 @@ The sandwich's ratio to the model's variance is taken for each weight and outcom
 and the likelihood of that weight flattened by it, its peak where it was.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
@@ -22,12 +20,7 @@ _ROWS_A_WEIGHT = 2  # leaves with fewer rows a weight say nothing of their resid
 
 @torch.no_grad()
 def inflation(rows: RowSource, stats: Statistics) -> Tensor:
-    """Ratio of sandwich to model variance of the leaves' weights, (E, Q, W).
-
-    Args:
-        rows: The rows.
-        stats: Statistics of these rows, outcomes with normal noise.
-    """
+    """Ratio of sandwich to model variance of the leaves' weights, (E, Q, W); normal noise only."""
     num_weights = stats.cross.shape[-1]
     rich = stats.count > _ROWS_A_WEIGHT * num_weights  # (E, Q)
     inverse, peak = stats.peaks()

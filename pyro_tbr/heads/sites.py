@@ -1,7 +1,5 @@
 """Rows as normal sites at the moments a guide gives their predictors."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
@@ -23,11 +21,8 @@ def row_moments(guide: Guide, block: DesignRows) -> tuple[Tensor, Tensor]:
 def row_sites(guide: Guide, block: DesignRows, *, at_zero: bool = False) -> tuple[Sites, Tensor]:
     """The normal that stands for each row at the guide's moments; root mean square of predictors.
 
-    Args:
-        guide: Of the weights.
-        block: The rows.
-        at_zero: At predictors that are known to be zero within one rather than the guide's. A log
-            density with a corner, as a Laplace's, has no curvature at a point.
+    With ``at_zero`` predictors are zero within one instead: a log density with a corner, as a
+    Laplace's, has no curvature at a point.
     """
     mean, var = row_moments(guide, block)
     if at_zero:
@@ -35,6 +30,5 @@ def row_sites(guide: Guide, block: DesignRows, *, at_zero: bool = False) -> tupl
     likelihood = guide.head.likelihood
     terms = likelihood.site_terms(block.y, mean, var, guide.nuisance)
     log_norm = torch.zeros_like(terms.log_norm) if likelihood.exact else terms.log_norm
-    return Sites(terms.precision, terms.response, log_norm, block.shares()), (
-        mean.square() + var
-    ).sqrt()
+    sites = Sites(terms.precision, terms.response, log_norm, block.shares())
+    return sites, (mean.square() + var).sqrt()

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pyro_tbr.heads.rows import DesignRows
 
+_SUMS = ("gram", "cross", "square", "count", "constant")
 _CHUNK_ELEMENTS = 4_000_000  # rows are taken in chunks whose outer products have about this size
 
 
@@ -52,15 +53,7 @@ class Statistics(NamedTuple):
 
     def scaled(self, share: float) -> Statistics:
         """Statistics of rows that count by a share, or as so many."""
-        return Statistics(
-            self.nodes,
-            self.gram * share,
-            self.cross * share,
-            self.square * share,
-            self.count * share,
-            self.constant * share,
-            self.inflation,
-        )
+        return self._replace(**{name: getattr(self, name) * share for name in _SUMS})
 
     def residual(self, mean: Tensor, var: Tensor, cov: Tensor | None = None) -> Tensor:
         """Expected sum of squared residuals, (E, Q), double precision, never below zero.
@@ -109,16 +102,9 @@ class Statistics(NamedTuple):
             total = both.new_zeros(len(nodes), *both.shape[1:])
             return total.index_add(0, position, both)
 
-        grams = (s.gram.expand(-1, width, -1, -1) for s in (self, other))
-        return Statistics(
-            nodes,
-            summed(*grams),
-            summed(self.cross, other.cross),
-            summed(self.square, other.square),
-            summed(self.count, other.count),
-            summed(self.constant, other.constant),
-            self._inflation_with(other, summed),
-        )
+        one, two = (s._replace(gram=s.gram.expand(-1, width, -1, -1)) for s in (self, other))
+        sums = {name: summed(getattr(one, name), getattr(two, name)) for name in _SUMS}
+        return Statistics(nodes, **sums, inflation=self._inflation_with(other, summed))
 
     def _inflation_with(self, other: Statistics, summed) -> Tensor | None:  # type: ignore[no-untyped-def]
         """Of both together: by rows, in logs; rows of which none is known have the average."""
@@ -138,13 +124,9 @@ class Statistics(NamedTuple):
 
 
 class Sites(NamedTuple):
-    """A Gaussian for each row and outcome, exp(log_norm - precision (f - response)^2 / 2).
+    """A Gaussian for each row and outcome, exp(log_norm - precision (f - response)^2 / 2), (N, Q).
 
-    Attributes:
-        precision: (N, Q).
-        response: (N, Q).
-        log_norm: (N, Q).
-        share: By how much of a row the outcome counts, 0 where it was not observed, (N, Q) double.
+    By ``share``, in double precision, the outcome counts: 0 where it was not observed.
     """
 
     precision: Tensor
@@ -155,12 +137,7 @@ class Sites(NamedTuple):
 
 @torch.no_grad()
 def statistics(rows: DesignRows, sites: Sites) -> Statistics:
-    """Sufficient statistics of some rows.
-
-    Args:
-        rows: The rows.
-        sites: The Gaussian that stands for each row's likelihood.
-    """
+    """Sufficient statistics of some rows, from the Gaussians that stand for their likelihood."""
     nodes, position = rows.env_index.unique(return_inverse=True)
     precision = torch.where(sites.share > 0, sites.share * sites.precision.double(), 0.0)
     response = torch.where(sites.share > 0, sites.response.double(), 0.0)

@@ -7,10 +7,7 @@ propagation that never rests, or ends where it fits the rows worse than mean fie
 the guide is then left at mean field, and what was in trouble is reported.
 """
 
-from __future__ import annotations
-
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,7 +17,6 @@ from pyro_tbr.heads.guide import Settled
 from pyro_tbr.heads.second_start import choose_start
 from pyro_tbr.heads.statistics import Statistics
 from pyro_tbr.heads.tree_state import TreeState
-from pyro_tbr.tree.messages import TreePosterior
 
 # A sweep that moves no leaf's weight by more than this share of its standard deviation is the last.
 _SETTLED = 0.05
@@ -38,25 +34,8 @@ _CAREFUL = (0.3, 0.1)  # steps of the runs that go on where one has not come to 
 _WORSE, _WORSE_A_WEIGHT = 10.0, 3.0
 
 
-class _Run(NamedTuple):
-    """How a run of sweeps ended: the last moves of the weights, (E, Q, W)."""
-
-    moves: Tensor
-
-    @property
-    def moved(self) -> float:
-        return self.moves.max().item() if self.moves.numel() else 0.0
-
-
 class Sweeps:
-    """Sweeps of a guide over rows.
-
-    Args:
-        guide: Its potentials, passes, hyperparameters and noise are changed.
-        stats: Of the rows.
-        learn_hyper: Move hyperparameters too.
-        learn_nuisance: Move the parameters of an exact likelihood too.
-    """
+    """Sweeps of a guide over rows, which move what it holds; arguments as of ``Guide.update``."""
 
     def __init__(
         self, guide: TreeState, stats: Statistics, *, learn_hyper: bool, learn_nuisance: bool
@@ -84,76 +63,75 @@ class Sweeps:
         mean = self._moments()[0] if start is None else start.clone()
         guide.eta.zero_()
         guide.lam.zero_()
-        full, few = guide.num_components, self.few
         coupled = guide.coupled and mean.shape[-1] > 1
         limit = (sweeps + 1) // 2 if coupled else sweeps
         settled = _BEFORE_COUPLED if coupled else _SETTLED
-        run = self._run(False, few, limit, settled, mean)
+        moves = self._run(False, limit, settled, mean)
         if not rough:
-            run = self._go_on(run, False, few, sweeps, settled)
-            if self.learn_hyper and choose_start(guide, few):
-                run = self._run(False, few, limit, settled)
-        if not coupled:
-            return self._polished(run, False, full, settled, rough)
+            moves = self._go_on(moves, False, sweeps, settled)
+            if self.learn_hyper and choose_start(guide, self.few):
+                moves = self._run(False, limit, settled)
         if rough:
-            run = self._run(True, few, limit, _COUPLED_SETTLED)
-            return Settled(self._done, run.moved)
-        return self._coupled(run, few, full, limit)
+            if coupled:
+                moves = self._run(True, limit, _COUPLED_SETTLED)
+            return Settled(self._done, _largest(moves))
+        return self._coupled(limit) if coupled else self._polished(settled)
 
     def once(self) -> None:
         """One sweep from where the guide stands, hyperparameters and noise after it."""
-        self._run(self.guide.coupled and len(self.guide.eta) > 1, self.few, 1, 0.0)
+        self._run(self.guide.coupled and len(self.guide.eta) > 1, 1, 0.0)
 
-    def _coupled(self, run: _Run, few: int | None, full: int | None, limit: int) -> Settled:
+    def _coupled(self, limit: int) -> Settled:
         """Expectation propagation after mean field, which it goes back to where it fails."""
-        before, misfit = self._state(), self._misfit()
-        run = self._run(True, few, limit, _COUPLED_SETTLED)
-        run = self._go_on(run, True, few, limit, _COUPLED_SETTLED)
-        if run.moved < _TROUBLE:
-            run = self._run(True, full, _POLISHING_SWEEPS, _COUPLED_SETTLED)
-        worse = self._misfit(before["scale"]) - misfit
-        worse = worse > _WORSE + _WORSE_A_WEIGHT * run.moves.shape[-1]
-        trouble = (run.moves > _TROUBLE) | worse.unsqueeze(-1)
+        before, scale = self.guide.state_copy(), self.guide.site_scale().clone()
+        misfit = self._misfit(scale)
+        moves = self._run(True, limit, _COUPLED_SETTLED)
+        moves = self._go_on(moves, True, limit, _COUPLED_SETTLED)
+        if _largest(moves) < _TROUBLE:
+            moves = self._run(True, _POLISHING_SWEEPS, _COUPLED_SETTLED, polish=True)
+        worse = self._misfit(scale) - misfit > _WORSE + _WORSE_A_WEIGHT * moves.shape[-1]
+        trouble = (moves > _TROUBLE) | worse.unsqueeze(-1)
         if not bool(trouble.any()):
-            return Settled(self._done, run.moved)
-        self._restore(before)
-        last = self._polished(run, False, full, _SETTLED, rough=False)
-        return Settled(self._done, last.moved, self._places(trouble))
+            return Settled(self._done, _largest(moves))
+        self.guide.load_state_dict(before)
+        return self._polished(_SETTLED)._replace(trouble=self._places(trouble))
 
-    def _polished(
-        self, run: _Run, coupled: bool, full: int | None, settled: float, rough: bool
-    ) -> Settled:
-        if not rough:
-            run = self._run(coupled, full, _POLISHING_SWEEPS, settled)
-        trouble = () if rough else self._places(run.moves > _TROUBLE)
-        return Settled(self._done, run.moved, trouble)
+    def _polished(self, settled: float) -> Settled:
+        """Last sweeps of mean field, with all components."""
+        moves = self._run(False, _POLISHING_SWEEPS, settled, polish=True)
+        return Settled(self._done, _largest(moves), self._places(moves > _TROUBLE))
 
-    def _go_on(self, run: _Run, coupled: bool, few: int | None, limit: int, settled: float) -> _Run:
+    def _go_on(self, moves: Tensor, coupled: bool, limit: int, settled: float) -> Tensor:
         """More sweeps where a run has not come to rest: shorter steps, or as many again."""
         for step in _CAREFUL:
-            if run.moved < max(settled, _DRIFT):
+            if _largest(moves) < max(settled, _DRIFT):
                 break
             self._step = step
-            run = self._run(coupled, few, 2 * limit, settled)
+            moves = self._run(coupled, 2 * limit, settled)
         self._step = _STEP
-        return run
+        return moves
 
     def _run(
         self,
         coupled: bool,
-        components: int | None,
         limit: int,
         settled: float,
         mean: Tensor | None = None,
-    ) -> _Run:
-        """Sweeps of one kind until one moves less than ``settled``, the first from given means."""
+        *,
+        polish: bool = False,
+    ) -> Tensor:
+        """Sweeps of one kind until one moves less than ``settled``, the first from given means.
+
+        Returns the last moves of the weights, (E, Q, W).
+        """
         guide, last, step = self.guide, math.inf, self._step
+        components = None if polish else self.few
         moves = guide.eta.new_zeros(len(self.stats.nodes), *guide.eta.shape[1::-1])
         for _ in range(limit):
             self._done += 1
             moves = self._sweep(coupled, components, mean, step)
             mean = None
-            guide.refresh(self._passes(slice(None), components))
+            guide.refresh(guide.passes(slice(None), components, refit=self.learn_hyper))
             if self.learn_hyper:
                 guide.factor.learn(guide.current, guide.informed_arcs)
             if self.learn_nuisance:
@@ -165,14 +143,14 @@ class Sweeps:
             if coupled and moved > max(last, _DRIFT):
                 step *= _SHRINK
             last = moved
-        return _Run(moves)
+        return moves
 
     def _sweep(
         self, coupled: bool, components: int | None, mean: Tensor | None, step: float
     ) -> Tensor:
         """Every weight once; returns the moves at the nodes, see ``_SETTLED``, (E, Q, W)."""
         guide, nodes = self.guide, self.stats.nodes
-        rows, own = self._rows(), self._potentials()
+        rows, own = NodeRows.of(self.stats, guide.site_scale()), self._potentials()
         if mean is None:
             mean, var = self._moments()
         else:
@@ -189,7 +167,7 @@ class Sweeps:
             for everywhere, here, value in zip((guide.eta, guide.lam), own, new, strict=True):
                 everywhere[k][:, nodes] = value.T.to(everywhere)
                 here[:, :, k] = value
-            now = self._passes(slice(k, k + 1), components)
+            now = guide.passes(slice(k, k + 1), components, refit=self.learn_hyper)
             before, sd_before = mean[:, :, k].clone(), var[:, :, k].sqrt()
             mean[:, :, k] = now.node_mean[0][:, nodes].T
             var[:, :, k] = now.node_var[0][:, nodes].T.clamp(min=1e-300)
@@ -199,12 +177,6 @@ class Sweeps:
                 tilted.move(k, Potential(*(p[..., k] for p in rows.cavity(mean, var, own))))
                 moves[:, :, k] = torch.maximum(moves[:, :, k], (sd_before / sd - 1).abs())
         return moves
-
-    def _passes(self, weights: slice, components: int | None) -> TreePosterior:
-        return self.guide.passes(weights, components, refit=self.learn_hyper)
-
-    def _rows(self) -> NodeRows:
-        return NodeRows.of(self.stats, self.guide.site_scale())
 
     def _moments(self) -> tuple[Tensor, Tensor]:
         """Means and variances of the weights at the nodes with rows, (E, Q, W) each."""
@@ -223,42 +195,21 @@ class Sweeps:
     def _move_noise(self, coupled: bool) -> None:
         cov = None
         if coupled:
-            rows = self._rows()
+            rows = NodeRows.of(self.stats, self.guide.site_scale())
             cov = rows.joint_cov(rows.cavity(*self._moments(), self._potentials()))
         self.guide.learn_nuisance_from(self.stats, cov)
 
-    def _misfit(self, scale: Tensor | None = None) -> Tensor:
+    def _misfit(self, scale: Tensor) -> Tensor:
         """Squared residuals at the means over the noise variance, (E, Q)."""
         mean = self.guide.current.node_mean.permute(2, 0, 1)
-        scale = self.guide.site_scale() if scale is None else scale
         return scale * self.stats.residual(mean, torch.zeros_like(mean))
-
-    def _state(self) -> dict[str, Tensor]:
-        guide = self.guide
-        parts = {"factor": guide.factor, "nuisance": guide.nuisance}
-        state = {
-            f"{part}.{name}": value.clone()
-            for part, module in parts.items()
-            for name, value in module.state_dict().items()
-        }
-        return state | {
-            "eta": guide.eta.clone(),
-            "lam": guide.lam.clone(),
-            "scale": guide.site_scale().clone(),
-        }
-
-    def _restore(self, state: dict[str, Tensor]) -> None:
-        guide = self.guide
-        for part, module in (("factor", guide.factor), ("nuisance", guide.nuisance)):
-            head = f"{part}."
-            own = {n.removeprefix(head): v for n, v in state.items() if n.startswith(head)}
-            module.load_state_dict(own)
-        guide.eta.copy_(state["eta"])
-        guide.lam.copy_(state["lam"])
-        guide.refresh()
 
     def _places(self, trouble: Tensor) -> tuple[tuple[int, int, int], ...]:
         """Weight, outcome and node of what is in trouble, (E, Q, W) bool."""
         node, outcome, weight = trouble.nonzero().T
         places = torch.stack([weight, outcome, self.stats.nodes[node]], 1)
         return tuple((int(k), int(q), int(v)) for k, q, v in places.tolist())
+
+
+def _largest(moves: Tensor) -> float:
+    return moves.max().item() if moves.numel() else 0.0

@@ -1,7 +1,5 @@
 """The guide that is exact along the tree, and approximate between weights (latents)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -10,7 +8,7 @@ from typing import Any, NoReturn
 import pyro.distributions as dist
 import torch
 from pyro.poutine.messenger import Messenger
-from torch import Tensor
+from torch import Generator, Tensor
 
 from pyro_tbr.errors import TrainingError
 from pyro_tbr.heads.guide import Settled, allowed_fall, logit
@@ -22,10 +20,9 @@ from pyro_tbr.heads.statistics import Statistics, statistics
 from pyro_tbr.heads.sweeps import Sweeps
 from pyro_tbr.heads.tree_state import FINAL_PASSES, TreeState
 from pyro_tbr.tree import path_sum
-from pyro_tbr.tree.messages import ArcLaw, InsideMessages, inside_pass
+from pyro_tbr.tree.messages import ArcLaw
 
-_SITE_ELEMENTS = 500_000  # of one block of draws; a draw goes through all components of a message
-_JOINT_ELEMENTS = 5_000_000  # where every call makes messages anew
+_JOINT_ELEMENTS = 5_000_000  # of one block of draws, where every call makes messages anew
 _SURE = 1e-13  # where one minus a PIP in double precision has still three digits
 _FORGETTING = 0.6  # power of the number of minibatches by which a new one counts less
 _FIRST_SWEEPS = 20  # at the first minibatch
@@ -72,6 +69,7 @@ class TreeGuide(TreeState):
         """See :meth:`Guide.settings`."""
         return {"num_components": self.num_components, "coupled": self.coupled}
 
+    @torch.no_grad()
     def node_moments(self) -> NodeMoments:
         """See :meth:`Guide.node_moments`; without gradient: the potentials are not trained."""
         dtype = self.head.prior.root_loc.dtype
@@ -79,16 +77,11 @@ class TreeGuide(TreeState):
         var = self.current.node_var.permute(2, 0, 1)
         if not bool(self.informed_arcs.all()):
             # Below the last data the passes add the spread at q's centre; q's own goes in instead.
-            silent = self._silent_square().sum(-1)
-            excess = silent - self.current.delta_second.permute(2, 0, 1)
+            excess = self.factor.silent_square().sum(-1)
+            excess = excess - self.current.delta_second.permute(2, 0, 1)
             excess = torch.where(self.informed_arcs.reshape(-1, 1, 1), 0.0, excess)
             var = var + path_sum(self.head.tree, torch.zeros_like(var[0]), excess, event_dim=2)
         return NodeMoments(mean.to(dtype), var.to(dtype))
-
-    @torch.no_grad()
-    def _silent_square(self) -> Tensor:
-        """Mean squared change by class where there are no rows, (A, W, Q, J)."""
-        return self.factor.silent_square()
 
     @torch.no_grad()
     def delta_moments(self) -> DeltaMoments:
@@ -97,7 +90,7 @@ class TreeGuide(TreeState):
         known = self.informed_arcs.reshape(-1, 1, 1)
         mean = now.delta_mean.permute(2, 0, 1)
         prob = torch.ones_like(mean) if now.pips is None else now.pips.permute(2, 0, 1)
-        silent = self._silent_square()
+        silent = self.factor.silent_square()
         second = torch.where(known, now.delta_second.permute(2, 0, 1), silent.sum(-1))
         on_mean = now.class_mean[..., first:].sum(-1).permute(2, 0, 1)
         on_second = now.class_second[..., first:].sum(-1).permute(2, 0, 1)
@@ -186,7 +179,7 @@ class TreeGuide(TreeState):
         else:
             state, bound = None, -math.inf
             if not exact:
-                state, bound = self.clone_state(), self.elbo(batch).item()
+                state, bound = self.state_copy(), self.elbo(batch).item()
             for _ in range(_MOST_TRIES):
                 self._running = known.scaled(1 - share) + batch.scaled(share)
                 run = Sweeps(self, self._running, learn_hyper=True, learn_nuisance=True)
@@ -223,39 +216,26 @@ class TreeGuide(TreeState):
             self.refresh(self.passes(sweeps=FINAL_PASSES, refit=True))
         self.check_finite("after an update of the guide")
 
-    def sample(self, num_samples: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """See :meth:`Guide.sample`; arcs without rows below are drawn anew from the prior.
-
-        There the spread of the hyperparameters is the whole uncertainty, so it goes in.
-        """
+    def sample(self, num_samples: int, generator: Generator) -> dict[str, Tensor]:
+        """See :meth:`Guide.sample`; arcs without rows below are drawn anew from the prior."""
         hyper = self.sample_hyper(num_samples, generator)
-        draws = hyper | self.factor.draw(self.evidence, num_samples, FINAL_PASSES, generator)
+        draws = hyper | self.factor.draw(self.evidence(), num_samples, generator)
         # What is held jointly with the weights is in there already.
         return draws if self.factor.joint else self.with_prior_changes(draws, generator)
 
     @torch.no_grad()
-    def sample_arcs(
-        self, site: str, num_samples: int, generator: torch.Generator
-    ) -> Iterator[Tensor]:
+    def sample_arcs(self, site: str, num_samples: int, generator: Generator) -> Iterator[Tensor]:
         """See :meth:`Guide.sample_arcs`; messages are sent once where hyperparameters allow it."""
-        factor, numbers = self.factor, max(1, self.informed_arcs.numel() * self.eta[..., 0].numel())
-        most = _JOINT_ELEMENTS if factor.joint else _SITE_ELEMENTS
-        blocks = torch.arange(num_samples).split(max(1, most // numbers))
-        messages = None if factor.joint else self.messages(factor.arc_law(), FINAL_PASSES)
-        for block in blocks:
-            if messages is None:
+        factor = self.factor
+        if factor.joint:
+            for block in self._blocks(num_samples, _JOINT_ELEMENTS):
                 yield self.sample(len(block), generator)[site]
-                continue
+            return
+        messages = factor.inside(self.evidence())
+        for block in self._blocks(num_samples):
             draws = factor.draw_from(messages, self.head.tree, len(block), generator)
             draws = self.sample_hyper(len(block), generator) | draws
             yield self.with_prior_changes(draws, generator)[site]
-
-    def messages(self, law: ArcLaw, sweeps: int) -> InsideMessages:
-        """Inside messages at the guide's potentials under a law of the changes."""
-        root = self.factor.root_law()
-        return inside_pass(
-            self.head.tree, self.eta, self.lam, law, *root, self.num_components, sweeps
-        )
 
     @torch.no_grad()
     def log_odds(self) -> Tensor:
@@ -276,7 +256,7 @@ class TreeGuide(TreeState):
         found = torch.where(sure, logit(pips.new_tensor(1 - _SURE)), found)
         passes = min(_MAX_PASSES, _MAX_ARCS // max(1, sure.shape[-1]), int(number.max()))
         if passes:
-            whole = self.messages(self.factor.arc_law(), 1).log_evidence
+            whole = self.factor.inside(self.evidence(sweeps=1)).log_evidence
         for one in range(1, passes + 1):
             here = number == one
             off = self._log_off(here, whole, sweeps=1).unsqueeze(-1)
@@ -284,21 +264,17 @@ class TreeGuide(TreeState):
         return found.permute(2, 0, 1)
 
     def _log_off(self, arcs: Tensor, log_evidence: Tensor, sweeps: int) -> Tensor:
-        """Log posterior probability that none of some arcs changed, (W, Q).
+        """Log posterior probability that none of some arcs (W, Q, A) bool changed, (W, Q).
 
-        It is the log evidence without changes there, over that with, times the prior's probability.
-
-        Args:
-            arcs: Which arcs, (W, Q, A) bool.
-            log_evidence: That with changes, (W, Q).
-            sweeps: Of messages.
+        The log evidence without changes there, less that with, and the prior's log probability.
         """
         law = self.factor.arc_law()
         prob = law.prob.expand(*arcs.shape, law.num_classes)
         none = torch.zeros_like(prob)
         none[..., 0] = 1.0
         without = ArcLaw.of(torch.where(arcs.unsqueeze(-1), none, prob), law.mean, law.var, True)
-        change = self.messages(without, sweeps).log_evidence - log_evidence
+        change = self.factor.inside(self.evidence(sweeps=sweeps), without).log_evidence
+        change = change - log_evidence
         return change + torch.where(arcs, prob[..., 0].log(), 0.0).sum(-1)
 
     @torch.no_grad()
@@ -325,9 +301,9 @@ class TreeGuide(TreeState):
         for factor in self.nuisance.values():
             factor()
         # A generator of its own, from the global one, on the CPU: draws are moved from there.
-        generator = torch.Generator().manual_seed(int(torch.randint(2**62, ()).item()))
+        generator = Generator().manual_seed(int(torch.randint(2**62, ()).item()))
         with _Untrainable() if torch.is_grad_enabled() else nullcontext():
-            self.factor.emit(self.evidence, self.current, FINAL_PASSES, generator)
+            self.factor.emit(self.evidence(), self.current, generator)
 
     def show_parameters(self) -> None:
         """Shows one parameter that stands for all, and raises where ``SVI`` would step it."""

@@ -1,14 +1,12 @@
 """What a tree guide holds: potentials of the rows at the nodes, and the passes along the trees."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pyro_tbr.heads.guide import Guide
-from pyro_tbr.heads.priors.factor import Evidence
+from pyro_tbr.heads.priors.evidence import Evidence
 from pyro_tbr.tree.messages import TreePosterior
 
 FINAL_PASSES = 2  # sweeps of messages behind what is reported
@@ -38,10 +36,16 @@ class TreeState(Guide):
         self._match_dtype()
         self._current: TreePosterior | None = None
 
-    @property
-    def evidence(self) -> Evidence:
-        """What the rows say of the weights, as the passes take it."""
-        return Evidence(self.head.tree, self.eta, self.lam, self.informed_arcs, self.num_components)
+    def evidence(
+        self,
+        weights: slice = slice(None),
+        num_components: int | None = None,
+        sweeps: int = FINAL_PASSES,
+    ) -> Evidence:
+        """What the rows say of some weights; ``num_components`` is by default the guide's own."""
+        eta, lam = (part[weights].double() for part in (self.eta, self.lam))
+        cap = num_components or self.num_components
+        return Evidence(self.head.tree, eta, lam, self.informed_arcs, weights, cap, sweeps)
 
     @torch.no_grad()
     def passes(
@@ -52,16 +56,11 @@ class TreeState(Guide):
         *,
         refit: bool = False,
     ) -> TreePosterior:
-        """Inside and outside pass for some weights at the current potentials.
+        """Inside and outside pass at the current potentials, see :class:`Evidence`.
 
-        Args:
-            weights: Which of the W.
-            num_components: Cap on the components of a message; default the guide's own.
-            sweeps: Of messages; the second ranks components by what the first has found.
-            refit: Move hyperparameters that are held jointly with the weights too.
+        With ``refit`` hyperparameters that are held jointly with the weights are moved too.
         """
-        components = num_components or self.num_components
-        return self.factor.passes(self.evidence, weights, components, sweeps, refit)
+        return self.factor.passes(self.evidence(weights, num_components, sweeps), refit)
 
     @property
     def current(self) -> TreePosterior:

@@ -10,8 +10,14 @@ from pyro_tbr.heads.hyper.base import (
     spread_fixed,
 )
 from pyro_tbr.heads.hyper.rates import Rate, RateFactor
-from pyro_tbr.heads.hyper.scales import HalfCauchyScale, PositiveScale, ScaleFactor, SlabScale
-from pyro_tbr.heads.hyper.separation import Separation, SeparationFactor
+from pyro_tbr.heads.hyper.scales import (
+    HalfCauchyScale,
+    PositiveScale,
+    ScaleFactor,
+    Separation,
+    SeparationFactor,
+    SlabScale,
+)
 
 __all__ = [
     "FactorState",

@@ -11,17 +11,19 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from pyro_tbr.errors import DataError, ShapeError, TrainingError
+from pyro_tbr.heads.local_params import LocalParamsModule
 
 _NUM_POINTS = 15  # of a quadrature over one hyperparameter
+_LEAST_VAR = 1e-6  # of a factor that is matched to a grid
 _SPREAD = 0.2  # of a factor at its start, on the real line
 
 
@@ -72,11 +74,7 @@ def spread_fixed(value: Tensor, shape: tuple[int, ...], argument: str) -> Tensor
 
 
 def check_finite(name: str, *values: Tensor) -> None:
-    """Refuses to learn a hyperparameter from what is not finite.
-
-    Raises:
-        TrainingError: Some value is not finite; the message counts them.
-    """
+    """Raises TrainingError where a hyperparameter would be learnt from what is not finite."""
     bad = sum(int((~torch.isfinite(value)).sum()) for value in values)
     if bad:
         raise TrainingError(
@@ -104,21 +102,12 @@ class Hyperparameter(nn.Module):
     Args:
         name: The Pyro site.
         shape: Shape of the site.
-        fixed: Fixed value, or ``None``.
+        fixed: Fixed value, then in a buffer, or ``None``.
         unit: ``"outcome"`` where the value is in units of the outcome, so that it changes with
             them; ``None`` where it has no unit.
-
-    Attributes:
-        name: The Pyro site.
-        shape: Shape of the site.
-        fixed: The fixed value in a buffer, else ``None``.
-        unit: As above.
     """
 
-    name: str
-    shape: tuple[int, ...]
     fixed: Tensor | None
-    unit: str | None
 
     def __init__(
         self, name: str, shape: tuple[int, ...], fixed: Tensor | None, unit: str | None = None
@@ -147,13 +136,24 @@ class Hyperparameter(nn.Module):
         return pyro.sample(self.name, self.prior())
 
 
-class FactorState(NamedTuple):
-    """Where a factor stands on the real line, in the hyperparameter's shape each.
+class Described(LocalParamsModule):
+    """Made again from its ``description``, the arguments of its constructor; abstract."""
 
-    Attributes:
-        loc: Means; of a fixed hyperparameter its value.
-        log_scale: Logarithms of the standard deviations; minus infinity where it is fixed.
-    """
+    def __init__(self, **description: Any) -> None:
+        super().__init__()
+        self.description = description
+
+    def hyperparameters(self) -> list[Hyperparameter]:
+        """Its hyperparameters, in the order of their sites."""
+        return [module for module in self.children() if isinstance(module, Hyperparameter)]
+
+    def __repr__(self) -> str:
+        given = ", ".join(f"{k}={v!r}" for k, v in self.description.items() if v is not None)
+        return f"{type(self).__name__}({given})"
+
+
+class FactorState(NamedTuple):
+    """Where a factor stands on the real line; a fixed value has a log scale of minus infinity."""
 
     loc: Tensor
     log_scale: Tensor
@@ -163,9 +163,6 @@ class HyperFactor(nn.Module):
     """q of one hyperparameter: a normal on the real line, moved to its support; abstract.
 
     Where the hyperparameter is fixed the factor has no parameters and says that value.
-
-    Args:
-        hyper: The hyperparameter.
     """
 
     def __init__(self, hyper: Hyperparameter) -> None:
@@ -177,7 +174,7 @@ class HyperFactor(nn.Module):
 
     @property
     def hyper(self) -> Hyperparameter:
-        """The hyperparameter."""
+        """What this is a factor of."""
         return self._hyper[0]
 
     @property
@@ -221,12 +218,15 @@ class HyperFactor(nn.Module):
         """Takes mean and standard deviation on the real line from a posterior held elsewhere."""
         self.restore(FactorState(loc, spread.log()))
 
-    def at(self, standard: Tensor) -> Tensor:
-        """Values on the support that stand so many standard deviations from the mean.
+    def match_grid(self, real: Tensor, log_post: Tensor) -> None:
+        """The same from a log posterior on a grid of the real line, (..., T), up to a constant."""
+        weight = log_post.softmax(-1)
+        mean = (weight * real).sum(-1)
+        var = (weight * (real - mean[..., None]).square()).sum(-1)
+        self.restore(FactorState(mean, 0.5 * var.clamp(min=_LEAST_VAR).log()))
 
-        Args:
-            standard: (*B, *shape), or what broadcasts to it.
-        """
+    def at(self, standard: Tensor) -> Tensor:
+        """Values on the support so many standard deviations (*B, *shape) from the mean."""
         if self.hyper.fixed is not None:
             return self.hyper.fixed.expand(torch.broadcast_shapes(standard.shape, self.hyper.shape))
         return self._to_support(self.loc + self.log_scale.exp() * standard)
@@ -234,9 +234,8 @@ class HyperFactor(nn.Module):
     def points(self, num_points: int = _NUM_POINTS) -> tuple[Tensor, Tensor]:
         """Values (T, *shape) and weights (T,) for expectations; one point where fixed."""
         like = self._place().loc
-        if not self.learnt:
-            num_points = 1
-        nodes, weights = (like.new_tensor(part) for part in gauss_hermite(num_points))
+        found = gauss_hermite(num_points if self.learnt else 1)
+        nodes, weights = (like.new_tensor(part) for part in found)
         return self.at(nodes.reshape(-1, *[1] * like.dim())), weights
 
     def forward(self) -> Tensor:
@@ -246,7 +245,7 @@ class HyperFactor(nn.Module):
             return hyper.fixed
         return pyro.sample(hyper.name, self._distribution().to_event(len(hyper.shape)))
 
-    def sample(self, num_samples: int, generator: torch.Generator) -> Tensor:
+    def sample(self, num_samples: int, generator: Generator) -> Tensor:
         """Draws (S, *shape) from a generator of the caller's."""
         shape = (num_samples, *self.hyper.shape)
         if not self.learnt:

@@ -10,16 +10,12 @@ from torch.nn.functional import logsigmoid, softplus
 from pyro_tbr.heads.hyper.base import HyperFactor, Hyperparameter
 
 _LOGITS = (-14.0, 8.0, 441)  # the grid on which a rate's posterior is summed
-_LEAST_VAR = 1e-6  # of a logit
 
 
 class Rate(Hyperparameter):
     """A probability with hyperprior ``Beta(concentration1, concentration0)``.
 
     Args:
-        name: Site name.
-        shape: Shape.
-        fixed: Fixed value, or ``None``.
         concentration1: Pseudo-count of changes.
         concentration0: Pseudo-count of arcs without change.
     """
@@ -73,11 +69,6 @@ class RateFactor(HyperFactor):
         normal = dist.Normal(self.loc, self.scale)
         return dist.TransformedDistribution(normal, [dist.transforms.SigmoidTransform()])
 
-    def mean(self) -> Tensor:
-        """E[rate]."""
-        rates, weights = self.points()
-        return torch.tensordot(weights, rates, 1)
-
     @torch.no_grad()
     def update(self, on: Tensor, off: Tensor, relative_length: Tensor) -> None:
         r"""The logit-normal q that matches the posterior given expected gates, by a grid of logits.
@@ -101,8 +92,4 @@ class RateFactor(HyperFactor):
         one = hyper.concentration1.double()[..., None]
         zero = hyper.concentration0.double()[..., None]
         log_post = log_lik + one * logsigmoid(logit) + zero * logsigmoid(-logit)
-        weight = log_post.softmax(-1)
-        mean = (weight * logit).sum(-1)
-        var = (weight * (logit - mean[..., None]).square()).sum(-1)
-        self.loc.copy_(mean)
-        self.log_scale.copy_(0.5 * var.clamp(min=_LEAST_VAR).log())
+        self.match_grid(logit, log_post)

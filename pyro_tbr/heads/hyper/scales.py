@@ -17,10 +17,17 @@ from pyro_tbr.heads.hyper.base import HyperFactor, Hyperparameter, check_finite
 _SETTLED = 1e-9  # moves of a logarithm below which an update ends
 _MOST_STEPS = 200  # of an update; each moves the logarithm by at most one
 _ROUNDING = torch.finfo(torch.float64).eps
+_SEPARATIONS = (-4.0, 4.0, 401)  # the grid of their logarithms
 
 
 class Scale(Hyperparameter):
-    """A positive value; abstract. Its hyperprior is the business of its class."""
+    """A positive value; abstract. What its class documents is the hyperprior and its arguments."""
+
+    prior_scale: Tensor
+
+    def middle(self) -> Tensor:
+        """Where the hyperprior has its middle, or its own scale."""
+        return self.prior_scale
 
     def factor(self) -> ScaleFactor:
         """See :meth:`Hyperparameter.factor`."""
@@ -31,16 +38,11 @@ class PositiveScale(Scale):
     """A scale with hyperprior ``LogNormal(log(median), spread)``.
 
     Args:
-        name: Site name.
-        shape: Shape.
-        fixed: Fixed value, or ``None``.
         median: Median of the hyperprior, in the model's unit.
         spread: Standard deviation of the logarithm.
-        unit: See :class:`Hyperparameter`.
     """
 
     prior_loc: Tensor
-    prior_scale: Tensor
 
     def __init__(
         self,
@@ -69,14 +71,8 @@ class HalfCauchyScale(Scale):
     """A scale with hyperprior ``HalfCauchy(scale)``.
 
     Args:
-        name: Site name.
-        shape: Shape.
-        fixed: Fixed value, or ``None``.
         scale: Median of the hyperprior, in the model's unit.
-        unit: See :class:`Hyperparameter`.
     """
-
-    prior_scale: Tensor
 
     def __init__(
         self,
@@ -94,24 +90,14 @@ class HalfCauchyScale(Scale):
         """Half-Cauchy over the whole shape."""
         return dist.HalfCauchy(self.prior_scale).to_event(len(self.shape))
 
-    def middle(self) -> Tensor:
-        """The median."""
-        return self.prior_scale
-
 
 class SlabScale(Scale):
     """A scale whose square is inverse gamma: a Student-t slab once it is integrated out.
 
     Args:
-        name: Site name.
-        shape: Shape.
-        fixed: Fixed value, or ``None``.
         scale: Scale of the Student-t, broadcastable to ``shape``, in the model's unit.
         df: Its degrees of freedom.
-        unit: See :class:`Hyperparameter`.
     """
-
-    prior_scale: Tensor
 
     def __init__(
         self,
@@ -134,10 +120,6 @@ class SlabScale(Scale):
         )
         root = dist.transforms.PowerTransform(torch.tensor(0.5))
         return dist.TransformedDistribution(square, [root]).to_event(len(self.shape))
-
-    def middle(self) -> Tensor:
-        """The scale."""
-        return self.prior_scale
 
 
 class ScaleFactor(HyperFactor):
@@ -205,17 +187,18 @@ class ScaleFactor(HyperFactor):
         least = _ROUNDING * count * torch.exp(2 * prior_loc)
         square = torch.maximum(square, least).clamp(min=1e-300)
         loc, var = self.loc.double(), (2 * self.log_scale).exp().double()
-        for _ in range(_MOST_STEPS):
+
+        def forces(loc: Tensor, var: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             pull = square * torch.exp((-2 * loc + 2 * var).clamp(max=80))
             push = size * torch.exp((-loc + 0.5 * var).clamp(max=40))
-            slope = pull - push - count - precision * (loc - prior_loc)
             # Near the optimum pull - push is n: the curvature is positive there, not everywhere.
-            bend = torch.maximum(2 * pull - push, pull) + precision
-            step = (slope / bend).clamp(-1.0, 1.0)
+            return pull, push, torch.maximum(2 * pull - push, pull) + precision
+
+        for _ in range(_MOST_STEPS):
+            pull, push, bend = forces(loc, var)
+            step = ((pull - push - count - precision * (loc - prior_loc)) / bend).clamp(-1.0, 1.0)
             loc = loc + step
-            pull = square * torch.exp((-2 * loc + 2 * var).clamp(max=80))
-            push = size * torch.exp((-loc + 0.5 * var).clamp(max=40))
-            bend = torch.maximum(2 * pull - push, pull) + precision
+            pull, push, bend = forces(loc, var)
             change = 1 / bend - var
             moved = torch.maximum(step.abs(), change.abs() / var).max()
             var = var + change
@@ -225,3 +208,54 @@ class ScaleFactor(HyperFactor):
                 break
         self.loc.copy_(loc)
         self.log_scale.copy_(0.5 * var.log())
+
+
+class Separation(PositiveScale):
+    r"""How far the halves of a slab lie from zero, in standard deviations of each: log-normal.
+
+    A change :math:`d` in the half of sign :math:`s` has the log density
+
+    .. math::
+        -\frac{(1 + c^2) d^2}{2 \tau^2} + \frac{c \sqrt{1 + c^2} \, s d}{\tau} - \frac{c^2}{2}
+        - \log \tau + \frac12 \log \frac{1 + c^2}{2 \pi}
+
+    with :math:`\tau` the slab's scale and :math:`c` its separation.
+    """
+
+    def factor(self) -> SeparationFactor:
+        """See :meth:`Hyperparameter.factor`."""
+        return SeparationFactor(self)
+
+
+class SeparationFactor(ScaleFactor):
+    """Log-normal q of the separation c."""
+
+    def moments(self) -> tuple[Tensor, Tensor, Tensor]:
+        """E[1 + c^2], E[c sqrt(1 + c^2)] and E[log(1 + c^2)]."""
+        values, weights = self.points()
+        square = values.square()
+        cross = (square * (1 + square)).sqrt()
+        first, second, third = (
+            torch.tensordot(weights, term, 1) for term in (1 + square, cross, torch.log1p(square))
+        )
+        return first, second, third
+
+    @torch.no_grad()
+    def learn(self, square: Tensor, size: Tensor, count: Tensor) -> None:
+        """The log-normal q that matches the posterior given the changes, by a grid.
+
+        Args:
+            square: Sum of expected squares of the changes over the slab's scale squared, ().
+            size: Sum of expected changes times the sign of their half, over the slab's scale, ().
+            count: Expected number of changes, ().
+        """
+        hyper = self.hyper
+        if hyper.fixed is not None:
+            return
+        assert isinstance(hyper, PositiveScale)
+        log_c = torch.linspace(*_SEPARATIONS, dtype=torch.float64, device=self.loc.device)
+        c2 = (2 * log_c).exp()
+        log_post = -0.5 * square.double() * (1 + c2) + size.double() * (c2 * (1 + c2)).sqrt()
+        log_post = log_post + 0.5 * count.double() * (torch.log1p(c2) - c2)
+        standard = (log_c - hyper.prior_loc.double().sum()) / hyper.prior_scale.double().sum()
+        self.match_grid(log_c, log_post - 0.5 * standard.square())

@@ -2,9 +2,9 @@
 
 from pyro_tbr.heads.likelihoods.base import Likelihood
 from pyro_tbr.heads.likelihoods.bernoulli import BernoulliLikelihood
+from pyro_tbr.heads.likelihoods.expectations import SiteTerms
 from pyro_tbr.heads.likelihoods.gaussian import GaussianLikelihood
 from pyro_tbr.heads.likelihoods.scaling import Scaling, standardised, unscaled
-from pyro_tbr.heads.likelihoods.sites import SiteTerms
 
 LIKELIHOODS: dict[str, type[Likelihood]] = {
     "gaussian": GaussianLikelihood,

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 
 from pyro_tbr.data.outcomes import Outcomes
-from pyro_tbr.heads.hyper import HyperFactor, HyperFactors, Hyperparameter
-from pyro_tbr.heads.hyper.base import by_name
-from pyro_tbr.heads.likelihoods.expectations import expectation, row_chunks
+from pyro_tbr.heads.hyper.base import Described, HyperFactor, HyperFactors, by_name
+from pyro_tbr.heads.likelihoods.expectations import SiteTerms, expectation, row_chunks, touching
 from pyro_tbr.heads.likelihoods.learning import climb
 from pyro_tbr.heads.likelihoods.scaling import Scaling, unscaled
-from pyro_tbr.heads.likelihoods.sites import SiteTerms, touching
-from pyro_tbr.heads.local_params import LocalParamsModule
 
 _LEAST_PRECISION = 1e-6  # of a row's site, over the mean one of its outcome
 
 
-class Likelihood(LocalParamsModule):
+class Likelihood(Described):
     r"""Maps a linear predictor to the distribution of an outcome; abstract.
 
     A new one says four things, and three of them have defaults:
@@ -73,10 +69,6 @@ class Likelihood(LocalParamsModule):
     placeholder: float = 0.0
     unit: Tensor
 
-    def __init__(self, **description: Any) -> None:
-        super().__init__()
-        self.description = description
-
     def build(self, num_outcomes: int, *, outcome_scale: Tensor | None = None) -> Likelihood:
         """This likelihood for Q outcomes, as a new module that has all its buffers.
 
@@ -97,10 +89,6 @@ class Likelihood(LocalParamsModule):
             num_outcomes: Q.
             unit: (Q,), by which what the user fixed in units of the outcome is to be divided.
         """
-
-    def hyperparameters(self) -> list[Hyperparameter]:
-        """Its own parameters, in the order of their sites."""
-        return [module for module in self.children() if isinstance(module, Hyperparameter)]
 
     def factors(self) -> dict[str, HyperFactor]:
         """A new factor of q for each of its parameters, by site name."""
@@ -169,13 +157,8 @@ class Likelihood(LocalParamsModule):
         precision is ``-2 dE/dvar`` and response ``mean + (dE/dmean) / precision``, so that a
         natural-gradient step of the weights is conditioning on these sites. Log densities that are
         not concave, such as a Student-t's, may have rows of negative precision; those get a
-        millionth of the mean precision of their outcome in place of it.
-
-        Args:
-            y: As for :meth:`expected_log_prob`, and so on.
-            mean: (N, Q).
-            var: (N, Q).
-            nuisance: By site name.
+        millionth of the mean precision of their outcome in place of it. Arguments are those of
+        :meth:`expected_log_prob`.
 
         Source:
             Khan & Lin, AISTATS 2017 (conjugate-computation variational inference).
@@ -217,9 +200,9 @@ class Likelihood(LocalParamsModule):
 
         Args:
             nuisance: Factors by site name; changed.
-            y: As for :meth:`expected_log_prob`, and so on.
-            mean: (N, Q).
-            var: (N, Q).
+            y: Outcomes, as for :meth:`expected_log_prob`.
+            mean: Likewise.
+            var: Likewise.
             weights: How much each outcome counts, (N, Q); 0 where not observed.
 
         Raises:
@@ -261,10 +244,7 @@ class Likelihood(LocalParamsModule):
     ) -> tuple[Tensor, Tensor]:
         """Mean and variance of a new outcome whose predictor is N(mean, var), (N, Q) each.
 
-        Args:
-            mean: Means of the linear predictor, (N, Q).
-            var: Its variances, (N, Q).
-            nuisance: Factors of its parameters by site name.
+        Arguments are those of :meth:`expected_log_prob`.
         """
 
         def centre(rows: Tensor, predictor: Tensor, values: dict[str, Tensor]) -> Tensor:
@@ -285,7 +265,3 @@ class Likelihood(LocalParamsModule):
     def filled(self, y: Tensor) -> Tensor:
         """Outcomes, with what it takes where none was observed."""
         return torch.where(torch.isnan(y), self.placeholder, y)
-
-    def __repr__(self) -> str:
-        given = ", ".join(f"{k}={v!r}" for k, v in self.description.items() if v is not None)
-        return f"{type(self).__name__}({given})"

@@ -1,7 +1,5 @@
 """Binary outcomes."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -15,7 +13,7 @@ from pyro_tbr.data.outcomes import Outcomes
 from pyro_tbr.errors import DataError
 from pyro_tbr.heads.hyper import HyperFactors
 from pyro_tbr.heads.likelihoods.base import Likelihood
-from pyro_tbr.heads.likelihoods.sites import SiteTerms, touching
+from pyro_tbr.heads.likelihoods.expectations import SiteTerms, touching
 from pyro_tbr.tree.readers.naming import listed
 
 # The logistic function as a mixture of eight normal distribution functions around zero: their

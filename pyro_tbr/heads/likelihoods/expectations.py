@@ -1,9 +1,8 @@
-"""Expectations under a normal predictor and the factors of a likelihood's parameters."""
-
-from __future__ import annotations
+"""Expectations under a normal predictor and a likelihood's parameters; rows as normal sites."""
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,13 +26,8 @@ def expectation(function: Function, mean: Tensor, var: Tensor, nuisance: HyperFa
     In double precision its slopes in the predictor's moments are those of the points' density, the
     points staying where they are. So a function with a corner has smooth ones, an order of
     magnitude closer than with points that move. Where a predictor is nearly certain, or in single
-    precision, those would be mostly rounding: there points move with the moments.
-
-    Args:
-        function: Of rows, predictors and parameters.
-        mean: Means of the predictor, (N, Q).
-        var: Its variances, (N, Q).
-        nuisance: Factors of the parameters by site name.
+    precision, those would be mostly rounding: there points move with the moments. Moments of the
+    predictor are (N, Q).
     """
     values, weights = nuisance_points(nuisance, mean)
     # Above 0, where the root has a slope.
@@ -103,3 +97,31 @@ def _standard_points(num_axes: int, like: Tensor) -> tuple[Tensor, Tensor]:
     points = torch.cartesian_prod(*[nodes] * num_axes).reshape(-1, num_axes)
     each = torch.cartesian_prod(*[weights] * num_axes).reshape(-1, num_axes)
     return points, each.prod(-1)
+
+
+class SiteTerms(NamedTuple):
+    """What rows say of their linear predictor, as normal sites; (N, Q) each, double precision.
+
+    At the moments (m, v) they were made at, value and first derivatives in m and v of
+
+    ``log_norm - site_scale * precision * E[(f - response)^2] / 2,   f ~ N(m, v)``
+
+    are those of the expected log density.
+
+    Attributes:
+        precision: Above 0; in units of ``Likelihood.site_scale``.
+        response: In the predictor's unit.
+        log_norm: Log density.
+    """
+
+    precision: Tensor
+    response: Tensor
+    log_norm: Tensor
+
+
+def touching(
+    each: Tensor, mean: Tensor, var: Tensor, precision: Tensor, slope: Tensor
+) -> SiteTerms:
+    """Sites of these precisions that have value ``each`` and slope in the mean; (N, Q) all."""
+    step = slope / precision
+    return SiteTerms(precision, mean + step, each + 0.5 * precision * (step.square() + var))

@@ -1,9 +1,8 @@
 """Normal outcomes."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
+from typing import cast
 
 import pyro.distributions as dist
 import torch
@@ -11,8 +10,8 @@ from torch import Tensor
 
 from pyro_tbr.heads.hyper import HyperFactors, PositiveScale, ScaleFactor, as_fixed, spread_fixed
 from pyro_tbr.heads.likelihoods.base import Likelihood
+from pyro_tbr.heads.likelihoods.expectations import SiteTerms
 from pyro_tbr.heads.likelihoods.scaling import Scaling, standardised
-from pyro_tbr.heads.likelihoods.sites import SiteTerms
 
 # Wide: a noise of a hundredth of the outcome's spread costs it only some 8 nats.
 _MEDIAN, _SPREAD = 0.5, 1.5
@@ -99,6 +98,4 @@ class GaussianLikelihood(Likelihood):
 
 
 def _noise(nuisance: HyperFactors) -> ScaleFactor:
-    factor = nuisance["noise_scale"]
-    assert isinstance(factor, ScaleFactor)  # build() gave it
-    return factor
+    return cast(ScaleFactor, nuisance["noise_scale"])

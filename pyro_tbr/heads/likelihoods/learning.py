@@ -1,7 +1,5 @@
 """Optima of a likelihood's parameters that have no closed form."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 
@@ -62,7 +60,9 @@ def climb(factors: Factors, log_lik: Callable[[Factors], Iterable[Tensor]]) -> N
             _place(parameters, start)
             break
         bound, slopes = new, new_slopes
-        if _largest(steps, start) < _SETTLED:
+        # Moves of means in their standard deviations, and of log standard deviations.
+        means = (step / sd.exp() for step, sd in zip(steps[::2], start[1::2], strict=True))
+        if max(move.abs().max().item() for move in (*means, *steps[1::2])) < _SETTLED:
             break
     for name, factor in work.items():
         factors[name].restore(factor.state())
@@ -92,12 +92,6 @@ def _steps(start: list[Tensor], slopes: list[Tensor]) -> list[Tensor]:
         step = (slope * (2 * log_scale).exp() / narrowing).clamp(-_LONGEST, _LONGEST)
         steps += [step, -0.5 * narrowing.log()]
     return steps
-
-
-def _largest(steps: list[Tensor], start: list[Tensor]) -> float:
-    """The largest move, of a mean in its standard deviations or of a log standard deviation."""
-    in_sds = (step / spread.exp() for step, spread in zip(steps[::2], start[1::2], strict=True))
-    return max(move.abs().max().item() for move in (*in_sds, *steps[1::2]))
 
 
 @torch.no_grad()

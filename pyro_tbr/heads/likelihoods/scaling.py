@@ -1,7 +1,5 @@
 """Units: outcomes as the user gave them, and as the model sees them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import NamedTuple
 

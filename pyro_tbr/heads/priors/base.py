@@ -8,18 +8,17 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from pyro_tbr.errors import DataError
-from pyro_tbr.heads.hyper.base import Hyperparameter, as_fixed, spread_fixed
-from pyro_tbr.heads.hyper.scales import PositiveScale
-from pyro_tbr.heads.local_params import LocalParamsModule
+from pyro_tbr.heads.hyper import PositiveScale, as_fixed, spread_fixed
+from pyro_tbr.heads.hyper.base import Described
 from pyro_tbr.heads.priors.classes import Classes, Values, draw_classes, normal_mixture
 from pyro_tbr.heads.priors.factor import PriorFactor
 from pyro_tbr.tree import Tree
 
 
-class ArcPrior(LocalParamsModule):
+class ArcPrior(Described):
     """A prior on root weights (W, Q) and arc changes (A, W, Q); abstract.
 
     ``W`` counts the weights of one outcome: the latents, then the intercept if there is one.
@@ -50,15 +49,16 @@ class ArcPrior(LocalParamsModule):
     Attributes:
         gated: The first class is the closed gate: a change is *included* in the others. Sites are
             then ``gates``, ``slab`` and, where the first class has a width, ``spike``.
+        has_spike: Arcs whose gate is closed change a little.
         use_lengths: What a change is depends on the length of its arc.
     """
 
     gated = False
+    has_spike = False
     use_lengths = False
 
     def __init__(self, **description: Any) -> None:
-        super().__init__()
-        self.description = description
+        super().__init__(**description)
         self.root_scale_value = as_fixed(description["root_scale"], "root_scale")
 
     def build(
@@ -93,33 +93,30 @@ class ArcPrior(LocalParamsModule):
         if latent_units is not None:
             latent[: len(latent_units[1])] = latent_units[1].to(latent)
         built.unit = (outcome / latent[:, None]).to(torch.get_default_dtype())
-        built.num_arcs, built.num_weights, built.num_outcomes = (
-            tree.num_arcs,
-            num_weights,
-            num_outcomes,
-        )
+        built.num_arcs, built.num_weights = tree.num_arcs, num_weights
+        built.num_outcomes = num_outcomes
         built.num_latents = num_weights if num_latents is None else num_latents
         loc = torch.zeros(num_weights, num_outcomes) if root_loc is None else root_loc
         built.register_buffer("root_loc", loc.to(torch.get_default_dtype()))
         built.root_scale = built._scale("root_scale", built.root_scale_value, median=1.0)
-        if latent_units is not None and num_weights > len(latent_units[0]):
-            built._widen_intercept(*latent_units)
-        built._build_changes(tree, standard_error)
-        return built
-
-    def _widen_intercept(self, shift: Tensor, scale: Tensor) -> None:
-        """Fixed root scales say what is believed where latents are 0, not at their shift."""
-        fixed = self.root_scale.fixed
-        if fixed is not None:
+        fixed = built.root_scale.fixed
+        if fixed is not None and latent_units is not None and num_weights > len(latent_units[0]):
+            # Fixed root scales say what is believed where latents are 0, not at their shift.
+            shift, scale = latent_units
             slopes = (shift / scale).to(fixed)[:, None] * fixed[: len(shift)]
             fixed[-1] = (fixed[-1].square() + slopes.square().sum(0)).sqrt()
+        built._build_changes(tree, standard_error)
+        return built
 
     def _scale(self, name: str, fixed: Tensor | None, *, median: float) -> PositiveScale:
         """A scale of shape (W, 1) where learnt, (W, Q) where the user fixed it."""
         if fixed is None:
             return PositiveScale(name, (self.num_weights, 1), None, median=median)
-        shape = (self.num_weights, self.num_outcomes)
-        return PositiveScale(name, shape, spread_fixed(fixed, shape, name) / self.unit)
+        return PositiveScale(name, self.delta_shape[1:], self._in_unit(fixed, name))
+
+    def _in_unit(self, value: Tensor, argument: str) -> Tensor:
+        """What the user gave in outcome per unit of latent, (W, Q) in the model's units."""
+        return spread_fixed(value, self.delta_shape[1:], argument) / self.unit
 
     def _build_changes(self, tree: Tree, standard_error: float) -> None:
         """Sets the hyperparameters of the changes as attributes."""
@@ -148,27 +145,19 @@ class ArcPrior(LocalParamsModule):
         """(A, W, Q)."""
         return (self.num_arcs, self.num_weights, self.num_outcomes)
 
-    def hyperparameters(self) -> list[Hyperparameter]:
-        """Hyperparameters in the order of their sites."""
-        return [module for module in self.children() if isinstance(module, Hyperparameter)]
-
     def forward(self) -> tuple[Tensor, Tensor]:
         """Pyro sites; returns root weights (W, Q) and deltas (A, W, Q)."""
         law = dist.Normal(self.root_loc, self.root_scale()).to_event(2)
         root = pyro.sample("root_weights", law)
         rest = (hyper for hyper in self.hyperparameters() if hyper is not self.root_scale)
-        return root, self._sample_changes({hyper.name: hyper() for hyper in rest})
-
-    def _sample_changes(self, values: Values) -> Tensor:
-        sites = {
-            name: pyro.sample(name, law.to_event(3)) for name, law in self.site_laws(values).items()
-        }
+        laws = self.site_laws({hyper.name: hyper() for hyper in rest})
+        sites = {name: pyro.sample(name, law.to_event(3)) for name, law in laws.items()}
         if not self.gated:
-            return sites["deltas"]
+            return root, sites["deltas"]
         deltas = sites["gates"] * sites["slab"]
-        if "spike" in sites:
+        if self.has_spike:
             deltas = deltas + (1 - sites["gates"]) * self.may_change() * sites["spike"]
-        return pyro.deterministic("deltas", deltas, event_dim=3)
+        return root, pyro.deterministic("deltas", deltas, event_dim=3)
 
     def may_change(self, relative_length: Tensor | None = None) -> Tensor:
         """Which arcs may change at all, (A, 1, 1) bool."""
@@ -177,10 +166,8 @@ class ArcPrior(LocalParamsModule):
 
     def site_laws(self, values: Values) -> dict[str, dist.TorchDistribution]:
         """Distributions of the sites of the changes given the hyperparameters, (*S, A, W, Q)."""
-        prob, mean, var = (
-            part.expand(*part.shape[:-4], *self.delta_shape, part.shape[-1])
-            for part in torch.broadcast_tensors(*self.classes(values))
-        )
+        parts, shape = torch.broadcast_tensors(*self.classes(values)), self.delta_shape
+        prob, mean, var = (p.expand(*p.shape[:-4], *shape, p.shape[-1]) for p in parts)
         if not self.gated:
             return {"deltas": normal_mixture(prob, mean, var)}
         laws: dict[str, dist.TorchDistribution] = {
@@ -192,11 +179,6 @@ class ArcPrior(LocalParamsModule):
             laws["spike"] = dist.Normal(mean[..., 0], width)
         return laws
 
-    @property
-    def has_spike(self) -> bool:
-        """Arcs whose gate is closed change a little."""
-        return False
-
     def without_learnt_spike(self) -> ArcPrior:
         """This built prior with no change where gates are closed, unless the user gave its size.
 
@@ -206,18 +188,11 @@ class ArcPrior(LocalParamsModule):
         return self
 
     def draw_changes(
-        self,
-        values: Values,
-        generator: torch.Generator,
-        relative_length: Tensor | None = None,
+        self, values: Values, generator: Generator, relative_length: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Changes along arcs nothing is known of, given draws of the hyperparameters.
+        """Changes along arcs nothing is known of, given draws of the hyperparameters, draws first.
 
-        Args:
-            values: Hyperparameters by site name, draws first.
-            generator: Randomness.
-            relative_length: Lengths of the arcs over the mean of the tree's, (A',); the tree's own
-                arcs where absent.
+        Arcs are those of :meth:`classes`.
 
         Returns:
             ``deltas`` and, where the prior has them, ``gates``, each (S, A', W, Q).
@@ -230,10 +205,6 @@ class ArcPrior(LocalParamsModule):
         if self.gated:
             draws["gates"] = (pick > 0).to(deltas.dtype)
         return draws
-
-    def __repr__(self) -> str:
-        given = ", ".join(f"{k}={v!r}" for k, v in self.description.items() if v is not None)
-        return f"{type(self).__name__}({given})"
 
 
 def share_of(expected: float, num_arcs: int) -> float:

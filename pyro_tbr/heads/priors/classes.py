@@ -1,16 +1,12 @@
 """Changes as mixtures of normals: what priors say of them, and what q expects of that."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import pyro.distributions as dist
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.distributions import constraints
-
-from pyro_tbr.heads.hyper.base import Hyperparameter
 
 Values = Mapping[str, Tensor]
 
@@ -52,6 +48,13 @@ class ExpectedLaw(NamedTuple):
     square: Tensor
 
 
+def one_class(inverse: Tensor, log_scale: Tensor, square: Tensor) -> ExpectedLaw:
+    """One class around zero, from E[1 / scale^2], E[log scale] and E[scale^2], (A or 1, W, Q)."""
+    inverse, log_scale, square = (p.unsqueeze(-1) for p in (inverse, log_scale, square))
+    one, zero = torch.ones_like(inverse), torch.zeros_like(inverse)
+    return ExpectedLaw(one, zero, zero, 1 / inverse, -log_scale - 0.5 * inverse.log(), square)
+
+
 class ChangeSums(NamedTuple):
     """Expected changes by class, 0 on arcs that no row tells of, (A, W, Q, J) each.
 
@@ -64,34 +67,6 @@ class ChangeSums(NamedTuple):
     count: Tensor  # type: ignore[assignment]
     first: Tensor
     second: Tensor
-
-
-class BuiltPrior(Protocol):
-    """What a factor of q asks of its prior; see :class:`ArcPrior`."""
-
-    gated: bool
-    root_loc: Tensor
-    num_latents: int
-
-    @property
-    def delta_shape(self) -> tuple[int, int, int]:
-        """(A, W, Q)."""
-
-    @property
-    def has_spike(self) -> bool:
-        """Whether arcs whose gate is closed change a little."""
-
-    def hyperparameters(self) -> list[Hyperparameter]:
-        """In the order of their sites."""
-
-    def classes(self, values: Values, relative_length: Tensor | None = None) -> Classes:
-        """The law of the changes."""
-
-    def site_laws(self, values: Values) -> dict[str, dist.TorchDistribution]:
-        """Distributions of the sites of the changes."""
-
-    def may_change(self, relative_length: Tensor | None = None) -> Tensor:
-        """Which arcs may change at all."""
 
 
 def normal_mixture(prob: Tensor, mean: Tensor, var: Tensor) -> dist.TorchDistribution:
@@ -111,7 +86,7 @@ class _NormalMixture(dist.MixtureSameFamily):
 
 
 def draw_classes(
-    classes: Classes, shape: tuple[int, ...], generator: torch.Generator
+    classes: Classes, shape: tuple[int, ...], generator: Generator
 ) -> tuple[Tensor, Tensor]:
     """Draws of changes and of their classes, ``shape`` each."""
     prob, mean, var = (part.expand(*shape, part.shape[-1]) for part in classes)

@@ -6,59 +6,23 @@ mean; the best factorised q has the odds of the expected logarithms, which are l
 enumeration with the rate integrated out inclusion probabilities by the mean are nearer.
 """
 
-from __future__ import annotations
-
-from typing import NamedTuple
+from typing import Any, cast
 
 import pyro
 import pyro.distributions as dist
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from pyro_tbr.errors import DataError
 from pyro_tbr.heads.hyper.base import HyperFactor, by_name
 from pyro_tbr.heads.hyper.scales import ScaleFactor
-from pyro_tbr.heads.priors.classes import (
-    BuiltPrior,
-    ChangeSums,
-    ExpectedLaw,
-    Values,
-    expected_law,
-)
-from pyro_tbr.tree import Tree, path_sum
-from pyro_tbr.tree.messages import (
-    ArcLaw,
-    InsideMessages,
-    TreePosterior,
-    inside_pass,
-    sample,
-    smooth,
-)
+from pyro_tbr.heads.priors.classes import ChangeSums, ExpectedLaw, expected_law
+from pyro_tbr.heads.priors.evidence import Evidence
+from pyro_tbr.tree import Tree
+from pyro_tbr.tree.messages import ArcLaw, InsideMessages, TreePosterior, sample, smooth
 
 _NUM_POINTS = 64  # of all hyperparameters together, for expectations without a closed form
 _CLIMB_STEPS, _CLIMB_RATE = 15, 0.1  # of the update of hyperparameters without a closed form
-
-
-class Evidence(NamedTuple):
-    """What the rows say, and where.
-
-    Attributes:
-        tree: The environments.
-        eta: Linear terms of the potentials exp(eta u - lam u^2 / 2), (W, Q, V), in double.
-        lam: Their precisions.
-        informed: Arcs with rows below, (A,) bool.
-        num_components: Cap on the components of a message; ``None``: exact.
-    """
-
-    tree: Tree
-    eta: Tensor
-    lam: Tensor
-    informed: Tensor
-    num_components: int | None
-
-    def some(self, weights: slice) -> tuple[Tensor, Tensor]:
-        """Potentials of some weights, in double precision."""
-        return self.eta[weights].double(), self.lam[weights].double()
 
 
 class PriorFactor(nn.Module):
@@ -68,10 +32,8 @@ class PriorFactor(nn.Module):
     one whose hyperparameters are held jointly with the weights, as the horseshoe's, overrides
     :meth:`passes` and what reads their result.
 
-    Args:
-        prior: The built prior.
-
     Attributes:
+        prior: The built :class:`ArcPrior`, whose file imports this one.
         hyper: Factors of the hyperparameters by site name.
         joint: Sites of hyperparameters held jointly with the weights; what their factors say is
             matched to that, for reports.
@@ -81,21 +43,19 @@ class PriorFactor(nn.Module):
     joint: frozenset[str] = frozenset()
     rough_components: int = 4
 
-    def __init__(self, prior: BuiltPrior) -> None:
+    def __init__(self, prior: Any) -> None:
         super().__init__()
         self._prior = (prior,)  # in a tuple: the head owns the prior, not we
         self.hyper = nn.ModuleDict({h.name: h.factor() for h in prior.hyperparameters()})
 
     @property
-    def prior(self) -> BuiltPrior:
-        """The prior."""
+    def prior(self) -> Any:
+        """See above."""
         return self._prior[0]
 
     def scale(self, name: str) -> ScaleFactor:
         """The factor of a scale."""
-        factor = self.hyper[name]
-        assert isinstance(factor, ScaleFactor)
-        return factor
+        return cast(ScaleFactor, self.hyper[name])
 
     def own(self) -> dict[str, HyperFactor]:
         """Factors of the hyperparameters that are not held jointly with the weights."""
@@ -114,10 +74,8 @@ class PriorFactor(nn.Module):
     def law(self, relative_length: Tensor | None = None) -> ExpectedLaw:
         """What q of the hyperparameters expects of the law of changes, differentiable.
 
-        Here an average over points that cover q of all hyperparameters evenly.
-
-        Args:
-            relative_length: Of other arcs than the tree's, as in :meth:`ArcPrior.classes`.
+        Here an average over points that cover q of all hyperparameters evenly. Arcs are those of
+        :meth:`ArcPrior.classes`.
         """
         learnt = [name for name, factor in self.own().items() if factor.learnt]
         standard = torch.zeros(1, 1, dtype=torch.float64)
@@ -138,26 +96,20 @@ class PriorFactor(nn.Module):
         return self.law().prob[..., 1:].sum(-1).double().expand(self.prior.delta_shape)
 
     def silent_square(self) -> Tensor:
-        """Mean squared change by class where there are no rows, (A, W, Q, J), double precision.
-
-        Hyperparameters are integrated out.
-        """
+        """Mean squared change by class where there are no rows, (A, W, Q, J) double."""
         square = self.law().square.double()
         return square.expand(*self.prior.delta_shape, square.shape[-1])
 
     def new_var(self, relative_length: Tensor) -> Tensor:
-        """Variance of a change along new arcs, (A', W, Q), double precision.
-
-        Args:
-            relative_length: Lengths of the arcs over the mean of the tree's, (A',).
-        """
+        """Variance of a change along new arcs, (A', W, Q) double, from lengths over the mean's."""
         square = self.law(relative_length).square.double().sum(-1)
         return square.expand(len(relative_length), *self.prior.delta_shape[1:])
 
-    def root_law(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the root weights as the passes take them, (W, Q) each."""
+    def root_law(self, weights: slice = slice(None)) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the root weights as the passes take them, (w, Q) each."""
         scale = self.scale("root_scale").mean_power(-2.0).rsqrt().expand(self.prior.delta_shape[1:])
-        return self.prior.root_loc.detach().double(), scale.detach().double()
+        loc, scale = (p.detach().double()[weights] for p in (self.prior.root_loc, scale))
+        return loc, scale
 
     def root_gap(self) -> Tensor:
         """KL that the root's law leaves out, as its scale has a factor of its own, (W,)."""
@@ -174,50 +126,27 @@ class PriorFactor(nn.Module):
         )
         return ArcLaw.of(prob, mean, var, gated=self.prior.gated)
 
-    def inside(
-        self, data: Evidence, weights: slice, num_components: int | None, sweeps: int
-    ) -> InsideMessages:
-        """Inside messages for some weights."""
-        loc, scale = (part[weights] for part in self.root_law())
-        return inside_pass(
-            data.tree,
-            *data.some(weights),
-            self.arc_law(weights),
-            loc,
-            scale,
-            num_components,
-            sweeps,
-        )
+    def inside(self, data: Evidence, law: ArcLaw | None = None) -> InsideMessages:
+        """Inside messages, under q's own law of changes where no other is given."""
+        law = self.arc_law(data.weights) if law is None else law
+        return data.inside(law, *self.root_law(data.weights))
 
     @torch.no_grad()
-    def passes(
-        self,
-        data: Evidence,
-        weights: slice,
-        num_components: int | None,
-        sweeps: int,
-        refit: bool = False,
-    ) -> TreePosterior:
-        """Both passes for some weights; with ``refit`` joint hyperparameters are moved too."""
-        loc, scale = (part[weights] for part in self.root_law())
-        return smooth(
-            data.tree,
-            *data.some(weights),
-            self.arc_law(weights),
-            loc,
-            scale,
-            num_components,
-            sweeps,
-        )
+    def passes(self, data: Evidence, refit: bool = False) -> TreePosterior:
+        """Both passes; with ``refit`` joint hyperparameters are moved too."""
+        law, root = self.arc_law(data.weights), self.root_law(data.weights)
+        potentials, how = (data.eta, data.lam), (data.num_components, data.sweeps)
+        return smooth(data.tree, *potentials, law, *root, *how)
 
     @torch.no_grad()
     def start_from(self, root: Tensor, deltas: Tensor, informed: Tensor) -> None:
         """Starts at what point estimates say: root weights (W, Q), deltas (A, W, Q)."""
-        law = self.law()
+        law, change = self.law(), deltas.unsqueeze(-1)
         normal = dist.Normal(law.mean, law.var.clamp(min=1e-12).sqrt())
-        share = (law.log_prob + normal.log_prob(deltas.unsqueeze(-1))).softmax(-1)
+        share = (law.log_prob + normal.log_prob(change)).softmax(-1)
+        share = torch.where(informed.reshape(-1, 1, 1, 1), share, 0.0)
         self.learn_root((root - self.prior.root_loc).square())
-        self.learn_changes(_sums(share, deltas, informed))
+        self.learn_changes(ChangeSums(share, share * change, share * change * change))
 
     @torch.no_grad()
     def learn(self, now: TreePosterior, informed: Tensor) -> None:
@@ -254,7 +183,7 @@ class PriorFactor(nn.Module):
         sums = ChangeSums(*(part.detach().to(params[0]) for part in sums))
         for step in range(_CLIMB_STEPS):
             optimizer.param_groups[0]["lr"] = _CLIMB_RATE * (1 - step / _CLIMB_STEPS)
-            loss = -expected_log_density(self.law(), sums).sum()
+            loss = -_expected_log_density(self.law(), sums).sum()
             loss = loss + sum(factor.kl().sum() for factor in factors)
             optimizer.zero_grad()
             loss.backward()
@@ -284,18 +213,12 @@ class PriorFactor(nn.Module):
         return self.root_gap() + (share * (each - law.excess)).sum((0, 2, 3))
 
     @torch.no_grad()
-    def draw(
-        self, data: Evidence, num_samples: int, sweeps: int, generator: torch.Generator
-    ) -> dict[str, Tensor]:
-        """Joint draws of root weights, changes, gates and joint hyperparameters, by site name.
-
-        Other hyperparameters are at q's centre.
-        """
-        messages = self.inside(data, slice(None), data.num_components, sweeps)
-        return self.draw_from(messages, data.tree, num_samples, generator)
+    def draw(self, data: Evidence, num_samples: int, generator: Generator) -> dict[str, Tensor]:
+        """Joint draws by site name, of joint hyperparameters too; others are at q's centre."""
+        return self.draw_from(self.inside(data), data.tree, num_samples, generator)
 
     def draw_from(
-        self, messages: InsideMessages, tree: Tree, num_samples: int, generator: torch.Generator
+        self, messages: InsideMessages, tree: Tree, num_samples: int, generator: Generator
     ) -> dict[str, Tensor]:
         """The same from messages that were sent before."""
         root, classes, deltas = sample(tree, messages, num_samples, generator)
@@ -313,7 +236,7 @@ class PriorFactor(nn.Module):
         """
         loc, scale = self.root_law()
         root, deltas = draws["root_weights"].double(), draws["deltas"].double()
-        log_q = log_potential(data, root, deltas) - now.log_evidence.sum()
+        log_q = data.log_potential(root, deltas) - now.log_evidence.sum()
         log_q = log_q + dist.Normal(loc, scale).log_prob(root).sum((1, 2))
         law = ExpectedLaw(*(part.detach().double() for part in self.law()))
         normal = dist.Normal(law.mean, torch.where(law.var > 0, law.var, 1.0).sqrt())
@@ -327,29 +250,24 @@ class PriorFactor(nn.Module):
         informed = data.informed.reshape(-1, 1, 1)
         return log_q + torch.where(informed, total, 0.0).sum((1, 2, 3))
 
-    def emit(
-        self, data: Evidence, now: TreePosterior, sweeps: int, generator: torch.Generator
-    ) -> None:
+    def emit(self, data: Evidence, now: TreePosterior, generator: Generator) -> None:
         """Pyro sites: one joint draw along the tree, its log density on ``root_weights``."""
         values = {name: factor() for name, factor in self.hyper.items()}
-        draws = self.draw(data, 1, sweeps, generator)
+        draws = self.draw(data, 1, generator)
         density = self.log_prob(data, now, draws)[0].to(draws["root_weights"])
         root = dist.Delta(draws["root_weights"][0], log_density=density, event_dim=2)
         pyro.sample("root_weights", root)
-        ours = {name: value[0] for name, value in draws.items() if name != "root_weights"}
-        self.emit_changes(values, ours, data.informed.reshape(-1, 1, 1))
-
-    def emit_changes(self, values: Values, draws: dict[str, Tensor], known: Tensor) -> None:
-        """Pyro sites of the changes; what the draws do not say has the prior, which cancels."""
-        laws = self.prior.site_laws(values)
+        # What the draws do not say has the prior, which cancels.
+        laws, known = self.prior.site_laws(values), data.informed.reshape(-1, 1, 1)
+        deltas = draws["deltas"][0]
         if not self.prior.gated:
-            _emit("deltas", laws["deltas"], draws["deltas"], known)
+            _emit("deltas", laws["deltas"], deltas, known)
             return
-        gates = _emit("gates", laws["gates"], draws["gates"], known)
-        _emit("slab", laws["slab"], draws["deltas"], known & (gates > 0))
+        gates = _emit("gates", laws["gates"], draws["gates"][0], known)
+        _emit("slab", laws["slab"], deltas, known & (gates > 0))
         if "spike" in laws:
             own = known & self.prior.may_change() & (gates == 0)
-            _emit("spike", laws["spike"], draws["deltas"], own)
+            _emit("spike", laws["spike"], deltas, own)
 
 
 def _emit(name: str, law: dist.TorchDistribution, ours: Tensor, own: Tensor) -> Tensor:
@@ -359,14 +277,7 @@ def _emit(name: str, law: dist.TorchDistribution, ours: Tensor, own: Tensor) -> 
     return pyro.sample(name, dist.Delta(value, log_density=density, event_dim=value.dim()))
 
 
-def _sums(share: Tensor, deltas: Tensor, informed: Tensor) -> ChangeSums:
-    """Changes (A, W, Q) that belong to classes by these shares (A, W, Q, J)."""
-    share = torch.where(informed.reshape(-1, 1, 1, 1), share, 0.0)
-    first = share * deltas.unsqueeze(-1)
-    return ChangeSums(share, first, first * deltas.unsqueeze(-1))
-
-
-def expected_log_density(law: ExpectedLaw, sums: ChangeSums) -> Tensor:
+def _expected_log_density(law: ExpectedLaw, sums: ChangeSums) -> Tensor:
     """Expected log density of changes under q of the hyperparameters, (A, W, Q)."""
     precision = torch.where(law.var > 0, 1 / torch.where(law.var > 0, law.var, 1.0), 0.0)
     log_scale = 0.5 * torch.where(law.var > 0, law.var, 1.0).log()
@@ -378,9 +289,3 @@ def expected_log_density(law: ExpectedLaw, sums: ChangeSums) -> Tensor:
 def root_square(now: TreePosterior, root_loc: Tensor) -> Tensor:
     """Expected squared deviation of the root weights from their prior mean, (W, Q)."""
     return now.node_var[..., 0] + (now.node_mean[..., 0] - root_loc).square()
-
-
-def log_potential(data: Evidence, root: Tensor, deltas: Tensor) -> Tensor:
-    """Log potentials of draws (S,), from root weights (S, W, Q) and deltas (S, A, W, Q)."""
-    nodes = path_sum(data.tree, root, deltas, event_dim=2).permute(0, 2, 3, 1)
-    return (data.eta * nodes - 0.5 * data.lam * nodes.square()).sum((1, 2, 3))

@@ -1,13 +1,11 @@
 """Dense changes: random slopes along the tree."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
 from pyro_tbr.heads.hyper.base import as_fixed
 from pyro_tbr.heads.priors.base import ArcPrior
-from pyro_tbr.heads.priors.classes import ChangeSums, Classes, ExpectedLaw, Values
+from pyro_tbr.heads.priors.classes import ChangeSums, Classes, ExpectedLaw, Values, one_class
 from pyro_tbr.heads.priors.factor import PriorFactor
 from pyro_tbr.tree import Tree
 
@@ -42,30 +40,17 @@ class GaussianPrior(ArcPrior):
 
     def factor(self) -> PriorFactor:
         """See :meth:`ArcPrior.factor`."""
-        return _GaussianFactor(self, self.pooled)
+        return _GaussianFactor(self)
 
 
 class _GaussianFactor(PriorFactor):
-    """Closed forms.
-
-    Args:
-        prior: The built prior.
-        pooled: All latents share their scales.
-    """
-
-    def __init__(self, prior: GaussianPrior, pooled: bool) -> None:
-        super().__init__(prior)
-        self.pooled = pooled
+    """Closed forms."""
 
     def law(self, relative_length: Tensor | None = None) -> ExpectedLaw:
         """See :meth:`PriorFactor.law`."""
         scale = self.scale("slab_scale")
-        inverse, square = (
-            scale.mean_power(power).unsqueeze(0).unsqueeze(-1) for power in (-2.0, 2.0)
-        )
-        excess = -scale.mean_log().unsqueeze(0).unsqueeze(-1) - 0.5 * inverse.log()
-        one, zero = torch.ones_like(inverse), torch.zeros_like(inverse)
-        return ExpectedLaw(one, zero, zero, 1 / inverse, excess, square)
+        parts = scale.mean_power(-2.0), scale.mean_log(), scale.mean_power(2.0)
+        return one_class(*(part.unsqueeze(0) for part in parts))
 
     def learn_changes(self, sums: ChangeSums) -> None:
         """See :meth:`PriorFactor.learn_changes`."""
@@ -75,7 +60,7 @@ class _GaussianFactor(PriorFactor):
         self, name: str, square: Tensor, count: Tensor, size: Tensor | float = 0.0
     ) -> None:
         """See :meth:`PriorFactor.update_scale`."""
-        if self.pooled:
+        if self.prior.pooled:
             first = self.prior.num_latents
             square, count = (
                 torch.cat([part[:first].sum(0).expand(first, -1), part[first:]])

@@ -1,17 +1,13 @@
 """Changes that are all there, most of them next to nothing."""
 
-from __future__ import annotations
-
-import math
-
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
-from pyro_tbr.heads.hyper.base import as_fixed, spread_fixed
-from pyro_tbr.heads.hyper.scales import HalfCauchyScale, SlabScale
+from pyro_tbr.heads.hyper import HalfCauchyScale, SlabScale, as_fixed
 from pyro_tbr.heads.priors.base import ArcPrior, share_of
 from pyro_tbr.heads.priors.classes import Classes, Values
 from pyro_tbr.heads.priors.factor import PriorFactor
+from pyro_tbr.heads.priors.horseshoe_classes import draw_half_cauchy
 from pyro_tbr.heads.priors.horseshoe_factor import HorseshoeFactor, HorseshoeTreeFactor
 from pyro_tbr.tree import Tree
 
@@ -60,25 +56,19 @@ class HorseshoePrior(ArcPrior):
 
     def _build_changes(self, tree: Tree, standard_error: float) -> None:
         expected = self.description["expected_num_nonzero"]
-        share = share_of(
-            0.2 * tree.num_arcs if expected is None else float(expected), tree.num_arcs
-        )
+        expected = 0.2 * tree.num_arcs if expected is None else float(expected)
+        share = share_of(expected, tree.num_arcs)
         # One scale a weight and outcome: the units of the outcomes may differ.
-        shape = (self.num_weights, self.num_outcomes)
-        fixed = self.global_scale_value
-        self.global_scale = HalfCauchyScale(
-            "global_scale",
-            shape,
-            None if fixed is None else spread_fixed(fixed, shape, "global_scale") / self.unit,
-            scale=share / (1 - share) * standard_error,
-        )
+        shape = self.delta_shape[1:]
+        fixed, median = self.global_scale_value, share / (1 - share) * standard_error
+        fixed = None if fixed is None else self._in_unit(fixed, "global_scale")
+        self.global_scale = HalfCauchyScale("global_scale", shape, fixed, scale=median)
         self.local_scale = HalfCauchyScale("local_scale", self.delta_shape, None, scale=1.0)
         slab = torch.ones(shape)
         if self.slab_scale_value is not None:
-            slab = spread_fixed(self.slab_scale_value, shape, "slab_scale") / self.unit
-        self.slab_scale = SlabScale(
-            "slab_scale", shape, None, scale=slab, df=self.description["slab_df"]
-        )
+            slab = self._in_unit(self.slab_scale_value, "slab_scale")
+        df = self.description["slab_df"]
+        self.slab_scale = SlabScale("slab_scale", shape, None, scale=slab, df=df)
 
     def classes(self, values: Values, relative_length: Tensor | None = None) -> Classes:
         """One class, as wide as the scales say; ``local_scale`` is (*S, A', W, Q)."""
@@ -89,18 +79,13 @@ class HorseshoePrior(ArcPrior):
         return Classes(torch.ones_like(var), torch.zeros_like(var), var)
 
     def draw_changes(
-        self,
-        values: Values,
-        generator: torch.Generator,
-        relative_length: Tensor | None = None,
+        self, values: Values, generator: Generator, relative_length: Tensor | None = None
     ) -> dict[str, Tensor]:
         """See :meth:`ArcPrior.draw_changes`; local scales are drawn anew."""
         whole = values["global_scale"]
         num_arcs = self.num_arcs if relative_length is None else len(relative_length)
         shape = (len(whole), num_arcs, *whole.shape[1:])
-        uniform = torch.rand(shape, generator=generator, dtype=whole.dtype).to(whole)
-        local = torch.tan(0.5 * math.pi * uniform)  # half-Cauchy by its quantiles
-        new = {**values, "local_scale": local}
+        new = {**values, "local_scale": draw_half_cauchy(shape, generator, whole)}
         return super().draw_changes(new, generator, relative_length)
 
     def factor(self) -> PriorFactor:
@@ -109,4 +94,4 @@ class HorseshoePrior(ArcPrior):
 
     def tree_factor(self) -> PriorFactor:
         """See :meth:`ArcPrior.tree_factor`."""
-        return HorseshoeTreeFactor(self, (self.global_scale, self.slab_scale))
+        return HorseshoeTreeFactor(self)

@@ -8,13 +8,11 @@ the trapezoid rule with step h is off by some :math:`2 e^{-\pi^2 / h}`. What is 
 seen, and what the slab has flattened, are lumped together in the end classes.
 """
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 NUM_CLASSES = 10
 _NARROWEST = 0.1  # scale of the first class, over the standard error of a change
@@ -62,9 +60,8 @@ def scale_classes(
     log_wide = first.unsqueeze(-1) + step * order  # of global times local scale
     local = log_wide - log_global.unsqueeze(-1)
     prob = step / (math.pi * torch.cosh(local.clamp(-300, 300)))
-    var = torch.exp(2 * log_slab.unsqueeze(-1)) * torch.sigmoid(
-        2 * (log_wide - log_slab.unsqueeze(-1))
-    )
+    slab = log_slab.unsqueeze(-1)
+    var = torch.exp(2 * slab) * torch.sigmoid(2 * (log_wide - slab))
 
     # The last class: half a step, and all beyond.
     half, beyond = prob[..., -1] / 2, 1 - 2 / math.pi * torch.atan(local[..., -1].exp())
@@ -89,33 +86,30 @@ def scale_classes(
     return ScaleClasses(prob / prob.sum(-1, keepdim=True), var, local)
 
 
+def draw_half_cauchy(shape: tuple[int, ...], generator: Generator, like: Tensor) -> Tensor:
+    """Draws by the quantiles, of dtype and device of ``like``."""
+    return torch.tan(
+        0.5 * math.pi * torch.rand(shape, generator=generator, dtype=like.dtype).to(like)
+    )
+
+
 def draw_local_scales(
-    deltas: Tensor, global_scale: Tensor, slab_scale: Tensor, generator: torch.Generator
+    deltas: Tensor, global_scale: Tensor, slab_scale: Tensor, generator: Generator
 ) -> tuple[Tensor, Tensor]:
     """Local scales given the changes and all other scales, ``(...)``: a draw and its log density.
 
     By cells of log local scale, each with a uniform density: of what the true density has, one in
-    some 10,000 lies beyond them.
-
-    Args:
-        deltas: Changes, ``(...)``.
-        global_scale: Broadcastable to ``(...)``.
-        slab_scale: Likewise.
-        generator: Randomness.
+    some 10,000 lies beyond them. Changes are ``(...)``, scales broadcastable to that.
     """
     parts = torch.broadcast_tensors(deltas, global_scale, slab_scale)
     flat = [part.reshape(-1).split(_CHUNK) for part in parts]
-    found = [
-        _draw_local(delta, whole, slab, generator) for delta, whole, slab in zip(*flat, strict=True)
-    ]
-    local, log_density = (
-        torch.cat(values).reshape(parts[0].shape) for values in zip(*found, strict=True)
-    )
+    found = [_draw_local(d, g, s, generator) for d, g, s in zip(*flat, strict=True)]
+    local, log_density = (torch.cat(p).reshape(parts[0].shape) for p in zip(*found, strict=True))
     return local, log_density
 
 
 def _draw_local(
-    delta: Tensor, whole: Tensor, slab: Tensor, generator: torch.Generator
+    delta: Tensor, whole: Tensor, slab: Tensor, generator: Generator
 ) -> tuple[Tensor, Tensor]:
     """See :func:`draw_local_scales`; each ``(n,)``."""
     size = (delta.abs() / whole).clamp(min=1e-12).log()
@@ -123,9 +117,8 @@ def _draw_local(
     width = ((high - low) / _NUM_CELLS).unsqueeze(-1)
     order = torch.arange(_NUM_CELLS, dtype=delta.dtype, device=delta.device)
     local = low.unsqueeze(-1) + width * (order + 0.5)
-    log_var = -torch.logaddexp(
-        -2 * (local + whole.log().unsqueeze(-1)), -2 * slab.log().unsqueeze(-1)
-    )
+    log_whole, log_slab = whole.log().unsqueeze(-1), slab.log().unsqueeze(-1)
+    log_var = -torch.logaddexp(-2 * (local + log_whole), -2 * log_slab)
     log_mass = -0.5 * (log_var + delta.square().unsqueeze(-1) * (-log_var).exp())
     # log of 1 / cosh, up to a constant
     log_mass = (log_mass - local.abs() - torch.log1p((-2 * local.abs()).exp())).log_softmax(-1)

@@ -7,31 +7,28 @@ posterior: passes run at every point, and a point's weight is its prior times th
 So within a weight's tree nothing is approximated but integrals by sums.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.nn.functional import softplus
 
-from pyro_tbr.heads.hyper.base import Hyperparameter, quadrature
-from pyro_tbr.heads.priors.classes import BuiltPrior, ExpectedLaw
-from pyro_tbr.heads.priors.factor import Evidence, PriorFactor, log_potential, root_square
-from pyro_tbr.heads.priors.horseshoe_classes import draw_local_scales, scale_classes
-from pyro_tbr.heads.priors.horseshoe_grid import ScaleGrid
-from pyro_tbr.tree import descendant_sum
-from pyro_tbr.tree.messages import (
-    ArcLaw,
-    InsideMessages,
-    TreePosterior,
-    inside_pass,
-    outside_pass,
-    sample,
+from pyro_tbr.heads.hyper.base import quadrature
+from pyro_tbr.heads.priors.classes import ExpectedLaw, one_class
+from pyro_tbr.heads.priors.evidence import Evidence
+from pyro_tbr.heads.priors.factor import PriorFactor, root_square
+from pyro_tbr.heads.priors.horseshoe_classes import (
+    ScaleClasses,
+    draw_half_cauchy,
+    draw_local_scales,
+    scale_classes,
 )
+from pyro_tbr.heads.priors.horseshoe_grid import ScaleGrid
+from pyro_tbr.tree.messages import ArcLaw, TreePosterior, outside_pass, sample
 
 _GRID_SITES = ("global_scale", "slab_scale")
 _BLOCK = 1 << 18  # changes at points of the grid at once: bounds the memory of large trees
@@ -61,10 +58,7 @@ class HorseshoeFactor(PriorFactor):
         # s^2 = c^2 sigmoid(-2 log(c/t)); c^2 and the sigmoid are both increasing in c, and their
         # covariance is small beside the prior's own width, so it is left out of this one moment.
         square = slab.mean_power(2.0) * (weights * torch.sigmoid(points)).sum(0)
-        inverse, log_scale, square = (p.unsqueeze(-1) for p in (inverse, log_scale, square))
-        one, zero = torch.ones_like(inverse), torch.zeros_like(inverse)
-        excess = -log_scale - 0.5 * inverse.log()
-        return ExpectedLaw(one, zero, zero, 1 / inverse, excess, square)
+        return one_class(inverse, log_scale, square)
 
     def new_var(self, relative_length: Tensor) -> Tensor:
         """See :meth:`PriorFactor.new_var`; the local scale has its prior."""
@@ -99,20 +93,16 @@ class HorseshoePosterior(TreePosterior):
 class HorseshoeTreeFactor(HorseshoeFactor):
     """Global, local and slab scales held jointly with the weights.
 
-    Args:
-        prior: The built prior.
-        scales: Its global and its slab scale.
-
     Attributes:
-        grid: Of both.
+        grid: Of the global and the slab scale.
     """
 
     joint = frozenset({"global_scale", "local_scale", "slab_scale"})
     rough_components = 8
 
-    def __init__(self, prior: BuiltPrior, scales: tuple[Hyperparameter, Hyperparameter]) -> None:
+    def __init__(self, prior: Any) -> None:
         super().__init__(prior)
-        self.grid = ScaleGrid(*scales)
+        self.grid = ScaleGrid(prior.global_scale, prior.slab_scale)
 
     @torch.no_grad()
     def start_from(self, root: Tensor, deltas: Tensor, informed: Tensor) -> None:
@@ -121,51 +111,18 @@ class HorseshoeTreeFactor(HorseshoeFactor):
         factors = [self.scale(name) for name in _GRID_SITES]
         self.grid.start(torch.stack([factor.log_moments()[0].double() for factor in factors]))
 
-    def _law_at(
-        self, data: Evidence, weights: slice, points: slice
-    ) -> tuple[ArcLaw, Tensor, Tensor]:
-        """The law of changes at points of the grid, and variance and log local scale by class.
-
-        Its batch is (g, w, Q); the others are (g, w, Q, A, J).
-        """
-        whole, slab = self.grid.points()[:, points, weights].unsqueeze(-1)
-        classes = scale_classes(whole, slab, self._precision(data, weights))
-        law = ArcLaw.of(classes.prob, torch.zeros_like(classes.var), classes.var)
-        return law, classes.var, classes.log_local
-
-    def _precision(self, data: Evidence, weights: slice) -> Tensor:
-        """Of a change by the data alone: were the weight it starts from known, (w, Q, A)."""
-        return descendant_sum(data.tree, data.lam[weights].double(), event_dim=0)[..., 1:]
-
-    def _inside_at(
-        self,
-        data: Evidence,
-        weights: slice,
-        law: ArcLaw,
-        num_points: int,
-        num_components: int | None,
-        sweeps: int,
-    ) -> InsideMessages:
-        eta, lam = (part.expand(num_points, *part.shape) for part in data.some(weights))
-        loc, scale = (p[weights].expand(num_points, -1, -1) for p in self.root_law())
-        return inside_pass(data.tree, eta, lam, law, loc, scale, num_components, sweeps)
+    def _classes(self, data: Evidence, points: slice = slice(None)) -> ScaleClasses:
+        """Classes of the scales of changes at points of the grid, (g, w, Q, A, J)."""
+        whole, slab = self.grid.points()[:, points, data.weights].unsqueeze(-1)
+        return scale_classes(whole, slab, data.change_precision())
 
     @torch.no_grad()
-    def passes(
-        self,
-        data: Evidence,
-        weights: slice,
-        num_components: int | None,
-        sweeps: int,
-        refit: bool = False,
-    ) -> HorseshoePosterior:
+    def passes(self, data: Evidence, refit: bool = False) -> HorseshoePosterior:
         """See :meth:`PriorFactor.passes`."""
-        grid, arcs = self.grid, data.tree.num_arcs
-        num, size = len(grid.log_weight), max(1, _BLOCK // (arcs * grid.loc[0, weights].numel()))
-        at_points = [
-            self._at(data, weights, slice(start, min(start + size, num)), num_components, sweeps)
-            for start in range(0, num, size)
-        ]
+        grid, weights = self.grid, data.weights
+        num, size = len(grid.log_weight), data.tree.num_arcs * grid.loc[0, weights].numel()
+        starts = range(0, num, max(1, _BLOCK // size))
+        at_points = [self._at(data, slice(start, start + starts.step)) for start in starts]
         parts = {
             name: torch.cat([getattr(part, name) for part in at_points])
             for name in HorseshoePosterior.__dataclass_fields__
@@ -189,26 +146,16 @@ class HorseshoeTreeFactor(HorseshoeFactor):
             pips=None,
         )
 
-    def _at(
-        self,
-        data: Evidence,
-        weights: slice,
-        points: slice,
-        num_components: int | None,
-        sweeps: int,
-    ) -> HorseshoePosterior:
+    def _at(self, data: Evidence, points: slice) -> HorseshoePosterior:
         """Passes at some points of the grid, which lead."""
-        law, var, log_local = self._law_at(data, weights, points)
-        num = points.stop - points.start
-        found = outside_pass(
-            data.tree, self._inside_at(data, weights, law, num, num_components, sweeps)
-        )
-        prob, precision = found.class_prob, self._precision(data, weights).unsqueeze(-1)
+        classes = self._classes(data, points)
+        found = outside_pass(data.tree, self.inside(data, _arc_law(classes)))
+        prob, precision = found.class_prob, data.change_precision().unsqueeze(-1)
         return HorseshoePosterior(
             **found.__dict__,
-            log_local=(prob * log_local).sum(-1),
-            log_local_square=(prob * log_local.square()).sum(-1),
-            shrinkage=(prob / (1 + var * precision)).sum(-1),
+            log_local=(prob * classes.log_local).sum(-1),
+            log_local_square=(prob * classes.log_local.square()).sum(-1),
+            shrinkage=(prob / (1 + classes.var * precision)).sum(-1),
             log_evidence_at=found.log_evidence,
         )
 
@@ -222,8 +169,7 @@ class HorseshoeTreeFactor(HorseshoeFactor):
         self.learn_root(root_square(now, self.prior.root_loc))
         for name, loc, spread in zip(_GRID_SITES, *self.grid.move(), strict=True):
             factor = self.scale(name)
-            if factor.hyper.fixed is None:
-                factor.match(loc, spread)
+            factor.match(loc, spread)
         local_var = (now.log_local_square - now.log_local.square()).clamp(min=1e-4)
         self.scale("local_scale").match(
             torch.where(informed, now.log_local, 0.0).permute(2, 0, 1),
@@ -249,27 +195,24 @@ class HorseshoeTreeFactor(HorseshoeFactor):
         return now.shrinkage.permute(2, 0, 1)
 
     @torch.no_grad()
-    def draw(
-        self, data: Evidence, num_samples: int, sweeps: int, generator: torch.Generator
-    ) -> dict[str, Tensor]:
+    def draw(self, data: Evidence, num_samples: int, generator: Generator) -> dict[str, Tensor]:
         """See :meth:`PriorFactor.draw`; arcs without rows below have the prior."""
-        draws = self._draw(data, num_samples, sweeps, generator)[0]
+        draws = self._draw(data, num_samples, generator)[0]
         dtype = self.prior.root_loc.dtype
         return {name: value.to(dtype) for name, value in draws.items()}
 
     def _draw(
-        self, data: Evidence, num_samples: int, sweeps: int, generator: torch.Generator
+        self, data: Evidence, num_samples: int, generator: Generator
     ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """Draws, the points of the grid behind them and log q of their scales, (S, W, Q)."""
         point, (whole, slab), log_q = self.grid.draw(num_samples, generator)
-        root, deltas = self._draw_weights(data, point, sweeps, generator)
+        root, deltas = self._draw_weights(data, point, generator)
         scales = {"global_scale": whole, "slab_scale": slab}
         known = data.informed.reshape(-1, 1, 1)
         whole, slab = whole.unsqueeze(-3), slab.unsqueeze(-3)
         local, log_local = draw_local_scales(deltas, whole, slab, generator)
-        uniform = torch.rand(local.shape, generator=generator, dtype=torch.float64)
-        silent = torch.tan(0.5 * math.pi * uniform.to(local.device))
-        local = torch.where(known, local, silent.clamp(min=1e-12))
+        silent = draw_half_cauchy(local.shape, generator, local).clamp(min=1e-12)
+        local = torch.where(known, local, silent)
         scale = whole * local
         scale = scale * slab / torch.hypot(scale, slab)
         noise = torch.randn(deltas.shape, generator=generator, dtype=torch.float64)
@@ -281,7 +224,7 @@ class HorseshoeTreeFactor(HorseshoeFactor):
         return draws | scales, point, log_q
 
     def _draw_weights(
-        self, data: Evidence, point: Tensor, sweeps: int, generator: torch.Generator
+        self, data: Evidence, point: Tensor, generator: Generator
     ) -> tuple[Tensor, Tensor]:
         """Root weights (S, W, Q) and deltas (S, A, W, Q), each at its point of the grid."""
         root = torch.zeros(point.shape, dtype=torch.float64, device=point.device)
@@ -291,8 +234,7 @@ class HorseshoeTreeFactor(HorseshoeFactor):
             num = int(here.sum(0).max())
             if not num:
                 continue
-            law = self._law_at(data, slice(None), slice(g, g + 1))[0]
-            inside = self._inside_at(data, slice(None), law, 1, data.num_components, sweeps)
+            inside = self.inside(data, _arc_law(self._classes(data, slice(g, g + 1))))
             found, _, changes = sample(data.tree, inside, num, generator)
             order = (here.cumsum(0) - 1).clamp(min=0)  # the how many-th draw at this point it is
             root = torch.where(here, found[:, 0].gather(0, order), root)
@@ -301,9 +243,7 @@ class HorseshoeTreeFactor(HorseshoeFactor):
         return root, deltas.movedim(-1, 1)
 
     @torch.no_grad()
-    def emit(
-        self, data: Evidence, now: TreePosterior, sweeps: int, generator: torch.Generator
-    ) -> None:
+    def emit(self, data: Evidence, now: TreePosterior, generator: Generator) -> None:
         """See :meth:`PriorFactor.emit`.
 
         The scales are uniform within their cell, so the mean of log p - log q is a little below
@@ -311,26 +251,28 @@ class HorseshoeTreeFactor(HorseshoeFactor):
         """
         assert isinstance(now, HorseshoePosterior)
         self.hyper["root_scale"]()
-        draws, point, log_q = self._draw(data, 1, sweeps, generator)
+        draws, point, log_q = self._draw(data, 1, generator)
         root, deltas = draws["root_weights"], draws["deltas"]
         log_q = log_q + dist.Normal(*self.root_law()).log_prob(root)
         log_q = log_q - now.log_evidence_at.double().gather(0, point)
         log_q = log_q + self._log_changes(data, deltas, point)
-        total = log_q.sum() + log_potential(data, root, deltas).sum()
         dtype = self.prior.root_loc.dtype
-        density = total.to(dtype)
+        density = (log_q.sum() + data.log_potential(root, deltas).sum()).to(dtype)
         for name in ("root_weights", "deltas", "global_scale", "local_scale", "slab_scale"):
-            if name not in self.hyper or self.scale(name).hyper.fixed is None:
+            if name not in self.hyper or self.scale(name).learnt:
                 value = draws[name][0].to(dtype)
                 pyro.sample(name, dist.Delta(value, log_density=density, event_dim=value.dim()))
                 density = torch.zeros_like(density)
 
     def _log_changes(self, data: Evidence, deltas: Tensor, point: Tensor) -> Tensor:
         """Log prior of the informed changes at the points, classes summed out, (S, W, Q)."""
-        whole, slab = self.grid.points().unsqueeze(-1)
-        classes = scale_classes(whole, slab, self._precision(data, slice(None)))
+        classes = self._classes(data)
         place = point[..., None, None].expand(*point.shape, *classes.prob.shape[-2:])
         prob, var = (part.gather(0, place) for part in (classes.prob, classes.var))
         changes = deltas.movedim(1, -1).unsqueeze(-1)  # (S, W, Q, A, 1)
         log_each = (prob.log() + dist.Normal(0.0, var.sqrt()).log_prob(changes)).logsumexp(-1)
         return torch.where(data.informed, log_each, 0.0).sum(-1)
+
+
+def _arc_law(classes: ScaleClasses) -> ArcLaw:
+    return ArcLaw.of(classes.prob, torch.zeros_like(classes.var), classes.var)

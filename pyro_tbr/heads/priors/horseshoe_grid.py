@@ -4,14 +4,12 @@ The grid is a trapezoid rule in log scales that follows the posterior: its middl
 mean, its steps are in posterior standard deviations. A point stands for the cell around it.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable
 
 import pyro.distributions as dist
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from pyro_tbr.heads.hyper.base import Hyperparameter
 
@@ -43,17 +41,13 @@ class ScaleGrid(nn.Module):
     def __init__(self, *hypers: Hyperparameter) -> None:
         super().__init__()
         self._hypers = hypers  # in a tuple: the model owns them, not we
-        middle = torch.stack([self._middle(hyper) for hyper in hypers])
+        values = [hyper.middle() if hyper.fixed is None else hyper.fixed for hyper in hypers]
+        middle = torch.stack([value.detach().double().log() for value in values])
         self.register_buffer("loc", middle)
         self.register_buffer("spread", torch.ones_like(middle))
         num = len(self._offsets()[0])
         self.register_buffer("log_weight", middle.new_zeros(num, *middle.shape[1:]))
         self.start(middle)
-
-    @staticmethod
-    def _middle(hyper: Hyperparameter) -> Tensor:
-        value = hyper.middle() if hyper.fixed is None else hyper.fixed
-        return value.detach().double().log()
 
     @torch.no_grad()
     def start(self, loc: Tensor) -> None:
@@ -124,7 +118,7 @@ class ScaleGrid(nn.Module):
         return self.loc.double(), self.spread.double()
 
     @torch.no_grad()
-    def draw(self, num_samples: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    def draw(self, num_samples: int, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Draws of a point and of the scales in its cell, uniform in their logs.
 
         Returns:
@@ -137,11 +131,9 @@ class ScaleGrid(nn.Module):
         point = (cumulative[:-1].unsqueeze(1) < uniform[0]).sum(0)
         logs = self.points().gather(1, point.unsqueeze(0).expand(2, *shape))
         log_density = self.log_weight.double().gather(0, point)
-        steps = self._steps().unsqueeze(1)
-        scales = []
-        for hyper, log_scale, step, within in zip(
-            self._hypers, logs, steps, uniform[1:], strict=True
-        ):
+        scales, steps = [], self._steps().unsqueeze(1)
+        axes = zip(self._hypers, logs, steps, uniform[1:], strict=True)
+        for hyper, log_scale, step, within in axes:
             if hyper.fixed is None:
                 log_scale = log_scale + step * (within - 0.5)
                 log_density = log_density - step.log() - log_scale

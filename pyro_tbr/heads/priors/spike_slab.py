@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from pyro_tbr.errors import DataError
+from pyro_tbr.heads.hyper import Rate, RateFactor, Separation, SeparationFactor
 from pyro_tbr.heads.hyper.base import as_fixed, spread_fixed
-from pyro_tbr.heads.hyper.rates import Rate, RateFactor
-from pyro_tbr.heads.hyper.separation import Separation, SeparationFactor
 from pyro_tbr.heads.priors.base import ArcPrior, share_of
 from pyro_tbr.heads.priors.classes import ChangeSums, Classes, ExpectedLaw, Values
 from pyro_tbr.heads.priors.factor import PriorFactor
@@ -111,14 +111,9 @@ class SpikeSlabPrior(ArcPrior):
         if spike_scale is None and slab_scale is not None:
             spike_scale = 0.0
         # Likewise: 0 is no spike of some width rather than a width.
-        self._wide = not (isinstance(spike_scale, (int, float)) and spike_scale == 0)
-        self.spike_scale_value = as_fixed(spike_scale, "spike_scale") if self._wide else None
+        self.has_spike = not (isinstance(spike_scale, (int, float)) and spike_scale == 0)
+        self.spike_scale_value = as_fixed(spike_scale, "spike_scale") if self.has_spike else None
         self.use_lengths = use_lengths
-
-    @property
-    def has_spike(self) -> bool:
-        """See :attr:`ArcPrior.has_spike`."""
-        return self._wide
 
     def _build_changes(self, tree: Tree, standard_error: float) -> None:
         relative = torch.ones(tree.num_arcs)
@@ -147,15 +142,15 @@ class SpikeSlabPrior(ArcPrior):
             self.slab_separation = Separation(
                 "slab_separation", (1, 1), value, median=median, spread=spread
             )
-        if self._wide:
+        if self.has_spike:
             self.spike_scale = self._scale("spike_scale", self.spike_scale_value, median=0.05)
 
     def without_learnt_spike(self) -> SpikeSlabPrior:
         """See :meth:`ArcPrior.without_learnt_spike`."""
-        if not self._wide or self.spike_scale.fixed is not None:
+        if not self.has_spike or self.spike_scale.fixed is not None:
             return self
         sharp = copy.deepcopy(self)
-        sharp._wide = False
+        sharp.has_spike = False
         del sharp.spike_scale
         return sharp
 
@@ -183,14 +178,16 @@ class SpikeSlabPrior(ArcPrior):
         each = values["slab_scale"].unsqueeze(-3)
         zero = torch.zeros_like(each)
         spike = zero
-        if self._wide:
+        if self.has_spike:
             spike = values["spike_scale"].unsqueeze(-3) * self.may_change(relative_length)
         if not self.halves:
-            return _stacked([1 - on, on], [zero, zero], [spike.square(), each.square()])
+            parts = [1 - on, on], [zero, zero], [spike.square(), each.square()]
+            return Classes(*map(_stack, parts))
         separation = values["slab_separation"].unsqueeze(-3)
         each = each / (1 + separation.square()).sqrt()
         away, var = separation * each, each.square()
-        return _stacked([1 - on, on / 2, on / 2], [zero, away, -away], [spike.square(), var, var])
+        parts = [1 - on, on / 2, on / 2], [zero, away, -away], [spike.square(), var, var]
+        return Classes(*map(_stack, parts))
 
     def factor(self) -> PriorFactor:
         """See :meth:`ArcPrior.factor`."""
@@ -198,32 +195,19 @@ class SpikeSlabPrior(ArcPrior):
 
 
 class _SpikeSlabFactor(PriorFactor):
-    r"""Closed forms of the expectations.
-
-    A change d in the half of sign s has the log density
-
-    .. math::
-        -\frac{(1 + c^2) d^2}{2 \tau^2} + \frac{c \sqrt{1 + c^2} \, s d}{\tau} - \frac{c^2}{2}
-        - \log \tau + \frac12 \log \frac{1 + c^2}{2 \pi}
-
-    with :math:`\tau` the slab's scale and c its separation.
-    """
-
-    _prior: tuple[SpikeSlabPrior]
+    """Closed forms of the expectations; for the density of a change see :class:`Separation`."""
 
     def law(self, relative_length: Tensor | None = None) -> ExpectedLaw:
         """See :meth:`PriorFactor.law`."""
-        prior = self._prior[0]
+        prior = self.prior
         rates, weights = self._rate().points()
         weights = weights.reshape(-1, 1, 1, 1)
         on = prior.arc_inclusion_prob(rates, relative_length)
         log_keep = torch.log1p(-rates).unsqueeze(1)
         if prior.use_lengths:
             log_keep = prior.arc_length(relative_length) * log_keep
-        tiny = torch.finfo(on.dtype).tiny
-        log_on, log_off, mean_on = (
-            (weights * part).sum(0) for part in (on.clamp(min=tiny).log(), log_keep, on)
-        )
+        parts = on.clamp(min=torch.finfo(on.dtype).tiny).log(), log_keep, on
+        log_on, log_off, mean_on = ((weights * part).sum(0) for part in parts)
         precision, away, excess = self._slab()
         zero = torch.zeros_like(precision)
         square = self.scale("slab_scale").mean_power(2.0)
@@ -246,15 +230,13 @@ class _SpikeSlabFactor(PriorFactor):
         )
 
     def _rate(self) -> RateFactor:
-        rate = self.hyper["inclusion_rate"]
-        assert isinstance(rate, RateFactor)
-        return rate
+        return cast(RateFactor, self.hyper["inclusion_rate"])
 
     def _slab(self) -> tuple[Tensor, Tensor, Tensor]:
         """Precision, distance from zero and excess of one half, (W, Q) each."""
         scale = self.scale("slab_scale")
         inverse, log_scale = scale.mean_power(-2.0), scale.mean_log()
-        if not self._prior[0].halves:
+        if not self.prior.halves:
             return inverse, torch.zeros_like(inverse), -log_scale - 0.5 * inverse.log()
         square, cross, log_square = self._separation().moments()
         precision = square * inverse
@@ -263,14 +245,12 @@ class _SpikeSlabFactor(PriorFactor):
         return precision, away, excess - log_scale
 
     def _separation(self) -> SeparationFactor:
-        factor = self.hyper["slab_separation"]
-        assert isinstance(factor, SeparationFactor)
-        return factor
+        return cast(SeparationFactor, self.hyper["slab_separation"])
 
     @torch.no_grad()
     def start_from(self, root: Tensor, deltas: Tensor, informed: Tensor) -> None:
         """See :meth:`PriorFactor.start_from`."""
-        prior, mask = self._prior[0], informed.reshape(-1, 1, 1)
+        prior, mask = self.prior, informed.reshape(-1, 1, 1)
         square = torch.where(mask, deltas.square(), 0.0).double()
         # Slabs start wide: from a slab as narrow as the estimates' errors the updates do not find
         # back, since every change is then as likely as none.
@@ -286,7 +266,7 @@ class _SpikeSlabFactor(PriorFactor):
 
     def learn_changes(self, sums: ChangeSums) -> None:
         """See :meth:`PriorFactor.learn_changes`."""
-        prior = self._prior[0]
+        prior = self.prior
         on, off = sums.count[..., 1:].sum(-1), sums.count[..., 0]
         self._learn_rate(on, off)
         if prior.has_spike:
@@ -300,11 +280,11 @@ class _SpikeSlabFactor(PriorFactor):
         rate = self._rate()
         if rate.hyper.shape[-1] == 1:
             on, off = on.sum(-1, keepdim=True), off.sum(-1, keepdim=True)
-        rate.update(on, off, self._prior[0].relative_length)
+        rate.update(on, off, self.prior.relative_length)
 
     def _learn_slab(self, square: Tensor, size: Tensor, count: Tensor) -> None:
         """From sums of squared changes, of changes times the sign of their half, and of gates."""
-        if not self._prior[0].halves:
+        if not self.prior.halves:
             self.update_scale("slab_scale", square, count)
             return
         scale, separation = self.scale("slab_scale"), self._separation()
@@ -324,7 +304,7 @@ class _SpikeSlabFactor(PriorFactor):
         changes everywhere and few that are larger. Each holds itself up: small changes taken for
         changes leave none to widen the spike.
         """
-        prior = self._prior[0]
+        prior = self.prior
         if not prior.has_spike or prior.spike_scale.fixed is not None:
             return False
         known = informed.to(now.delta_second.device)
@@ -338,10 +318,6 @@ class _SpikeSlabFactor(PriorFactor):
 def _stack(parts: list[Tensor]) -> Tensor:
     """Classes behind, from (..., W, Q) that broadcast against each other."""
     return torch.stack(torch.broadcast_tensors(*parts), -1)
-
-
-def _stacked(prob: list[Tensor], mean: list[Tensor], var: list[Tensor]) -> Classes:
-    return Classes(_stack(prob), _stack(mean), _stack(var))
 
 
 def _rate_for(expected: float, relative_length: Tensor) -> Tensor:
