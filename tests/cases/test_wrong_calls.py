@@ -38,7 +38,7 @@ CALLS = {
     # Trees
     "a cycle": (
         lambda p: tbr.Tree.from_parents({"a": "b", "b": "c", "c": "a"}),
-        TreeError, "parents: 3 nodes form a cycle: 'c' -> 'b' -> 'a' -> 'c'; remove one",
+        TreeError, "parents: 3 nodes form a cycle: 'b' -> 'a' -> 'c' -> 'b'; remove one",
     ),
     "children for parents": (
         lambda p: tbr.Tree.from_parents({"r": ["a", "b"]}),
