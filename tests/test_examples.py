@@ -94,6 +94,7 @@ def test_cell_types(capsys):
     assert "CGE -> Lamp5, " in printed  # among the first with other numbers of latents too
 
 
+@pytest.mark.slow
 def test_calibration(capsys, tmp_path):
     found = run(
         *("calibration", "--settings", "half", "--fits", 1, "--restarts", 4, "--compare"),
@@ -116,6 +117,7 @@ def test_calibration(capsys, tmp_path):
     assert "leaf by leaf" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_how_many_environments(capsys, tmp_path):
     found = run(
         *("how_many_environments", "--leaves", 4, 8, "--latents", 2, "--outcomes", 3),
@@ -131,6 +133,7 @@ def test_how_many_environments(capsys, tmp_path):
     assert "false alarms" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_all_methods(capsys, tmp_path):
     found = run(
         *("all_methods", "--settings", 0.3, "--seeds", 1, "--leaves", 8, "--latent-dim", 2),
@@ -150,6 +153,7 @@ def test_all_methods(capsys, tmp_path):
     assert again["means"].round(9).equals(found["means"].round(9))
 
 
+@pytest.mark.slow
 def test_wrong_trees(capsys, tmp_path):
     found = run(
         *("wrong_trees", "--seeds", 1, "--leaves", 10, "--latent-dim", 2, "--rows-per-leaf", 40),
@@ -168,6 +172,7 @@ def test_wrong_trees(capsys, tmp_path):
     assert "How often a change was true" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_simulation_based_calibration(capsys, tmp_path):
     found = run(
         *("simulation_based_calibration", "--fits", 1, "--leaves", 6, "--restarts", 2),
@@ -202,6 +207,7 @@ def test_real_outcomes_of_neurons(tmp_path):
     assert coverage[~seen].between(0.5, 1).all()  # the outcomes of one leaf
 
 
+@pytest.mark.slow
 def test_changes_selected_on_neurons(capsys, tmp_path):
     found = run(
         *("real_outcomes", "neurons", "--data", data("neurons_m1")),

@@ -88,6 +88,7 @@ def test_o22_outliers_and_few_rows():
     assert np.isfinite(posterior.deltas()[["mean", "sd"]].to_numpy()).all()
 
 
+@pytest.mark.slow
 def test_o22_high_learning_rates():
     """Finite values in the end, an error or a warning; never a posterior that holds NaN."""
     options = tbr.FitOptions(
@@ -176,6 +177,7 @@ def test_o26_two_models_in_one_process():
     assert set(store.keys()) == names
 
 
+@pytest.mark.slow
 def test_o27_fitting_twice():
     """A fit starts afresh and leaves its model alone; a failed one leaves the first result."""
     model = tbr.TreeModel(TREE, 2, encoder="linear")

@@ -71,6 +71,7 @@ def test_selection_by_hand():
     assert selection_score(rows.iloc[:0], TRUTH)[:2] == (0, 0.0)
 
 
+@pytest.mark.slow
 def test_truth_of_a_fit():
     data = tbr.simulate(
         num_leaves=24, latent_dim=2, rows_per_leaf=60, changes="half_the_arcs",

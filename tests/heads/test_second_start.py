@@ -84,6 +84,7 @@ def test_without_a_spike_to_learn_nothing_moves(prior):
         assert torch.equal(value, before[name])
 
 
+@pytest.mark.slow
 def test_rough_updates_leave_it_to_the_last_one():
     guide, stats = small_and_large(SpikeSlabPrior())
     guide.update(stats, sweeps=30, rough=True)

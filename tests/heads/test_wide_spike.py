@@ -64,6 +64,7 @@ def log_ratio(posterior):
     return np.log(scale) - np.log(SMALL)
 
 
+@pytest.mark.slow
 def test_its_width_is_found_with_learnt_latents():
     """Their fit starts at sparse estimates, without any small change."""
     posterior, x = fitted(None, "linear", often=True), rows(often=True)[1]
@@ -103,6 +104,7 @@ def test_it_is_saved(tmp_path):
     assert again.model.prior.has_spike
 
 
+@pytest.mark.slow
 def test_mean_field_has_them_too():
     tree, x, y, env = rows()
     model = tbr.TreeModel(tree, 3, encoder="identity")

@@ -60,6 +60,7 @@ def test_half_and_half_is_the_whole(guide):
     )
 
 
+@pytest.mark.slow
 def test_more_rows_sharpen_the_same_latents(few, more):
     before, after = few.encode(X), more.encode(X)
     assert min(np.corrcoef(before[:, k], after[:, k])[0, 1] for k in (0, 1)) > 0.99
@@ -98,6 +99,7 @@ def test_new_leaves_get_rows_and_old_ones_lose_them(few):
     assert (full.deltas().query("child == 'd' and latent != 'intercept'")["pip"] > 0.5).any()
 
 
+@pytest.mark.slow
 def test_a_cross_fit_is_made_again():
     """A flexible encoder's rows are encoded by encoders of the folds, as in the first fit."""
     options = tbr.FitOptions(

@@ -1,6 +1,7 @@
 """Our own fits in the face of the baselines, on cases with a known answer."""
 
 import numpy as np
+import pytest
 
 import pyro_tbr as tbr
 from pyro_tbr.evaluation.baselines import DenseTree, LeafRegression, Pooled, SparseTree
@@ -35,6 +36,7 @@ def test_dense_tree_is_best_on_random_slopes():
         assert found["DenseTree"][1] > found[other][1] + 0.05
 
 
+@pytest.mark.slow
 def test_the_fit_itself_predicts_as_it_does_alone():
     data = tbr.simulate(num_leaves=12, latent_dim=2, num_features=4, rows_per_leaf=40)
     x, y, env = data.without("leaf3")

@@ -79,6 +79,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
 
 
+@pytest.mark.slow
 def test_a_wide_fit_needs_a_few_blocks():
     """5,000 rows of 20,000 features are 800 MB dense; fits add a fraction of that."""
     run = [sys.executable, "-W", "ignore", "-c", MEMORY]
