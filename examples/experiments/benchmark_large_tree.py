@@ -52,6 +52,7 @@ def main(argv=None):
         ours, theirs = context.Pipe()
         process = context.Process(target=measure, args=(num_leaves, args.encoder, theirs))
         process.start()
+        theirs.close()  # so that a process that dies is an error here rather than a wait
         seconds, most, before = ours.recv()
         process.join()
         ratio = "" if last is None else f", {seconds / last:.1f} times the size before"

@@ -202,11 +202,8 @@ class MeanFieldGuide(Guide):
     def _sums(self, law: ExpectedLaw) -> ChangeSums:
         """Expected changes by class; one normal stands for all classes that are open."""
         first, on = (1, self._gate_probs(law)) if self.has_gates else (0, torch.ones_like(self.loc))
-        points, weights = quadrature(self.loc, self.log_scale.exp())
-        height = (law.log_prob + law.excess)[..., first:]
-        width = _width(law.var[..., first:])
-        standard = (points.unsqueeze(-1) - law.mean[..., first:]) / width
-        share = (height - 0.5 * standard.square() - width.log()).softmax(-1)
+        points, weights, each = _at_points(law, slice(first, None), self.loc, self.log_scale)
+        share = each.softmax(-1)
         share = share * (weights.reshape(-1, 1, 1, 1) * on).unsqueeze(-1)
         powers = (torch.ones_like(points), points, points.square())
         sums = [(share * power.unsqueeze(-1)).sum(0) for power in powers]
@@ -389,22 +386,31 @@ def _normal_kl(law: ExpectedLaw, classes: slice, loc: Tensor, log_scale: Tensor)
 
     Of several classes one normal q stands for all: the logarithm of their sum by quadrature.
     """
-    height = (law.log_prob + law.excess)[..., classes]
-    mean, var = law.mean[..., classes], law.var[..., classes]
-    var = _width(var).square()
     entropy = log_scale + 0.5 * (1 + math.log(2 * math.pi))
+    height, mean, var = _classes(law, classes)
     if height.shape[-1] == 1:
         square = (loc - mean[..., 0]).square() + (2 * log_scale).exp()
         log_prior = height[..., 0] - 0.5 * (
             square / var[..., 0] + (2 * math.pi * var[..., 0]).log()
         )
         return -entropy - log_prior
-    points, weights = quadrature(loc, log_scale.exp())
-    each = height - 0.5 * (points.unsqueeze(-1) - mean).square() / var - 0.5 * var.log()
+    _, weights, each = _at_points(law, classes, loc, log_scale)
     each = each.logsumexp(-1) - 0.5 * math.log(2 * math.pi)
     return -entropy - torch.tensordot(weights, each, 1)
 
 
-def _width(var: Tensor) -> Tensor:
-    """Standard deviations; 1 for arcs that cannot change, which do not count."""
-    return torch.where(var > 0, var, 1.0).sqrt()
+def _classes(law: ExpectedLaw, classes: slice) -> tuple[Tensor, Tensor, Tensor]:
+    """Log heights, means and variances; 1 for arcs that cannot change, which do not count."""
+    var = law.var[..., classes]
+    height = (law.log_prob + law.excess)[..., classes]
+    return height, law.mean[..., classes], torch.where(var > 0, var, 1.0)
+
+
+def _at_points(
+    law: ExpectedLaw, classes: slice, loc: Tensor, log_scale: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Points and weights under q, and each class's log density there up to a constant."""
+    height, mean, var = _classes(law, classes)
+    points, weights = quadrature(loc, log_scale.exp())
+    each = height - 0.5 * (points.unsqueeze(-1) - mean).square() / var - 0.5 * var.log()
+    return points, weights, each

@@ -172,29 +172,28 @@ class TreeGuide(TreeState):
         batch = self._statistics(rows, weight, at_zero=known is None)
         # Sites that are no expansions are the rows' own: of all rows they are the optimum.
         share = 1.0 if exact and weight <= 1 else self._absorbed**-_FORGETTING
-        if known is None:  # single sweeps from the prior find poor optima
+        state, bound = None, -math.inf
+        if known is not None and not exact:
+            state, bound = self.state_copy(), self.elbo(batch).item()
+        for _ in range(_MOST_TRIES):
             self._running = batch
-            run = Sweeps(self, batch, learn_hyper=True, learn_nuisance=True)
-            run.settle(None, _FIRST_SWEEPS, rough=True)
-        else:
-            state, bound = None, -math.inf
-            if not exact:
-                state, bound = self.state_copy(), self.elbo(batch).item()
-            for _ in range(_MOST_TRIES):
+            if known is not None:
                 self._running = known.scaled(1 - share) + batch.scaled(share)
-                run = Sweeps(self, self._running, learn_hyper=True, learn_nuisance=True)
+            run = Sweeps(self, self._running, learn_hyper=True, learn_nuisance=True)
+            if known is None:  # single sweeps from the prior find poor optima
+                run.settle(None, _FIRST_SWEEPS, rough=True)
+            else:
                 run.once()
-                if state is None:
-                    break
-                self.refresh(self.passes(num_components=run.few, refit=True))
-                self._learn_from(rows, weight, share)
-                # Full steps of sites may overshoot, and then ever further.
-                if self.elbo(self._statistics(rows, weight)) > bound - allowed_fall(bound):
-                    break
-                self.load_state_dict(state)
-                share = 0.5 * share
-        # For the loss of this step alone, which forgets them again.
-        self.refresh(self.passes(num_components=run.few, refit=True))
+            # For the loss of this step alone, which forgets them again.
+            self.refresh(self.passes(num_components=run.few, refit=True))
+            if state is None:
+                break
+            self._learn_from(rows, weight, share)
+            # Full steps of sites may overshoot, and then ever further.
+            if self.elbo(self._statistics(rows, weight)) > bound - allowed_fall(bound):
+                break
+            self.load_state_dict(state)
+            share = 0.5 * share
         self.check_finite("after a step of the guide")
 
     def _statistics(self, rows: DesignRows, weight: float, *, at_zero: bool = False) -> Statistics:
