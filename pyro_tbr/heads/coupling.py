@@ -51,6 +51,20 @@ class NodeRows(NamedTuple):
         gram = stats.gram.expand(*stats.cross.shape, -1)
         return cls(noise_precision[:, None, None] * gram, noise_precision[:, None] * stats.cross)
 
+    def given_means(self, mean: Tensor) -> Potential:
+        """Of every weight with the others at their means, (E, Q, W) each."""
+        diagonal = self.precision.diagonal(dim1=-2, dim2=-1)
+        others = (self.precision @ mean.unsqueeze(-1)).squeeze(-1) - diagonal * mean
+        return Potential(self.linear - others, diagonal)
+
+    def given_cavities(self, cavity: Potential) -> Potential:
+        """Of every weight with the others integrated over their cavities, (E, Q, W) each."""
+        cov = self.joint_cov(cavity)
+        precision = 1 / cov.diagonal(dim1=-2, dim2=-1)
+        mean = (cov @ (self.linear + cavity.eta).unsqueeze(-1)).squeeze(-1)
+        eta, lam = precision * mean - cavity.eta, precision - cavity.lam
+        return Potential(eta, lam.clamp(min=0))
+
     def given_others(self, k: int, mean: Tensor) -> Potential:
         """Of weight k with the others at their means (E, Q, W)."""
         diagonal = self.precision[:, :, k, k]

@@ -1,10 +1,12 @@
-"""Moves a tree guide to its optimum: sweeps over the latents, one tree after the other.
+"""Moves a tree guide to its optimum: sweeps over the latents' trees.
 
 Mean field first, which always converges. Then, where the guide is coupled, expectation propagation
 between the latents (``coupling``), in steps a little shorter than whole, and shorter still where it
-does not come to rest. Hyperparameters and noise are moved after every sweep. Expectation
-propagation that never rests, or ends where it fits the rows worse than mean field, is given up:
-the guide is then left at mean field, and what was in trouble is reported.
+does not come to rest. A sweep moves all latents at once, in one pass along the tree, as long as
+sweeps get shorter by that; where they do not, as where latents correlate, one latent after the
+other. Hyperparameters and noise are moved after every sweep. Expectation propagation that never
+rests, or ends where it fits the rows worse than mean field, even from mean field at rest, is given
+up: the guide is then left at mean field, and what was in trouble is reported.
 """
 
 import math
@@ -21,7 +23,8 @@ from pyro_tbr.heads.tree_state import TreeState
 # A sweep that moves no leaf's weight by more than this share of its standard deviation is the last.
 _SETTLED = 0.05
 _COUPLED_SETTLED = 0.01  # and nor the standard deviation itself, when coupled
-_BEFORE_COUPLED = 0.2  # mean field that is only on the way to coupled sweeps
+_BEFORE_COUPLED = 0.2  # mean field that is only on the way to coupled sweeps,
+_FIRST_SWEEPS = 8  # of which there are no more than this unless coupled sweeps fail after them
 _TROUBLE = 0.25  # a last sweep that moved a weight by more has not come to rest
 # Sweeps run with few components and are polished with all: the passes take most of a fit's time.
 _POLISHING_SWEEPS = 2
@@ -29,6 +32,7 @@ _STEP = 0.8  # of a potential towards its new value, when coupled;
 _SHRINK = 0.5  # shorter by this factor after a sweep that moved more than the one before,
 _DRIFT = 0.1  # and more than this, which other components that are kept can do
 _CAREFUL = (0.3, 0.1)  # steps of the runs that go on where one has not come to rest
+_PACE = 0.7  # all weights move at once while each sweep moves less than this share of the last
 # Squared residuals over the noise variance, of a node and outcome, by which expectation propagation
 # may be above mean field, and as many again for each weight: it shrinks what is uncertain.
 _WORSE, _WORSE_A_WEIGHT = 10.0, 3.0
@@ -66,23 +70,31 @@ class Sweeps:
         coupled = guide.coupled and mean.shape[-1] > 1
         limit = (sweeps + 1) // 2 if coupled else sweeps
         settled = _BEFORE_COUPLED if coupled else _SETTLED
-        moves = self._run(False, limit, settled, mean)
-        if not rough:
+        few = limit if rough or not coupled else min(limit, _FIRST_SWEEPS)
+        moves = self._run(False, few, settled, mean)
+        if not (rough or coupled):
             moves = self._go_on(moves, False, sweeps, settled)
-            if self.learn_hyper and choose_start(guide, self.few):
-                moves = self._run(False, limit, settled)
+        if not rough and self.learn_hyper and choose_start(guide, self.few):
+            moves = self._run(False, few, settled)
         if rough:
             if coupled:
                 moves = self._run(True, limit, _COUPLED_SETTLED)
             return Settled(self._done, _largest(moves))
-        return self._coupled(limit) if coupled else self._polished(settled)
+        if not coupled:
+            return self._polished(settled)
+        found = self._coupled(limit)
+        if found.trouble and _largest(moves) > settled:  # once more, from mean field at rest
+            moves = self._run(False, limit, settled)
+            self._go_on(moves, False, sweeps, settled)
+            found = self._coupled(limit)
+        return self._polished(_SETTLED)._replace(trouble=found.trouble) if found.trouble else found
 
     def once(self) -> None:
         """One sweep from where the guide stands, hyperparameters and noise after it."""
         self._run(self.guide.coupled and len(self.guide.eta) > 1, 1, 0.0)
 
     def _coupled(self, limit: int) -> Settled:
-        """Expectation propagation after mean field, which it goes back to where it fails."""
+        """Expectation propagation from mean field, which is there again where it is in trouble."""
         before, scale = self.guide.state_copy(), self.guide.site_scale().clone()
         misfit = self._misfit(scale)
         moves = self._run(True, limit, _COUPLED_SETTLED)
@@ -94,7 +106,7 @@ class Sweeps:
         if not bool(trouble.any()):
             return Settled(self._done, _largest(moves))
         self.guide.load_state_dict(before)
-        return self._polished(_SETTLED)._replace(trouble=self._places(trouble))
+        return Settled(self._done, _largest(moves), self._places(trouble))
 
     def _polished(self, settled: float) -> Settled:
         """Last sweeps of mean field, with all components."""
@@ -124,14 +136,14 @@ class Sweeps:
 
         Returns the last moves of the weights, (E, Q, W).
         """
-        guide, last, step = self.guide, math.inf, self._step
+        guide, last, step, together = self.guide, math.inf, self._step, True
         components = None if polish else self.few
         moves = guide.eta.new_zeros(len(self.stats.nodes), *guide.eta.shape[1::-1])
         for _ in range(limit):
             self._done += 1
-            moves = self._sweep(coupled, components, mean, step)
+            sweep = self._all_at_once if together else self._one_by_one
+            moves = sweep(coupled, components, mean, step)
             mean = None
-            guide.refresh(guide.passes(slice(None), components, refit=self.learn_hyper))
             if self.learn_hyper:
                 guide.factor.learn(guide.current, guide.informed_arcs)
             if self.learn_nuisance:
@@ -140,12 +152,35 @@ class Sweeps:
             moved = moves.max().item()
             if moved < settled:
                 break
-            if coupled and moved > max(last, _DRIFT):
+            if together:
+                together = moved < max(_PACE * last, _DRIFT)
+            elif coupled and moved > max(last, _DRIFT):
                 step *= _SHRINK
             last = moved
         return moves
 
-    def _sweep(
+    def _all_at_once(
+        self, coupled: bool, components: int | None, mean: Tensor | None, step: float
+    ) -> Tensor:
+        """Every weight once, as the others were before; arguments as of :meth:`_one_by_one`."""
+        guide, nodes = self.guide, self.stats.nodes
+        rows, own = NodeRows.of(self.stats, guide.site_scale()), self._potentials()
+        here, var = self._moments()
+        here = here if mean is None else mean
+        if coupled:
+            aim = rows.given_cavities(rows.cavity(here, var, own))
+            pairs = zip(own, aim, strict=True)
+            own = Potential(*(torch.lerp(old, new, step) for old, new in pairs))
+        else:
+            own = rows.given_means(here)
+        for everywhere, value in zip((guide.eta, guide.lam), own, strict=True):
+            everywhere[:, :, nodes] = value.permute(2, 1, 0).to(everywhere)
+        guide.refresh(guide.passes(slice(None), components, refit=self.learn_hyper))
+        after, var_after = self._moments()
+        moves = (after - here).abs() / var_after.sqrt()
+        return torch.maximum(moves, ((var / var_after).sqrt() - 1).abs()) if coupled else moves
+
+    def _one_by_one(
         self, coupled: bool, components: int | None, mean: Tensor | None, step: float
     ) -> Tensor:
         """Every weight once; returns the moves at the nodes, see ``_SETTLED``, (E, Q, W)."""
@@ -176,6 +211,7 @@ class Sweeps:
             if tilted is not None:
                 tilted.move(k, Potential(*(p[..., k] for p in rows.cavity(mean, var, own))))
                 moves[:, :, k] = torch.maximum(moves[:, :, k], (sd_before / sd - 1).abs())
+        guide.refresh(guide.passes(slice(None), components, refit=self.learn_hyper))
         return moves
 
     def _moments(self) -> tuple[Tensor, Tensor]:

@@ -122,23 +122,30 @@ def equal_columns():
     return whole
 
 
-def test_latents_that_rows_cannot_tell_apart_are_warned_of_by_name(monkeypatch):
-    """Sweeps are few: with more the two equal columns do come to rest, see the next test."""
-    whole, done = equal_columns(), []
-    one = Sweeps._sweep
-    monkeypatch.setattr(Sweeps, "_sweep", lambda *args: done.append(1) or one(*args))
+def test_latents_that_never_rest_are_warned_of_by_name(monkeypatch):
+    """Equal columns do come to rest, see the next test; here they are made to look as if not."""
+    whole, done, run = equal_columns(), [], Sweeps._run
+
+    def restless(sweeps, coupled, *args, **how):
+        moves = run(sweeps, coupled, *args, **how)
+        done.append(sweeps._done)
+        if coupled:
+            moves[:, 0, :2] = 1.0
+        return moves
+
+    monkeypatch.setattr(Sweeps, "_run", restless)
     guide = guide_of(GaussianPrior(1.0, 1.0), whole)
     with pytest.warns(ConvergenceWarning, match="did not come to rest") as caught:
-        condition(guide, whole, sweeps=2, names=NAMES)
+        condition(guide, whole, names=NAMES)
     message = str(caught[0].message)
-    for part in ("'depth', 'copy' for", "'mass'", "at nodes 'a'", "Drop a latent that repeats"):
+    for part in ("'depth', 'copy' for", "'mass' at", "'a'", "Drop a latent that repeats"):
         assert part in message, message
-    assert f"in {len(done)} sweeps" in message
+    assert f"in {max(done)} sweeps" in message
     assert "'intercept'" not in message
     assert guide.node_moments().mean.isfinite().all()
-    # Latents that differ come to rest in as few, and an update in between is not warned of.
-    condition(guide_of(GaussianPrior(1.0, 1.0), data()), data(), sweeps=2, names=NAMES)
-    condition(guide_of(GaussianPrior(1.0, 1.0), whole), whole, sweeps=2)
+    condition(guide_of(GaussianPrior(1.0, 1.0), whole), whole)  # an update in between is not
+    monkeypatch.undo()
+    condition(guide_of(GaussianPrior(1.0, 1.0), whole), whole, names=NAMES)
 
 
 @pytest.mark.parametrize("prior", [GaussianPrior(1.0, 3.0), GaussianPrior()], ids=repr)

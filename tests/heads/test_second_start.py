@@ -62,7 +62,7 @@ def test_latents_whose_optimum_is_the_better_one_stay(monkeypatch):
     guide, _ = stuck(monkeypatch, SpikeSlabPrior())
     potentials, before = guide.eta.clone(), values(guide, "spike_scale")
     shared = values(guide, "slab_separation")
-    assert second_start.choose_start(guide, 4)
+    assert second_start.choose_start(guide, 8)
     after = values(guide, "spike_scale")
     assert after[0] > 1.3 * before[0]
     assert (after[1:] / before[1:]).log().abs().max() < 0.3
