@@ -21,9 +21,16 @@ PRIORS = {
 }
 
 
-@pytest.mark.parametrize("encoder", ["identity", "linear"])
-@pytest.mark.parametrize("prior", PRIORS)
-@pytest.mark.parametrize("truth", TRUTHS)
+CASES = [
+    pytest.param(
+        truth, prior, encoder,
+        marks=pytest.mark.slow if encoder == "linear" and truth != "one clade" else [],
+    )
+    for truth in TRUTHS for prior in PRIORS for encoder in ("identity", "linear")
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("truth", "prior", "encoder"), CASES)
 @pytest.mark.filterwarnings("ignore::pyro_tbr.errors.IdentificationWarning")
 def test_predictions_are_the_environments_values(truth, prior, encoder):
     y = np.array([TRUTHS[truth][label] for label in ENV])

@@ -24,7 +24,7 @@ from tests.cases.toy import star, toy
 
 LEAVES = [f"l{i}" for i in range(20)]
 STEPS = 40
-NUM_ROWS = (200, 201)  # the same for both ranks, and one more for the second
+NUM_ROWS = 201  # 100 of them the first rank's
 
 
 class Loss(nn.Module):
@@ -42,17 +42,17 @@ class Loss(nn.Module):
         return loss(model, self.guide, rows.x, rows.env_index, rows.y) / model.num_rows
 
 
-def parts(num_rows):
+def parts():
     """Rows, and a model that knows how many there are over all ranks."""
     tree = star(LEAVES)
     x, y, env = toy(LEAVES, n=11, d=2, shift=[("l3", 0, 3.0), ("l15", 1, -3.0)])
     kept = torch.arange(len(x)).reshape(20, 11)[:, :10].reshape(-1).tolist()
-    kept = (kept + [len(x) - 1])[:num_rows]  # 200 rows, and one more at the last leaf
+    kept.append(len(x) - 1)  # 200 rows, and one more at the last leaf
     index = torch.tensor([tree.index(env[i]) for i in kept])
     features, outcomes = torch.tensor(x[kept]).float(), torch.tensor(y[kept]).float()[:, None]
     rows = StandardRows(features, outcomes, index)
     model = tbr.TreeModel(tree, 2, encoder="linear", num_features=2, num_outcomes=1)
-    model.num_rows = num_rows
+    model.num_rows = NUM_ROWS
     return model, rows
 
 
@@ -78,17 +78,17 @@ def weights(model, rows, gather=lambda own: [own]):
     return guide.delta_moments().inclusion
 
 
-def run(num_rows, ranks=1, rank=0):
+def run(ranks=1, rank=0):
     """State, PIPs of the mean-field guide and PIPs of the tree guide, after training."""
-    model, rows = parts(num_rows)
+    model, rows = parts()
     loss = Loss(model, tbr.MeanFieldGuide(model))
     named = dict(loss.named_parameters())
     if ranks == 1:
         train(loss, rows)
         pips = weights(model, rows)
     else:
-        middle = num_rows // 2  # the first rank has the first ten leaves only
-        own = torch.arange(middle) if rank == 0 else torch.arange(middle, num_rows)
+        middle = NUM_ROWS // 2  # the first rank has the first ten leaves only
+        own = torch.arange(middle) if rank == 0 else torch.arange(middle, NUM_ROWS)
         rows = rows.select(own)
         wrapped = nn.parallel.DistributedDataParallel(loss)
         assert set(wrapped.parameters()) == set(named.values())
@@ -113,9 +113,9 @@ def table(num_rows):
     return pd.DataFrame(x[kept], columns=list("uvw")), y[kept], env[kept]
 
 
-def fits(num_rows, rank):
+def fits(rank):
     """What ``fit`` does in a rank that has the first hundred rows, or all others."""
-    x, y, env = (part[:100] if rank == 0 else part[100:] for part in table(num_rows))
+    x, y, env = (part[:100] if rank == 0 else part[100:] for part in table(NUM_ROWS))
     tree = star(LEAVES)
     together = [fit_rows(tree, x, y, env, ranks="together", seed=seed) for seed in (3, None)]
     apart = fit_rows(tree, x, y, env, ranks="apart")
@@ -162,7 +162,6 @@ if __name__ == "__main__":
     rank, store, target = int(sys.argv[1]), *sys.argv[2:]
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    trained = {number: run(number, ranks=2, rank=rank) for number in NUM_ROWS}
-    torch.save((trained, fits(max(NUM_ROWS), rank)), target)
+    torch.save((run(ranks=2, rank=rank), fits(rank)), target)
     dist.destroy_process_group()
     gc.collect()

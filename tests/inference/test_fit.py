@@ -117,7 +117,7 @@ def test_same_seed_same_result_whatever_ran_before(tmp_path):
         from tests.brief import search_steps
         from tests.inference.problems import BRIEF
         torch.set_num_threads(1)
-        data = tbr.simulate(num_leaves=8, latent_dim=2, num_features=5, num_outcomes=2,
+        data = tbr.simulate(num_leaves=4, latent_dim=2, num_features=5, num_outcomes=2,
                             rows_per_leaf=30, seed=1)
         model = tbr.TreeModel(data.tree, 2, "linear")
         with search_steps(200):  # as in this process
@@ -129,7 +129,7 @@ def test_same_seed_same_result_whatever_ran_before(tmp_path):
     run = [sys.executable, "-c", script, str(path)]
     subprocess.run(run, check=True, cwd=Path(__file__).parents[2])
     data = tbr.simulate(
-        num_leaves=8, latent_dim=2, num_features=5, num_outcomes=2, rows_per_leaf=30, seed=1
+        num_leaves=4, latent_dim=2, num_features=5, num_outcomes=2, rows_per_leaf=30, seed=1
     )
     first = fitted(data, seed=3, options=BRIEF)
     other = fitted(data, seed=4, options=BRIEF)
@@ -184,10 +184,20 @@ def test_held_out_leaf_keeps_the_prior_and_inner_rows_inform():
     assert (posterior.predict(new_x, leaf).sd > at_inner.sd).all()
 
 
-@pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
-@pytest.mark.parametrize("guide", ["tree", "mean_field"])
-@pytest.mark.parametrize("encoder", ["linear", "identity"])
-def test_double_precision(likelihood, guide, encoder):
+KINDS = [
+    (encoder, guide, likelihood)
+    for encoder in ("linear", "identity")
+    for guide in ("tree", "mean_field")
+    for likelihood in ("gaussian", "bernoulli")
+]
+QUICK_KINDS = (("linear", "tree", "gaussian"), ("identity", "mean_field", "bernoulli"))
+
+
+@pytest.mark.parametrize(
+    ("encoder", "guide", "likelihood"),
+    [pytest.param(*k, marks=[] if k in QUICK_KINDS else pytest.mark.slow) for k in KINDS],
+)
+def test_double_precision(encoder, guide, likelihood):
     data = simulated(num_leaves=4, latent_dim=2, likelihood=likelihood)
     options = dataclasses.replace(BRIEF, dtype="float64")
     model = tbr.TreeModel(data.tree, 2, encoder, likelihood=likelihood)

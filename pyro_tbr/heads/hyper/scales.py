@@ -7,12 +7,16 @@ collapse and explain nothing.
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import numpy as np
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 
 from pyro_tbr.heads.hyper.base import HyperFactor, Hyperparameter, check_finite
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
 
 _SETTLED = 1e-9  # moves of a logarithm below which an update ends
 _MOST_STEPS = 200  # of an update; each moves the logarithm by at most one
@@ -180,34 +184,52 @@ class ScaleFactor(HyperFactor):
         if hyper.fixed is not None:
             return
         assert isinstance(hyper, PositiveScale)  # others have no closed form and never come here
-        prior_loc, precision = hyper.prior_loc.double(), hyper.prior_scale.double() ** -2
-        square, count = square.double(), count.double()
         size = torch.as_tensor(size).to(square).clamp(min=0)
         check_finite(hyper.name, square + count + size)
-        least = _ROUNDING * count * torch.exp(2 * prior_loc)
-        square = torch.maximum(square, least).clamp(min=1e-300)
-        loc, var = self.loc.double(), (2 * self.log_scale).exp().double()
+        given = (hyper.prior_loc, hyper.prior_scale, self.loc, self.log_scale, square, count, size)
+        with np.errstate(over="ignore", divide="ignore"):  # of absurd sums; what is huge is capped
+            loc, var = _best_log_normal(*(part.detach().double().cpu().numpy() for part in given))
+        self.loc.copy_(torch.from_numpy(loc))
+        self.log_scale.copy_(0.5 * torch.from_numpy(var).log())
 
-        def forces(loc: Tensor, var: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            pull = square * torch.exp((-2 * loc + 2 * var).clamp(max=80))
-            push = size * torch.exp((-loc + 0.5 * var).clamp(max=40))
-            # Near the optimum pull - push is n: the curvature is positive there, not everywhere.
-            return pull, push, torch.maximum(2 * pull - push, pull) + precision
 
-        for _ in range(_MOST_STEPS):
-            pull, push, bend = forces(loc, var)
-            step = ((pull - push - count - precision * (loc - prior_loc)) / bend).clamp(-1.0, 1.0)
-            loc = loc + step
-            pull, push, bend = forces(loc, var)
-            change = 1 / bend - var
-            moved = torch.maximum(step.abs(), change.abs() / var).max()
-            var = var + change
-            # The mean goes along, so that pull and push, and with them the variance, hold.
-            loc = loc + ((2 * pull - 0.5 * push) / bend * change).clamp(-1.0, 1.0)
-            if moved < _SETTLED:
-                break
-        self.loc.copy_(loc)
-        self.log_scale.copy_(0.5 * var.log())
+def _best_log_normal(
+    prior_loc: Array,
+    prior_scale: Array,
+    loc: Array,
+    log_scale: Array,
+    square: Array,
+    count: Array,
+    size: Array,
+) -> tuple[Array, Array]:
+    """Mean and variance of the logarithm, by Newton steps, as of :meth:`ScaleFactor.update`.
+
+    In NumPy, as the arrays are tiny and it takes a fifth of torch's time for one operation.
+    """
+    precision, var = prior_scale**-2, np.exp(2 * log_scale)
+    square = np.maximum(np.maximum(square, _ROUNDING * count * np.exp(2 * prior_loc)), 1e-300)
+
+    def forces(loc: Array, var: Array) -> tuple[Array, Array, Array]:
+        pull = square * np.exp(np.minimum(-2 * loc + 2 * var, 80))
+        push = size * np.exp(np.minimum(-loc + 0.5 * var, 40))
+        # Near the optimum pull - push is n: the curvature is positive there, not everywhere.
+        return pull, push, np.maximum(2 * pull - push, pull) + precision
+
+    for _ in range(_MOST_STEPS):
+        pull, push, bend = forces(loc, var)
+        step = (pull - push - count - precision * (loc - prior_loc)) / bend
+        step = np.minimum(np.maximum(step, -1.0), 1.0)
+        loc = loc + step
+        pull, push, bend = forces(loc, var)
+        change = 1 / bend - var
+        moved = np.maximum(np.abs(step), np.abs(change) / var).max()
+        var = var + change
+        # The mean goes along, so that pull and push, and with them the variance, hold.
+        along = (2 * pull - 0.5 * push) / bend * change
+        loc = loc + np.minimum(np.maximum(along, -1.0), 1.0)
+        if moved < _SETTLED:
+            break
+    return loc, var
 
 
 class Separation(PositiveScale):
