@@ -1,4 +1,4 @@
-"""Fits that search or sweep less than a user's, for tests on small trees."""
+"""What keeps the default suite short: fits that search or sweep less, cases that are left out."""
 
 from contextlib import contextmanager
 
@@ -24,3 +24,17 @@ def sweeps(number):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(condition.__kwdefaults__, "sweeps", number)
         yield
+
+
+def mostly_slow(cases, *quick):
+    """Cases as parameters of a test, by id; those not named as quick are for the slow suite."""
+    cases = dict(cases)
+    assert set(quick) <= set(cases), set(quick) - set(cases)
+    return [
+        pytest.param(
+            *(case if isinstance(case, tuple) else (case,)),
+            id=name,
+            marks=[] if name in quick else pytest.mark.slow,
+        )
+        for name, case in cases.items()
+    ]

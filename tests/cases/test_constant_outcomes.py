@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import pyro_tbr as tbr
+from tests.brief import mostly_slow
 from tests.cases.toy import QUICK
 
 TREE = tbr.Tree.from_parents({"a": "u", "b": "u", "c": "v", "d": "v", "u": "r", "v": "r"})
@@ -21,16 +22,16 @@ PRIORS = {
 }
 
 
-CASES = [
-    pytest.param(
-        truth, prior, encoder,
-        marks=pytest.mark.slow if encoder == "linear" and truth != "one clade" else [],
-    )
-    for truth in TRUTHS for prior in PRIORS for encoder in ("identity", "linear")
-]  # fmt: skip
+CASES = {
+    f"{truth}-{prior}-{encoder}": (truth, prior, encoder)
+    for truth in TRUTHS
+    for prior in PRIORS
+    for encoder in ("identity", "linear")
+}
+QUICK_CASES = [name for name in CASES if "identity" in name or "one clade" in name]
 
 
-@pytest.mark.parametrize(("truth", "prior", "encoder"), CASES)
+@pytest.mark.parametrize(("truth", "prior", "encoder"), mostly_slow(CASES, *QUICK_CASES))
 @pytest.mark.filterwarnings("ignore::pyro_tbr.errors.IdentificationWarning")
 def test_predictions_are_the_environments_values(truth, prior, encoder):
     y = np.array([TRUTHS[truth][label] for label in ENV])

@@ -9,6 +9,7 @@ from torch import nn
 
 import pyro_tbr as tbr
 from pyro_tbr.models import ModuleEncoder
+from tests.brief import mostly_slow
 from tests.cases.toy import star, toy
 
 LEAVES = ["a", "b", "c"]
@@ -60,14 +61,13 @@ def dtypes(module):
     return [part.dtype for part in module.state_dict().values()]
 
 
-CASES = [(kind, "float32") for kind in MODULES] + [("half", "float64"), ("mixed", "float64")]
-BEYOND = (("bfloat16", "float32"), ("mixed", "float32"), ("own statistics in double", "float32"))
+CASES = {kind: (kind, "float32") for kind in MODULES} | {
+    f"{kind}, fit in double": (kind, "float64") for kind in ("half", "mixed")
+}
+QUICK_CASES = ("double", "half", "statistics", "fixed", "mixed, fit in double")
 
 
-@pytest.mark.parametrize(
-    ("kind", "dtype"),
-    [pytest.param(*case, marks=pytest.mark.slow if case in BEYOND else []) for case in CASES],
-)
+@pytest.mark.parametrize(("kind", "dtype"), mostly_slow(CASES, *QUICK_CASES))
 def test_fit_casts_a_copy(kind, dtype, tmp_path):
     module = MODULES[kind]()
     before = copy.deepcopy(module)

@@ -13,6 +13,7 @@ from pyro_tbr.heads import DesignRows, GaussianPrior, condition
 from pyro_tbr.heads.priors import ArcPrior
 from pyro_tbr.heads.registry import registered
 from pyro_tbr.inference.elbo import expected_log_lik
+from tests.brief import mostly_slow
 from tests.heads import cases
 from tests.heads import test_contract as contract
 from tests.heads.cases import (
@@ -38,6 +39,14 @@ NEW = {
 }
 PAIRS = [(guide, prior) for guide in GUIDES for prior in NEW]
 pairs = pytest.mark.parametrize(("guide", "prior"), PAIRS)
+gated_pairs = pytest.mark.parametrize(
+    ("guide", "prior"),
+    mostly_slow(
+        {"-".join(pair): pair for pair in PAIRS},
+        "mean field-two normals, gated",
+        "tree-two normals, gated",
+    ),
+)
 guides = pytest.mark.parametrize("guide", GUIDES)
 hyper = pytest.mark.parametrize("learnt", [False, True], ids=["fixed", "learnt"])
 
@@ -61,7 +70,7 @@ def test_sites_are_the_models_latent_sites(guide, prior, likelihood, learnt):
 
 
 @hyper
-@pairs
+@gated_pairs
 def test_elbo_is_that_of_pyro(guide, prior, learnt):
     """Below it where one normal stands for several classes whose law is learnt.
 
@@ -89,7 +98,7 @@ def test_draws_of_hyperparameters(guide, prior, learnt):
     contract.test_draws_of_hyperparameters(guide, prior, learnt)
 
 
-@pairs
+@gated_pairs
 def test_updates_raise_the_elbo(guide, prior):
     contract.test_updates_raise_the_elbo(guide, prior)
 
@@ -104,7 +113,7 @@ def test_updates_raise_the_elbo(guide, prior):
         contract.test_starts_at_point_estimates,
     ],
 )
-@pairs
+@gated_pairs
 def test_the_rest_of_the_contract(guide, prior, test):
     test(guide, prior)
 
@@ -140,8 +149,18 @@ def rows_of_a_change(num=40):
     return tree, x, (weights * x).sum(1), env, rng
 
 
-@pytest.mark.parametrize("kind", ["tree", "mean_field"])
-@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "gated"),
+    mostly_slow(
+        {
+            "tree": ("tree", False),
+            "tree, gated": ("tree", True),
+            "mean field": ("mean_field", False),
+            "mean field, gated": ("mean_field", True),
+        },
+        "tree, gated",
+    ),
+)
 def test_a_fit_with_the_prior_is_saved_and_comes_back(kind, gated, tmp_path):
     tree, x, y, env, rng = rows_of_a_change()
     y = y + 0.3 * np.random.default_rng(1).standard_normal(len(y))
@@ -247,7 +266,15 @@ def fitted(encoder, kind="tree"):
 
 
 @pytest.mark.parametrize(
-    ("encoder", "kind"), [("identity", "tree"), ("identity", "mean_field"), ("linear", "tree")]
+    ("encoder", "kind"),
+    mostly_slow(
+        {
+            "known": ("identity", "tree"),
+            "known, mean field": ("identity", "mean_field"),
+            "linear": ("linear", "tree"),
+        },
+        "linear",
+    ),
 )
 def test_a_fit_predicts(encoder, kind):
     posterior, x, y, env = fitted(encoder, kind)

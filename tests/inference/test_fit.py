@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import pyro_tbr as tbr
+from tests.brief import mostly_slow
 from tests.inference.problems import BRIEF, QUICK
 from tests.oracles import dense_paths, enumerate_posterior
 from tests.tree.small_trees import SMALL_TREES
@@ -40,9 +41,20 @@ def test_latents_changes_and_noise_are_recovered():
     assert np.mean((predicted - data.y) ** 2) < 1.1 * data.noise_scale**2
 
 
-@pytest.mark.parametrize("guide", ["tree", "mean_field"])
+EVERY = {
+    f"{prior!r}-{guide}": (prior, guide)
+    for prior in (tbr.SpikeSlabPrior(), tbr.HorseshoePrior(), tbr.GaussianPrior())
+    for guide in ("tree", "mean_field")
+}
+
+
 @pytest.mark.parametrize(
-    "prior", [tbr.SpikeSlabPrior(), tbr.HorseshoePrior(), tbr.GaussianPrior()], ids=repr
+    ("prior", "guide"),
+    mostly_slow(
+        EVERY,
+        *(name for name in EVERY if name.endswith("tree")),
+        f"{tbr.GaussianPrior()!r}-mean_field",
+    ),
 )
 def test_every_prior_goes_through_the_same_fit(prior, guide):
     data = simulated(num_leaves=8, latent_dim=2, num_outcomes=3, missing=0.1)
@@ -184,18 +196,17 @@ def test_held_out_leaf_keeps_the_prior_and_inner_rows_inform():
     assert (posterior.predict(new_x, leaf).sd > at_inner.sd).all()
 
 
-KINDS = [
-    (encoder, guide, likelihood)
+KINDS = {
+    f"{encoder}-{guide}-{likelihood}": (encoder, guide, likelihood)
     for encoder in ("linear", "identity")
     for guide in ("tree", "mean_field")
     for likelihood in ("gaussian", "bernoulli")
-]
-QUICK_KINDS = (("linear", "tree", "gaussian"), ("identity", "mean_field", "bernoulli"))
+}
 
 
 @pytest.mark.parametrize(
     ("encoder", "guide", "likelihood"),
-    [pytest.param(*k, marks=[] if k in QUICK_KINDS else pytest.mark.slow) for k in KINDS],
+    mostly_slow(KINDS, "linear-tree-gaussian", "identity-mean_field-bernoulli"),
 )
 def test_double_precision(encoder, guide, likelihood):
     data = simulated(num_leaves=4, latent_dim=2, likelihood=likelihood)

@@ -6,7 +6,7 @@ import pytest
 
 import pyro_tbr as tbr
 from pyro_tbr.errors import DataError, TreeError
-from tests.brief import sweeps
+from tests.brief import mostly_slow, sweeps
 from tests.cases.toy import QUICK, identity_fit, star, toy
 
 LEAVES = ["a", "b", "c", "d"]
@@ -37,7 +37,9 @@ def more(few):
     return posterior
 
 
-@pytest.mark.parametrize("guide", ["tree", "mean_field"])
+@pytest.mark.parametrize(
+    "guide", mostly_slow({guide: guide for guide in ("tree", "mean_field")}, "tree")
+)
 def test_half_and_half_is_the_whole(guide):
     """Sweeps of the weights' posterior go on where they stopped."""
     model = tbr.TreeModel(TREE, 4, encoder="identity")

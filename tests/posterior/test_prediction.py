@@ -11,6 +11,7 @@ from scipy import stats
 
 import pyro_tbr as tbr
 from pyro_tbr.posterior import prediction
+from tests.brief import mostly_slow
 from tests.posterior.small_fits import BALANCED, FAST, NOISE_SCALE, RATE, SLAB_SCALE, known_fit, toy
 
 NUM_DRAWS = 6_000
@@ -199,7 +200,10 @@ PRIORS = {
 }
 
 
-@pytest.mark.parametrize(("prior", "guide"), PRIORS.values(), ids=PRIORS.keys())
+QUICK = [name for name in PRIORS if name not in ("mean field", "horseshoe, mean field")]
+
+
+@pytest.mark.parametrize(("prior", "guide"), mostly_slow(PRIORS, *QUICK))
 def test_a_new_leaf_has_the_variance_of_draws_of_its_change(prior, guide):
     x, y, env = toy("abcd", num_rows=40, shift={"a": 2.0, "d": -1.0})
     posterior = known_fit(BALANCED, x, y, env, prior=prior, guide=guide)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import pyro_tbr as tbr
+from tests.brief import mostly_slow
 from tests.posterior.small_fits import NOISE_SCALE, known_fit
 
 K = 2
@@ -187,9 +188,19 @@ def test_scales_and_noise_are_kept_where_they_are_learnt(several, frames):
     assert torch.equal(noise.log_scale, before.log_scale)
 
 
-@pytest.mark.parametrize("prior", [tbr.HorseshoePrior(global_scale=0.3, root_scale=2.0),
-                                   tbr.GaussianPrior(0.7, root_scale=2.0)])  # fmt: skip
-@pytest.mark.parametrize("guide", ["tree", "mean_field"])
+HORSESHOE = tbr.HorseshoePrior(global_scale=0.3, root_scale=2.0)
+DENSE = tbr.GaussianPrior(0.7, root_scale=2.0)
+GIVEN = {
+    "horseshoe": (HORSESHOE, "tree"),
+    "horseshoe, mean field": (HORSESHOE, "mean_field"),
+    "dense": (DENSE, "tree"),
+    "dense, mean field": (DENSE, "mean_field"),
+}
+
+
+@pytest.mark.parametrize(
+    ("prior", "guide"), mostly_slow(GIVEN, "horseshoe", "dense", "dense, mean field")
+)
 def test_every_prior_and_guide_moves_to_the_truth(data, before, early, prior, guide):
     x, y, env, weights = data
     few = np.flatnonzero(early)[:80]

@@ -5,6 +5,7 @@ import pytest
 import pyro_tbr as tbr
 from pyro_tbr.errors import DataError
 from pyro_tbr.evaluation import baselines
+from tests.brief import mostly_slow
 from tests.evaluation.baselines import contract
 
 SPARSE = tbr.FitOptions(restarts=2, max_steps=5, sparse_steps=5, cross_fit=0, mixture_components=8)
@@ -22,7 +23,13 @@ def test_predictions(method):
     contract.check_predictions(method)
 
 
-@every
+@pytest.mark.parametrize(
+    "method",
+    mostly_slow(
+        {contract.name(method): method for method in METHODS},
+        *(contract.name(method) for method in METHODS[1:]),
+    ),
+)
 def test_units(method):
     contract.check_units(method)
 

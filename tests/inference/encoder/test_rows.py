@@ -13,6 +13,7 @@ from torch import nn
 import pyro_tbr as tbr
 from pyro_tbr.data import sparse
 from pyro_tbr.inference.encoder import rows
+from tests.brief import mostly_slow
 from tests.cases.toy import QUICK, star, toy
 
 LEAVES = list("abcdef")
@@ -39,11 +40,15 @@ def fit(x, encoder, binary=False):
     return tbr.fit(model, x, y, ENV, progress=False, options=options)
 
 
-@pytest.mark.parametrize(
-    ("encoder", "binary"),
-    [("linear", False), ("mlp", False), ("module", False), ("linear", True)],
-    ids=["linear", "mlp", "module", "linear, binary"],
-)
+ENCODERS = {
+    "linear": ("linear", False),
+    "mlp": ("mlp", False),
+    "module": ("module", False),
+    "linear, binary": ("linear", True),
+}
+
+
+@pytest.mark.parametrize(("encoder", "binary"), mostly_slow(ENCODERS, "linear", "mlp"))
 def test_blocks_give_the_dense_fit(encoder, binary, monkeypatch):
     """Prepared batch by batch, and made dense three rows at a time."""
     encoder = module() if encoder == "module" else encoder

@@ -11,6 +11,7 @@ from pyro_tbr.inference.rotation.basis import evidence, leaf_estimates, rows_of
 from pyro_tbr.inference.rotation.choice import rotate_to_sparsity
 from pyro_tbr.inference.rotation.climb import climb, levels
 from pyro_tbr.inference.rotation.polish import polish, sharpened
+from tests.brief import mostly_slow
 from tests.inference.rotation.simulated import simulated
 
 
@@ -24,13 +25,10 @@ def rotated(problem, restarts=24, steps=450):
     return rotate_to_sparsity(problem, restarts, steps, torch.Generator().manual_seed(0))
 
 
-FEW_OR_MANY = [
-    pytest.param(rows, marks=[] if rows in (20, 31_000) else pytest.mark.slow)
-    for rows in (20, 200, 2000, 31_000, 100_000)
-]
+ROWS = {str(rows): rows for rows in (20, 200, 2000, 31_000, 100_000)}
 
 
-@pytest.mark.parametrize("rows", FEW_OR_MANY)
+@pytest.mark.parametrize("rows", mostly_slow(ROWS, "20", "31000"))
 def test_the_search_reaches_what_the_evidence_prefers(rows):
     data = simulated(rows, seed=1)
     found = rotated(data.problem)
@@ -39,6 +37,7 @@ def test_the_search_reaches_what_the_evidence_prefers(rows):
     assert data.match(found.basis) > (0.999 if rows > 200 else 0.9)
 
 
+@pytest.mark.slow
 def test_rows_from_few_to_many_in_one_tree():
     rows = 10 ** np.random.default_rng(0).uniform(1.3, 5, 32)
     data = simulated(rows.astype(int), seed=2)
