@@ -48,6 +48,7 @@ gated_pairs = pytest.mark.parametrize(
     ),
 )
 guides = pytest.mark.parametrize("guide", GUIDES)
+tree_first = pytest.mark.parametrize("guide", mostly_slow({name: name for name in GUIDES}, "tree"))
 hyper = pytest.mark.parametrize("learnt", [False, True], ids=["fixed", "learnt"])
 
 
@@ -207,7 +208,7 @@ def conditioned(guide, prior, likelihood):
     return model, made, (x, env, y), rows, stats
 
 
-@guides
+@tree_first
 def test_condition_ends_where_the_elbo_is_the_rows_own(guide):
     """Its statistics hold the rows' expected log densities at the end, and a step gains nothing."""
     _, made, _, rows, stats = conditioned(guide, GaussianPrior(), LaplaceOutcomes())
@@ -236,7 +237,7 @@ def test_the_elbo_is_a_bound(guide):
     assert made.elbo(stats) < log_evidence + corner
 
 
-@guides
+@tree_first
 def test_changes_and_spread_are_found_with_sparse_changes(guide):
     _, made, _, _, _ = conditioned(guide, tbr.SpikeSlabPrior(), LaplaceOutcomes())
     pips = made.delta_moments().inclusion

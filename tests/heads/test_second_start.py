@@ -58,6 +58,7 @@ def test_small_changes_are_no_changes(monkeypatch):
     assert values(fresh, "spike_scale")[0] > 1.3 * narrow
 
 
+@pytest.mark.slow
 def test_latents_whose_optimum_is_the_better_one_stay(monkeypatch):
     guide, _ = stuck(monkeypatch, SpikeSlabPrior())
     potentials, before = guide.eta.clone(), values(guide, "spike_scale")

@@ -24,11 +24,11 @@ def many():
 
 
 def test_few_environments_and_one_outcome_are_reported():
-    with pytest.warns(tbr.IdentificationWarning, match="NOT determined: 5 latents from 8 env"):
-        posterior, _ = fit(5, num_leaves=8, seed=0)
+    with pytest.warns(tbr.IdentificationWarning, match="NOT determined: 4 latents from 6 env"):
+        posterior, _ = fit(4, num_leaves=6, seed=0)
     found = posterior.identification()
     assert not found.determined
-    assert "8 environments times 1 outcomes are few for 5 latents" in found.reasons
+    assert "6 environments times 1 outcomes are few for 4 latents" in found.reasons
     assert "more outcomes" in str(found)
 
 

@@ -16,6 +16,7 @@ import pyro_tbr as tbr
 from pyro_tbr.models import MLPEncoder
 from pyro_tbr.posterior import saving
 from pyro_tbr.posterior.plain import from_plain, to_plain
+from tests.brief import mostly_slow
 
 TINY = {
     "restarts": 1,
@@ -154,7 +155,12 @@ def assert_same_answers(one, other):
             assert value == other[name], name
 
 
-@pytest.mark.parametrize(("model", "data", "guide"), CASES.values(), ids=CASES.keys())
+SLOW_CASES = ("shared gates", "fixed by tensors", "gaussian, mean field", "horseshoe, mean field",
+              "missing", "encoder object")  # fmt: skip
+QUICK_CASES = [name for name in CASES if name not in SLOW_CASES]
+
+
+@pytest.mark.parametrize(("model", "data", "guide"), mostly_slow(CASES, *QUICK_CASES))
 def test_loaded_posterior_gives_the_same_answers(model, data, guide, tmp_path):
     sim = simulated(**data)
     posterior = tiny_fit(sim.tree, sim.x, sim.y, sim.env, guide, **model)

@@ -19,7 +19,10 @@ def data():
     return toy("abc", num_rows=30, shift={"a": 2.0})
 
 
-@pytest.fixture(scope="module", params=["tree", "mean_field", "horseshoe"])
+@pytest.fixture(
+    scope="module",
+    params=["tree", "mean_field", pytest.param("horseshoe", marks=pytest.mark.slow)],
+)
 def posterior(request, data):
     if request.param == "horseshoe":
         return known_fit(BALANCED, *data, prior=tbr.HorseshoePrior(1))

@@ -217,6 +217,7 @@ def test_every_prior_and_guide_moves_to_the_truth(data, before, early, prior, gu
     assert errors[1] < 0.3
 
 
+@pytest.mark.slow
 def test_mean_field_with_spike_and_slab_learns_of_arcs_without_data(data, early):
     x, y, env, weights = data
     base = known_fit(TREE, x[early], y[early], env[early], guide="mean_field", **LAW)

@@ -16,20 +16,21 @@ QUICK = {
 }
 METHODS = [cls(**QUICK.get(cls.__name__, {})) for cls in (baselines.SparseTree, *baselines.ALL)]
 every = pytest.mark.parametrize("method", METHODS, ids=contract.name)
-
-
-@every
-def test_predictions(method):
-    contract.check_predictions(method)
-
-
-@pytest.mark.parametrize(
+but_sparse = pytest.mark.parametrize(  # whose fit is tested by itself
     "method",
     mostly_slow(
         {contract.name(method): method for method in METHODS},
         *(contract.name(method) for method in METHODS[1:]),
     ),
 )
+
+
+@but_sparse
+def test_predictions(method):
+    contract.check_predictions(method)
+
+
+@but_sparse
 def test_units(method):
     contract.check_units(method)
 
