@@ -15,7 +15,7 @@ from pyro_tbr.evaluation.inclusion import pip_auroc, pip_average_precision, reli
 from pyro_tbr.evaluation.latents import LatentMatch, linear_r2, match_latents, mcc
 from pyro_tbr.evaluation.scores import crps, interval_coverage, log_score
 from pyro_tbr.evaluation.simulate import simulate
-from pyro_tbr.evaluation.simulation import LinearMixing, MLPMixing, Simulation
+from pyro_tbr.evaluation.simulation import LinearMixing, MLPMixing, RowLaw, Simulation
 from pyro_tbr.evaluation.truth import (
     CredibleSetCoverage,
     SelectionScore,
@@ -30,6 +30,7 @@ __all__ = [
     "LatentMatch",
     "LinearMixing",
     "MLPMixing",
+    "RowLaw",
     "SelectionScore",
     "Simulation",
     "credible_set_coverage",

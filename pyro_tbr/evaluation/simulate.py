@@ -9,10 +9,14 @@ import torch
 
 from pyro_tbr.errors import DataError, ShapeError
 from pyro_tbr.evaluation.checks import Array, check_choice, check_count, check_range
-from pyro_tbr.evaluation.simulation import LinearMixing, MLPMixing, Simulation
+from pyro_tbr.evaluation.simulation import LinearMixing, MLPMixing, RowLaw, Simulation
 from pyro_tbr.tree import Tree, path_sum
 
 _CHANGES = ("one_per_arc", "bernoulli", "two_per_arc", "half_the_arcs")
+_SIZES = {
+    "half_normal": lambda generator, size: np.abs(generator.standard_normal(size)),
+    "exponential": lambda generator, size: generator.exponential(0.5**0.5, size),
+}
 _HIDDEN = 64  # hidden units of the MLP mixing
 
 
@@ -37,6 +41,17 @@ def simulate(
     missing: float = 0.0,
     intercept_scale: float = 0.0,
     intercept_changes: float = 0.0,
+    sizes: str = "half_normal",
+    shared_changes: float = 0.0,
+    small_changes: float = 0.0,
+    latent_shift: float = 0.0,
+    latent_stretch: float = 0.0,
+    feature_noise: float = 0.0,
+    nuisance_dim: int = 0,
+    noise: str = "normal",
+    noise_ratio: float = 1.0,
+    noise_correlation: float = 0.0,
+    curvature: float = 0.0,
     seed: int = 0,
 ) -> Simulation:
     """Draw a tree, sparse changes along its arcs, and rows of data at its leaves.
@@ -69,6 +84,19 @@ def simulate(
         missing: Share of the entries of y set to NaN, completely at random.
         intercept_scale: Standard deviation of the root's intercept.
         intercept_changes: Probability that an arc changes the intercept (sized as a delta).
+        sizes: Law of the sizes of changes above ``delta_min``, of mean square ``delta_scale^2``:
+            ``"half_normal"`` or ``"exponential"``. For equal sizes give ``delta_scale`` 0.
+        shared_changes: Probability that an arc changes the same latents for all outcomes.
+        small_changes: Standard deviation of small changes of every weight on every arc.
+        latent_shift: Standard deviation of the change of a latent's mean along an arc.
+        latent_stretch: The same of the logarithm of its standard deviation.
+        feature_noise: Standard deviation of noise in the features.
+        nuisance_dim: Standard normal factors that features show and outcomes do not depend on.
+        noise: Of Gaussian y: ``"normal"``, ``"t"`` (3 degrees of freedom, of standard deviation
+            ``noise_scale`` too) or ``"outliers"`` (ten times as large in 1 % of the rows).
+        noise_ratio: Of the noise of the noisiest node to that of the quietest; log-uniform between.
+        noise_correlation: Correlation of the noise of every pair of outcomes.
+        curvature: A latent acts as ``z + curvature * (z^2 - 1)``.
         seed: Non-negative; the same seed gives the same simulation.
 
     Returns:
@@ -90,6 +118,8 @@ def simulate(
     check_choice("changes", changes, _CHANGES)
     check_choice("mixing", mixing, ("linear", "mlp"))
     check_choice("likelihood", likelihood, ("gaussian", "bernoulli"))
+    check_choice("sizes", sizes, tuple(_SIZES))
+    check_choice("noise", noise, ("normal", "t", "outliers"))
     check_range("seed", seed, 0, np.inf)
     check_range("change_prob", change_prob, 0, 1)
     check_range("missing", missing, 0, 1)
@@ -99,45 +129,65 @@ def simulate(
     check_range("delta_min", delta_min, 0, np.inf)
     check_range("delta_scale", delta_scale, 0, np.inf)
     check_range("intercept_scale", intercept_scale, 0, np.inf)
+    check_range("shared_changes", shared_changes, 0, 1)
+    check_range("small_changes", small_changes, 0, np.inf)
+    check_range("latent_shift", latent_shift, 0, np.inf)
+    check_range("latent_stretch", latent_stretch, 0, np.inf)
+    check_range("feature_noise", feature_noise, 0, np.inf)
+    check_range("noise_ratio", noise_ratio, 1, np.inf)
+    check_range("curvature", curvature, -np.inf, np.inf)
+    check_count("nuisance_dim", nuisance_dim, 0, "no factor")
     check_count("latent_dim", latent_dim, 2 if changes == "two_per_arc" else 1, changes)
-    check_count("num_features", num_features, latent_dim * (1 + (mixing == "mlp")), mixing)
+    num_shown = latent_dim + nuisance_dim
+    check_count("num_features", num_features, num_shown * (1 + (mixing == "mlp")), mixing)
     check_count("num_outcomes", num_outcomes, 1, "one outcome")
-    lowest = -1 / (latent_dim - 1) if latent_dim > 1 else -1  # below it, no such correlations
-    check_range("latent_correlation", latent_correlation, lowest + 1e-6, 1 - 1e-6)
+    factor = _equal_correlations("latent_correlation", latent_correlation, latent_dim)
+    noise_factor = _equal_correlations("noise_correlation", noise_correlation, num_outcomes)
 
-    streams = np.random.SeedSequence(seed).spawn(5)
-    for_tree, for_weights, for_mixing, for_rows, for_missing = map(np.random.default_rng, streams)
+    streams = map(np.random.default_rng, np.random.SeedSequence(seed).spawn(7))
+    for_tree, for_weights, for_mixing, for_rows, for_missing, for_small, for_law = streams
     if tree is None:
         check_count("num_leaves", num_leaves, 2, "a tree")
         tree = _draw_tree(num_leaves, shape, for_tree)
     counts = _row_counts(rows_per_leaf, tree)
 
-    def sizes(*size: int) -> Array:
+    def changes_of(*size: int) -> Array:
         sign = for_weights.choice([-1.0, 1.0], size)
-        return sign * (delta_min + delta_scale * np.abs(for_weights.standard_normal(size)))
+        return sign * (delta_min + delta_scale * _SIZES[sizes](for_weights, size))
 
     A, K, Q = tree.num_arcs, latent_dim, num_outcomes
     root_weights = for_weights.standard_normal((K, Q))
     gates = _draw_gates((A, K, Q), changes, change_prob, for_weights)
-    deltas = gates * sizes(A, K, Q)
+    shared = for_law.random((A, 1, 1)) < shared_changes
+    gates = np.where(shared, gates[..., :1], gates)
+    deltas = gates * changes_of(A, K, Q)
+    if small_changes:
+        deltas = deltas + small_changes * for_small.standard_normal(deltas.shape)
     root_intercept = intercept_scale * for_weights.standard_normal(Q)
-    intercept_deltas = (for_weights.random((A, Q)) < intercept_changes) * sizes(A, Q)
-
-    correlation = np.full((K, K), float(latent_correlation))
-    np.fill_diagonal(correlation, 1.0)
-    factor = np.linalg.cholesky(correlation)
+    intercept_deltas = (for_weights.random((A, Q)) < intercept_changes) * changes_of(A, Q)
     index = np.repeat(tree.leaf_index.numpy(), counts)
-    z = for_rows.standard_normal((len(index), K)) @ factor.T
-    mix = _draw_mixing(mixing, K, num_features, for_mixing)
+    mix = _draw_mixing(mixing, num_shown, num_features, for_mixing)
+    walks = for_law.standard_normal((2, A, K))
+    uneven = noise_ratio ** for_law.uniform(-0.5, 0.5, tree.num_nodes)
+    law = RowLaw(
+        means=_along_tree(tree, np.zeros(K), latent_shift * walks[0]),
+        spreads=np.exp(_along_tree(tree, np.zeros(K), latent_stretch * walks[1])),
+        noise_scales=noise_scale * uneven,
+        noise=noise,
+        noise_factor=noise_factor,
+        curvature=curvature,
+        feature_noise=feature_noise,
+        nuisance_dim=nuisance_dim,
+    )
     env = np.empty(len(index), dtype=object)
     for row, node in enumerate(index):  # one by one: numpy would unpack labels that are tuples
         env[row] = tree.nodes[node]
     truth = Simulation(
-        x=mix(z),
+        x=np.empty((0, num_features)),
         y=np.empty((0, Q)),
         env=env,
         tree=tree,
-        z=z,
+        z=np.empty((0, K)),
         deltas=deltas,
         gates=gates,
         root_weights=root_weights,
@@ -149,11 +199,21 @@ def simulate(
         noise_scale=noise_scale,
         latent_noise=latent_noise,
         likelihood=likelihood,
+        law=law,
         seed=seed,
     )
-    y = truth._outcomes(z, index, for_rows)
+    x, y, z = truth._drawn(index, for_rows)
     y[for_missing.random(y.shape) < missing] = np.nan
-    return replace(truth, y=y[:, 0] if Q == 1 else y)
+    return replace(truth, x=x, y=y[:, 0] if Q == 1 else y, z=z)
+
+
+def _equal_correlations(name: str, correlation: float, size: int) -> Array:
+    """Lower Cholesky factor of the correlation matrix whose pairs all have one correlation."""
+    lowest = -1 / (size - 1) if size > 1 else -1  # below it, no such correlations
+    check_range(name, correlation, lowest + 1e-6, 1 - 1e-6)
+    matrix = np.full((size, size), float(correlation))
+    np.fill_diagonal(matrix, 1.0)
+    return np.linalg.cholesky(matrix)
 
 
 def _draw_tree(num_leaves: int, shape: str, generator: np.random.Generator) -> Tree:

@@ -38,6 +38,47 @@ class MLPMixing:
         return np.tanh(z @ self.inner + self.bias) @ self.outer
 
 
+_OUTLIERS, _OUTLYING = 0.01, 10.0  # share of rows, and by how much their noise is larger
+_T_DF = 3  # degrees of freedom of heavy-tailed noise
+
+
+@dataclass(frozen=True)
+class RowLaw:
+    """How the rows of a node differ from plain ones: latents N(0, I), even normal noise.
+
+    Attributes:
+        means: Of the latents at every node, (V, K).
+        spreads: Standard deviations of the latents at every node, (V, K).
+        noise_scales: Standard deviation of the noise at every node, (V,).
+        noise: ``"normal"``, ``"t"`` (3 degrees of freedom) or ``"outliers"`` (1 % of the rows have
+            noise ten times as large).
+        noise_factor: Lower Cholesky factor of the correlation of outcomes' noise, (Q, Q).
+        curvature: A latent acts as ``z + curvature * (z^2 - 1)``.
+        feature_noise: Standard deviation of noise in the features.
+        nuisance_dim: Standard normal factors that features show and outcomes do not depend on.
+    """
+
+    means: Array
+    spreads: Array
+    noise_scales: Array
+    noise: str
+    noise_factor: Array
+    curvature: float
+    feature_noise: float
+    nuisance_dim: int
+
+    def noise_draws(self, index: Array, generator: np.random.Generator) -> Array:
+        """Noise (N, Q) of rows at the nodes of ``index`` (N,)."""
+        shape = (len(index), len(self.noise_factor))
+        if self.noise == "t":
+            drawn = generator.standard_t(_T_DF, shape) / np.sqrt(_T_DF / (_T_DF - 2))
+        else:
+            drawn = generator.standard_normal(shape)
+        if self.noise == "outliers":
+            drawn[generator.random(len(index)) < _OUTLIERS] *= _OUTLYING
+        return self.noise_scales[index, None] * (drawn @ self.noise_factor.T)
+
+
 @dataclass(frozen=True)
 class Simulation:
     """What :func:`simulate` drew, with the truth behind it.
@@ -47,18 +88,19 @@ class Simulation:
         y: Outcomes, (N,) where Q is 1, else (N, Q); float64, NaN where missing.
         env: Leaf of each row, (N,) object array of the tree's own labels.
         tree: The environments.
-        z: True latents, (N, K); each standard normal.
+        z: True latents, (N, K); each standard normal unless ``law`` says otherwise.
         deltas: Changes along the arcs, outcome (logit if Bernoulli) per unit of latent, (A, K, Q).
-        gates: Where ``deltas`` are not zero, (A, K, Q) bool.
+        gates: Where ``deltas`` are not zero, nor one of the small changes, (A, K, Q) bool.
         root_weights: Weights at the root, (K, Q).
         node_weights: Weights of every node in ``tree.nodes`` order, (V, K, Q).
         node_intercepts: Intercepts of every node, (V, Q).
         intercept_deltas: Changes of the intercept along the arcs, (A, Q).
         mixing: The map from latents to features, callable.
         latent_factor: Lower Cholesky factor (K, K) of the latents' correlation.
-        noise_scale: Standard deviation of y about its mean (Gaussian only).
+        noise_scale: Standard deviation of y about its mean (Gaussian only), see ``law`` too.
         latent_noise: Standard deviation of what y, but not x, sees added to each latent.
         likelihood: ``"gaussian"`` or ``"bernoulli"``.
+        law: How rows differ between nodes and from plain ones.
         seed: The seed it was drawn with.
     """
 
@@ -78,6 +120,7 @@ class Simulation:
     noise_scale: float
     latent_noise: float
     likelihood: str
+    law: RowLaw
     seed: int
 
     def rows(self, node: Hashable, n: int, seed: int = 0) -> tuple[Array, Array, Array]:
@@ -99,9 +142,8 @@ class Simulation:
         check_range("seed", seed, 0, np.inf)
         index = self.tree.index(node)
         generator = np.random.default_rng([self.seed, index + 1, seed])
-        z = generator.standard_normal((n, len(self.latent_factor))) @ self.latent_factor.T
-        y = self._outcomes(z, np.full(n, index), generator)
-        return self.mixing(z), y if self.y.ndim == 2 else y[:, 0], z
+        x, y, z = self._drawn(np.full(n, index), generator)
+        return x, y if self.y.ndim == 2 else y[:, 0], z
 
     def without(self, leaves: Hashable | Iterable[Hashable]) -> tuple[Array, Array, Array]:
         """Rows ``(x, y, env)`` of all but some leaves, which are thereby held out.
@@ -127,11 +169,28 @@ class Simulation:
         keep = np.array([label not in labels for label in self.env], dtype=bool)
         return self.x[keep], self.y[keep], self.env[keep]
 
+    def _drawn(self, index: Array, generator: np.random.Generator) -> tuple[Array, Array, Array]:
+        """Features, outcomes and latents of rows at the nodes of ``index`` (N,)."""
+        law = self.law
+        z = generator.standard_normal((len(index), len(self.latent_factor))) @ self.latent_factor.T
+        z = law.means[index] + law.spreads[index] * z
+        y = self._outcomes(z, index, generator)
+        shown = z
+        if law.nuisance_dim:
+            nuisance = generator.standard_normal((len(z), law.nuisance_dim))
+            shown = np.concatenate([z, nuisance], 1)
+        x = self.mixing(shown)
+        if law.feature_noise:
+            x = x + law.feature_noise * generator.standard_normal(x.shape)
+        return x, y, z
+
     def _outcomes(self, z: Array, index: Array, generator: np.random.Generator) -> Array:
         """Outcomes (N, Q) of latents (N, K) at the nodes of ``index`` (N,)."""
         seen = z + self.latent_noise * generator.standard_normal(z.shape)
+        if self.law.curvature:
+            seen = seen + self.law.curvature * (seen**2 - 1)
         mean = np.einsum("nk,nkq->nq", seen, self.node_weights[index])
         mean = mean + self.node_intercepts[index]
         if self.likelihood == "bernoulli":
             return (generator.random(mean.shape) < 1 / (1 + np.exp(-mean))).astype(np.float64)
-        return mean + self.noise_scale * generator.standard_normal(mean.shape)
+        return mean + self.law.noise_draws(index, generator)

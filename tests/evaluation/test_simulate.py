@@ -17,6 +17,7 @@ KINDS = {
     "mlp": {"mixing": "mlp", "latent_correlation": 0.5},
     "binary": {"likelihood": "bernoulli", "changes": "two_per_arc", "missing": 0.2},
     "intercept": {"intercept_scale": 2.0, "intercept_changes": 0.3},
+    "shifted": {"latent_shift": 1.0, "latent_stretch": 0.3, "small_changes": 0.1},
 }
 
 
@@ -209,3 +210,103 @@ def test_unknown_nodes_are_refused():
     for options, name in (((-1,), "n is -1"), ((1, -2), "seed is -2")):
         with pytest.raises(DataError, match=name):
             sim.rows("leaf0", *options)
+
+
+# --- the hard world: whatever differs from plain rows -----------------------------------------
+
+
+def test_latents_walk_along_the_tree():
+    sim = simulate(
+        num_leaves=4, latent_dim=2, rows_per_leaf=20_000, latent_shift=1.0, latent_stretch=0.5
+    )
+    assert (sim.law.means[0] == 0).all()
+    assert (sim.law.spreads[0] == 1).all()
+    for leaf in sim.tree.leaves:
+        z, node = sim.z[sim.env == leaf], sim.tree.index(leaf)
+        spread = sim.law.spreads[node]
+        error = spread / 20_000**0.5
+        assert (np.abs(z.mean(0) - sim.law.means[node]) < 4 * error).all()
+        assert (np.abs(z.std(0) - spread) < 4 * error).all()
+    assert sim.law.means[1:].std() > 0.3
+
+
+def test_features_show_nuisance_factors_and_noise():
+    plain = {"num_leaves": 4, "latent_dim": 2, "num_features": 6, "rows_per_leaf": 2000}
+    ranks = []
+    for more in ({}, {"nuisance_dim": 3}, {"feature_noise": 0.5}):
+        sim = simulate(**plain, **more)
+        ranks.append(np.linalg.matrix_rank(sim.x))
+        left = sim.x - sim.z @ np.linalg.lstsq(sim.z, sim.x, rcond=None)[0]
+        if "feature_noise" in more:
+            assert left.std() == pytest.approx(0.5, rel=0.03)
+    assert ranks == [2, 5, 6]
+
+
+@pytest.mark.parametrize("noise", ["normal", "t", "outliers"])
+def test_noise_has_its_law(noise):
+    sim = simulate(num_leaves=2, rows_per_leaf=100_000, noise_scale=0.3, noise=noise)
+    index = np.array([sim.tree.index(label) for label in sim.env])
+    left = sim.y - (sim.z * sim.node_weights[index, :, 0]).sum(1)
+    beyond = (np.abs(left) > 6 * 0.3).mean()
+    middle = np.quantile(np.abs(left), 0.5) / 0.3
+    # P(|T| > 6 sqrt 3) of t with 3 degrees of freedom; of ten times a normal P(|N| > 0.6) / 100.
+    expected = {"normal": 0.0, "t": 0.0019, "outliers": 0.00549}[noise]
+    assert beyond == pytest.approx(expected, abs=4 * (expected / len(left)) ** 0.5)
+    expected = {"normal": 0.6745, "t": 0.7649 / 3**0.5, "outliers": 0.6812}[noise]
+    assert middle == pytest.approx(expected, rel=0.02)
+
+
+def test_noise_differs_between_nodes_and_correlates_between_outcomes():
+    sim = simulate(
+        num_leaves=8, rows_per_leaf=5000, num_outcomes=3, noise_ratio=4.0, noise_correlation=0.7,
+        noise_scale=0.2,
+    )  # fmt: skip
+    assert sim.law.noise_scales.max() / sim.law.noise_scales.min() > 2
+    assert ((sim.law.noise_scales >= 0.1) & (sim.law.noise_scales <= 0.4)).all()
+    for leaf in sim.tree.leaves:
+        own, node = sim.env == leaf, sim.tree.index(leaf)
+        left = sim.y[own] - sim.z[own] @ sim.node_weights[node]
+        np.testing.assert_allclose(left.std(0), sim.law.noise_scales[node], rtol=0.05)
+        pairs = np.corrcoef(left.T)[np.triu_indices(3, 1)]
+        np.testing.assert_allclose(pairs, 0.7, atol=4 * 0.51 / 5000**0.5)
+
+
+def test_latents_may_act_along_a_curve():
+    sim = simulate(num_leaves=2, rows_per_leaf=50, noise_scale=0.0, curvature=0.4)
+    index = np.array([sim.tree.index(label) for label in sim.env])
+    acts = sim.z + 0.4 * (sim.z**2 - 1)
+    np.testing.assert_allclose(sim.y, (acts * sim.node_weights[index, :, 0]).sum(1), atol=1e-12)
+
+
+def test_changes_are_shared_by_outcomes_and_small_ones_are_everywhere():
+    sim = simulate(num_outcomes=4, rows_per_leaf=1, shared_changes=0.5, small_changes=0.01)
+    alike = (sim.gates == sim.gates[..., :1]).all((1, 2))
+    assert alike.mean() == pytest.approx(0.5, abs=0.2)  # 62 arcs: sd 0.06; a few alike by chance
+    assert (np.abs(sim.deltas[sim.gates]) > 0.4).all()
+    small = sim.deltas[~sim.gates]
+    assert small.std() == pytest.approx(0.01, rel=0.1)
+    assert simulate(num_outcomes=4, rows_per_leaf=1, small_changes=0.01).gates.sum() == 62 * 4
+
+
+@pytest.mark.parametrize(("sizes", "mean"), [("half_normal", 0.798), ("exponential", 0.707)])
+def test_laws_of_sizes(sizes, mean):
+    sim = simulate(num_outcomes=100, rows_per_leaf=1, sizes=sizes, delta_min=0.0)
+    found = np.abs(sim.deltas[sim.gates])
+    assert found.mean() == pytest.approx(mean, abs=4 * 0.7 / len(found) ** 0.5)
+    assert (found**2).mean() == pytest.approx(1.0, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"noise": "cauchy"}, "noise is 'cauchy'"),
+        ({"sizes": "all"}, "sizes is 'all'"),
+        ({"noise_ratio": 0.5}, "noise_ratio is 0.5"),
+        ({"nuisance_dim": -1}, "nuisance_dim is -1"),
+        ({"num_outcomes": 3, "noise_correlation": -0.9}, "noise_correlation is -0.9"),
+        ({"nuisance_dim": 30}, "num_features is 20"),
+    ],
+)
+def test_laws_that_do_not_exist_are_refused(options, message):
+    with pytest.raises((DataError, ShapeError), match=message):
+        simulate(**options)
