@@ -280,3 +280,19 @@ def test_what_pays():
     found = run("what_pays", "--sets", 1)
     assert len(found) == 9
     assert all(math.isfinite(value) for value in found.values())
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::pyro_tbr.errors.ConvergenceWarning")
+def test_hard_world(capsys, tmp_path):
+    settings = ["plain", "uneven rows", "binary", "correlated outcomes", "too many latents"]
+    path = tmp_path / "fits.csv"
+    found = run("hard_world", "--fits", 2, "--rows", 30, "--csv", path, "--settings", *settings)
+    fits = found["fits"].set_index(["setting", "latents"])
+    assert len(fits) == len(pd.read_csv(path)) == 2 * (2 * 4 + 1)
+    assert fits.xs("known", level="latents")["MCC"].min() == pytest.approx(1)
+    assert fits.loc[("plain", "known"), "weights"].mean() > 0.75  # 108 weights
+    assert fits.loc[("plain", "known"), "new rows"].mean() == pytest.approx(0.9, abs=0.05)
+    assert fits["joint"].notna().sum() == 4
+    assert fits["AUROC"].gt(0.5).all()
+    assert "| plain | known |" in capsys.readouterr().out
