@@ -54,7 +54,7 @@ CASES = {
     "encoder object": ({"encoder": MLPEncoder(4, 2, num_components=3, hidden=(5, 6))}, {}, "tree"),
     "own module": ({"encoder": Own()}, {}, "tree"),
     "mean field": ({"encoder": "linear"}, {}, "mean_field"),
-    "shared gates": (
+    "exact zeros, mean field": (
         {"encoder": "linear", "prior": tbr.SpikeSlabPrior(spike_scale=0)},
         {"num_outcomes": 2},
         "mean_field",
@@ -155,8 +155,14 @@ def assert_same_answers(one, other):
             assert value == other[name], name
 
 
-SLOW_CASES = ("shared gates", "fixed by tensors", "gaussian, mean field", "horseshoe, mean field",
-              "missing", "encoder object")  # fmt: skip
+SLOW_CASES = (
+    "exact zeros, mean field",
+    "fixed by tensors",
+    "gaussian, mean field",
+    "horseshoe, mean field",
+    "missing",
+    "encoder object",
+)
 QUICK_CASES = [name for name in CASES if name not in SLOW_CASES]
 
 
