@@ -120,20 +120,18 @@ def simulate(
     check_choice("likelihood", likelihood, ("gaussian", "bernoulli"))
     check_choice("sizes", sizes, tuple(_SIZES))
     check_choice("noise", noise, ("normal", "t", "outliers"))
-    check_range("seed", seed, 0, np.inf)
-    check_range("change_prob", change_prob, 0, 1)
-    check_range("missing", missing, 0, 1)
-    check_range("intercept_changes", intercept_changes, 0, 1)
-    check_range("noise_scale", noise_scale, 0, np.inf)
-    check_range("latent_noise", latent_noise, 0, np.inf)
-    check_range("delta_min", delta_min, 0, np.inf)
-    check_range("delta_scale", delta_scale, 0, np.inf)
-    check_range("intercept_scale", intercept_scale, 0, np.inf)
-    check_range("shared_changes", shared_changes, 0, 1)
-    check_range("small_changes", small_changes, 0, np.inf)
-    check_range("latent_shift", latent_shift, 0, np.inf)
-    check_range("latent_stretch", latent_stretch, 0, np.inf)
-    check_range("feature_noise", feature_noise, 0, np.inf)
+    shares = {
+        "change_prob": change_prob, "missing": missing, "intercept_changes": intercept_changes,
+        "shared_changes": shared_changes,
+    }  # fmt: skip
+    sizes_of = {
+        "seed": seed, "noise_scale": noise_scale, "latent_noise": latent_noise,
+        "delta_min": delta_min, "delta_scale": delta_scale, "intercept_scale": intercept_scale,
+        "small_changes": small_changes, "latent_shift": latent_shift,
+        "latent_stretch": latent_stretch, "feature_noise": feature_noise,
+    }  # fmt: skip
+    for name, value in (shares | sizes_of).items():
+        check_range(name, value, 0, 1 if name in shares else np.inf)
     check_range("noise_ratio", noise_ratio, 1, np.inf)
     check_range("curvature", curvature, -np.inf, np.inf)
     check_count("nuisance_dim", nuisance_dim, 0, "no factor")

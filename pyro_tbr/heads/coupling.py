@@ -65,12 +65,6 @@ class NodeRows(NamedTuple):
         eta, lam = precision * mean - cavity.eta, precision - cavity.lam
         return Potential(eta, lam.clamp(min=0))
 
-    def given_others(self, k: int, mean: Tensor) -> Potential:
-        """Of weight k with the others at their means (E, Q, W)."""
-        diagonal = self.precision[:, :, k, k]
-        others = (self.precision[:, :, k] * mean).sum(-1) - diagonal * mean[:, :, k]
-        return Potential(self.linear[:, :, k] - others, diagonal)
-
     def cavity(self, mean: Tensor, var: Tensor, own: Potential) -> Potential:
         """What all else says of each weight, from its posterior moments and its own potential."""
         diagonal = self.precision.diagonal(dim1=-2, dim2=-1)
@@ -80,33 +74,3 @@ class NodeRows(NamedTuple):
     def joint_cov(self, cavity: Potential) -> Tensor:
         """Covariance of a node's weights by rows and cavities together, (E, Q, W, W)."""
         return torch.linalg.inv(self.precision + torch.diag_embed(cavity.lam))
-
-
-class Tilted:
-    """Rows and the cavities of all weights together, kept up to date as single weights move.
-
-    One inverse a sweep, and an update of rank one a weight, in place of a solve for each weight.
-    Cavities are (E, Q, W) each.
-    """
-
-    def __init__(self, rows: NodeRows, cavity: Potential) -> None:
-        self.cavity = Potential(*(part.clone() for part in cavity))
-        self._linear = rows.linear + cavity.eta
-        self._cov = rows.joint_cov(cavity)
-
-    def without(self, k: int) -> Potential:
-        """Of weight k by the rows, with the others integrated over their cavities."""
-        row = self._cov[:, :, k]
-        precision = 1 / row[..., k]
-        lam, eta = precision - self.cavity.lam[..., k], precision * (row * self._linear).sum(-1)
-        return Potential(eta - self.cavity.eta[..., k], lam.clamp(min=0))
-
-    def move(self, k: int, cavity: Potential) -> None:
-        """Puts a new cavity (E, Q) in the place of weight k's."""
-        more = cavity.lam - self.cavity.lam[..., k]
-        row = self._cov[:, :, k].clone()
-        share = more / (1 + more * row[..., k])
-        self._cov -= (share.unsqueeze(-1) * row).unsqueeze(-1) * row.unsqueeze(-2)
-        self._linear[..., k] += cavity.eta - self.cavity.eta[..., k]
-        for everywhere, value in zip(self.cavity, cavity, strict=True):
-            everywhere[..., k] = value

@@ -14,7 +14,7 @@ import math
 import torch
 from torch import Tensor
 
-from pyro_tbr.heads.coupling import NodeRows, Potential, Tilted
+from pyro_tbr.heads.coupling import NodeRows, Potential
 from pyro_tbr.heads.guide import Settled
 from pyro_tbr.heads.second_start import choose_start
 from pyro_tbr.heads.statistics import Statistics
@@ -167,18 +167,27 @@ class Sweeps:
         rows, own = NodeRows.of(self.stats, guide.site_scale()), self._potentials()
         here, var = self._moments()
         here = here if mean is None else mean
-        if coupled:
-            aim = rows.given_cavities(rows.cavity(here, var, own))
-            pairs = zip(own, aim, strict=True)
-            own = Potential(*(torch.lerp(old, new, step) for old, new in pairs))
-        else:
-            own = rows.given_means(here)
-        for everywhere, value in zip((guide.eta, guide.lam), own, strict=True):
+        new = self._potentials_given(rows, here, var, own, step if coupled else None)
+        for everywhere, value in zip((guide.eta, guide.lam), new, strict=True):
             everywhere[:, :, nodes] = value.permute(2, 1, 0).to(everywhere)
         guide.refresh(guide.passes(slice(None), components, refit=self.learn_hyper))
         after, var_after = self._moments()
         moves = (after - here).abs() / var_after.sqrt()
         return torch.maximum(moves, ((var / var_after).sqrt() - 1).abs()) if coupled else moves
+
+    @staticmethod
+    def _potentials_given(
+        rows: NodeRows, mean: Tensor, var: Tensor, own: Potential, step: float | None
+    ) -> Potential:
+        """New potentials of all weights, (E, Q, W): a step towards those given the others'.
+
+        Without a step mean field's, given the others' means.
+        """
+        if step is None:
+            return rows.given_means(mean)
+        aim = rows.given_cavities(rows.cavity(mean, var, own))
+        pairs = zip(own, aim, strict=True)
+        return Potential(*(torch.lerp(old, new, step) for old, new in pairs))
 
     def _one_by_one(
         self, coupled: bool, components: int | None, mean: Tensor | None, step: float
@@ -191,25 +200,18 @@ class Sweeps:
         else:
             var = torch.ones_like(mean)  # of no use to mean field
         moves = torch.zeros_like(mean)
-        tilted = Tilted(rows, rows.cavity(mean, var, own)) if coupled else None
         for k in range(mean.shape[-1]):
-            if tilted is not None:
-                aim = tilted.without(k)
-                pairs = zip(own, aim, strict=True)
-                new = Potential(*(torch.lerp(old[:, :, k], value, step) for old, value in pairs))
-            else:
-                new = rows.given_others(k, mean)
+            new = self._potentials_given(rows, mean, var, own, step if coupled else None)
             for everywhere, here, value in zip((guide.eta, guide.lam), own, new, strict=True):
-                everywhere[k][:, nodes] = value.T.to(everywhere)
-                here[:, :, k] = value
+                everywhere[k][:, nodes] = value[:, :, k].T.to(everywhere)
+                here[:, :, k] = value[:, :, k]
             now = guide.passes(slice(k, k + 1), components, refit=self.learn_hyper)
             before, sd_before = mean[:, :, k].clone(), var[:, :, k].sqrt()
             mean[:, :, k] = now.node_mean[0][:, nodes].T
             var[:, :, k] = now.node_var[0][:, nodes].T.clamp(min=1e-300)
             sd = var[:, :, k].sqrt()
             moves[:, :, k] = (mean[:, :, k] - before).abs() / sd
-            if tilted is not None:
-                tilted.move(k, Potential(*(p[..., k] for p in rows.cavity(mean, var, own))))
+            if coupled:
                 moves[:, :, k] = torch.maximum(moves[:, :, k], (sd_before / sd - 1).abs())
         guide.refresh(guide.passes(slice(None), components, refit=self.learn_hyper))
         return moves
