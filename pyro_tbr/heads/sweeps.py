@@ -32,6 +32,7 @@ _STEP = 0.8  # of a potential towards its new value, when coupled;
 _SHRINK = 0.5  # shorter by this factor after a sweep that moved more than the one before,
 _DRIFT = 0.1  # and more than this, which other components that are kept can do
 _CAREFUL = (0.3, 0.1)  # steps of the runs that go on where one has not come to rest
+_PROGRESS, _PATIENCE = 0.9, 10  # expectation propagation that does not get shorter by this ends
 _PACE = 0.7  # all weights move at once while each sweep moves less than this share of the last
 # Squared residuals over the noise variance, of a node and outcome, by which expectation propagation
 # may be above mean field, and as many again for each weight: it shrinks what is uncertain.
@@ -114,12 +115,16 @@ class Sweeps:
         return Settled(self._done, _largest(moves), self._places(moves > _TROUBLE))
 
     def _go_on(self, moves: Tensor, coupled: bool, limit: int, settled: float) -> Tensor:
-        """More sweeps where a run has not come to rest: shorter steps, or as many again."""
+        """More sweeps where a run has not come to rest: shorter steps, or as many again.
+
+        With few components another one that is kept may move a weight at every step, however
+        short; so the last sweeps of expectation propagation have them all.
+        """
         for step in _CAREFUL:
             if _largest(moves) < max(settled, _DRIFT):
                 break
-            self._step = step
-            moves = self._run(coupled, 2 * limit, settled)
+            self._step, last = step, coupled and step == _CAREFUL[-1]
+            moves = self._run(coupled, 2 * limit, _DRIFT if last else settled, polish=last)
         self._step = _STEP
         return moves
 
@@ -137,6 +142,7 @@ class Sweeps:
         Returns the last moves of the weights, (E, Q, W).
         """
         guide, last, step, together = self.guide, math.inf, self._step, True
+        best, since = math.inf, 0  # the shortest sweep, and sweeps since
         components = None if polish else self.few
         moves = guide.eta.new_zeros(len(self.stats.nodes), *guide.eta.shape[1::-1])
         for _ in range(limit):
@@ -150,7 +156,8 @@ class Sweeps:
                 self._move_noise(coupled)
             guide.check_finite("after a sweep over the latents")
             moved = moves.max().item()
-            if moved < settled:
+            best, since = (moved, 0) if moved < _PROGRESS * best else (best, since + 1)
+            if moved < settled or (coupled and moved > _DRIFT and since == _PATIENCE):
                 break
             if together:
                 together = moved < max(_PACE * last, _DRIFT)
