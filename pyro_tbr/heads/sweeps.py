@@ -102,6 +102,10 @@ class Sweeps:
         moves = self._go_on(moves, True, limit, _COUPLED_SETTLED)
         if _largest(moves) < _TROUBLE:
             moves = self._run(True, _POLISHING_SWEEPS, _COUPLED_SETTLED, polish=True)
+        if _largest(moves) > _TROUBLE:  # all components may mean another optimum
+            self._step = _CAREFUL[0]
+            moves = self._run(True, limit, _DRIFT, polish=True)
+            self._step = _STEP
         worse = self._misfit(scale) - misfit > _WORSE + _WORSE_A_WEIGHT * moves.shape[-1]
         trouble = (moves > _TROUBLE) | worse.unsqueeze(-1)
         if not bool(trouble.any()):
