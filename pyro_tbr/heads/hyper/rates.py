@@ -86,9 +86,14 @@ class RateFactor(HyperFactor):
             return
         assert isinstance(hyper, Rate)
         logit = torch.linspace(*_LOGITS, dtype=torch.float64, device=on.device)
-        log_off = relative_length.double()[..., None] * logsigmoid(-logit)
+        # Arcs of one length as one: a grid for every arc of a large tree takes gigabytes.
+        lengths, place = relative_length.double().flatten().unique(return_inverse=True)
+        empty = on.new_zeros(len(lengths), *on.shape[1:], dtype=torch.float64)
+        on, off = (empty.index_add(0, place, part.double()) for part in (on, off))
+        log_off = lengths[:, None] * logsigmoid(-logit)
         log_on = torch.log(-torch.expm1(log_off.clamp(max=-1e-300)))
-        log_lik = (on.double()[..., None] * log_on + off.double()[..., None] * log_off).sum(0)
+        log_lik = torch.einsum("a...,ag->...g", on, log_on)
+        log_lik = log_lik + torch.einsum("a...,ag->...g", off, log_off)
         one = hyper.concentration1.double()[..., None]
         zero = hyper.concentration0.double()[..., None]
         log_post = log_lik + one * logsigmoid(logit) + zero * logsigmoid(-logit)
