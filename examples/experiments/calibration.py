@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 import pyro_tbr as tbr
+from parts.bins import BINS
 from parts.runs import paired_differences
 from pyro_tbr.evaluation import (
     credible_set_coverage,
@@ -48,7 +49,6 @@ SETTINGS = {  # name -> encoder, arguments of simulate
         },
     ),
 }
-BINS = np.array([0, 0.05, 0.2, 0.4, 0.6, 0.8, 0.95, 1.0])
 BASELINES = {"pooled": Pooled, "per leaf": LeafRegression, "dense tree": DenseTree}
 
 

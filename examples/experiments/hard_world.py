@@ -28,6 +28,7 @@ import numpy as np
 import pandas as pd
 
 import pyro_tbr as tbr
+from parts.bins import BINS
 from parts.run_tables import markdown
 from parts.runs import summarise_runs
 from pyro_tbr.evaluation import (
@@ -71,7 +72,6 @@ SETTINGS = {  # name -> what differs in simulate; which latents; latents fitted,
     "too few latents": ({"latent_dim": 4}, LEARNT, 2),
     "too many latents": ({"latent_dim": 2}, LEARNT, 5),
 }
-BINS = np.array([0, 0.05, 0.2, 0.4, 0.6, 0.8, 0.95, 1.0])
 FEW, MANY = 0.8, 0.97  # coverage of a leaf's 90 % intervals below and above which it misleads
 NEW_ROWS, NUM_HELD_OUT = 200, 2
 
@@ -119,17 +119,16 @@ def one_fit(setting, latents, seed, rows):
     row["AUROC"] = pip_auroc(pips, gates)
     if known:
         row["weights"] = float(np.mean(weights_covered(posterior, data, env)))
-    covered = {leaf: rows_covered(posterior, data, leaf, seed) for leaf in data.tree.leaves}
-    if data.likelihood == "gaussian":
-        seen = np.array([cover[0] for leaf, cover in covered.items() if leaf not in held_out])
-        row |= {"new rows": seen.mean(), "leaves < 0.8": (seen < FEW).mean()}
-        row["leaves > 0.97"] = (seen > MANY).mean()
-        row["no data"] = np.mean([covered[leaf][0] for leaf in held_out])
-        if y.ndim == 2:
-            row["joint"] = np.mean([c[1] for leaf, c in covered.items() if leaf not in held_out])
-    else:
-        row["probability"] = np.mean([c[0] for leaf, c in covered.items() if leaf not in held_out])
-        row["no data"] = np.mean([covered[leaf][0] for leaf in held_out])
+    seen, unseen = (
+        np.array([rows_covered(posterior, data, leaf, seed) for leaf in leaves])
+        for leaves in (dict.fromkeys(env), held_out)
+    )
+    row["no data"] = unseen[:, 0].mean()
+    if data.likelihood == "bernoulli":
+        row["probability"] = seen[:, 0].mean()
+        return row, pips, gates
+    row |= {"new rows": seen[:, 0].mean(), "leaves < 0.8": (seen[:, 0] < FEW).mean()}
+    row |= {"leaves > 0.97": (seen[:, 0] > MANY).mean(), "joint": seen[:, 1].mean()}
     return row, pips, gates
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 import pyro_tbr as tbr
+from parts.bins import BINS
 from pyro_tbr.evaluation import match_latents, pip_auroc, reliability
 
 SETTINGS = {  # name -> encoder, arguments of simulate
@@ -66,7 +67,6 @@ SETTINGS = {  # name -> encoder, arguments of simulate
         {"rows_per_leaf": 1000, "likelihood": "bernoulli"},
     ),
 }
-BINS = np.array([0, 0.05, 0.2, 0.4, 0.6, 0.8, 0.95, 1.0])
 
 
 def one_fit(encoder, arguments, seed, options, num_held_out):

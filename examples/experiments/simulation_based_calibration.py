@@ -29,6 +29,7 @@ import pyro
 import torch
 
 import pyro_tbr as tbr
+from parts.bins import BINS
 from parts.ranks import ecdf, ecdf_band, rank_among, uniformity
 from pyro_tbr.evaluation import (
     match_latents,
@@ -40,7 +41,6 @@ NUM_DRAWS = 99
 TOLERANCE = 0.1  # of the outcome's mean and standard deviation, in the unit of the draw
 MAX_TRIES = 20_000
 SCALES = ("inclusion_rate", "slab_scale", "noise_scale")
-BINS = np.array([0, 0.05, 0.2, 0.4, 0.6, 0.8, 0.95, 1.0])
 RATIOS = [0, 0.1, 0.3, 1, np.inf]  # of the width of small changes to that of large ones
 
 

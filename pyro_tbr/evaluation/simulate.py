@@ -94,7 +94,7 @@ def simulate(
         nuisance_dim: Standard normal factors that features show and outcomes do not depend on.
         noise: Of Gaussian y: ``"normal"``, ``"t"`` (3 degrees of freedom, of standard deviation
             ``noise_scale`` too) or ``"outliers"`` (ten times as large in 1 % of the rows).
-        noise_ratio: Of the noise of the noisiest node to that of the quietest; log-uniform between.
+        noise_ratio: Most by which the noise of two nodes differs, as a ratio; log-uniform.
         noise_correlation: Correlation of the noise of every pair of outcomes.
         curvature: A latent acts as ``z + curvature * (z^2 - 1)``.
         seed: Non-negative; the same seed gives the same simulation.
@@ -124,13 +124,13 @@ def simulate(
         "change_prob": change_prob, "missing": missing, "intercept_changes": intercept_changes,
         "shared_changes": shared_changes,
     }  # fmt: skip
-    sizes_of = {
+    not_negative = {
         "seed": seed, "noise_scale": noise_scale, "latent_noise": latent_noise,
         "delta_min": delta_min, "delta_scale": delta_scale, "intercept_scale": intercept_scale,
         "small_changes": small_changes, "latent_shift": latent_shift,
         "latent_stretch": latent_stretch, "feature_noise": feature_noise,
     }  # fmt: skip
-    for name, value in (shares | sizes_of).items():
+    for name, value in (shares | not_negative).items():
         check_range(name, value, 0, 1 if name in shares else np.inf)
     check_range("noise_ratio", noise_ratio, 1, np.inf)
     check_range("curvature", curvature, -np.inf, np.inf)

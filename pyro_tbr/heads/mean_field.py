@@ -1,6 +1,7 @@
 """The fully factorised guide: every arc, latent and outcome on its own."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -11,14 +12,13 @@ from pyro_tbr.data.ranks import num_ranks
 from pyro_tbr.heads.guide import Settled, everywhere
 from pyro_tbr.heads.mean_field_state import MeanFieldState
 from pyro_tbr.heads.rows import DesignRows
-from pyro_tbr.heads.sites import row_sites
-from pyro_tbr.heads.statistics import Statistics, statistics
+from pyro_tbr.heads.statistics import Statistics
 from pyro_tbr.heads.tree_guide import TreeGuide
 from pyro_tbr.tree import descendant_sum
 
 _STEPS = 10  # of Adam in a sweep
 _LR = 0.03
-_SURE = 0.05  # standard deviation of a factor below which its mean moves in shorter steps
+_WHOLE_STEP = 0.05  # standard deviation of a factor below which its mean moves in shorter steps
 _STEP_SWEEPS = 5  # of a single step
 _MOST_RUNS = 3  # of the sweeps asked for, where the ELBO still climbs
 _TRIAL_SHARE = 4  # a start is judged after this share of them
@@ -36,8 +36,8 @@ class MeanFieldGuide(MeanFieldState):
     A change is normal, or, where the prior has gates, a gate and a normal change where it is open,
     and one, or none, where it is closed. Arcs in series and arcs under one root carry the same
     information, so the truth there is a split probability; this guide picks one of them with too
-    much confidence. Of its optima it takes the better of those next to the start it is given and
-    next to the changes that are likely by the tree guide.
+    much confidence. With gates it takes the better of the optima next to the start it is given and
+    next to the changes that are likely by the tree guide, without them the one next to these.
 
     Args:
         head: A head, or a built model that has one.
@@ -82,19 +82,17 @@ class MeanFieldGuide(MeanFieldState):
         run = partial(self._climb, stats, learn_hyper=learn_hyper, learn_nuisance=learn_nuisance)
         done = 0
         if not rough and self._fresh:
-            tree, how = self._tree_guide(stats.nodes), {"learn_nuisance": learn_nuisance}
-            tree.update(stats, sweeps=_START_SWEEPS, learn_hyper=learn_hyper, rough=True, **how)
-            bound = -math.inf
-            if self.has_gates:  # else there is one optimum, given the hyperparameters
-                done = max(2, sweeps // _TRIAL_SHARE)
-                run(done)
-                bound, state = self.elbo(stats).item(), self.state_copy()
-            self._start_next_to(tree, stats)
+            tree = self._tree_guide(stats.nodes)
+            tree.update(
+                stats, sweeps=_START_SWEEPS, learn_hyper=learn_hyper,
+                learn_nuisance=learn_nuisance, rough=True,
+            )  # fmt: skip
             if self.has_gates:
-                run(done)
+                done = max(2, sweeps // _TRIAL_SHARE)
+                self._take_better(tree, stats, partial(run, done))
                 done = 2 * done
-            if self.elbo(stats).item() < bound:
-                self.load_state_dict(state)
+            else:  # there is one optimum, given the hyperparameters
+                self._start_next_to(tree, stats)
         self._fresh = False
         for _ in range(1 if rough else _MOST_RUNS):
             gain, done = run(sweeps), done + sweeps
@@ -129,8 +127,7 @@ class MeanFieldGuide(MeanFieldState):
         tree = self._tree_guide(rows.env_index)
         for _ in range(1 if self.head.likelihood.exact else _START_TURNS):
             tree.absorb(rows, num_rows)
-        stats = statistics(rows, row_sites(tree, rows)[0]).scaled(num_rows / len(rows))
-        self._start_next_to(tree, stats)
+        self._start_next_to(tree, tree.row_statistics(rows, num_rows / len(rows)))
 
     @torch.no_grad()
     def _narrow(self, stats: Statistics) -> None:
@@ -188,7 +185,7 @@ class MeanFieldGuide(MeanFieldState):
     def _shorten(self, before: list[Tensor]) -> None:
         """Means that the rows know better than Adam's steps are long have moved by less."""
         for old, (loc, log_scale) in zip(before, self._normals(), strict=True):
-            loc.copy_(torch.lerp(old, loc, (log_scale.exp() / _SURE).clamp(max=1)))
+            loc.copy_(torch.lerp(old, loc, (log_scale.exp() / _WHOLE_STEP).clamp(max=1)))
 
     def _tree_guide(self, nodes: Tensor) -> TreeGuide:
         """A tree guide for rows at some nodes, its hyperparameters and noise as they are here."""
@@ -199,6 +196,15 @@ class MeanFieldGuide(MeanFieldState):
         if not guide.factor.joint:
             guide.factor.load_state_dict(self.factor.state_dict())
         return guide
+
+    def _take_better(self, tree: TreeGuide, stats: Statistics, run: Callable[[], object]) -> None:
+        """A run from where it stands and one from next to a tree guide; it keeps the better."""
+        run()
+        bound, state = self.elbo(stats).item(), self.state_copy()
+        self._start_next_to(tree, stats)
+        run()
+        if self.elbo(stats).item() < bound:
+            self.load_state_dict(state)
 
     @torch.no_grad()
     def _start_next_to(self, guide: TreeGuide, stats: Statistics) -> None:

@@ -48,7 +48,7 @@ class Sweeps:
         self.guide, self.stats = guide, stats.flattened()
         self.learn_hyper = learn_hyper
         self.learn_nuisance = learn_nuisance and guide.head.likelihood.exact
-        self._step, self._done = _STEP, 0
+        self._done = 0
 
     @property
     def few(self) -> int:
@@ -103,9 +103,7 @@ class Sweeps:
         if _largest(moves) < _TROUBLE:
             moves = self._run(True, _POLISHING_SWEEPS, _COUPLED_SETTLED, polish=True)
         if _largest(moves) > _TROUBLE:  # all components may mean another optimum
-            self._step = _CAREFUL[0]
-            moves = self._run(True, limit, _DRIFT, polish=True)
-            self._step = _STEP
+            moves = self._run(True, limit, _DRIFT, step=_CAREFUL[0], polish=True)
         worse = self._misfit(scale) - misfit > _WORSE + _WORSE_A_WEIGHT * moves.shape[-1]
         trouble = (moves > _TROUBLE) | worse.unsqueeze(-1)
         if not bool(trouble.any()):
@@ -127,9 +125,9 @@ class Sweeps:
         for step in _CAREFUL:
             if _largest(moves) < max(settled, _DRIFT):
                 break
-            self._step, last = step, coupled and step == _CAREFUL[-1]
-            moves = self._run(coupled, 2 * limit, _DRIFT if last else settled, polish=last)
-        self._step = _STEP
+            last = coupled and step == _CAREFUL[-1]
+            end = _DRIFT if last else settled
+            moves = self._run(coupled, 2 * limit, end, step=step, polish=last)
         return moves
 
     def _run(
@@ -139,20 +137,23 @@ class Sweeps:
         settled: float,
         mean: Tensor | None = None,
         *,
+        step: float = _STEP,
         polish: bool = False,
     ) -> Tensor:
         """Sweeps of one kind until one moves less than ``settled``, the first from given means.
 
         Returns the last moves of the weights, (E, Q, W).
         """
-        guide, last, step, together = self.guide, math.inf, self._step, True
+        guide, last, together = self.guide, math.inf, True
         best, since = math.inf, 0  # the shortest sweep, and sweeps since
         components = None if polish else self.few
         moves = guide.eta.new_zeros(len(self.stats.nodes), *guide.eta.shape[1::-1])
         for _ in range(limit):
             self._done += 1
-            sweep = self._all_at_once if together else self._one_by_one
-            moves = sweep(coupled, components, mean, step)
+            if together:
+                moves = self._all_at_once(coupled, components, step, mean)
+            else:
+                moves = self._one_by_one(coupled, components, step)
             mean = None
             if self.learn_hyper:
                 guide.factor.learn(guide.current, guide.informed_arcs)
@@ -171,13 +172,13 @@ class Sweeps:
         return moves
 
     def _all_at_once(
-        self, coupled: bool, components: int | None, mean: Tensor | None, step: float
+        self, coupled: bool, components: int | None, step: float, start: Tensor | None
     ) -> Tensor:
-        """Every weight once, as the others were before; arguments as of :meth:`_one_by_one`."""
+        """Every weight once, as the others were before; of mean field maybe from given means."""
         guide, nodes = self.guide, self.stats.nodes
         rows, own = NodeRows.of(self.stats, guide.site_scale()), self._potentials()
-        here, var = self._moments()
-        here = here if mean is None else mean
+        # Mean field asks for no variances, and those of before the start would cost a pass.
+        here, var = self._moments() if start is None else (start, torch.ones_like(start))
         new = self._potentials_given(rows, here, var, own, step if coupled else None)
         for everywhere, value in zip((guide.eta, guide.lam), new, strict=True):
             everywhere[:, :, nodes] = value.permute(2, 1, 0).to(everywhere)
@@ -200,16 +201,11 @@ class Sweeps:
         pairs = zip(own, aim, strict=True)
         return Potential(*(torch.lerp(old, new, step) for old, new in pairs))
 
-    def _one_by_one(
-        self, coupled: bool, components: int | None, mean: Tensor | None, step: float
-    ) -> Tensor:
+    def _one_by_one(self, coupled: bool, components: int | None, step: float) -> Tensor:
         """Every weight once; returns the moves at the nodes, see ``_SETTLED``, (E, Q, W)."""
         guide, nodes = self.guide, self.stats.nodes
         rows, own = NodeRows.of(self.stats, guide.site_scale()), self._potentials()
-        if mean is None:
-            mean, var = self._moments()
-        else:
-            var = torch.ones_like(mean)  # of no use to mean field
+        mean, var = self._moments()
         moves = torch.zeros_like(mean)
         for k in range(mean.shape[-1]):
             new = self._potentials_given(rows, mean, var, own, step if coupled else None)

@@ -169,7 +169,7 @@ class TreeGuide(TreeState):
         """
         known, exact = self._running, self.head.likelihood.exact
         weight, self._absorbed = num_rows / len(rows), self._absorbed + 1
-        batch = self._statistics(rows, weight, at_zero=known is None)
+        batch = self.row_statistics(rows, weight, at_zero=known is None)
         # Sites that are no expansions are the rows' own: of all rows they are the optimum.
         share = 1.0 if exact and weight <= 1 else self._absorbed**-_FORGETTING
         state, bound = None, -math.inf
@@ -190,13 +190,15 @@ class TreeGuide(TreeState):
                 break
             self._learn_from(rows, weight, share)
             # Full steps of sites may overshoot, and then ever further.
-            if self.elbo(self._statistics(rows, weight)) > bound - allowed_fall(bound):
+            if self.elbo(self.row_statistics(rows, weight)) > bound - allowed_fall(bound):
                 break
             self.load_state_dict(state)
             share = 0.5 * share
         self.check_finite("after a step of the guide")
 
-    def _statistics(self, rows: DesignRows, weight: float, *, at_zero: bool = False) -> Statistics:
+    def row_statistics(
+        self, rows: DesignRows, weight: float, *, at_zero: bool = False
+    ) -> Statistics:
         """Statistics of the rows' sites, each row as good as so many."""
         return statistics(rows, row_sites(self, rows, at_zero=at_zero)[0]).scaled(weight)
 

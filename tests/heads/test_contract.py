@@ -48,7 +48,7 @@ def test_sites_are_the_models_latent_sites(guide, prior, likelihood, learnt):
 def test_elbo_is_that_of_pyro(guide, prior, learnt):
     model, made, data, stats = make_pair(guide, prior, learnt=learnt, updated=True)
     vectorised = guide == "mean field"
-    draws = particles(model, made, data, 5_000 if vectorised else 30, vectorised)
+    draws = particles(model, made, data, 5_000 if vectorised else 60, vectorised)
     if (guide, prior) == ("tree", "horseshoe"):
         # Its scales are uniform within cells of a grid: a little below, for each pair of them.
         gap, error = made.elbo(stats).item() - draws.mean(), draws.std() / len(draws) ** 0.5

@@ -109,7 +109,7 @@ def test_a_grid_of_the_hyperprior_has_its_moments(fixed):
 
 def test_silent_arcs_have_the_priors_variance():
     _, made, _, _ = make_pair("tree", "horseshoe", updated=True)
-    draws = made.sample(10_000, torch.Generator().manual_seed(0))
+    draws = made.sample(20_000, torch.Generator().manual_seed(0))
     silent = ~made.informed_arcs
     whole, slab = draws["global_scale"].unsqueeze(-3), draws["slab_scale"].unsqueeze(-3)
     wide = whole * draws["local_scale"]

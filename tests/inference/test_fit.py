@@ -144,12 +144,14 @@ def test_same_seed_same_result_whatever_ran_before(tmp_path):
         num_leaves=4, latent_dim=2, num_features=5, num_outcomes=2, rows_per_leaf=30, seed=1
     )
     first = fitted(data, seed=3, options=BRIEF)
+    other = fitted(data, seed=4, options=BRIEF)
     again = fitted(data, seed=3, options=BRIEF)
     pd.testing.assert_frame_equal(first.deltas(), again.deltas(), check_exact=True)
     pd.testing.assert_frame_equal(first.deltas(), pd.read_pickle(path), check_exact=True)
     np.testing.assert_array_equal(
         first.predict(data.x, data.env).lower, again.predict(data.x, data.env).lower
     )
+    assert (first.deltas()["mean"] != other.deltas()["mean"]).any()
 
 
 def test_fit_leaves_model_data_and_param_store_alone():

@@ -7,16 +7,16 @@ collapse and explain nothing.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import pyro.distributions as dist
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pyro_tbr.heads.hyper.base import HyperFactor, Hyperparameter, check_finite
 
-Array = np.ndarray[Any, np.dtype[np.float64]]
+Array = NDArray[np.float64]
 
 _SETTLED = 1e-9  # moves of a logarithm below which an update ends
 _MOST_STEPS = 200  # of an update; each moves the logarithm by at most one

@@ -18,7 +18,7 @@ from tests.cases.toy import QUICK, star, toy
 
 LEAVES = list("abcdef")
 TREE = star(LEAVES)
-X, Y, ENV = toy(LEAVES, n=20, d=8, shift=[("a", 0, 2.0), ("b", 1, -2.0), ("c", 0, -1.5)])
+X, Y, ENV = toy(LEAVES, n=40, d=8, shift=[("a", 0, 2.0), ("b", 1, -2.0), ("c", 0, -1.5)])
 X = np.where(np.abs(X) < 0.5, 0, X)
 
 
@@ -57,8 +57,7 @@ def test_blocks_give_the_dense_fit(encoder, binary, monkeypatch):
     monkeypatch.setattr(sparse, "_BLOCK_ELEMENTS", 24)
     found = fit(sp.csc_matrix(X), encoder, binary)
     # The search for a basis makes more of a difference in rounding; predictions hardly see it.
-    pairs = zip(found.encode(X).T, dense.encode(X).T, strict=True)
-    assert min(np.corrcoef(*pair)[0, 1] for pair in pairs) > 0.99
+    np.testing.assert_allclose(found.encode(X), dense.encode(X), atol=0.05)
     np.testing.assert_allclose(found.predict(X, ENV).mean, dense.predict(X, ENV).mean, atol=0.02)
 
 
