@@ -26,7 +26,7 @@ _SETTLED = 0.1  # gain of the ELBO over the last tenth of a run below which it h
 _SETTLED_SHARE = 1e-3  # of the ELBO, likewise
 _START_SHARE = 0.05  # of a typical change: spread of a factor that starts
 _OPEN, _CLOSED = 6.0, -3.0  # log odds of gates that start
-_START_TURNS = 4  # of sites and such a start, where sites depend on where the guide is
+_START_TURNS = 12  # of sites and such a start, where sites depend on where the guide is
 _START_SWEEPS = 20  # of the tree guide whose changes are another start
 
 
