@@ -40,6 +40,10 @@ class IdentificationWarning(UserWarning):
     """The latents are not determined by these environments and outcomes."""
 
 
+class ModelWarning(UserWarning):
+    """The model does not fit the data in a way that makes its probabilities misleading."""
+
+
 def warn_user(text: str, kind: type[Warning] = DataWarning) -> None:
     """Warns at the line that called the package, however deep inside it we are."""
     level, frame = 1, sys._getframe(0)

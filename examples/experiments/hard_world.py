@@ -38,6 +38,7 @@ from pyro_tbr.evaluation import (
     selection_score,
     true_changes,
 )
+from pyro_tbr.heads.likelihoods import GaussianLikelihood
 
 PLAIN = {
     "num_leaves": 20,
@@ -70,7 +71,7 @@ SETTINGS = {  # name -> what differs in simulate; which latents; latents fitted,
     "correlated latents": ({"latent_correlation": 0.8}, BOTH, None),
     "binary": ({"likelihood": "bernoulli"}, BOTH, None),
     "too few latents": ({"latent_dim": 4}, LEARNT, 2),
-    "too many latents": ({"latent_dim": 2}, LEARNT, 5),
+    "too many latents": ({"latent_dim": 2, "nuisance_dim": 5, "feature_noise": 0.3}, LEARNT, 5),
 }
 FEW, MANY = 0.8, 0.97  # coverage of a leaf's 90 % intervals below and above which it misleads
 NEW_ROWS, NUM_HELD_OUT = 200, 2
@@ -89,7 +90,7 @@ def simulated(setting, seed, rows):
     return data, [tree.leaves[place] for place in places]
 
 
-def one_fit(setting, latents, seed, rows):
+def one_fit(setting, latents, seed, rows, noise):
     """Metrics of one fit, its PIPs with their truth, and the coverage of each leaf."""
     data, held_out = simulated(setting, seed, rows)
     known = latents == "known"
@@ -97,9 +98,11 @@ def one_fit(setting, latents, seed, rows):
     if known:  # features are the latents themselves
         data = replace(data, x=data.z, mixing=lambda z: z[:, : data.z.shape[1]])
     x, y, env = data.x[keep], data.y[keep], data.env[keep]
+    gaussian = data.likelihood == "gaussian"
+    likelihood = GaussianLikelihood(noise=noise) if gaussian else data.likelihood
     num_latents = data.z.shape[1] if known else SETTINGS[setting][2] or data.z.shape[1]
     model = tbr.TreeModel(
-        data.tree, num_latents, "identity" if known else "linear", likelihood=data.likelihood
+        data.tree, num_latents, "identity" if known else "linear", likelihood=likelihood
     )
     start = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:
@@ -184,6 +187,7 @@ def main(argv=None):
     parser.add_argument("--fits", type=int, default=20, help="of each setting")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--rows", type=int, default=None, help="a leaf; 50, or 200 if binary")
+    parser.add_argument("--noise", default="common", choices=["common", "by_environment"])
     parser.add_argument("--csv", type=Path, help="file for a row a fit")
     args = parser.parse_args(argv)
     results, pips = [], []
@@ -194,7 +198,7 @@ def main(argv=None):
                 continue
             for seed in range(args.first_seed, args.first_seed + args.fits):
                 rows = args.rows or (200 if binary else 50)
-                row, pip, change = one_fit(setting, latents, seed, rows)
+                row, pip, change = one_fit(setting, latents, seed, rows, args.noise)
                 key = {"setting": setting, "latents": latents, "seed": seed}
                 results.append(key | row)
                 pips.append(pd.DataFrame(key | {"pip": pip, "change": change}))

@@ -81,8 +81,9 @@ def condition(
             _learn_correlation(guide, rows, rows.groups, sweeps, learn_hyper)
         stats = _exact_statistics(guide, rows, grouped=True)
         if sandwich:
+            by_node = guide.head.likelihood.by_node
             plain = stats if rows.groups is None else _exact_statistics(guide, rows)
-            stats = stats._replace(inflation=inflation(rows, plain))
+            stats = stats._replace(inflation=inflation(rows, plain, by_node=by_node))
         stats = stats if before is None else before + stats
         settled = guide.update(
             stats, sweeps=sweeps, learn_hyper=learn_hyper, learn_nuisance=learn_nuisance
@@ -105,7 +106,7 @@ def _exact_statistics(guide: Guide, rows: RowSource, *, grouped: bool = False) -
         shares = block.shares(None if weights is None else weights[here])
         start += len(block)
         zero = torch.zeros_like(block.y)
-        terms = likelihood.site_terms(block.y, zero, zero, guide.nuisance)
+        terms = likelihood.site_terms(block.y, zero, zero, guide.nuisance_at(block.env_index))
         # What depends on the noise alone is taken as it is when the statistics are used.
         parts.append(statistics(block, Sites(*terms[:2], torch.zeros_like(terms.log_norm), shares)))
     return reduce(Statistics.__add__, parts)

@@ -47,9 +47,10 @@ class NodeRows(NamedTuple):
 
     @classmethod
     def of(cls, stats: Statistics, noise_precision: Tensor) -> NodeRows:
-        """From statistics and the precision of the noise, (Q,)."""
+        """From statistics and the precision of the noise, (E, Q)."""
         gram = stats.gram.expand(*stats.cross.shape, -1)
-        return cls(noise_precision[:, None, None] * gram, noise_precision[:, None] * stats.cross)
+        scale = noise_precision[..., None]
+        return cls(scale[..., None] * gram, scale * stats.cross)
 
     def given_means(self, mean: Tensor) -> Potential:
         """Of every weight with the others at their means, (E, Q, W) each."""

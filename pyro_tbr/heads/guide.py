@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 
 from pyro_tbr.errors import DataError, TrainingError
 from pyro_tbr.heads.head import Head
-from pyro_tbr.heads.hyper.base import by_name
+from pyro_tbr.heads.hyper.base import HyperFactors, by_name
 from pyro_tbr.heads.local_params import LocalParamsModule
 from pyro_tbr.heads.moments import DeltaMoments, NodeMoments
 from pyro_tbr.heads.priors import PriorFactor
@@ -20,6 +20,7 @@ from pyro_tbr.tree import Tree, descendant_sum
 
 _SITE_ELEMENTS = 500_000  # of one block of draws; a draw goes through all components of a message
 _FALL, _FALL_SHARE = 1.0, 1e-3  # of the bound in a step of sites that is not taken back
+_WHERE_ROWS_ARE = ("informed_arcs", "seen")  # parts of a guide's state
 _PATH_DRAWS, _PATH_SEED = 4000, 141_421  # behind the inclusion of a path without another form
 
 
@@ -68,6 +69,7 @@ class Guide(LocalParamsModule):
         prior = head.prior
         self.factor: PriorFactor = prior.tree_factor() if self.along_tree else prior.factor()
         self.nuisance = nn.ModuleDict(head.likelihood.factors())
+        head.likelihood.know_nodes(self.nuisance, nodes)
 
     @property
     def head(self) -> Head:
@@ -95,9 +97,17 @@ class Guide(LocalParamsModule):
         for parameter in self.parameters():
             parameter.data = parameter.data.to(dtype)
 
-    def site_scale(self) -> Tensor:
-        """By what the rows' precisions are multiplied, (Q,) double: 1 / noise variance, or 1."""
-        return self.head.likelihood.site_scale(self.nuisance).double()
+    def nuisance_at(self, nodes: Tensor) -> HyperFactors:
+        """Factors of the likelihood's own parameters as rows at some nodes (n,) see them."""
+        return self.head.likelihood.at_nodes(self.nuisance, nodes)
+
+    def site_scale(self, nodes: Tensor) -> Tensor:
+        """By what precisions of rows at nodes (E,) are multiplied, (E, Q) double.
+
+        1 / noise variance, or 1 where the likelihood is not exact.
+        """
+        scale = self.head.likelihood.site_scale(self.nuisance_at(nodes)).double()
+        return scale.expand(len(nodes), -1)
 
     def hyper_kl(self) -> Tensor:
         """KL of the hyperparameters that have factors of their own to their hyperpriors."""
@@ -176,19 +186,22 @@ class Guide(LocalParamsModule):
     def expected_log_lik(self, stats: Statistics, moments: NodeMoments | None = None) -> Tensor:
         """E[log likelihood] of all rows, from their statistics; at the guide's own moments."""
         stats, moments = stats.flattened(), self.node_moments() if moments is None else moments
-        each = stats.constant - 0.5 * self.site_scale() * stats.residual(*moments)
-        log_norm = self.head.likelihood.site_norm(self.nuisance).double()
+        each = stats.constant - 0.5 * self.site_scale(stats.nodes) * stats.residual(*moments)
+        log_norm = self.head.likelihood.site_norm(self.nuisance_at(stats.nodes)).double()
         return (each + stats.count * log_norm).sum()
 
-    def learn_nuisance_from(self, stats: Statistics, cov: Tensor | None = None) -> None:
+    def learn_nuisance_from(
+        self, stats: Statistics, cov: Tensor | None = None, *, common: bool = True
+    ) -> None:
         """Moves the parameters of an exact likelihood to their optimum, weights held fixed.
 
         Statistics are flattened; ``cov`` (E, Q, W, W) of the weights at the nodes with rows takes
-        the place of the guide's own variances.
+        the place of the guide's own variances. Only those of single nodes, unless ``common``.
         """
         with torch.no_grad():
-            square = stats.residual(*self.node_moments(), cov).sum(0)
-            self.head.likelihood.learn_from_residuals(self.nuisance, square, stats.count.sum(0))
+            square = stats.residual(*self.node_moments(), cov)
+            learn = self.head.likelihood.learn_from_residuals
+            learn(self.nuisance, square, stats.count, stats.nodes, common=common)
 
     def sample(self, num_samples: int, generator: Generator) -> dict[str, Tensor]:
         """Joint draws by site name, draws first; needs no Pyro and no global generator."""
@@ -245,8 +258,9 @@ class Guide(LocalParamsModule):
 
     def sample_hyper(self, num_samples: int, generator: Generator) -> dict[str, Tensor]:
         """Draws of the hyperparameters that have factors of their own, nuisance included."""
-        own = self.factor.own() | by_name(self.nuisance)
-        return {name: factor.sample(num_samples, generator) for name, factor in own.items()}
+        own = self.factor.own()
+        draws = {name: factor.sample(num_samples, generator) for name, factor in own.items()}
+        return draws | self.head.likelihood.draw_nuisance(self.nuisance, num_samples, generator)
 
     def settings(self) -> dict[str, Any]:
         """Arguments of the constructor but for head and nodes."""
@@ -265,7 +279,8 @@ class Guide(LocalParamsModule):
 
     def copy_state(self, other: Guide) -> None:
         """Goes into the state of another guide of its class, but for where rows are."""
-        state = other.state_copy() | {"informed_arcs": self.informed_arcs}
+        own = {name for name in self.state_dict() if name.split(".")[-1] in _WHERE_ROWS_ARE}
+        state = other.state_copy() | {name: self.state_dict()[name] for name in own}
         self.load_state_dict(state, assign=True)  # dtypes included
 
     def check_finite(self, where: str) -> None:

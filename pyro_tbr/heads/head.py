@@ -82,9 +82,16 @@ class Head(LocalParamsModule):
             # A vectorised Predictive puts its draws left of the plate, where sites without rows
             # have a dimension of one.
             predictor = predictor.squeeze(-3) if predictor.dim() > 3 else predictor
-            outcome = self.likelihood(predictor, nuisance)
+            outcome = self.likelihood(predictor, self._at_rows(nuisance, env_index))
             if y is None:
                 return pyro.sample("y", outcome.to_event(1))
             observed = ~torch.isnan(y)
             obs = self.likelihood.filled(y)
             return pyro.sample("y", outcome.mask(observed).to_event(1), obs=obs)
+
+    def _at_rows(self, nuisance: dict[str, Tensor], env_index: Tensor) -> dict[str, Tensor]:
+        """The likelihood's parameters as rows see them; vectorised draws left of the rows."""
+        found = self.likelihood.values_at_nodes(nuisance, env_index)
+        if not self.likelihood.by_node:
+            return found
+        return {name: v.squeeze(-3) if v.dim() > 3 else v for name, v in found.items()}

@@ -78,7 +78,6 @@ class MeanFieldGuide(MeanFieldState):
         their optimum given these.
         """
         stats = stats.flattened()
-        learn_nuisance = learn_nuisance and self.head.likelihood.exact
         run = partial(self._climb, stats, learn_hyper=learn_hyper, learn_nuisance=learn_nuisance)
         done = 0
         if not rough and self._fresh:
@@ -132,7 +131,8 @@ class MeanFieldGuide(MeanFieldState):
     @torch.no_grad()
     def _narrow(self, stats: Statistics) -> None:
         """Spreads of root and changes at their optimum: what all rows below leave of the prior."""
-        rows = self.site_scale() * stats.gram.diagonal(dim1=-2, dim2=-1).transpose(1, 2)
+        rows = stats.gram.diagonal(dim1=-2, dim2=-1).transpose(1, 2)
+        rows = self.site_scale(stats.nodes).unsqueeze(1) * rows
         nodes = rows.new_zeros(self.head.tree.num_nodes, *self.root_loc.shape)
         nodes.index_add_(0, stats.nodes, rows.expand(-1, *self.root_loc.shape))
         below = descendant_sum(self.head.tree, nodes.flatten(1)).reshape(nodes.shape)
@@ -149,6 +149,7 @@ class MeanFieldGuide(MeanFieldState):
         self, stats: Statistics, sweeps: int, *, learn_hyper: bool, learn_nuisance: bool
     ) -> float:
         """Climbs the ELBO at a falling rate; returns what the last tenth of the sweeps gained."""
+        likelihood = self.head.likelihood
         own = {id(p) for part in (self.factor, self.nuisance) for p in part.parameters()}
         params = [p for p in self.parameters() if id(p) not in own]
         optimizer = torch.optim.Adam(params, lr=_LR, betas=(0.9, 0.99))
@@ -170,8 +171,8 @@ class MeanFieldGuide(MeanFieldState):
             if learn_hyper:
                 self.factor.learn_root(self._root_square().detach())
                 self.factor.learn_changes(self._sums(law))
-            if learn_nuisance:
-                self.learn_nuisance_from(stats)
+            if likelihood.exact and (learn_nuisance or likelihood.by_node):
+                self.learn_nuisance_from(stats, common=learn_nuisance)
             self.check_finite("after a step up the ELBO")
         return self.elbo(stats).item() - before
 

@@ -147,8 +147,7 @@ class MeanFieldState(Guide):
         """Pyro sites of q; the arguments are the model's and not used."""
         del args, kwargs
         values = {name: factor() for name, factor in self.hyper.items()}
-        for factor in self.nuisance.values():
-            factor()
+        self.head.likelihood.guide_sites(self.nuisance)
         root = dist.Normal(self.root_loc, self.root_log_scale.exp())
         pyro.sample("root_weights", root.to_event(2))
         self._change_sites(values)

@@ -19,8 +19,11 @@ _ROWS_A_WEIGHT = 2  # leaves with fewer rows a weight say nothing of their resid
 
 
 @torch.no_grad()
-def inflation(rows: RowSource, stats: Statistics) -> Tensor:
-    """Ratio of sandwich to model variance of the leaves' weights, (E, Q, W); normal noise only."""
+def inflation(rows: RowSource, stats: Statistics, *, by_node: bool = False) -> Tensor:
+    """Ratio of sandwich to model variance of the leaves' weights, (E, Q, W); normal noise only.
+
+    With ``by_node`` the model's noise is each node's own.
+    """
     num_weights = stats.cross.shape[-1]
     rich = stats.count > _ROWS_A_WEIGHT * num_weights  # (E, Q)
     inverse, peak = stats.peaks()
@@ -43,7 +46,10 @@ def inflation(rows: RowSource, stats: Statistics) -> Tensor:
             square[:, q].index_add_(0, at, residual.square())
     free = torch.where(rich, stats.count - num_weights, 0.0)
     noise = torch.where(rich, square, 0.0).sum(0) / free.sum(0).clamp(min=1)  # (Q,)
-    model = inverse.diagonal(dim1=-2, dim2=-1) * noise[:, None]
+    noise = noise.expand_as(square)
+    if by_node:
+        noise = torch.where(rich, square / free.clamp(min=1), noise)
+    model = inverse.diagonal(dim1=-2, dim2=-1) * noise.unsqueeze(-1)
     usable = rich.unsqueeze(-1) & (sandwich > 0) & (model > 0)
     log_ratio = torch.where(usable, sandwich / model, 1.0).log()
     error = torch.where(usable, fourth / sandwich.square(), 0.0)  # variance of log_ratio

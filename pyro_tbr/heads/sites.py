@@ -28,7 +28,7 @@ def row_sites(guide: Guide, block: DesignRows, *, at_zero: bool = False) -> tupl
     if at_zero:
         mean, var = torch.zeros_like(mean), torch.ones_like(var)
     likelihood = guide.head.likelihood
-    terms = likelihood.site_terms(block.y, mean, var, guide.nuisance)
+    terms = likelihood.site_terms(block.y, mean, var, guide.nuisance_at(block.env_index))
     log_norm = torch.zeros_like(terms.log_norm) if likelihood.exact else terms.log_norm
     sites = Sites(terms.precision, terms.response, log_norm, block.shares())
     return sites, (mean.square() + var).sqrt()

@@ -47,7 +47,9 @@ class Sweeps:
     ) -> None:
         self.guide, self.stats = guide, stats.flattened()
         self.learn_hyper = learn_hyper
-        self.learn_nuisance = learn_nuisance and guide.head.likelihood.exact
+        self.learn_nuisance = learn_nuisance
+        likelihood = guide.head.likelihood
+        self._moves_noise = likelihood.exact and (learn_nuisance or likelihood.by_node)
         self._done = 0
 
     @property
@@ -96,7 +98,7 @@ class Sweeps:
 
     def _coupled(self, limit: int) -> Settled:
         """Expectation propagation from mean field, which is there again where it is in trouble."""
-        before, scale = self.guide.state_copy(), self.guide.site_scale().clone()
+        before, scale = self.guide.state_copy(), self.guide.site_scale(self.stats.nodes).clone()
         misfit = self._misfit(scale)
         moves = self._run(True, limit, _COUPLED_SETTLED)
         moves = self._go_on(moves, True, limit, _COUPLED_SETTLED)
@@ -157,7 +159,7 @@ class Sweeps:
             mean = None
             if self.learn_hyper:
                 guide.factor.learn(guide.current, guide.informed_arcs)
-            if self.learn_nuisance:
+            if self._moves_noise:
                 self._move_noise(coupled)
             guide.check_finite("after a sweep over the latents")
             moved = moves.max().item()
@@ -176,7 +178,7 @@ class Sweeps:
     ) -> Tensor:
         """Every weight once, as the others were before; of mean field maybe from given means."""
         guide, nodes = self.guide, self.stats.nodes
-        rows, own = NodeRows.of(self.stats, guide.site_scale()), self._potentials()
+        rows, own = NodeRows.of(self.stats, guide.site_scale(self.stats.nodes)), self._potentials()
         # Mean field asks for no variances, and those of before the start would cost a pass.
         here, var = self._moments() if start is None else (start, torch.ones_like(start))
         new = self._potentials_given(rows, here, var, own, step if coupled else None)
@@ -204,7 +206,7 @@ class Sweeps:
     def _one_by_one(self, coupled: bool, components: int | None, step: float) -> Tensor:
         """Every weight once; returns the moves at the nodes, see ``_SETTLED``, (E, Q, W)."""
         guide, nodes = self.guide, self.stats.nodes
-        rows, own = NodeRows.of(self.stats, guide.site_scale()), self._potentials()
+        rows, own = NodeRows.of(self.stats, guide.site_scale(self.stats.nodes)), self._potentials()
         mean, var = self._moments()
         moves = torch.zeros_like(mean)
         for k in range(mean.shape[-1]):
@@ -240,9 +242,9 @@ class Sweeps:
     def _move_noise(self, coupled: bool) -> None:
         cov = None
         if coupled:
-            rows = NodeRows.of(self.stats, self.guide.site_scale())
+            rows = NodeRows.of(self.stats, self.guide.site_scale(self.stats.nodes))
             cov = rows.joint_cov(rows.cavity(*self._moments(), self._potentials()))
-        self.guide.learn_nuisance_from(self.stats, cov)
+        self.guide.learn_nuisance_from(self.stats, cov, common=self.learn_nuisance)
 
     def _misfit(self, scale: Tensor) -> Tensor:
         """Squared residuals at the means over the noise variance, (E, Q)."""

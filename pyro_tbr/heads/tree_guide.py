@@ -299,8 +299,7 @@ class TreeGuide(TreeState):
         gradients raises, as these know nothing of the potentials: see :meth:`show_parameters`.
         """
         del args, kwargs
-        for factor in self.nuisance.values():
-            factor()
+        self.head.likelihood.guide_sites(self.nuisance)
         # A generator of its own, from the global one, on the CPU: draws are moved from there.
         generator = Generator().manual_seed(int(torch.randint(2**62, ()).item()))
         with _Untrainable() if torch.is_grad_enabled() else nullcontext():

@@ -107,7 +107,8 @@ def expected_log_lik(
 ) -> Tensor:
     """E[log likelihood] of each row under q, summed over observed outcomes, (n,)."""
     mean, var = predictor_moments(rows.design, rows.env_index, guide.node_moments())
-    each = head.likelihood.expected_log_prob(rows.y, mean, var, guide.nuisance)
+    nuisance = guide.nuisance_at(rows.env_index)
+    each = head.likelihood.expected_log_prob(rows.y, mean, var, nuisance)
     shares = rows.shares(weights).to(each)
     return torch.where(shares > 0, shares * each, 0.0).sum(-1)
 

@@ -28,18 +28,19 @@ from pyro_tbr.data import (
     check_ranks,
 )
 from pyro_tbr.data.columns import varying_columns
-from pyro_tbr.errors import DataError, IdentificationWarning, warn_user
+from pyro_tbr.errors import DataError, IdentificationWarning, ModelWarning, warn_user
 from pyro_tbr.heads.groups import RowGroups
 from pyro_tbr.heads.guide import Guide
 from pyro_tbr.heads.likelihoods.scaling import Scaling
 from pyro_tbr.inference.encoder.rows import StandardRows
 from pyro_tbr.inference.options import FitOptions
 from pyro_tbr.inference.resuming import check_start, go_on
-from pyro_tbr.inference.stages import Stages, make_guide
+from pyro_tbr.inference.stages import Fitted, Stages, make_guide
 from pyro_tbr.models import ModuleEncoder, TreeModel
 from pyro_tbr.models.encoders import LatentUnits, PreparedEncoder
 from pyro_tbr.models.principal_axes import column_moments
-from pyro_tbr.posterior import Posterior
+from pyro_tbr.posterior import ModelCheck, Posterior
+from pyro_tbr.posterior.checking import checked, some_rows
 
 
 @torch.inference_mode(False)
@@ -101,6 +102,7 @@ def fit(
 
     Warns:
         IdentificationWarning: The latents are not determined by these environments and outcomes.
+        ModelWarning: The model does not fit: see ``Posterior.check``.
     """
     if not isinstance(model, TreeModel):
         raise DataError(
@@ -159,11 +161,26 @@ def fit(
     report = replace(fitted.report, seed=seed, options=dict(vars(options)))
     if standard.groups is not None:
         report = replace(report, group_correlation=standard.groups.correlation.cpu())
+    check = _check(fitted, standard, scaling, schema)
+    report = replace(report, check=check)
     posterior = Posterior(fitted.model, fitted.guide, fitted.stats, schema, scaling, counts, report)
     found = posterior.identification()
     if not found.determined:
         warn_user(str(found), IdentificationWarning)
+    if check.reasons:
+        warn_user(str(check), ModelWarning)
     return posterior
+
+
+@torch.no_grad()
+def _check(fitted: Fitted, rows: StandardRows, scaling: Scaling, schema: Schema) -> ModelCheck:
+    """What the rows of the fit say against the model."""
+    model, picked = fitted.model, some_rows(len(rows)).to(rows.y.device)
+    some = rows.select(picked)
+    features = model.encoder.prepare(some.x) if model.encoder.trainable else None
+    names = model.weight_names, schema.outcome_names
+    design = some.with_design(fitted.design[picked])
+    return checked(fitted.guide, design, features, scaling.scale, names, seen=True)
 
 
 def _groups(groups: Any, rows: Rows, model: TreeModel, options: FitOptions) -> RowGroups | None:

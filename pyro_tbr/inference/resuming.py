@@ -49,6 +49,7 @@ def check_start(start: Posterior, model: TreeModel, schema: Schema, dtype: str) 
         "latent_dim": (theirs.latent_dim, model.latent_dim),
         "intercept": (theirs.intercept, model.intercept),
         "likelihood": (type(theirs.likelihood).__name__, type(model.likelihood).__name__),
+        "noise": tuple(_noise(m) for m in (theirs, model)),
         "encoder": (_kind(theirs), _kind(model)),
         "number of features": (start.schema.num_features, schema.num_features),
         "features": (start.schema.feature_names, schema.feature_names),
@@ -65,6 +66,10 @@ def check_start(start: Posterior, model: TreeModel, schema: Schema, dtype: str) 
 def _kind(model: TreeModel) -> str:
     spec = model.encoder_spec
     return spec if isinstance(spec, str) else type(spec).__name__
+
+
+def _noise(model: TreeModel) -> str:
+    return "by_environment" if model.likelihood.by_node else "common"
 
 
 def _shown(value: object, other: object) -> str:
@@ -100,10 +105,11 @@ def go_on(stages: Stages, rows: StandardRows, start: Posterior) -> Fitted:
         root, deltas = start.guide.node_moments().mean[0], start.guide.delta_moments().mean
         guide.start(root.detach().to(rows.y), deltas.detach().to(rows.y))
     guide.to(rows.y.device)
-    stats, trace = stages.sparse_stage(model, guide, rows, honest.z, reference)
+    stats, design, trace = stages.sparse_stage(model, guide, rows, honest.z, reference)
     history = report.history
     if trace is not None:  # its steps count on from those before
         new, last = trace_table(trace, "sparse"), history["step"][history["stage"] == "sparse"]
         new = new.assign(step=new["step"] + (int(last.iloc[-1]) if len(last) else 0))
         history = new if history.empty else pd.concat([history, new], ignore_index=True)
-    return Fitted(model, guide, stats, replace(report, history=history, folds=honest.folds))
+    report = replace(report, history=history, folds=honest.folds)
+    return Fitted(model, guide, stats, design, report)

@@ -56,11 +56,12 @@ _ENCODER_LR_SHARE = 0.2  # of the dense stage's peak rates, in the sparse stage:
 
 
 class Fitted(NamedTuple):
-    """What the stages leave: a guide at its optimum, and statistics in the final latents."""
+    """What the stages leave: a guide at its optimum, statistics and rows in the final latents."""
 
     model: TreeModel
     guide: Guide
     stats: Statistics
+    design: Tensor
     report: FitReport
 
 
@@ -90,8 +91,9 @@ class Stages:
                 deltas[:, -1] += torch.einsum("k,akq->aq", offset.to(root), deltas[:, :-1])
             guide = make_guide(self.guide_kind, model, rows, self.options)
             guide.start(root.to(rows.y), deltas.to(rows.y), sparse=False)
-            stats = self.settle(guide, model.design(model.encoder(rows.x)), rows, last=True)
-            return Fitted(model, guide, stats, FitReport(rank=model.latent_dim))
+            design = model.design(model.encoder(rows.x))
+            stats = self.settle(guide, design, rows, last=True)
+            return Fitted(model, guide, stats, design, FitReport(rank=model.latent_dim))
         reference, measured = self._dense(stage, rows)
         self.bar.set_description("honest latents")
         honest = honest_latents(stage, reference, rows, self.options.cross_fit, measured)
@@ -101,7 +103,7 @@ class Stages:
         wide = widened(found, model.latent_dim)
         guide = make_guide(self.guide_kind, model, rows, self.options)
         guide.start(wide.root.to(rows.y), wide.deltas.to(rows.y))
-        stats, _ = self.sparse_stage(model, guide, rows, z, reference)
+        stats, design, _ = self.sparse_stage(model, guide, rows, z, reference)
         report = FitReport(
             rank=found.basis.shape[0],
             history=trace_table(reference.trace, "dense"),
@@ -114,7 +116,7 @@ class Stages:
             alternatives=found.others.basis,
             alternative_evidence=found.other_evidence,
         )
-        return Fitted(model, guide, stats, report)
+        return Fitted(model, guide, stats, design, report)
 
     @torch.no_grad()
     def _reference_point(self, dense: DenseFit) -> Tensor:
@@ -127,7 +129,7 @@ class Stages:
         head, stats = dense.model.head, dense.stats.flattened()
         if not dense.model.intercept:
             return torch.zeros(head.num_latents).to(stats.cross)
-        scale = dense.guide.site_scale()[:, None]
+        scale = dense.guide.site_scale(stats.nodes).unsqueeze(-1)
         precision = scale[..., None] * stats.gram.expand(*stats.cross.shape, -1)
         estimates = estimated(head.tree, stats.nodes, precision, scale * stats.cross)
         # Means of environments scatter, and that of all rows with them.
@@ -179,7 +181,7 @@ class Stages:
         problem = rotation_problem(
             tree,
             stats,
-            guide.site_scale(),
+            guide.site_scale(stats.nodes),
             guide.node_moments().mean[0],
             guide.delta_moments().mean,
             rank,
@@ -238,7 +240,7 @@ class Stages:
 
     def sparse_stage(
         self, model: TreeModel, guide: Guide, rows: StandardRows, z: Tensor, reference: DenseFit
-    ) -> tuple[Statistics, FitTrace | None]:
+    ) -> tuple[Statistics, Tensor, FitTrace | None]:
         """The guide at its optimum under the sparse prior, before and after SVI of the encoder.
 
         Args:
@@ -249,11 +251,13 @@ class Stages:
             reference: How the encoder was trained in the dense stage.
 
         Returns:
-            The rows' statistics; what SVI did, ``None`` where nothing is trained.
+            The rows' statistics; their design (N, W); what SVI did, ``None`` where nothing is
+            trained.
         """
         self.bar.set_description("sparse stage")
         if not (self.options.sparse_steps and is_trained(reference)):
-            return self.settle(guide, model.design(z), rows, last=True), None
+            design = model.design(z)
+            return self.settle(guide, design, rows, last=True), design, None
         self.settle(guide, model.design(z), rows)
         with torch.no_grad():
             before = model.encoder(rows.x).double()
@@ -272,7 +276,8 @@ class Stages:
             spread = torch.where(spread > 0, spread, 1.0)
             model.encoder.set_output(after.mean(0), torch.diag(1 / spread))
             z = align(before, model.encoder(rows.x).double(), z)
-        return self.settle(guide, model.design(z), rows, last=True), trace
+        design = model.design(z)
+        return self.settle(guide, design, rows, last=True), design, trace
 
 
 def make_guide(

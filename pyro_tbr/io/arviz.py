@@ -21,7 +21,7 @@ from pyro_tbr.errors import DataError
 from pyro_tbr.posterior import Posterior
 from pyro_tbr.posterior.mixture import Mixture
 from pyro_tbr.posterior.mixture import drawn as draw_of
-from pyro_tbr.posterior.prediction import distribution, linear_predictor
+from pyro_tbr.posterior.prediction import linear_predictor
 from pyro_tbr.posterior.view import weights_at
 from pyro_tbr.tree.readers.naming import arc_text
 
@@ -103,6 +103,10 @@ def to_datatree(
         "latent": list(posterior.latent_names),
         "outcome": names_as_text(posterior.outcome_names),
     }
+    if posterior.model.likelihood.by_node:
+        nodes = [tree.labels[node] for node in tree.nodes]
+        unique = len(set(nodes)) == len(nodes)
+        coords["node"] = nodes if unique else [str(node) for node in tree.nodes]
     if data is not None:
         more, where, labels = _data_groups(posterior, data, draws, seed)
         groups, dims, coords = groups | more, dims | where, coords | labels
@@ -122,8 +126,12 @@ def _posterior_group(
     sites, dims = {}, {}
     for name, value in draws.items():
         named = list(sizes)[len(sizes) + 1 - value.ndim :]
+        if name.startswith("node_"):  # of every node, as ``node_noise_scale``
+            named = ["node", *named[1:]]
         # A dimension of one where there are several latents or outcomes is shared by them.
-        shared = [i for i, dim in enumerate(named, 1) if value.shape[i] == 1 and sizes[dim] > 1]
+        shared = [
+            i for i, dim in enumerate(named, 1) if value.shape[i] == 1 and sizes.get(dim, 1) > 1
+        ]
         value = value.squeeze(tuple(shared))
         sites[name] = (value.astype(np.int8) if name == "gates" else value)[None]
         dims[name] = [dim for i, dim in enumerate(named, 1) if i not in shared]
@@ -151,8 +159,8 @@ def _data_groups(
     """Groups of the rows, their dimensions, and labels along these."""
     nodes, position = data.nodes.unique(return_inverse=True)
     predictor = linear_predictor(data.design, weights_at(posterior.tree, nodes, draws), position)
-    nuisance = {name: draws[name] for name in posterior.guide.nuisance}
-    each = distribution(posterior, predictor, nuisance)
+    nuisance = posterior.nuisance_at(draws, data.nodes)
+    each = posterior.model.likelihood(predictor, nuisance)
     loc, scale = posterior.scaling
     made = loc + scale * draw_of(each, torch.Generator().manual_seed(seed))
     log_lik = Mixture(each).log_prob_by_component((data.y - loc) / scale) - scale.log()

@@ -167,7 +167,9 @@ class TreeModel(LocalParamsModule):
             root_loc=root_loc,
             standard_error=standard_error,
         )
-        likelihood = likelihood.build(num_outcomes, outcome_scale=outcome_scale)
+        likelihood = likelihood.build(
+            num_outcomes, outcome_scale=outcome_scale, num_nodes=self.tree.num_nodes
+        )
         self.head = Head(self.tree, prior, likelihood)
         return self
 

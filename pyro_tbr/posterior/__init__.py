@@ -5,6 +5,7 @@ Tables carry the user's own labels, with index names ``parent``, ``child``, ``no
 """
 
 from pyro_tbr.posterior.identification import Identification
+from pyro_tbr.posterior.model_check import ModelCheck
 from pyro_tbr.posterior.places import NewLeaf
 from pyro_tbr.posterior.posterior import Posterior, load
 from pyro_tbr.posterior.prediction import Prediction
@@ -16,6 +17,7 @@ __all__ = [
     "FitReport",
     "Identification",
     "LatentUnits",
+    "ModelCheck",
     "NewLeaf",
     "Posterior",
     "PosteriorView",

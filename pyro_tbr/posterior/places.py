@@ -62,10 +62,10 @@ class Places:
     def draws(
         self, view: PosteriorView, num_draws: int, seed: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Weights behind quantiles and samples, in the model's units, and all draws by site.
+        """Weights behind quantiles and samples, and the likelihood's own parameters, model's units.
 
         Weights are those at the nodes, (S, n, W, Q), or at the one node that each draw picks where
-        it is not known, (S, 1, W, Q).
+        it is not known, (S, 1, W, Q); parameters likewise, or (S, 1, ...) where nodes share them.
         """
 
         def make() -> dict[str, Tensor]:
@@ -82,10 +82,20 @@ class Places:
             values = {name: value.to(prior.root_loc) for name, value in draws.items()}
             change = prior.draw_changes(values, generator, self.relative_length)["deltas"]
             weights = weights + change.cpu().double()
+            draws = view.model.likelihood.with_new_node(draws, generator)
+        nuisance = view.nuisance_at(draws, self.noise_nodes(view))
         if self.position is not None:
-            return weights, draws
+            return weights, nuisance
         pick = torch.multinomial(self.share, num_draws, replacement=True, generator=generator)
-        return weights[torch.arange(num_draws), pick].unsqueeze(1), draws
+        each = torch.arange(num_draws)
+        if view.model.likelihood.by_node:
+            nuisance = {name: v[each, pick].unsqueeze(1) for name, v in nuisance.items()}
+        return weights[each, pick].unsqueeze(1), nuisance
+
+    def noise_nodes(self, view: PosteriorView) -> Tensor:
+        """The nodes (n,) as the likelihood counts them: V is one that the tree has not."""
+        known = self.relative_length is None
+        return self.nodes if known else torch.full_like(self.nodes, view.tree.num_nodes)
 
 
 def places_of(view: PosteriorView, env: Any, order: RowOrder) -> Places:

@@ -15,8 +15,10 @@ from torch import nn
 import pyro_tbr.posterior.saving as saving
 import pyro_tbr.posterior.tables as tables
 from pyro_tbr.data import align_features
+from pyro_tbr.posterior.checking import check_of
 from pyro_tbr.posterior.credible_sets import credible_set_table
 from pyro_tbr.posterior.identification import Identification, identify
+from pyro_tbr.posterior.model_check import ModelCheck
 from pyro_tbr.posterior.prediction import Prediction, predicted
 from pyro_tbr.posterior.selection import exceedances, selected
 from pyro_tbr.posterior.summary import Summary, summarise
@@ -240,6 +242,24 @@ class Posterior(PosteriorView):
     def identification(self) -> Identification:
         """Whether these environments and outcomes determine the latents, and if not, why."""
         return identify(self)
+
+    def check(self, x: Any = None, y: Any = None, env: Any = None) -> ModelCheck:
+        """Whether the model fits: noise by environment, curvature, missing latents, outliers.
+
+        Args:
+            x: Features of rows to check by, as in :meth:`encode`; with none given the check that
+                ``fit`` made by its own rows.
+            y: Their outcomes.
+            env: Their nodes, or one label for all.
+
+        Returns:
+            Tables, and in ``reasons`` what is clearly wrong, which ``fit`` warns of. Of more than
+            10,000 rows as many, evenly.
+
+        Raises:
+            DataError: Some of x, y, env are missing; or none is given and the fit left no check.
+        """
+        return check_of(self, x, y, env)
 
     def summary(self) -> Summary:
         """The fit in a page: sizes, noise, expected changes by latent, the surest changes."""

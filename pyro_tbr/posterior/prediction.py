@@ -90,7 +90,7 @@ class Prediction:
         """Mean and standard deviation of a new outcome, (N, Q) each, in the user's units."""
         loc, scale = self._view.scaling
         places, position = self._places, self._places.position
-        moments = places.moments(self._view)
+        moments, nodes = places.moments(self._view), places.noise_nodes(self._view)
         num_nodes, num_weights, num_outcomes = moments.mean.shape
         width = num_outcomes * (num_nodes if position is None else num_weights)
         share = places.share.reshape(1, -1, 1)
@@ -100,11 +100,13 @@ class Prediction:
             if position is None:  # each row at each of the nodes
                 first = torch.einsum("bw,nwq->bnq", design, moments.mean)
                 second = torch.einsum("bw,nwq->bnq", design.square(), moments.var)
+                at = nodes.repeat(len(design))
             else:
+                at = nodes[position[rows]]
                 at_rows = predictor_moments(design, position[rows], moments)
                 first, second = (part.unsqueeze(1) for part in at_rows)
             found = self._view.model.likelihood.predictive_moments(
-                first.flatten(0, 1), second.flatten(0, 1), self._view.guide.nuisance
+                first.flatten(0, 1), second.flatten(0, 1), self._view.guide.nuisance_at(at)
             )
             each, spread = (part.reshape(first.shape) for part in found)
             whole = (share * each).sum(1)
@@ -163,15 +165,16 @@ class Prediction:
 
     def _by_draw(self, pick: Tensor | None = None) -> Iterator[tuple[Tensor, Distribution]]:
         """Some rows at a time, and the distribution of their outcomes given each (or some) draw."""
-        weights, draws = self._places.draws(self._view, self._num_draws, self._seed)
+        weights, nuisance = self._places.draws(self._view, self._num_draws, self._seed)
         picked = slice(None) if pick is None else pick
-        nuisance = {name: draws[name][picked] for name in self._view.guide.nuisance}
         num = max(self._num_draws, 0 if pick is None else len(pick))
         for rows in _chunks(len(self._design), num * len(self._view.outcome_names)):
             position = self._places.position
             at = torch.zeros_like(rows) if position is None else position[rows]
             predictor = linear_predictor(self._design[rows], weights, at)[picked]
-            yield rows, distribution(self._view, predictor, nuisance)
+            own = {name: v if v.shape[1] == 1 else v[:, at] for name, v in nuisance.items()}
+            own = {name: value[picked] for name, value in own.items()}
+            yield rows, self._view.model.likelihood(predictor, own)
 
     def __repr__(self) -> str:
         return f"Prediction({len(self._design)} rows, {self.level:.0%} intervals)"
@@ -206,14 +209,6 @@ def linear_predictor(design: Tensor, weights: Tensor, position: Tensor) -> Tenso
         for rows in _chunks(len(design), num_draws * math.prod(shape))
     ]
     return torch.cat(parts, dim=1)
-
-
-def distribution(
-    view: PosteriorView, predictor: Tensor, nuisance: dict[str, Tensor]
-) -> Distribution:
-    """Of outcomes in the model's units: predictor (S, N, Q), nuisance (S, Q) by site name."""
-    by_row = {name: value.unsqueeze(1) for name, value in nuisance.items()}
-    return view.model.likelihood(predictor, by_row)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,9 @@ from pyro_tbr.posterior.describing import (
     guide_of,
     model_of,
 )
+from pyro_tbr.posterior.model_check import ModelCheck
 from pyro_tbr.posterior.plain import from_plain, to_plain
+from pyro_tbr.posterior.tables import names_index
 from pyro_tbr.posterior.view import FitReport, PosteriorView
 from pyro_tbr.tree import Tree
 
@@ -64,7 +66,7 @@ def read_parts(path: str | os.PathLike[str], encoder: nn.Module | None) -> dict[
         "schema": schema,
         "scaling": scaling,
         "row_counts": parts["row_counts"],
-        "report": FitReport(**parts["report"]),
+        "report": _report_of(parts["report"]),
     }
 
 
@@ -80,10 +82,26 @@ def _content(view: PosteriorView) -> dict[str, Any]:
         "schema": vars(view.schema),
         "scaling": view.scaling._asdict(),
         "row_counts": view.row_counts,
-        "report": vars(view.report),
+        "report": _described(view.report),
     }
     plain = {name: to_plain(part, _WORDS.get(name, name)) for name, part in parts.items()}
     return {"library": LIBRARY, "format": FORMAT, "version": __version__, "posterior": plain}
+
+
+def _described(report: FitReport) -> dict[str, Any]:
+    """A report as a dict of plain values and tables."""
+    check = None if report.check is None else vars(report.check)
+    return vars(report) | {"check": check}
+
+
+def _report_of(parts: dict[str, Any]) -> FitReport:
+    """The report that :func:`_described` took apart."""
+    check = parts.get("check")
+    if check is not None:
+        names = list(check["correlations"].columns)
+        check["correlations"].index = names_index(names, "outcome")
+        check = ModelCheck(**check)
+    return FitReport(**(parts | {"check": check}))
 
 
 def _read(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from pyro_tbr.heads.moments import DeltaMoments, NodeMoments
 from pyro_tbr.heads.statistics import Statistics
 from pyro_tbr.models import TreeModel
 from pyro_tbr.models.encoders import LatentUnits
+from pyro_tbr.posterior.model_check import ModelCheck
 from pyro_tbr.tree import Tree, path_sum
 
 _BLOCK_ELEMENTS = 20_000_000  # weights at nodes are made in blocks of about this size
@@ -53,6 +54,7 @@ class FitReport:
         alternative_evidence: Theirs, (T,).
         group_correlation: Correlation of two rows of a group given their predictors, (Q,); ``None``
             without groups.
+        check: What the rows said of the model, see :meth:`Posterior.check`.
         seed: The seed.
         options: The options, as a dict.
     """
@@ -68,6 +70,7 @@ class FitReport:
     alternatives: Tensor = field(default_factory=lambda: torch.zeros(0, 0, 0))
     alternative_evidence: Tensor = field(default_factory=lambda: torch.zeros(0))
     group_correlation: Tensor | None = None
+    check: ModelCheck | None = None
     seed: int = 0
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -165,15 +168,15 @@ class PosteriorView:
     def latents(self, features: Tensor | SparseFeatures) -> Tensor:
         """Latents (N, K) of aligned features (N, D), user's units, double precision."""
         shift, scale = self.latent_units
-        z = self._encoded(features)
+        z = self.encoded(features)
         return shift.to(z.device) + scale.to(z.device) * z
 
     def align_design(self, x: Any) -> tuple[Tensor, pd.Index | None]:
         """The model's own design (N, W) for the user's features, and their index."""
         features, index = align_features(self.schema, x, keep_sparse=True)
-        return self.model.design(self._encoded(features)), index
+        return self.model.design(self.encoded(features)), index
 
-    def _encoded(self, features: Tensor | SparseFeatures) -> Tensor:
+    def encoded(self, features: Tensor | SparseFeatures) -> Tensor:
         """Latents as the model sees them."""
         device = self.model.prior.root_loc.device
         return self.model.encoder(features.to(device)).double()
@@ -224,6 +227,14 @@ class PosteriorView:
         """Joint draws by site name in the model's units, double precision, on the CPU."""
         draws = self.guide.sample(num_draws, generator)
         return {name: value.detach().cpu().double() for name, value in draws.items()}
+
+    def nuisance_at(self, draws: dict[str, Tensor], nodes: Tensor) -> dict[str, Tensor]:
+        """Draws of the likelihood's own parameters for rows at nodes (n,), (S, n or 1, ...)."""
+        likelihood = self.model.likelihood
+        own = {name: draws[name] for name in self.guide.nuisance}
+        if likelihood.by_node:
+            return likelihood.values_at_nodes(own, nodes)
+        return {name: value.unsqueeze(1) for name, value in own.items()}
 
     def user_draws(self, draws: dict[str, Tensor]) -> dict[str, Tensor]:
         """Draws of :meth:`draws` in the user's units; scales of the prior stay in the model's."""

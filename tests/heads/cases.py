@@ -85,7 +85,8 @@ def statistics_of(model, x, env, y):
     """Of rows under an exact likelihood, or of their sites at predictors of zero."""
     rows, likelihood = DesignRows(model.design(model.encoder(x)), y, env), model.likelihood
     zero = torch.zeros_like(y)
-    terms = likelihood.site_terms(y, zero, zero, likelihood.factors())
+    nuisance = likelihood.at_nodes(likelihood.factors(), env)
+    terms = likelihood.site_terms(y, zero, zero, nuisance)
     log_norm = torch.zeros_like(zero) if likelihood.exact else terms.log_norm
     return statistics(rows, Sites(*terms[:2], log_norm, rows.shares()))
 

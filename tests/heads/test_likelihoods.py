@@ -406,13 +406,13 @@ def test_rows_fitted_exactly_leave_a_small_finite_spread(name, dtype):
 
 def test_residuals_are_floored_in_the_outcomes_unit():
     likelihood = GaussianLikelihood().build(2).double()
-    count, total = torch.tensor([100.0, 100.0]), torch.tensor([100e6, 100.0])
-    nuisance = likelihood.factors()
-    likelihood.learn_from_residuals(nuisance, torch.zeros(2), count, total)
+    count, total = torch.tensor([[100.0, 100.0]]), torch.tensor([[100e6, 100.0]])
+    nuisance, node = likelihood.factors(), torch.tensor([0])
+    likelihood.learn_from_residuals(nuisance, torch.zeros(1, 2), count, node, total)
     noise = nuisance["noise_scale"].mean_power(1.0)
     assert (noise[0] / noise[1]).item() == pytest.approx(1e3, rel=0.1)
     with pytest.raises(NotImplementedError, match="LaplaceLikelihood is not exact"):
-        LaplaceLikelihood().build(1).learn_from_residuals({}, count, count)
+        LaplaceLikelihood().build(1).learn_from_residuals({}, count, count, node)
 
 
 @pytest.mark.parametrize("name", LEARNT)

@@ -99,8 +99,8 @@ class PosteriorRule(Rule):
         every = torch.arange(posterior.tree.num_nodes)
         weights = weights_at(posterior.tree, every, draws)
         self.node_weights = posterior.user_weights(weights)  # (S, V, W, Q)
-        self.noise = posterior.user_draws(draws)["noise_scale"]  # (S, Q)
-        self.notes = {"noise_var": self.noise.square().mean(0).tolist()}
+        self.noise = posterior.nuisance_at(posterior.user_draws(draws), every)["noise_scale"]
+        self.notes = {"noise_var": self.noise.square().mean((0, 1)).tolist()}
         # In the unit of standardised outcomes; exact means rather than those of the draws.
         self.deltas = posterior.user_deltas().mean
         self.latent_names = posterior.latent_names
@@ -109,7 +109,8 @@ class PosteriorRule(Rule):
     def components(self, x: Tensor, env_index: Tensor) -> tuple[Tensor, Tensor]:
         """A normal for each draw."""
         mean = linear_predictor(with_intercept(self.to_latents(x)), self.node_weights, env_index)
-        return mean, self.noise[:, None].expand_as(mean)
+        noise = self.noise if self.noise.shape[1] == 1 else self.noise[:, env_index]
+        return mean, noise.expand_as(mean)
 
 
 def identity_rule(

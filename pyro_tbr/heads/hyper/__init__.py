@@ -9,9 +9,11 @@ from pyro_tbr.heads.hyper.base import (
     quadrature,
     spread_fixed,
 )
+from pyro_tbr.heads.hyper.node_scales import NodeScale, NodeScaleFactor
 from pyro_tbr.heads.hyper.rates import Rate, RateFactor
 from pyro_tbr.heads.hyper.scales import (
     HalfCauchyScale,
+    LogNormalMoments,
     PositiveScale,
     ScaleFactor,
     Separation,
@@ -25,6 +27,9 @@ __all__ = [
     "Hyperparameter",
     "HyperFactor",
     "HyperFactors",
+    "LogNormalMoments",
+    "NodeScale",
+    "NodeScaleFactor",
     "PositiveScale",
     "Rate",
     "RateFactor",

@@ -7,6 +7,7 @@ collapse and explain nothing.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import pyro.distributions as dist
@@ -126,6 +127,21 @@ class SlabScale(Scale):
         return dist.TransformedDistribution(square, [root]).to_event(len(self.shape))
 
 
+class LogNormalMoments(NamedTuple):
+    """Expectations under log-normals, by mean and variance of their logarithm."""
+
+    loc: Tensor
+    var: Tensor
+
+    def mean_log(self) -> Tensor:
+        """E[log scale]."""
+        return self.loc
+
+    def mean_power(self, power: float) -> Tensor:
+        """E[scale ** power]."""
+        return torch.exp(power * self.loc + 0.5 * power**2 * self.var)
+
+
 class ScaleFactor(HyperFactor):
     """Log-normal q of a positive scale."""
 
@@ -144,10 +160,10 @@ class ScaleFactor(HyperFactor):
     def _distribution(self) -> dist.TorchDistribution:
         return dist.LogNormal(self.loc, self.scale)
 
-    def log_moments(self) -> tuple[Tensor, Tensor]:
+    def log_moments(self) -> LogNormalMoments:
         """Mean and variance of the logarithm; variance zero where fixed."""
         loc, log_scale = self._place()
-        return loc, (2 * log_scale).exp()
+        return LogNormalMoments(loc, (2 * log_scale).exp())
 
     def mean_log(self) -> Tensor:
         """E[log scale]."""
@@ -155,8 +171,7 @@ class ScaleFactor(HyperFactor):
 
     def mean_power(self, power: float) -> Tensor:
         """E[scale ** power]."""
-        loc, var = self.log_moments()
-        return torch.exp(power * loc + 0.5 * power**2 * var)
+        return self.log_moments().mean_power(power)
 
     @torch.no_grad()
     def update(self, square: Tensor, count: Tensor, size: Tensor | float = 0.0) -> None:
@@ -188,12 +203,12 @@ class ScaleFactor(HyperFactor):
         check_finite(hyper.name, square + count + size)
         given = (hyper.prior_loc, hyper.prior_scale, self.loc, self.log_scale, square, count, size)
         with np.errstate(over="ignore", divide="ignore"):  # of absurd sums; what is huge is capped
-            loc, var = _best_log_normal(*(part.detach().double().cpu().numpy() for part in given))
+            loc, var = best_log_normal(*(part.detach().double().cpu().numpy() for part in given))
         self.loc.copy_(torch.from_numpy(loc))
         self.log_scale.copy_(0.5 * torch.from_numpy(var).log())
 
 
-def _best_log_normal(
+def best_log_normal(
     prior_loc: Array,
     prior_scale: Array,
     loc: Array,

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 import pyro.distributions as dist
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from pyro_tbr.data.outcomes import Outcomes
 from pyro_tbr.heads.hyper.base import Described, HyperFactor, HyperFactors, by_name
@@ -59,24 +59,32 @@ class Likelihood(Described):
 
     Attributes:
         exact: Rows are normal sites whatever q is: outcomes are normal around the predictor.
+        by_node: Some of its parameters are a node's own.
         interval: What the bounds of a prediction are of: a new ``"outcome"``, or its ``"mean"``.
         placeholder: An outcome it takes, which stands where none was observed.
         unit: (Q,), the user's units in one unit of the outcomes the model sees; after ``build``.
+        num_nodes: V, nodes of the tree; after ``build``.
     """
 
     exact: bool = False
+    by_node: bool = False
     interval: str = "outcome"
     placeholder: float = 0.0
     unit: Tensor
+    num_nodes: int = 1
 
-    def build(self, num_outcomes: int, *, outcome_scale: Tensor | None = None) -> Likelihood:
+    def build(
+        self, num_outcomes: int, *, outcome_scale: Tensor | None = None, num_nodes: int = 1
+    ) -> Likelihood:
         """This likelihood for Q outcomes, as a new module that has all its buffers.
 
         Args:
             num_outcomes: Q.
             outcome_scale: (Q,), the user's units in one unit of the outcomes the model sees.
+            num_nodes: V, nodes of the tree.
         """
         built = copy.deepcopy(self)
+        built.num_nodes = num_nodes
         unit = torch.ones(num_outcomes) if outcome_scale is None else outcome_scale.clone()
         built.register_buffer("unit", unit.to(torch.get_default_dtype()))
         built._build(num_outcomes, built.unit)
@@ -121,6 +129,41 @@ class Likelihood(Described):
     def sample_nuisance(self) -> dict[str, Tensor]:
         """Pyro sites of its parameters, by name."""
         return {hyper.name: hyper() for hyper in self.hyperparameters()}
+
+    def guide_sites(self, nuisance: HyperFactors) -> None:
+        """Pyro sites of the factors of its parameters."""
+        for factor in nuisance.values():
+            factor()
+
+    def draw_nuisance(
+        self, nuisance: HyperFactors, num_draws: int, generator: Generator
+    ) -> dict[str, Tensor]:
+        """Draws (S, ...) of its parameters from their factors, by site name."""
+        factors = by_name(nuisance)
+        return {name: factor.sample(num_draws, generator) for name, factor in factors.items()}
+
+    def know_nodes(self, nuisance: HyperFactors, nodes: Tensor) -> None:
+        """Says which nodes have rows, (V,) bool; for parameters that differ between nodes."""
+
+    def at_nodes(self, nuisance: HyperFactors, index: Tensor) -> HyperFactors:
+        """The factors as rows at some nodes (n,) see them; the same where nodes share them.
+
+        A node V is one that the tree has not.
+        """
+        del index
+        return nuisance
+
+    def with_new_node(
+        self, values: Mapping[str, Tensor], generator: Generator
+    ) -> dict[str, Tensor]:
+        """Draws (S, ...) that have one more node, number V, if nodes have values of their own."""
+        del generator
+        return dict(values)
+
+    def values_at_nodes(self, values: Mapping[str, Tensor], index: Tensor) -> dict[str, Tensor]:
+        """Values (*B, ...) of its parameters as rows at nodes (N,) see them, for ``forward``."""
+        del index
+        return dict(values)
 
     def forward(self, predictor: Tensor, nuisance: Mapping[str, Tensor]) -> dist.TorchDistribution:
         """Distribution of every outcome, batch shape (*B, N, Q).
@@ -179,11 +222,14 @@ class Likelihood(Described):
         return touching(each, mean, var, precision, slope)
 
     def site_scale(self, nuisance: HyperFactors) -> Tensor:
-        """What multiplies the precision of every site, (Q,); only exact likelihoods have one."""
+        """What multiplies the precision of every site; only exact likelihoods have one.
+
+        (Q,), or (n, Q) of factors :meth:`at_nodes`.
+        """
         return torch.ones_like(self.unit)
 
     def site_norm(self, nuisance: HyperFactors) -> Tensor:
-        """``log_norm`` of every site of an exact likelihood under q as it is now, (Q,).
+        """``log_norm`` of every site of an exact likelihood under q as it is now, (Q,) or (n, Q).
 
         So sums of sites outlive a change of its parameters. Zero where not exact: there sites keep
         their own.
@@ -226,16 +272,25 @@ class Likelihood(Described):
         climb(learnt, log_lik)
 
     def learn_from_residuals(
-        self, nuisance: HyperFactors, square: Tensor, count: Tensor, total: Tensor | None = None
+        self,
+        nuisance: HyperFactors,
+        square: Tensor,
+        count: Tensor,
+        nodes: Tensor,
+        total: Tensor | None = None,
+        *,
+        common: bool = True,
     ) -> None:
         """Moves q of an exact likelihood's parameters to its optimum given sums over rows.
 
         Args:
             nuisance: Factors by site name; changed.
-            square: Expected squared residuals, summed over rows, (Q,).
-            count: Number of observed outcomes, (Q,).
-            total: Squared outcomes, summed over rows, (Q,): what residuals are differences of, so
-                their rounding is known; ``count`` where absent, as outcomes are standardised.
+            square: Expected squared residuals, summed over the rows of each node, (E, Q).
+            count: Numbers of observed outcomes, (E, Q).
+            nodes: Which nodes, (E,).
+            total: Squared outcomes, summed alike: what residuals are differences of, so their
+                rounding is known; ``count`` where absent, as outcomes are standardised.
+            common: Move what nodes share too, not only what is a node's own.
         """
         raise NotImplementedError(f"{type(self).__name__} is not exact: call learn")
 

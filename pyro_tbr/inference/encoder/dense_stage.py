@@ -72,7 +72,8 @@ class DenseFit:
         if likelihood.exact:
             each = (rows.y - mean).square() + (var if seen else -var)
         else:
-            each = -likelihood.expected_log_prob(rows.y, mean, var, self.guide.nuisance)
+            nuisance = self.guide.nuisance_at(rows.env_index)
+            each = -likelihood.expected_log_prob(rows.y, mean, var, nuisance)
         return each[~torch.isnan(rows.y)]
 
 

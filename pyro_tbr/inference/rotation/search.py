@@ -87,16 +87,16 @@ def rotation_problem(
 ) -> RotationProblem:
     """The search's problem from statistics of whitened latents and a dense fit to them.
 
-    ``noise_precision`` is 1 / noise variance of each outcome, (Q,); root weights and deltas are in
-    the model's units.
+    ``noise_precision`` is 1 / noise variance of each node and outcome, (E, Q); root weights and
+    deltas are in the model's units.
     """
     root, deltas = root.double(), deltas.double()
     weights = path_sum(tree, root, deltas, event_dim=2)[stats.nodes][:, :latent_dim]
     unit = (weights - weights.mean(0)).square().mean((0, 1)).sqrt() * latent_dim**0.5
     unit = unit.clamp(min=1e-3 * unit.max().clamp(min=1e-12))
-    factor = (noise_precision.double() * unit.square())[:, None, None]
-    precision = stats.gram * factor
-    linear = stats.cross * (noise_precision.double() * unit)[:, None]
+    scale = noise_precision.double().unsqueeze(-1)
+    precision = stats.gram * (scale * unit.square()[:, None]).unsqueeze(-1)
+    linear = stats.cross * (scale * unit[:, None])
     # Nodes with fewer rows than weights: any peak will do, the likelihood is flat between them.
     target = torch.linalg.pinv(precision, hermitian=True, rtol=1e-10) @ linear.unsqueeze(-1)
     return RotationProblem(

@@ -1,0 +1,309 @@
+"""Does the model fit? What rows say against it, by environment, latent and outcome.
+
+All parts look at standardised residuals u: outcome less its predicted mean, over the standard
+deviation the model gives it. If the model is right they have variance 1 in every environment, no
+heavy tails, and nothing explains them: no square of a latent, no other direction of the features,
+no other outcome. How large a statistic is by chance comes from the same residuals with signs turned
+at random, row by row, which keeps uneven noise, tails and the correlation of outcomes as they are.
+
+Source:
+    Sign changes of residuals as a reference distribution: the wild bootstrap, Liu, Annals of
+    Statistics 16 (1988) 1696. Worth of correlated outcomes: the participation ratio of the
+    eigenvalues of their correlations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from pyro_tbr.data import RowOrder, align_env, align_features
+from pyro_tbr.errors import DataError
+from pyro_tbr.heads import DesignRows, Guide
+from pyro_tbr.heads.moments import predictor_moments
+from pyro_tbr.posterior.model_check import TAIL, ModelCheck, reasons_of
+from pyro_tbr.posterior.tables import names_index
+from pyro_tbr.posterior.view import PosteriorView
+
+MOST_ROWS = 10_000  # drawn evenly where there are more
+_MOST_DIRECTIONS = 30  # leading ones of the features
+_ROUNDING = 1e-9  # of a column's square: what the design leaves of it is no more
+_FLIPS, _SEED = 40, 223_606
+_LEAST_SHARE = 0.05  # of the variance a row's residual has by the model: weights may take the rest
+
+
+class _Residuals(NamedTuple):
+    """Residuals u (N, Q) standardised by the model, NaN where not observed; sd by it (N, Q)."""
+
+    u: Tensor
+    sd: Tensor
+
+
+@torch.no_grad()
+def checked(
+    guide: Guide,
+    rows: DesignRows,
+    features: Tensor | None,
+    unit: Tensor,
+    names: tuple[tuple[str, ...], tuple[Hashable, ...]],
+    *,
+    seen: bool,
+) -> ModelCheck:
+    """See ``Posterior.check``.
+
+    Args:
+        guide: At its optimum.
+        rows: Not more than ``MOST_ROWS``, in the units of training.
+        features: Of the rows, standardised, (N, D); ``None`` where they are the latents.
+        unit: The user's units in one unit of the outcomes the model sees, (Q,).
+        names: Of weights and outcomes.
+        seen: The guide was moved to its optimum for these rows, so they fit a little better.
+    """
+    weights, outcomes = names
+    num_latents = guide.head.num_latents
+    residuals = _residuals(guide, rows, seen=seen)
+    environments = _environments(guide, rows, residuals, unit, outcomes)
+    reference = _Reference(rows, residuals)
+    squares = rows.design[:, :num_latents].double().square()
+    curved = reference.explained(squares)
+    amount, sd = _curvature(guide, rows, residuals, squares)
+    latents = pd.DataFrame({
+        "latent": list(weights[:num_latents]), "curvature": amount, "sd": sd,
+        "share": curved.share, "z": curved.z,
+    })  # fmt: skip
+    missing = (np.nan, np.nan)
+    if features is not None:
+        missing = reference.one_more(_leading(features.double()))
+    correlations, worth = _together(residuals.u, outcomes)
+    tails = _tails(residuals.u, outcomes) if guide.head.likelihood.exact else _tails(None, outcomes)
+    found = ModelCheck(environments, latents, *missing, correlations, worth, tails, ())
+    reasons = reasons_of(found, by_node=guide.head.likelihood.by_node)
+    return ModelCheck(**(vars(found) | {"reasons": reasons}))
+
+
+@torch.no_grad()
+def check_of(view: PosteriorView, x: Any, y: Any, env: Any) -> ModelCheck:
+    """See ``Posterior.check``."""
+    given = {"x": x, "y": y, "env": env}
+    missing = [name for name, value in given.items() if value is None]
+    if len(missing) == 3:
+        if view.report.check is None:
+            raise DataError("check(): the fit left no check, so give it rows: check(x, y, env)")
+        return view.report.check
+    if missing:
+        raise DataError(f"{' and '.join(missing)} missing: give x, y and env, or none of them")
+    features, index = align_features(view.schema, x, keep_sparse=True)
+    order = RowOrder(len(features), index).or_of(y=y, env=env)
+    env_index, (loc, scale) = align_env(view.tree, env, order), view.scaling
+    outcomes = (view.align_outcomes(y, order) - loc) / scale
+    picked = some_rows(len(features))
+    features = features[picked]
+    design = view.model.design(view.encoded(features))
+    rows = DesignRows(
+        design, outcomes[picked].to(design.device), env_index[picked].to(design.device)
+    )
+    encoder = view.model.encoder
+    shown = encoder.prepare(features.to(design.device)) if encoder.trainable else None
+    names = view.latent_names, view.outcome_names
+    return checked(view.guide, rows, shown, scale, names, seen=False)
+
+
+def some_rows(number: int) -> Tensor:
+    """Which of so many rows are looked at: all, or as many as ``MOST_ROWS``, evenly."""
+    if number <= MOST_ROWS:
+        return torch.arange(number)
+    return torch.linspace(0, number - 1, MOST_ROWS, dtype=torch.float64).round().long()
+
+
+def _residuals(guide: Guide, rows: DesignRows, *, seen: bool) -> _Residuals:
+    """See :class:`_Residuals`; rows that the weights have moved towards have smaller ones."""
+    moments = guide.node_moments()
+    mean, var = predictor_moments(rows.design.to(moments.mean), rows.env_index, moments)
+    mean, var = mean.double(), var.double()
+    nuisance = guide.nuisance_at(rows.env_index)
+    likelihood = guide.head.likelihood
+    centre, noise = likelihood.predictive_moments(mean, torch.zeros_like(mean), nuisance)
+    if likelihood.exact:
+        noise = torch.maximum(noise - var if seen else noise + var, _LEAST_SHARE * noise)
+    sd = noise.double().clamp(min=1e-300).sqrt()
+    return _Residuals((rows.y.double() - centre) / sd, sd)
+
+
+def _environments(
+    guide: Guide,
+    rows: DesignRows,
+    residuals: _Residuals,
+    unit: Tensor,
+    outcomes: tuple[Hashable, ...],
+) -> pd.DataFrame:
+    """See :class:`ModelCheck`."""
+    nodes, at = rows.env_index.cpu().unique(return_inverse=True)
+    u, sd = (part.cpu().numpy() for part in residuals)
+    seen = ~np.isnan(u)
+    square = np.where(seen, u, 0.0) ** 2
+    kurtosis = (square**2).sum(0) / np.maximum(
+        square.sum(0) ** 2 / np.maximum(seen.sum(0), 1), 1e-300
+    )
+
+    def sums(values: np.ndarray) -> np.ndarray:
+        total = np.zeros((len(nodes), values.shape[1]))
+        np.add.at(total, at.numpy(), values)
+        return total
+
+    count = sums(seen.astype(float))
+    safe = np.maximum(count, 1)
+    ratio = np.maximum(sums(square) / safe, 1e-12)
+    error = np.sqrt(np.maximum(kurtosis - 1, 0.5) / safe)
+    model = np.sqrt(sums(np.where(seen, sd, 0.0) ** 2) / safe) * unit.cpu().numpy()
+    labels = np.empty(len(nodes), dtype=object)
+    labels[:] = [guide.head.tree.nodes[node] for node in nodes.tolist()]
+    place, q = (part.ravel() for part in np.indices(count.shape))
+    table = {
+        "node": labels[place],
+        "outcome": names_index(outcomes, "outcome").take(q),
+        "rows": count.ravel().astype(int),
+        "residual_sd": (model * np.sqrt(ratio)).ravel(),
+        "model_sd": model.ravel(),
+        "ratio": ratio.ravel(),
+        "z": (np.log(ratio) / error).ravel(),
+    }
+    return pd.DataFrame(table)[count.ravel() > 0].reset_index(drop=True)
+
+
+class _Explained(NamedTuple):
+    """Share of the residual variance that each of some columns explains, and beyond chance."""
+
+    share: np.ndarray
+    z: np.ndarray
+
+
+class _Reference:
+    """Statistics of residuals and columns, environment by environment, and what chance gives.
+
+    Columns are taken less what the design explains of them in each environment. The statistic of a
+    direction b is the sum over environments and outcomes of (b' sum_i f_i u_i)^2.
+    """
+
+    def __init__(self, rows: DesignRows, residuals: _Residuals) -> None:
+        self.nodes, self.at = rows.env_index.unique(return_inverse=True)
+        self.design, self.residuals = rows.design.double(), residuals
+        generator = torch.Generator().manual_seed(_SEED)
+        signs = torch.randint(2, (_FLIPS, len(rows)), generator=generator)
+        self.signs = (2 * signs - 1).double().to(self.design.device)
+        self.number = int((~torch.isnan(residuals.u)).sum())
+
+    def _outcomes(self, columns: Tensor):  # type: ignore[no-untyped-def]
+        """For each outcome its residuals (N,), zero where not observed, and columns to go with."""
+        for u, sd in zip(self.residuals.u.T, self.residuals.sd.T, strict=True):
+            observed = (~torch.isnan(u)).double()
+            scale = (observed / sd).unsqueeze(-1)  # so that all of a row counts alike
+            design, own = scale * self.design, scale * columns
+            inner = self._sums(design.unsqueeze(-1) * design.unsqueeze(-2))
+            cross = self._sums(design.unsqueeze(-1) * own.unsqueeze(-2))
+            coefficients = torch.linalg.pinv(inner, hermitian=True, rtol=1e-8) @ cross
+            whole = self._sums(own.square())
+            own = own - torch.einsum("nw,nwp->np", design, coefficients[self.at])
+            rounding = self._sums(own.square()) < _ROUNDING * whole
+            own = torch.where(rounding[self.at], 0.0, own)
+            yield torch.where(observed > 0, u, 0.0), own
+
+    def _sums(self, values: Tensor) -> Tensor:
+        """Over the rows of each environment."""
+        total = values.new_zeros(len(self.nodes), *values.shape[1:])
+        return total.index_add_(0, self.at, values)
+
+    def explained(self, columns: Tensor) -> _Explained:
+        """Each column alone, with a slope of its own at every environment."""
+        total = columns.new_zeros(1 + _FLIPS, columns.shape[1])
+        for u, own in self._outcomes(columns):
+            spread = self._sums(own.square())
+            used = spread > 0
+            weight = torch.where(used, 1 / torch.where(used, spread, 1.0), 0.0)
+            for place, sign in enumerate([torch.ones_like(u), *self.signs]):
+                score = self._sums(own * (sign * u).unsqueeze(-1))
+                total[place] += (weight * score.square()).sum(0)
+        return self._beyond(total)
+
+    def one_more(self, columns: Tensor) -> tuple[float, float]:
+        """Of the direction of the columns that explains most: share and z."""
+        width = columns.shape[1]
+        scatter = columns.new_zeros(1 + _FLIPS, width, width)
+        spread = columns.new_zeros(width, width)
+        for u, own in self._outcomes(columns):
+            spread += own.T @ own
+            for place, sign in enumerate([torch.ones_like(u), *self.signs]):
+                score = self._sums(own * (sign * u).unsqueeze(-1))
+                scatter[place] += score.T @ score
+        values, axes = torch.linalg.eigh(spread)
+        keep = values > 1e-6 * values.max().clamp(min=1e-300)
+        if not bool(keep.any()):
+            return 0.0, 0.0
+        whiten = axes[:, keep] / values[keep].sqrt()
+        largest = torch.linalg.eigvalsh(whiten.T @ scatter @ whiten)[:, -1]
+        # A direction's statistic over its spread is a mean over environments: times their number
+        # it is the sum of squares explained.
+        terms = len(self.nodes) * self.residuals.u.shape[1]
+        found = self._beyond(largest.unsqueeze(-1) * terms)
+        return float(found.share[0]), float(found.z[0])
+
+    def _beyond(self, total: Tensor) -> _Explained:
+        """From statistics (1 + flips, P), the residuals' own first."""
+        found, chance = total[0], total[1:]
+        centre, spread = chance.mean(0), chance.std(0).clamp(min=1e-12)
+        share = (found - centre) / max(1, self.number)
+        return _Explained(share.cpu().numpy(), ((found - centre) / spread).cpu().numpy())
+
+
+def _curvature(
+    guide: Guide, rows: DesignRows, residuals: _Residuals, squares: Tensor
+) -> tuple[np.ndarray, np.ndarray]:
+    """How much of its square a latent acts by, and the standard deviation of that, (K,) each."""
+    weights = guide.node_moments().mean[rows.env_index].double()  # (N, W, Q)
+    reference = _Reference(rows, residuals)
+    top, bottom = squares.new_zeros(squares.shape[1]), squares.new_zeros(squares.shape[1])
+    each = squares.new_zeros(squares.shape)
+    for q, (u, own) in enumerate(reference._outcomes(squares)):
+        effect = weights[:, : squares.shape[1], q] * own
+        top += (effect * u.unsqueeze(-1)).sum(0)
+        bottom += effect.square().sum(0)
+        each += effect * u.unsqueeze(-1)
+    bottom = bottom.clamp(min=1e-300)
+    return (top / bottom).cpu().numpy(), (each.square().sum(0).sqrt() / bottom).cpu().numpy()
+
+
+def _leading(features: Tensor) -> Tensor:
+    """The features' leading directions, of variance 1, (N, at most 30)."""
+    centred = features - features.mean(0)
+    left, values, _ = torch.linalg.svd(centred, full_matrices=False)
+    keep = values > 1e-5 * values.max().clamp(min=1e-300)
+    return left[:, keep][:, :_MOST_DIRECTIONS] * len(features) ** 0.5
+
+
+def _together(u: Tensor, outcomes: tuple[Hashable, ...]) -> tuple[pd.DataFrame, float]:
+    """Correlations of the residuals of outcomes, and how many these are worth."""
+    names = names_index(outcomes, "outcome")
+    table = pd.DataFrame(u.cpu().numpy()).corr(min_periods=20).fillna(0.0).to_numpy().copy()
+    np.fill_diagonal(table, 1.0)
+    size, rows = len(table), len(u)
+    chance = size * (size - 1) / max(rows, 1)  # of the sum of squares off the diagonal
+    square = max((table**2).sum() - chance, float(size))
+    return pd.DataFrame(table, index=names, columns=list(outcomes)), size**2 / square
+
+
+def _tails(u: Tensor | None, outcomes: tuple[Hashable, ...]) -> pd.DataFrame:
+    """See :class:`ModelCheck`."""
+    if u is None:
+        return pd.DataFrame({"outcome": [], "beyond": [], "kurtosis": []})
+    kurtosis, beyond = [], []
+    for column in u.T:
+        own = column[~torch.isnan(column)]
+        square = own.square()
+        kurtosis.append((square.square().mean() / square.mean().square().clamp(min=1e-300)).item())
+        beyond.append((own.abs() > TAIL).double().mean().item())
+    names = names_index(outcomes, "outcome")
+    return pd.DataFrame({"outcome": names, "beyond": beyond, "kurtosis": kurtosis})

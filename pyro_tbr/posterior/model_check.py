@@ -1,0 +1,117 @@
+"""What rows say against a model, as a value: tables, and what is clearly wrong in words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from pyro_tbr.tree.readers.naming import listed
+
+TAIL = 5.0  # standard deviations; a normal has 6e-7 beyond
+_SURE = 6.0  # standard deviations of chance beyond which something is said
+_WORTH_SAYING = 0.02  # share of residual variance explained below which it is not
+_UNEVEN, _UNEVEN_SD = 1.5, 5.0  # ratio of noise of environments, and how sure
+_HEAVY = 2e-3  # share of outcomes beyond, from which tails are heavy
+_WORTH = 0.6  # outcomes are worth less than this share of their number
+
+
+@dataclass(frozen=True)
+class ModelCheck:
+    """What ``Posterior.check`` gives; ``str`` of it reads well.
+
+    Attributes:
+        environments: node, outcome, rows, residual_sd, model_sd (root mean squares, in the
+            outcome's unit), ratio (of the two variances) and z (its logarithm in standard errors).
+        latents: latent, curvature c (it acts as ``z + c (z^2 - 1)``, z in the model's units), its
+            sd, share (of residual variance that squares of it explain, environment by environment)
+            and z (beyond chance, in standard deviations of chance).
+        missing_share: Share of residual variance that one more latent would explain; NaN where
+            latents are known.
+        missing_z: The same beyond chance, in standard deviations of chance.
+        correlations: Of the residuals of the outcomes, (Q, Q).
+        worth: How many independent outcomes they are worth.
+        tails: outcome, beyond (share of residuals beyond 5 standard deviations), kurtosis (3 for a
+            normal); empty for outcomes that are not normal around their predictor.
+        reasons: What is clearly wrong, where, and what to do; empty if nothing is.
+    """
+
+    environments: pd.DataFrame
+    latents: pd.DataFrame
+    missing_share: float
+    missing_z: float
+    correlations: pd.DataFrame
+    worth: float
+    tails: pd.DataFrame
+    reasons: tuple[str, ...]
+
+    def __str__(self) -> str:
+        head = (
+            "Nothing speaks against the model." if not self.reasons else "The model does not fit:"
+        )
+        lines = [head, *(f"  - {reason}" for reason in self.reasons)]
+        if len(self.environments):
+            ratio = self.environments["ratio"]
+            lines.append(
+                f"  Residual variance over the model's, by environment: {ratio.min():.2f} to "
+                f"{ratio.max():.2f}."
+            )
+        if not np.isnan(self.missing_share):
+            lines.append(
+                f"  One more latent would explain {max(0.0, self.missing_share):.1%} of the "
+                "residual variance."
+            )
+        pairs = zip(self.latents["latent"], self.latents["share"], strict=True)
+        shares = ", ".join(f"{name} {max(0.0, share):.1%}" for name, share in pairs)
+        lines.append(f"  Squares of the latents explain: {shares}.")
+        if len(self.correlations) > 1:
+            lines.append(
+                f"  {len(self.correlations)} outcomes are worth {self.worth:.1f} independent ones."
+            )
+        return "\n".join(lines)
+
+
+def reasons_of(found: ModelCheck, *, by_node: bool) -> tuple[str, ...]:
+    """What is clearly wrong, where, and what to do."""
+    reasons = []
+    if found.missing_z > _SURE and found.missing_share > _WORTH_SAYING:
+        reasons.append(
+            f"one more latent would explain {found.missing_share:.0%} of the residual variance: "
+            "give a larger latent_dim"
+        )
+    curved = found.latents[(found.latents["z"] > _SURE) & (found.latents["share"] > _WORTH_SAYING)]
+    if len(curved):
+        which = [f"{name} ({share:.0%})" for name, share in
+                 zip(curved["latent"], curved["share"], strict=True)]  # fmt: skip
+        reasons.append(
+            f"outcomes curve in latents {listed(which, 5)} of the residual variance: transform "
+            "the outcomes, or read changes of slopes with care where latents differ in mean"
+        )
+    table = found.environments
+    uneven = table[
+        (np.abs(table["z"]) > _UNEVEN_SD) & (np.abs(np.log(table["ratio"])) > np.log(_UNEVEN))
+    ]
+    if len(uneven) and not by_node:
+        worst = uneven.reindex(uneven["z"].abs().sort_values(ascending=False).index)
+        shown = [f"{node!r} ({ratio:.2f})" for node, ratio in
+                 zip(worst["node"], worst["ratio"], strict=True)]  # fmt: skip
+        reasons.append(
+            f"residual variance over the noise's is far from 1 at {listed(shown, 5)}: give "
+            'likelihood=GaussianLikelihood(noise="by_environment")'
+        )
+    heavy = found.tails[found.tails["beyond"] > _HEAVY] if len(found.tails) else found.tails
+    if len(heavy):
+        which = [f"{name!r} ({share:.1%})" for name, share in
+                 zip(heavy["outcome"], heavy["beyond"], strict=True)]  # fmt: skip
+        reasons.append(
+            f"outcomes have outliers beyond {TAIL:g} standard deviations: {listed(which, 5)}: "
+            "look at these rows, and leave out or shorten what is an error"
+        )
+    if found.worth < _WORTH * len(found.correlations):
+        reasons.append(
+            f"residuals of the {len(found.correlations)} outcomes correlate, so they are worth "
+            f"{found.worth:.1f} independent ones: a change seen in several is no more evidence, an "
+            "interval of their sum is too narrow, and gaps of identification() are too large"
+        )
+    return tuple(reasons)
