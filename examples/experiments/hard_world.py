@@ -11,7 +11,8 @@ one table, means over fits with their standard errors:
 - coverage of 90 % intervals: of leaf weights (known latents), of new rows at leaves with data, with
   the share of these leaves below 0.8 and above 0.97, at leaves without data, and of the mean of the
   outcomes (joint, where there are several);
-- how many fits warned.
+- the share of fits that warned that the latents are not determined (unsure), of those that warned
+  that the model does not fit (misfit), and how many latents a fit named as unused.
 
     python examples/experiments/hard_world.py --fits 20
     python examples/experiments/hard_world.py --settings binary --latents known --rows 50 --fits 20
@@ -38,7 +39,6 @@ from pyro_tbr.evaluation import (
     selection_score,
     true_changes,
 )
-from pyro_tbr.heads.likelihoods import GaussianLikelihood
 
 PLAIN = {
     "num_leaves": 20,
@@ -99,7 +99,7 @@ def one_fit(setting, latents, seed, rows, noise):
         data = replace(data, x=data.z, mixing=lambda z: z[:, : data.z.shape[1]])
     x, y, env = data.x[keep], data.y[keep], data.env[keep]
     gaussian = data.likelihood == "gaussian"
-    likelihood = GaussianLikelihood(noise=noise) if gaussian else data.likelihood
+    likelihood = tbr.GaussianLikelihood(noise=noise) if gaussian else data.likelihood
     num_latents = data.z.shape[1] if known else SETTINGS[setting][2] or data.z.shape[1]
     model = tbr.TreeModel(
         data.tree, num_latents, "identity" if known else "linear", likelihood=likelihood
@@ -108,7 +108,12 @@ def one_fit(setting, latents, seed, rows, noise):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         posterior = tbr.fit(model, x, y, env, seed=seed, progress=False)
-    row = {"seconds": time.perf_counter() - start, "warned": float(bool(caught))}
+    row = {"seconds": time.perf_counter() - start}
+    kinds = {warning.category for warning in caught}
+    found, check = posterior.identification(), posterior.check()
+    row |= {"unsure": float(tbr.IdentificationWarning in kinds)}
+    row |= {"misfit": float(tbr.ModelWarning in kinds), "unused": len(found.unused)}
+    row |= {f"_{name}": value for name, value in why(found, check).items()}
 
     row["MCC"] = float(match_latents(data.z, posterior.encode(data.x)).correlations.mean())
     truth = true_changes(data, posterior)
@@ -133,6 +138,15 @@ def one_fit(setting, latents, seed, rows, noise):
     row |= {"new rows": seen[:, 0].mean(), "leaves < 0.8": (seen[:, 0] < FEW).mean()}
     row |= {"leaves > 0.97": (seen[:, 0] > MANY).mean(), "joint": seen[:, 1].mean()}
     return row, pips, gates
+
+
+def why(found, check):
+    """Numbers behind the warnings, for the file."""
+    own = found.latents[found.latents["used"]]
+    least = own[["gap", "agreement", "separation", "evidence"]].min().to_dict()
+    squares = check.latents[["share", "z"]].max().add_prefix("curved_").to_dict()
+    missing = {"missing_share": check.missing_share, "missing_z": check.missing_z}
+    return least | squares | missing | {"worth": check.worth, "others_gap": found.gap}
 
 
 def weights_covered(posterior, data, env):
@@ -161,8 +175,9 @@ def rows_covered(posterior, data, leaf, seed):
 
 def summary(results, pips):
     """The table: a row a setting, means with standard errors over fits."""
+    results = results[[name for name in results if not name.startswith("_")]]
     runs = summarise_runs(results, by=["setting", "latents"])
-    names = [name for name in results.columns if name not in ("setting", "latents", "seed")]
+    names = [name for name in results if name not in ("setting", "latents", "seed")]
     shown = []
     for key, own in results.groupby(["setting", "latents"], sort=False):
         row = {"setting": key[0], "latents": key[1]}
@@ -187,7 +202,7 @@ def main(argv=None):
     parser.add_argument("--fits", type=int, default=20, help="of each setting")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--rows", type=int, default=None, help="a leaf; 50, or 200 if binary")
-    parser.add_argument("--noise", default="common", choices=["common", "by_environment"])
+    parser.add_argument("--noise", choices=["common", "by_environment"])
     parser.add_argument("--csv", type=Path, help="file for a row a fit")
     args = parser.parse_args(argv)
     results, pips = [], []

@@ -183,6 +183,22 @@ class Guide(LocalParamsModule):
         """
         return self.expected_log_lik(stats) - self.kl()
 
+    @torch.no_grad()
+    def weight_evidence(self, stats: Statistics) -> Tensor:
+        """Log evidence for each weight's values over all of them zero, (W,), double precision.
+
+        Here what the rows lose at the means of the others.
+        """
+        flat, mean = stats.flattened(), self.node_moments().mean.double()
+        none = torch.zeros_like(mean)
+        scale, best = self.site_scale(stats.nodes), flat.residual(mean, none)
+        without = []
+        for weight in range(self.head.num_weights):
+            other = mean.clone()
+            other[:, weight] = 0
+            without.append((0.5 * scale * (flat.residual(other, none) - best)).sum())
+        return torch.stack(without)
+
     def expected_log_lik(self, stats: Statistics, moments: NodeMoments | None = None) -> Tensor:
         """E[log likelihood] of all rows, from their statistics; at the guide's own moments."""
         stats, moments = stats.flattened(), self.node_moments() if moments is None else moments

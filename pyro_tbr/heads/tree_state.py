@@ -7,6 +7,7 @@ from torch import Tensor
 
 from pyro_tbr.heads.guide import Guide
 from pyro_tbr.heads.priors.evidence import Evidence
+from pyro_tbr.heads.statistics import Statistics
 from pyro_tbr.tree.messages import TreePosterior
 
 FINAL_PASSES = 2  # sweeps of messages behind what is reported
@@ -82,6 +83,11 @@ class TreeState(Guide):
         """Also forgets the passes of the state before."""
         self.refresh()
         return super().load_state_dict(*args, **kwargs)
+
+    def weight_evidence(self, stats: Statistics) -> Tensor:
+        """See :meth:`Guide.weight_evidence`: that of the potentials."""
+        del stats
+        return self.log_evidence().double()
 
     @torch.no_grad()
     def log_evidence(self) -> Tensor:

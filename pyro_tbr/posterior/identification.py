@@ -1,4 +1,10 @@
-"""Are the latents determined by these environments and outcomes? A report that says so or not."""
+"""Are the latents determined by these environments and outcomes? A report that says so or not.
+
+Latents that nothing hangs on are named and left out: any mixture of them is as good. Each of the
+others has a verdict of its own, so one that is not sure does not condemn those that are. Evidence
+is a sum over outcomes as if their residuals were independent; where they correlate it counts for
+what the outcomes are worth.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +17,15 @@ import torch
 from torch import Tensor
 
 from pyro_tbr.posterior.view import FitReport, PosteriorView
+from pyro_tbr.tree.readers.naming import listed
 
-SAME_LATENTS = 0.95  # bases whose matched latents correlate more than this are one solution
+SAME_LATENT = 0.95  # correlation above which a latent of another solution is the same one
 LEAST_GAP = 6.0  # log evidence by which the solution has to be ahead of the best other one
 # Share of the search's solutions that have to agree. Of 72 simulated fits those that found the
 # latents had 0.37 or more (median 1), the one that missed them without other signs 0.16.
 LEAST_AGREEMENT = 0.25
 LEAST_SEPARATION = 0.9  # probability that some arc changes one latent and not the other
+LEAST_EVIDENCE = 10.0  # log evidence for a latent's weights over all of them zero
 # Below this many environments times outcomes, beyond two a latent, the sparsest solution is often
 # not the true one (8 environments, one outcome, 2 or 3 latents: in half of the simulated fits).
 SPARE_ENVIRONMENTS = 5
@@ -30,22 +38,28 @@ class Identification:
     Attributes:
         num_environments: Nodes with rows.
         num_outcomes: Q.
+        worth: How many independent outcomes the Q are worth, as their residuals correlate.
         rank: Latents that exist.
         latent_dim: K.
         condition: Condition number of the environments' weights, latents scaled alike: large where
-            some mixture of latents has nearly the same weights everywhere.
+            some mixture of latents has nearly the same weights everywhere. Of latents in use.
         separation: Probability that some arc with data below changes the row's latent and not the
             column's, for some outcome, (K, K); NaN on the diagonal. Without gates all NaN.
         agreement: Share of the search's other solutions whose latents are those of the best.
         gap: Log evidence by which the best solution is ahead of the best one with other latents;
             infinite where the search found none.
         other_match: Mean correlation of that solution's latents with ours; NaN where there is none.
+        latents: A row a latent: ``used``, ``evidence`` (log evidence for its weights over all of
+            them zero), ``gap`` (to the best solution without it), ``agreement`` (share of the
+            search's other solutions that have it), ``separation`` (least, from latents in use),
+            ``determined``.
         unused: Latents that are not used.
-        reasons: Why the latents are not determined; empty if they are.
+        reasons: Why latents in use are not determined; empty if they are.
     """
 
     num_environments: int
     num_outcomes: int
+    worth: float
     rank: int
     latent_dim: int
     condition: float
@@ -53,12 +67,13 @@ class Identification:
     agreement: float
     gap: float
     other_match: float
+    latents: pd.DataFrame
     unused: tuple[str, ...]
     reasons: tuple[str, ...]
 
     @property
     def determined(self) -> bool:
-        """Nothing speaks against the latents being determined."""
+        """Nothing speaks against the latents in use being determined."""
         return not self.reasons
 
     def __str__(self) -> str:
@@ -66,6 +81,10 @@ class Identification:
         head = "Latents determined" if self.determined else "Latents NOT determined"
         lines = [f"{head}: {self.latent_dim} latents from {where}."]
         lines += [f"  - {reason}" for reason in self.reasons]
+        table = self.latents
+        sure = list(table.index[table["determined"]])
+        if not self.determined and sure:
+            lines.append(f"  Determined all the same: {', '.join(sure)}.")
         if np.isfinite(self.gap):
             lines.append(
                 f"  The best solution with other latents (mean correlation {self.other_match:.2f} "
@@ -91,46 +110,89 @@ class Identification:
 def identify(view: PosteriorView) -> Identification:
     """See ``Posterior.identification``."""
     report, model = view.report, view.model
-    latent_dim, rank = model.latent_dim, report.rank
-    names, nodes = view.latent_names[:latent_dim], view.stats.nodes
-    weights = view.guide.node_moments().mean[nodes][:, :rank].double()
+    names, nodes = view.latent_names[: model.latent_dim], view.stats.nodes
+    num_outcomes = len(view.outcome_names)
+    worth = num_outcomes if report.check is None else report.check.worth
+    evidence, used = _in_use(view)
     separation = _separation(view, names)
-    agreement, gap, other = _rivals(report)
+    rivals = _rivals(report, used, share=worth / num_outcomes)
+    apart = separation.to_numpy()[np.ix_(used, used)]
+    weakest = np.full(len(names), np.nan)
+    if used.sum() > 1:
+        weakest[used] = np.nanmin(np.where(np.isnan(apart), np.inf, apart), axis=1)
+        weakest[np.isinf(weakest)] = np.nan
+    learnt = model.encoder.trainable and used.sum() > 1
+    sure = (rivals.gaps >= LEAST_GAP) & (rivals.shares >= LEAST_AGREEMENT)
+    sure &= ~(weakest < LEAST_SEPARATION)
+    table = pd.DataFrame(
+        {
+            "used": used, "evidence": evidence, "gap": rivals.gaps, "agreement": rivals.shares,
+            "separation": weakest, "determined": used & (sure | (not learnt)),
+        },
+        index=pd.Index(names, name="latent"),
+    )  # fmt: skip
     reasons = []
-    if model.encoder.trainable and rank > 1:
-        if len(nodes) * len(view.outcome_names) < 2 * rank + SPARE_ENVIRONMENTS:
+    if learnt:
+        if len(nodes) * worth < 2 * used.sum() + SPARE_ENVIRONMENTS:
             reasons.append(
-                f"{len(nodes)} environments times {len(view.outcome_names)} outcomes are few "
-                f"for {rank} latents"
+                f"{len(nodes)} environments times {worth:.3g} outcomes are few for "
+                f"{used.sum()} latents"
             )
-        if gap < LEAST_GAP:
-            reasons.append(
-                f"other latents (mean correlation {other:.2f}) explain the data nearly as well: "
-                f"log evidence {gap:.1f} behind"
-            )
-        if agreement < LEAST_AGREEMENT:
-            reasons.append(f"only {agreement:.0%} of the search's solutions have these latents")
-        apart = separation.to_numpy()[:rank, :rank]
-        weak = [
-            f"{names[i]} from {names[j]} ({apart[i, j]:.2f})"
-            for i, j in zip(*np.nonzero(apart < LEAST_SEPARATION), strict=True)
-        ]
-        if weak:
-            shown = ", ".join(weak[:4]) + (f" and {len(weak) - 4} more" if len(weak) > 4 else "")
-            reasons.append(f"no arc is sure to change one latent and not another: {shown}")
+            table["determined"] = False
+        reasons += _doubts(table, rivals, apart)
+    weights = view.guide.node_moments().mean[nodes].double()
+    weights = weights.permute(0, 2, 1)[..., : len(names)][..., torch.from_numpy(used)]
     return Identification(
         num_environments=len(nodes),
-        num_outcomes=len(view.outcome_names),
-        rank=rank,
-        latent_dim=latent_dim,
-        condition=_condition(weights.permute(0, 2, 1).reshape(-1, rank)),
+        num_outcomes=num_outcomes,
+        worth=worth,
+        rank=report.rank,
+        latent_dim=model.latent_dim,
+        condition=_condition(weights.reshape(-1, int(used.sum()))),
         separation=separation,
-        agreement=agreement,
-        gap=gap,
-        other_match=other,
-        unused=names[rank:],
+        agreement=rivals.agreement,
+        gap=rivals.gap,
+        other_match=rivals.match,
+        latents=table,
+        unused=tuple(name for name, use in zip(names, used, strict=True) if not use),
         reasons=tuple(reasons),
     )
+
+
+def _in_use(view: PosteriorView) -> tuple[np.ndarray, np.ndarray]:
+    """Log evidence for the weights of each latent, and whether it is in use, (K,) each."""
+    latent_dim, rank = view.model.latent_dim, view.report.rank
+    evidence = view.guide.weight_evidence(view.stats)[:latent_dim].cpu().numpy()
+    used = np.arange(latent_dim) < rank
+    if view.model.encoder.trainable:
+        used = used & (evidence > LEAST_EVIDENCE)
+    return evidence, used
+
+
+def _doubts(table: pd.DataFrame, rivals: _Rivals, apart: np.ndarray) -> list[str]:
+    """What speaks against latents in use, by name."""
+    own = table[table["used"]]
+    found = []
+    close = own[own["gap"] < LEAST_GAP]
+    if len(close):
+        found.append(
+            f"other latents in place of {listed(list(close.index), 6)} explain the data nearly as "
+            f"well: log evidence {close['gap'].min():.1f} behind"
+        )
+    rare = own[own["agreement"] < LEAST_AGREEMENT]
+    if len(rare):
+        found.append(
+            f"only {rare['agreement'].min():.0%} of the search's solutions have "
+            f"{listed(list(rare.index), 6)}"
+        )
+    weak = [
+        f"{own.index[i]} from {own.index[j]} ({apart[i, j]:.2f})"
+        for i, j in zip(*np.nonzero(apart < LEAST_SEPARATION), strict=True)
+    ]
+    if weak:
+        shown = ", ".join(weak[:4]) + (f" and {len(weak) - 4} more" if len(weak) > 4 else "")
+        found.append(f"no arc is sure to change one latent and not another: {shown}")
+    return found
 
 
 def _condition(weights: Tensor) -> float:
@@ -155,29 +217,58 @@ def _separation(view: PosteriorView, names: tuple[str, ...]) -> pd.DataFrame:
     return pd.DataFrame(table, index=pd.Index(names, name="latent"), columns=list(names))
 
 
-def _rivals(report: FitReport) -> tuple[float, float, float]:
-    """Share of alternatives with the same latents; gap and match of the best with others."""
-    if not len(report.alternatives) or not len(report.basis):
-        return 1.0, math.inf, math.nan
-    matches = torch.tensor([latent_match(report.basis, other) for other in report.alternatives])
-    same = matches > SAME_LATENTS
-    gap = torch.where(same, torch.inf, report.evidence - report.alternative_evidence.cpu())
-    share, rival = same.double().mean().item(), int(gap.argmin())
-    if not torch.isfinite(gap[rival]):
-        return share, math.inf, math.nan
-    return share, max(gap[rival].item(), 0.0), matches[rival].item()
+@dataclass(frozen=True)
+class _Rivals:
+    """What the search's other solutions say of the latents in use.
+
+    Attributes:
+        agreement: Share of them that have all.
+        gap: Log evidence to the best one that has not.
+        match: Mean correlation of its latents with ours; NaN where there is none.
+        shares: Share of them that have each latent, (K,); 1 for those not in use.
+        gaps: Log evidence to the best one without each latent, (K,); infinite if there is none.
+    """
+
+    agreement: float
+    gap: float
+    match: float
+    shares: np.ndarray
+    gaps: np.ndarray
+
+
+def _rivals(report: FitReport, used: np.ndarray, *, share: float) -> _Rivals:
+    """See :class:`_Rivals`; evidence counts by a share."""
+    shares, gaps = np.ones(len(used)), np.full(len(used), np.inf)
+    if not len(report.alternatives) or not len(report.basis) or not used.any():
+        return _Rivals(1.0, math.inf, math.nan, shares, gaps)
+    ours = report.basis[:, torch.from_numpy(used[: len(report.basis)])]
+    found = np.stack([_matches(ours, other) for other in report.alternatives])  # (T, used)
+    behind = share * (report.evidence - report.alternative_evidence.cpu().numpy()).clip(min=0)
+    missing = found <= SAME_LATENT
+    shares[used] = 1 - missing.mean(0)
+    gaps[used] = np.where(missing, behind[:, None], np.inf).min(0)
+    other = found.mean(1) <= SAME_LATENT
+    agreement, gap = 1 - other.mean(), np.where(other, behind, np.inf)
+    best = int(gap.argmin())
+    match = math.nan if not other.any() else float(found[best].mean())
+    return _Rivals(float(agreement), float(gap[best]), match, shares, gaps)
 
 
 def latent_match(one: Tensor, other: Tensor) -> float:
-    """Mean absolute correlation of latents ``z @ one`` and ``z @ other``, z white, best pairing.
+    """Mean absolute correlation of latents ``z @ one`` and ``z @ other``, z white, best pairing."""
+    return float(_matches(one, other).mean())
+
+
+def _matches(one: Tensor, other: Tensor) -> np.ndarray:
+    """Absolute correlation of each latent ``z @ one`` (n,) with its partner of ``z @ other``.
 
     Pairs are taken greedily: scipy's optimal matching is an optional package, and solutions that
     are the same have no ties.
     """
     correlation = (one.T @ other).abs().cpu().numpy().copy()
-    total = 0.0
-    for _ in range(len(correlation)):
+    found = np.zeros(len(correlation))
+    for _ in range(min(correlation.shape)):
         i, j = np.unravel_index(correlation.argmax(), correlation.shape)
-        total += correlation[i, j]
+        found[i] = correlation[i, j]
         correlation[i], correlation[:, j] = -1, -1
-    return total / len(correlation)
+    return found

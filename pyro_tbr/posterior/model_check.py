@@ -7,14 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from pyro_tbr.tree.readers.naming import listed
-
 TAIL = 5.0  # standard deviations; a normal has 6e-7 beyond
-_SURE = 6.0  # standard deviations of chance beyond which something is said
-_WORTH_SAYING = 0.02  # share of residual variance explained below which it is not
+_SURE = 5.0  # standard deviations of chance beyond which something is said, where it
+_CURVED, _MISSING = 0.03, 0.1  # explains these shares of the residual variance too
 _UNEVEN, _UNEVEN_SD = 1.5, 5.0  # ratio of noise of environments, and how sure
 _HEAVY = 2e-3  # share of outcomes beyond, from which tails are heavy
 _WORTH = 0.6  # outcomes are worth less than this share of their number
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -75,43 +74,47 @@ class ModelCheck:
 def reasons_of(found: ModelCheck, *, by_node: bool) -> tuple[str, ...]:
     """What is clearly wrong, where, and what to do."""
     reasons = []
-    if found.missing_z > _SURE and found.missing_share > _WORTH_SAYING:
+    if found.missing_z > _SURE and found.missing_share > _MISSING:
         reasons.append(
             f"one more latent would explain {found.missing_share:.0%} of the residual variance: "
             "give a larger latent_dim"
         )
-    curved = found.latents[(found.latents["z"] > _SURE) & (found.latents["share"] > _WORTH_SAYING)]
+    curved = found.latents[(found.latents["z"] > _SURE) & (found.latents["share"] > _CURVED)]
     if len(curved):
-        which = [f"{name} ({share:.0%})" for name, share in
-                 zip(curved["latent"], curved["share"], strict=True)]  # fmt: skip
         reasons.append(
-            f"outcomes curve in latents {listed(which, 5)} of the residual variance: transform "
-            "the outcomes, or read changes of slopes with care where latents differ in mean"
+            "outcomes curve in latents (share of the residual variance that squares explain): "
+            f"{_listed(curved['latent'], curved['share'], '.0%')}; transform the outcomes, or read "
+            "changes with care where environments differ in the means of these latents"
         )
     table = found.environments
-    uneven = table[
-        (np.abs(table["z"]) > _UNEVEN_SD) & (np.abs(np.log(table["ratio"])) > np.log(_UNEVEN))
-    ]
+    far = np.abs(np.log(table["ratio"])) > np.log(_UNEVEN)
+    uneven = table[far & (np.abs(table["z"]) > _UNEVEN_SD)]
     if len(uneven) and not by_node:
         worst = uneven.reindex(uneven["z"].abs().sort_values(ascending=False).index)
-        shown = [f"{node!r} ({ratio:.2f})" for node, ratio in
-                 zip(worst["node"], worst["ratio"], strict=True)]  # fmt: skip
+        worst = worst.drop_duplicates("node")
         reasons.append(
-            f"residual variance over the noise's is far from 1 at {listed(shown, 5)}: give "
+            "environments' residual variances over the model's are far from 1: "
+            f"{_listed(worst['node'], worst['ratio'], '.2f')}; give "
             'likelihood=GaussianLikelihood(noise="by_environment")'
         )
-    heavy = found.tails[found.tails["beyond"] > _HEAVY] if len(found.tails) else found.tails
+    heavy = found.tails[found.tails["beyond"] > _HEAVY]
     if len(heavy):
-        which = [f"{name!r} ({share:.1%})" for name, share in
-                 zip(heavy["outcome"], heavy["beyond"], strict=True)]  # fmt: skip
         reasons.append(
-            f"outcomes have outliers beyond {TAIL:g} standard deviations: {listed(which, 5)}: "
-            "look at these rows, and leave out or shorten what is an error"
+            f"outcomes have outliers beyond {TAIL:g} standard deviations: "
+            f"{_listed(heavy['outcome'], heavy['beyond'], '.1%')}; look at these rows, and leave "
+            "out or shorten what is an error: they widen all intervals and hide small changes"
         )
     if found.worth < _WORTH * len(found.correlations):
         reasons.append(
             f"residuals of the {len(found.correlations)} outcomes correlate, so they are worth "
-            f"{found.worth:.1f} independent ones: a change seen in several is no more evidence, an "
-            "interval of their sum is too narrow, and gaps of identification() are too large"
+            f"{found.worth:.1f} independent ones: a change seen in several is no more evidence, "
+            "and an interval of their sum or mean is too narrow"
         )
     return tuple(reasons)
+
+
+def _listed(labels: pd.Series, values: pd.Series, form: str) -> str:
+    """The first few labels with their values."""
+    parts = [f"{label} ({value:{form}})" for label, value in zip(labels, values, strict=True)]
+    more = len(parts) - _SHOWN
+    return ", ".join(parts[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -116,7 +116,9 @@ class Posterior(PosteriorView):
     def select(self, fdr: float = 0.05) -> pd.DataFrame:
         """The changes to report so that the expected share of wrong ones is at most ``fdr``.
 
-        Arcs without data below them are left out, as their PIP is the prior's.
+        Arcs without data below them are left out, as their PIP is the prior's. False ones are
+        mostly true changes put on a neighbouring arc: where it matters which arc it is, see
+        :meth:`credible_sets` first.
 
         Args:
             fdr: Bayesian false discovery rate; see :func:`~pyro_tbr.posterior.select_at_fdr`.
@@ -179,6 +181,22 @@ class Posterior(PosteriorView):
         """
         names = self.latent_names, self.outcome_names
         return tables.node_table(self.tree, self.user_moments(), *names)
+
+    @torch.no_grad()
+    def noise(self, level: float = 0.9) -> pd.DataFrame:
+        """Noise standard deviation at every node, in the outcome's unit.
+
+        Args:
+            level: Probability of the interval.
+
+        Returns:
+            Columns node, outcome, mean, lower, upper. At nodes without rows what the others lead to
+            expect.
+
+        Raises:
+            DataError: The likelihood has no noise scale.
+        """
+        return tables.noise_table(self, level)
 
     @torch.no_grad()
     def encode(self, x: Any) -> Any:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
+from pyro_tbr.heads.hyper import ScaleFactor
 from pyro_tbr.heads.priors import ArcPrior
-from pyro_tbr.posterior.tables import deltas, names_index
+from pyro_tbr.posterior.tables import deltas, names_index, noise_table
 from pyro_tbr.posterior.view import PosteriorView
 
 _NUM_SHOWN = 10
@@ -25,6 +27,7 @@ class Summary:
         num_environments: Nodes with rows.
         num_arcs: Arcs of the tree.
         noise_scale: Noise standard deviation by outcome, in its unit; empty for binary outcomes.
+        noise_range: Its ``least`` and ``most`` over environments with rows, by outcome; likewise.
         latents: By latent: share of the predictor's variance, expected number of changes (sum of
             PIPs over arcs and outcomes), prior and posterior mean of the inclusion rate, whether
             it is used.
@@ -37,13 +40,19 @@ class Summary:
     num_environments: int
     num_arcs: int
     noise_scale: pd.Series
+    noise_range: pd.DataFrame
     latents: pd.DataFrame
     changes: pd.DataFrame
     folds: int
     optimism: float
 
     def __str__(self) -> str:
-        noise = ", ".join(f"{name} {value:.4g}" for name, value in self.noise_scale.items())
+        ranges = [
+            "" if least == most else f" ({least:.4g} to {most:.4g} by environment)"
+            for least, most in self.noise_range.to_numpy()
+        ]
+        pairs = zip(self.noise_scale.items(), ranges, strict=True)
+        noise = ", ".join(f"{name} {value:.4g}{ends}" for (name, value), ends in pairs)
         how = f"{self.folds}-fold cross-fit" if self.folds else "the one encoder"
         lines = [
             f"{self.num_rows} rows in {self.num_environments} environments, {self.num_arcs} arcs",
@@ -84,6 +93,7 @@ def summarise(view: PosteriorView) -> Summary:
         num_environments=int((view.row_counts > 0).sum()),
         num_arcs=view.tree.num_arcs,
         noise_scale=_noise_scale(view),
+        noise_range=_noise_range(view),
         latents=latents,
         changes=table.loc[order].reset_index(drop=True),
         folds=view.report.folds,
@@ -102,6 +112,16 @@ def _noise_scale(view: PosteriorView) -> pd.Series:
     """Posterior mean by outcome in its unit; empty where the likelihood has no such scale."""
     if "noise_scale" not in view.guide.nuisance:
         return pd.Series(dtype=float)
-    values, weights = view.guide.nuisance["noise_scale"].points()  # type: ignore[operator]
-    scale = torch.tensordot(weights, values, 1).detach().cpu().double() * view.scaling.scale
+    factor = cast(ScaleFactor, view.guide.nuisance["noise_scale"])
+    scale = factor.mean_power(1.0).detach().cpu().double() * view.scaling.scale
     return pd.Series(scale.numpy(), index=names_index(view.outcome_names, None))
+
+
+def _noise_range(view: PosteriorView) -> pd.DataFrame:
+    """Of the posterior means at environments with rows, by outcome."""
+    if "noise_scale" not in view.guide.nuisance:
+        return pd.DataFrame({"least": [], "most": []})
+    mean = noise_table(view, 0.9)["mean"].to_numpy().reshape(view.tree.num_nodes, -1)
+    mean = mean[view.stats.nodes.cpu().numpy()]
+    index = names_index(view.outcome_names, None)
+    return pd.DataFrame({"least": mean.min(0), "most": mean.max(0)}, index=index)

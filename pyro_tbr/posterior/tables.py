@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
+from pyro_tbr.errors import DataError
+from pyro_tbr.heads.hyper import ScaleFactor
 from pyro_tbr.heads.moments import DeltaMoments, NodeMoments
 from pyro_tbr.posterior.view import PosteriorView, check_level
 from pyro_tbr.tree import Tree
@@ -146,6 +148,30 @@ def node_table(tree: Tree, moments: NodeMoments, latents: Names, outcomes: Names
     """One row a node, latent and outcome; moments (V, W, Q) in the user's units."""
     mean, sd = moments.mean.double(), moments.var.clamp(min=0).sqrt().double()
     return _long({"node": tree.nodes}, {"mean": mean, "sd": sd}, latents, outcomes)
+
+
+def noise_table(view: PosteriorView, level: float) -> pd.DataFrame:
+    """See ``Posterior.noise``."""
+    check_level(level)
+    if "noise_scale" not in view.guide.nuisance:
+        raise DataError(
+            f"noise(): {view.model.likelihood!r} has no noise scale; its outcomes' spread is that "
+            "of the predictions: predict(x, env).sd"
+        )
+    tree, (_, unit) = view.tree, view.scaling
+    every = torch.arange(tree.num_nodes, device=view.guide.informed_arcs.device)
+    factor = cast(ScaleFactor, view.guide.nuisance_at(every)["noise_scale"])
+    shape = tree.num_nodes, 1, len(view.outcome_names)
+    loc, var = (part.detach().double().cpu().expand(shape[::2]) for part in factor.log_moments())
+    reach = _STANDARD.icdf(torch.tensor((1 + level) / 2)) * var.sqrt()
+    columns = {
+        "mean": torch.exp(loc + 0.5 * var) * unit,
+        "lower": torch.exp(loc - reach) * unit,
+        "upper": torch.exp(loc + reach) * unit,
+    }
+    columns = {name: value.reshape(shape) for name, value in columns.items()}
+    table = _long({"node": tree.nodes}, columns, ("",), view.outcome_names)
+    return table.drop(columns="latent")
 
 
 def _long(

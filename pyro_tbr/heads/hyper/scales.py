@@ -133,6 +133,10 @@ class LogNormalMoments(NamedTuple):
     loc: Tensor
     var: Tensor
 
+    def log_moments(self) -> LogNormalMoments:
+        """Itself."""
+        return self
+
     def mean_log(self) -> Tensor:
         """E[log scale]."""
         return self.loc

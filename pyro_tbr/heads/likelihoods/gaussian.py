@@ -36,7 +36,7 @@ _BY_NODE = "node_noise_scale"
 class GaussianLikelihood(Likelihood):
     r"""Normal outcomes, noise of a standard deviation each, site ``noise_scale`` (Q,).
 
-    With ``noise="by_environment"`` every node v has its own, site ``node_noise_scale`` (V, Q),
+    By default every node v has its own, site ``node_noise_scale`` (V, Q),
 
     .. math::
         \log s_v \sim N(\log s, c^2)
@@ -47,17 +47,18 @@ class GaussianLikelihood(Likelihood):
 
     Args:
         scale: Noise standard deviation in the outcome's unit, a number or (Q,); ``None``: learnt.
-        noise: ``"common"`` to all environments, or ``"by_environment"``.
+        noise: ``"by_environment"``, or ``"common"`` to all; ``None``: common where ``scale`` is
+            given, else by environment.
     """
 
     exact = True
 
-    def __init__(self, scale: float | Tensor | None = None, noise: str = "common") -> None:
+    def __init__(self, scale: float | Tensor | None = None, noise: str | None = None) -> None:
         super().__init__(scale=scale, noise=noise)
-        if noise not in _NOISES:
+        if noise not in (None, *_NOISES):
             raise DataError(f"noise={noise!r} is not known: give one of {listed(_NOISES)}")
         self.scale_value = as_fixed(scale, "scale")
-        self.by_node = noise == "by_environment"
+        self.by_node = (noise or ("by_environment" if scale is None else "common")) != "common"
 
     def _build(self, num_outcomes: int, unit: Tensor) -> None:
         fixed = self.scale_value
