@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyro_tbr.heads.hyper import ScaleFactor
 from pyro_tbr.heads.priors import ArcPrior
+from pyro_tbr.posterior.identification import identify
 from pyro_tbr.posterior.tables import deltas, names_index, noise_table
 from pyro_tbr.posterior.view import PosteriorView
 
@@ -83,8 +84,8 @@ def summarise(view: PosteriorView) -> Summary:
         columns["expected_changes"] = moments.inclusion[informed].sum((0, 2))
     names = names_index(view.latent_names, "latent")
     latents = pd.DataFrame({name: v.cpu().numpy() for name, v in columns.items()}, index=names)
-    place = np.arange(len(names))
-    latents["used"] = (place < view.report.rank) | (place >= model.latent_dim)
+    used = identify(view).latents["used"].to_numpy()
+    latents["used"] = np.append(used, np.ones(len(names) - len(used), dtype=bool))
     table = deltas(view, 0.9).drop(columns="log_odds")
     sure = table["pip"] if guide.has_gates else (table["mean"] / table["sd"]).abs()
     order = sure.sort_values(ascending=False, kind="stable").index[:_NUM_SHOWN]

@@ -63,4 +63,65 @@ def test_a_solution_that_stands_alone_is_reported():
     posterior = replace(posterior, report=report)
     found = posterior.identification()
     assert not found.determined
-    assert "of the search's solutions have these latents" in found.reasons[0]
+    assert "of the search's solutions have 'z0', " in found.reasons[0]
+
+
+def with_rival(posterior, gap, latent, *, copies=1):
+    """The posterior, its search having found solutions with one other latent in place of one."""
+    report = posterior.report
+    basis = report.basis.clone()
+    basis[:, latent] = torch.linalg.qr(basis + 3 * basis.roll(1, 1))[0][:, latent]
+    basis[:, latent] /= basis[:, latent].norm()
+    others = torch.cat([basis[None], report.basis.expand(copies, -1, -1)])
+    evidence = torch.tensor([report.evidence - gap] + [report.evidence - 1.0] * copies)
+    report = replace(report, alternatives=others, alternative_evidence=evidence.double())
+    return replace(posterior, report=report)
+
+
+def test_each_latent_has_a_verdict_of_its_own():
+    posterior = many()[0].copy()
+    names = posterior.latent_names[:3]
+    for latent in range(3):
+        found = with_rival(posterior, 1.0, latent).identification()
+        assert found.latents["determined"].to_dict() == {n: n != names[latent] for n in names}
+        assert found.latents["gap"][names[latent]] == pytest.approx(1.0)
+        assert found.latents["agreement"][names[latent]] == pytest.approx(0.5)
+        (reason,) = found.reasons
+        assert f"in place of '{names[latent]}' explain" in reason
+        sure = ", ".join(n for n in names if n != names[latent])
+        assert f"Determined all the same: {sure}." in str(found)
+    assert with_rival(posterior, 50.0, 1).identification().determined
+
+
+def test_correlated_outcomes_count_for_what_they_are_worth():
+    posterior = many()[0].copy()
+    rival = with_rival(posterior, 12.0, 0)
+    assert rival.identification().determined
+    check = replace(rival.report.check, worth=1.0)  # of four
+    found = replace(rival, report=replace(rival.report, check=check)).identification()
+    assert found.latents["gap"].min() == pytest.approx(12 / 4)
+    assert found.worth == 1
+    alone = replace(rival.report.check, worth=0.5)
+    few = replace(rival, report=replace(rival.report, check=alone)).identification()
+    assert any("8 environments times 0.5 outcomes are few" in reason for reason in few.reasons)
+
+
+@pytest.mark.parametrize("guide", ["tree", "mean_field"])
+def test_latents_that_nothing_hangs_on_are_named_and_left_out(guide):
+    data = tbr.simulate(
+        num_leaves=12, latent_dim=2, num_features=8, nuisance_dim=3, feature_noise=0.3,
+        num_outcomes=3, rows_per_leaf=60, noise_scale=0.3, changes="half_the_arcs", seed=3,
+    )  # fmt: skip
+    model = tbr.TreeModel(data.tree, 4, "linear")
+    posterior = tbr.fit(model, data.x, data.y, data.env, guide=guide, progress=False, options=QUICK)
+    found = posterior.identification()
+    assert len(found.unused) == 2
+    assert found.determined
+    table = found.latents
+    assert table["used"].sum() == 2
+    assert (table["evidence"][table["used"]] > 100).all()
+    assert not table["determined"][~table["used"]].any()
+    used = list(table["used"])
+    assert tbr.mcc(data.z, posterior.encode(data.x)[:, used]) > 0.95
+    shown = posterior.summary().latents["used"]
+    assert list(shown) == [*used, True]
