@@ -69,7 +69,8 @@ class Guide(LocalParamsModule):
         prior = head.prior
         self.factor: PriorFactor = prior.tree_factor() if self.along_tree else prior.factor()
         self.nuisance = nn.ModuleDict(head.likelihood.factors())
-        head.likelihood.know_nodes(self.nuisance, nodes)
+        if not self.along_tree:  # those learn it from the statistics
+            head.likelihood.know_nodes(self.nuisance, nodes)
 
     @property
     def head(self) -> Head:

@@ -127,6 +127,8 @@ class MeanFieldGuide(MeanFieldState):
         for _ in range(1 if self.head.likelihood.exact else _START_TURNS):
             tree.absorb(rows, num_rows)
         self._start_next_to(tree, tree.row_statistics(rows, num_rows / len(rows)))
+        if len(rows) < num_rows:  # a few rows of a node would seem to have hardly any noise
+            self.head.likelihood.forget_nodes(self.nuisance)
 
     @torch.no_grad()
     def _narrow(self, stats: Statistics) -> None:

@@ -79,7 +79,7 @@ class GammaLikelihood(Likelihood):
 
 N, Q = 40, 2
 CASES = {
-    "gaussian": GaussianLikelihood,
+    "gaussian": lambda: GaussianLikelihood(noise="common"),
     "gaussian, noise fixed": lambda: GaussianLikelihood(0.6),
     "bernoulli": BernoulliLikelihood,
     "laplace": LaplaceLikelihood,
@@ -405,7 +405,7 @@ def test_rows_fitted_exactly_leave_a_small_finite_spread(name, dtype):
 
 
 def test_residuals_are_floored_in_the_outcomes_unit():
-    likelihood = GaussianLikelihood().build(2).double()
+    likelihood = GaussianLikelihood(noise="common").build(2).double()
     count, total = torch.tensor([[100.0, 100.0]]), torch.tensor([[100e6, 100.0]])
     nuisance, node = likelihood.factors(), torch.tensor([0])
     likelihood.learn_from_residuals(nuisance, torch.zeros(1, 2), count, node, total)

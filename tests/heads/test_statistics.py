@@ -77,8 +77,8 @@ def assert_is(found, expected):
 
 
 CASES = {
-    "gaussian": (GaussianLikelihood().build(Q), {}),
-    "gaussian, missing": (GaussianLikelihood().build(Q), {"missing": 0.4}),
+    "gaussian": (GaussianLikelihood(noise="common").build(Q), {}),
+    "gaussian, missing": (GaussianLikelihood(noise="common").build(Q), {"missing": 0.4}),
     "bernoulli": (BernoulliLikelihood().build(Q), {"binary": True}),
     "bernoulli, missing": (BernoulliLikelihood().build(Q), {"binary": True, "missing": 0.4}),
 }
@@ -161,7 +161,7 @@ def predictor(data, moments):
 @pytest.mark.parametrize("missing", [0.0, 0.4])
 def test_expected_log_lik_is_that_of_the_rows(missing):
     data, _ = rows(missing=missing)
-    guide, moments = guide_of(GaussianLikelihood()), node_moments()
+    guide, moments = guide_of(GaussianLikelihood(noise="common")), node_moments()
     likelihood, nuisance = guide.head.likelihood, guide.nuisance
     total, residual = 0.0, torch.zeros(V, Q, dtype=torch.float64)
     for n in range(N):
@@ -211,7 +211,7 @@ def test_no_rows_for_an_outcome():
     stats = found_of(CASES["gaussian"][0], data, moments)
     assert (stats.count[:, 1] == 0).all()
     assert (stats.gram[:, 1] == 0).all()
-    guide = guide_of(GaussianLikelihood())
+    guide = guide_of(GaussianLikelihood(noise="common"))
     assert guide.expected_log_lik(stats, node_moments()).isfinite()
     assert isinstance(stats + stats, Statistics)
 

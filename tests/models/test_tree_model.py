@@ -31,7 +31,7 @@ SITES = {
                                    "slab_scale", "deltas"]),
     "gaussian": (GaussianPrior, ["root_scale", "root_weights", "slab_scale", "deltas"]),
 }  # fmt: skip
-LIKELIHOODS = {"gaussian": ["noise_scale"], "bernoulli": []}
+LIKELIHOODS = {"gaussian": ["noise_scale", "noise_spread", "node_noise_scale"], "bernoulli": []}
 
 
 @pytest.fixture(autouse=True)
@@ -168,6 +168,7 @@ def test_minibatches_are_scaled_to_all_rows():
     model = make_model()
     x, env, y = rows(36)
     data = {"root_weights": torch.randn(K + 1, Q), "noise_scale": torch.ones(Q),
+            "node_noise_scale": torch.ones(TREE.num_nodes, Q),
             "deltas": torch.randn(TREE.num_arcs, K + 1, Q)}  # fmt: skip
     conditioned = poutine.condition(model, data)
 

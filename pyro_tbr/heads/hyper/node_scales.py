@@ -79,6 +79,13 @@ class NodeScaleFactor(ScaleFactor):
         """Nodes (V,) bool that have rows too."""
         self.seen |= nodes.to(self.seen.device)
 
+    def forget(self) -> None:
+        """All nodes are where their prior has them, so that each may be learnt afresh."""
+        centre, spread = self._linked
+        with torch.no_grad():
+            self.loc.copy_(centre.mean_log().expand_as(self.loc))
+            self.log_scale.copy_((-0.5 * spread.mean_power(-2.0).log()).expand_as(self.loc))
+
     def at_nodes(self, index: Tensor) -> LogNormalMoments:
         """Of the scales at some nodes (n,), (n, Q); a node V is one that the tree has not."""
         new, index = index == len(self.seen), index.clamp(max=len(self.seen) - 1)
@@ -161,9 +168,11 @@ class NodeScaleFactor(ScaleFactor):
                 break
         self.loc[nodes] = torch.from_numpy(loc).to(self.loc)
         self.log_scale[nodes] = torch.from_numpy(log_scale).to(self.log_scale)
-        start, new = self._prior(), ~self.seen.unsqueeze(-1)
-        self.loc.copy_(torch.where(new, start.loc, self.loc))
-        self.log_scale.copy_(torch.where(new, 0.5 * start.var.log(), self.log_scale))
+        # The others go where their prior has them, for the best of their KL.
+        others = ~known.unsqueeze(-1)
+        self.loc.copy_(torch.where(others, centre.mean_log(), self.loc))
+        width = -0.5 * spread.mean_power(-2.0).log()
+        self.log_scale.copy_(torch.where(others, width, self.log_scale))
 
 
 def _move_centre(centre: ScaleFactor, total: Tensor, number: Tensor, precision: Tensor) -> None:

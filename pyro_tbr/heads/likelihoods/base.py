@@ -145,6 +145,9 @@ class Likelihood(Described):
     def know_nodes(self, nuisance: HyperFactors, nodes: Tensor) -> None:
         """Says which nodes have rows, (V,) bool; for parameters that differ between nodes."""
 
+    def forget_nodes(self, nuisance: HyperFactors) -> None:
+        """Takes back what was learnt of single nodes, for parameters that differ between them."""
+
     def at_nodes(self, nuisance: HyperFactors, index: Tensor) -> HyperFactors:
         """The factors as rows at some nodes (n,) see them; the same where nodes share them.
 

@@ -112,6 +112,11 @@ class GaussianLikelihood(Likelihood):
         if self.by_node:
             _nodes(nuisance).see(nodes)
 
+    def forget_nodes(self, nuisance: HyperFactors) -> None:
+        """See :meth:`Likelihood.forget_nodes`."""
+        if self.by_node:
+            _nodes(nuisance).forget()
+
     def at_nodes(self, nuisance: HyperFactors, index: Tensor) -> HyperFactors:
         """See :meth:`Likelihood.at_nodes`: expectations of each node's noise scale, (n, Q)."""
         if not self.by_node:
