@@ -53,11 +53,13 @@ class RateFactor(HyperFactor):
     """Logit-normal q of a probability."""
 
     @staticmethod
-    def _to_real(value: Tensor) -> Tensor:
+    def to_real(value: Tensor) -> Tensor:
+        """See :meth:`HyperFactor.to_real`."""
         return torch.logit(value)
 
     @staticmethod
-    def _to_support(real: Tensor) -> Tensor:
+    def to_support(real: Tensor) -> Tensor:
+        """See :meth:`HyperFactor.to_support`."""
         tiny = torch.finfo(real.dtype).eps  # logarithms of a rate and of its rest are finite
         return torch.sigmoid(real).clamp(tiny, 1 - tiny)
 

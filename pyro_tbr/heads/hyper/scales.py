@@ -130,11 +130,13 @@ class ScaleFactor(HyperFactor):
     """Log-normal q of a positive scale."""
 
     @staticmethod
-    def _to_real(value: Tensor) -> Tensor:
+    def to_real(value: Tensor) -> Tensor:
+        """See :meth:`HyperFactor.to_real`."""
         return value.log()
 
     @staticmethod
-    def _to_support(real: Tensor) -> Tensor:
+    def to_support(real: Tensor) -> Tensor:
+        """See :meth:`HyperFactor.to_support`."""
         return real.exp()
 
     @staticmethod
