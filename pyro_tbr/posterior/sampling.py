@@ -16,7 +16,7 @@ _LEAST_CHAINS, _LEAST_SWEEPS = 2, 40
 
 
 def sample_posterior(
-    posterior: Posterior, *, num_chains: int = 8, num_sweeps: int = 1000, seed: int = 0
+    posterior: Posterior, *, num_chains: int = 16, num_sweeps: int = 1000, seed: int = 0
 ) -> Posterior:
     """The same fit with weights, gates and hyperparameters by blocked Gibbs sampling.
 

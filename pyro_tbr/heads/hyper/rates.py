@@ -67,6 +67,14 @@ class RateFactor(HyperFactor):
     def _log_jacobian(real: Tensor) -> Tensor:
         return logsigmoid(real) - softplus(real)
 
+    def log_prior(self, real: Tensor) -> Tensor:
+        """See :meth:`HyperFactor.log_prior`."""
+        hyper = self.hyper
+        assert isinstance(hyper, Rate)
+        one, zero = hyper.concentration1, hyper.concentration0
+        norm = torch.lgamma(one + zero) - torch.lgamma(one) - torch.lgamma(zero)
+        return norm + one * logsigmoid(real) + zero * logsigmoid(-real)
+
     def _distribution(self) -> dist.TorchDistribution:
         normal = dist.Normal(self.loc, self.scale)
         return dist.TransformedDistribution(normal, [dist.transforms.SigmoidTransform()])

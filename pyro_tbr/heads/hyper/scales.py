@@ -143,6 +143,14 @@ class ScaleFactor(HyperFactor):
     def _log_jacobian(real: Tensor) -> Tensor:
         return real
 
+    def log_prior(self, real: Tensor) -> Tensor:
+        """See :meth:`HyperFactor.log_prior`; of a log-normal hyperprior without a distribution."""
+        hyper = self.hyper
+        if not isinstance(hyper, PositiveScale):
+            return super().log_prior(real)
+        standard = (real - hyper.prior_loc) / hyper.prior_scale
+        return -0.5 * (standard.square() + math.log(2 * math.pi)) - hyper.prior_scale.log()
+
     def _distribution(self) -> dist.TorchDistribution:
         return dist.LogNormal(self.loc, self.scale)
 

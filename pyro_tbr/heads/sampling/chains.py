@@ -8,8 +8,7 @@ from the prior, given the hyperparameters.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Generator, Tensor
@@ -18,7 +17,9 @@ from pyro_tbr.heads.guide import Guide
 from pyro_tbr.heads.hyper.base import HyperFactor, by_name
 from pyro_tbr.heads.sampling.hyper_steps import (
     ChainState,
+    draw_gates,
     draw_real,
+    gates_out_log_lik,
     per_weight,
     rate_log_lik,
     rescale,
@@ -26,6 +27,7 @@ from pyro_tbr.heads.sampling.hyper_steps import (
     separation_log_lik,
 )
 from pyro_tbr.heads.sampling.row_sums import RowSums
+from pyro_tbr.heads.sampling.latent_step import LatentDraw, LatentTree
 from pyro_tbr.heads.sampling.normal_messages import Arcs
 from pyro_tbr.heads.sampling.tree_step import tree_step
 from pyro_tbr.heads.statistics import Statistics
@@ -34,6 +36,9 @@ from pyro_tbr.tree.walks import WalkStep, walk_from
 _SPREAD = 2.0  # of starts on the real line, over that of the guide's factor
 _ANEW = 0.25  # share of the classes that start from the prior, not from the guide's draws
 _MOST_WALKS = 64  # that are remembered
+_PLACES = 8  # of a latent's hyperparameters that are weighed together
+_SPREAD_OF_PLACES = 1.0  # on the real line, at most
+_COMPONENTS = 8  # of messages of one latent; some 9 in 10 proposals are taken
 
 
 class Chains:
@@ -45,6 +50,10 @@ class Chains:
         stats: Statistics of the rows.
         num_chains: C.
         generator: Of all draws, on the CPU.
+
+    Attributes:
+        state: Where they stand.
+        taken: Shares of the proposals for one latent's tree alone that were taken.
     """
 
     def __init__(
@@ -61,6 +70,7 @@ class Chains:
         nodes = torch.cat([torch.ones(1, dtype=torch.bool), self.informed])
         self._starts = nodes.nonzero()[:, 0].tolist()
         self._walks: dict[int, list[WalkStep]] = {}
+        self.taken: list[float] = []
         self.state = self._first_state(guide, num_chains)
 
     def __iter__(self) -> Iterator[ChainState]:
@@ -109,21 +119,26 @@ class Chains:
 
     @torch.no_grad()
     def sweep(self) -> None:
-        """Everything once."""
+        """Everything once; classes and weights of all latents together, and of each by itself."""
         state = self.state
         noise, root = state.values["noise_scale"], state.values["root_scale"]
-        shape = self.prior.delta_shape[1:]
-        root = root.expand(len(root), *shape).transpose(1, 2)
+        root = root.expand(len(root), *self.prior.delta_shape[1:]).transpose(1, 2)
         rows = self.rows.potentials(noise, self.root_loc, root, self.tree.num_nodes)
-        pick = int(torch.randint(len(self._starts), (), generator=self.generator))
-        start = self._starts[pick]
         law = self._law(state.values)
+        start = self._starts[self._any_of(len(self._starts))]
         drawn = tree_step(start, self._walk(start), rows, law, state.classes, self.generator)
         state.nodes, state.deltas, state.classes, state.inclusion = drawn
+        if self.prior.gated:
+            order = torch.randperm(state.nodes.shape[-1], generator=self.generator)
+            for latent in order.tolist():
+                self._draw_latent(latent, root)
         self._draw_root_scale()
-        (self._draw_gates if self.prior.gated else self._draw_dense)()
+        (self._draw_sparse if self.prior.gated else self._draw_dense)()
         square = self.rows.squares(state.nodes)
         self._draw("noise_scale", scale_log_lik(square, self.rows.count.expand_as(square)))
+
+    def _any_of(self, number: int) -> int:
+        return int(torch.randint(number, (), generator=self.generator))
 
     def _walk(self, start: int) -> list[WalkStep]:
         if start not in self._walks:
@@ -132,21 +147,95 @@ class Chains:
             self._walks[start] = walk_from(self.tree, start, self.informed)
         return self._walks[start]
 
-    def _draw(self, name: str, log_lik: Any) -> None:
+    def _draw_latent(self, latent: int, root_scale: Tensor) -> None:
+        """One latent along its whole tree given the others' weights."""
+        noise = self.state.values["noise_scale"]
+        root = (self.root_loc[:, latent].expand_as(noise), root_scale[..., latent])
+        potentials = self.rows.given_others(self.state.nodes, latent, noise)
+        if self._own and self._any_of(3):
+            self._draw_with_hyper(latent, potentials, root)
+            return
+        law = self._law(self.state.values).of(latent)
+        tree = LatentTree(self.tree, potentials, law, root, _COMPONENTS)
+        found = tree.draw(self.generator)
+        gain = tree.log_weight(found.nodes) - tree.log_weight(self.state.nodes[..., latent])
+        taken = torch.rand(gain.shape, generator=self.generator, dtype=gain.dtype).log() < gain
+        self.taken.append(taken.double().mean().item())
+        self._take(latent, found, taken)
+
+    def _draw_with_hyper(
+        self, latent: int, potentials: tuple[Tensor, Tensor], root: tuple[Tensor, Tensor]
+    ) -> None:
+        """The same with its hyperparameters: one of several places, among them where it stands.
+
+        Places are normal around a centre that is normal around where the chain stands, with one
+        spread, so all of them are alike; each has a proposal for the tree, and is taken by prior
+        times evidence.
+
+        Source:
+            Tjelmeland, "Using all Metropolis-Hastings proposals to estimate mean values" (2004).
+        """
+        values, gain = self._places(latent)
+        size = (_PLACES, *root[0].shape)  # (G, C, Q)
+        law = self._law({name: part.flatten(0, 1) for name, part in values.items()}).of(latent)
+        law = tuple(part.reshape(*size, *part.shape[2:]) for part in law)
+        potentials = tuple(part.expand(*size, -1) for part in potentials)
+        tree = LatentTree(
+            self.tree, potentials, law, tuple(part.expand(size) for part in root), _COMPONENTS
+        )
+        found = tree.draw(self.generator)
+        now = LatentDraw(*(part[..., latent] for part in self._held()))
+        for new, old in zip(found, now, strict=True):
+            new[0] = old
+        weight = (gain + tree.log_weight(found.nodes).sum(-1)).softmax(0)  # (G, C)
+        pick = torch.multinomial(weight.T, 1, generator=self.generator)[:, 0]
+        chains = torch.arange(len(pick))
+        for name in self._own:
+            self.state.values[name] = values[name][pick, chains]
+        self._take(latent, LatentDraw(*(part[pick, chains] for part in found)), None)
+
+    def _places(self, latent: int) -> tuple[dict[str, Tensor], Tensor]:
+        """Values (G, C, *shape), those of one latent moved, and what hyperpriors say, (G, C)."""
+        values = {
+            name: part.expand(_PLACES, *part.shape) for name, part in self.state.values.items()
+        }
+        num_chains = len(self.state.nodes)
+        gain = torch.zeros(_PLACES, num_chains, dtype=torch.float64)
+        draw = {"generator": self.generator, "dtype": torch.float64}
+        spread = _SPREAD_OF_PLACES * torch.rand(num_chains, 1, **draw)
+        for name in self._own:
+            factor = self.factors[name]
+            real = factor.to_real(values[name]).clone()
+            centre = real[0, :, latent] + spread * torch.randn(num_chains, 1, **draw)
+            others = spread * torch.randn(_PLACES - 1, num_chains, 1, **draw)
+            real[1:, :, latent] = centre + others
+            gain = gain + factor.log_prior(real)[..., latent, 0]
+            moved = factor.to_support(real)
+            moved[0] = values[name][0]
+            values[name] = moved
+        return values, gain
+
+    @property
+    def _own(self) -> list[str]:
+        """Learnt hyperparameters of the changes that each latent has for itself."""
+        names = ("inclusion_rate", "slab_scale", "spike_scale")
+        return [name for name in names if name in self.factors and self.factors[name].learnt]
+
+    def _held(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.state.nodes, self.state.deltas, self.state.classes
+
+    def _take(self, latent: int, found: LatentDraw, taken: Tensor | None) -> None:
+        """Puts a latent's tree in place, for chains and outcomes (C, Q) or for all."""
+        found = found._replace(deltas=torch.where(self.informed, found.deltas, 0.0))
+        for whole, part in zip(self._held(), found, strict=True):
+            old = whole[..., latent]
+            whole[..., latent] = part if taken is None else torch.where(taken[..., None], part, old)
+
+    # ---- hyperparameters
+
+    def _draw(self, name: str, log_lik: Callable[[Tensor], Tensor]) -> None:
         values = self.state.values
         values[name] = draw_real(self.factors[name], values[name], log_lik, self.generator)
-
-    def _draw_scale(self, name: str, mask: Tensor, factor: Tensor | float = 1.0,
-                    size: Tensor | float = 0.0) -> None:  # fmt: skip
-        """A scale of some changes (C, Q, A, W) bool, given these, then given them in its units."""
-        hyper = self.factors[name]
-        if not hyper.learnt:
-            return
-        shape, deltas = hyper.hyper.shape, self.state.deltas
-        square = per_weight(torch.where(mask, deltas.square(), 0.0), shape)
-        self._draw(name, scale_log_lik(factor * square, per_weight(mask.double(), shape), size))
-        noise = self.state.values["noise_scale"]
-        rescale(self.state, hyper, mask, self.tree, self.rows, noise, self.generator)
 
     def _draw_root_scale(self) -> None:
         deviation = (self.state.nodes[:, :, :1] - self.root_loc.unsqueeze(1)).square()
@@ -154,26 +243,54 @@ class Chains:
         square, count = (per_weight(p, shape) for p in (deviation, torch.ones_like(deviation)))
         self._draw("root_scale", scale_log_lik(square, count))
 
+    def _draw_scale(self, name: str, mask: Tensor, factor: Tensor | float = 1.0,
+                    size: Tensor | float = 0.0) -> None:  # fmt: skip
+        """A scale of some changes (C, Q, A, W) bool, given these and their classes."""
+        shape, deltas = self.factors[name].hyper.shape, self.state.deltas
+        square = per_weight(torch.where(mask, deltas.square(), 0.0), shape)
+        self._draw(name, scale_log_lik(factor * square, per_weight(mask.double(), shape), size))
+
+    def _rescale(self, name: str, mask: Tensor) -> None:
+        """The same given the changes in its units."""
+        if self.factors[name].learnt:
+            noise = self.state.values["noise_scale"]
+            parts = (self.tree, self.rows, noise, self.generator)
+            rescale(self.state, self.factors[name], mask, *parts)
+
     def _draw_dense(self) -> None:
         """Of a Gaussian prior."""
         known = self.informed[:, None].expand_as(self.state.deltas)
         self._draw_scale("slab_scale", known)
+        self._rescale("slab_scale", known)
 
-    def _draw_gates(self) -> None:
-        """Of spike and slab."""
+    def _draw_sparse(self) -> None:
+        """Of spike and slab; where no class is a point, with gates summed out."""
+        state, prior = self.state, self.prior
+        if prior.has_spike:
+            for name, factor in self.factors.items():
+                if name not in ("root_scale", "noise_scale"):
+                    log_lik = gates_out_log_lik(
+                        prior, state.values, factor, state.deltas, self.informed
+                    )
+                    self._draw(name, log_lik)
+            draw_gates(prior, state, self.generator)
+        else:
+            self._draw_given_gates()
+        known = self.informed[:, None].expand_as(state.deltas)
+        on, off = known & (state.classes > 0), known & (state.classes == 0)
+        self._rescale("slab_scale", on)
+        if prior.has_spike:
+            self._rescale("spike_scale", off & prior.may_change()[:, :, 0])
+
+    def _draw_given_gates(self) -> None:
+        """Rate, slab and its separation."""
         state, prior = self.state, self.prior
         known = self.informed[:, None].expand_as(state.deltas)
         on, off = known & (state.classes > 0), known & (state.classes == 0)
-        rate = self.factors["inclusion_rate"]
-        if rate.learnt:
-            parts = [part.double().permute(0, 2, 3, 1) for part in (on, off)]
-            if rate.hyper.shape[-1] == 1:
-                parts = [part.sum(-1, keepdim=True) for part in parts]
-            length = prior.relative_length.flatten()
-            self._draw("inclusion_rate", rate_log_lik(*parts, length))
-        if prior.has_spike:
-            still = ~prior.may_change()[:, :, 0]
-            self._draw_scale("spike_scale", off & ~still)
+        rate = self.factors["inclusion_rate"].hyper.shape
+        gates = [part.double().permute(0, 2, 3, 1) for part in (on, off)]
+        gates = [part.sum(-1, keepdim=True) if rate[-1] == 1 else part for part in gates]
+        self._draw("inclusion_rate", rate_log_lik(*gates, prior.relative_length.flatten()))
         if not prior.halves:
             self._draw_scale("slab_scale", on)
             return
@@ -182,13 +299,8 @@ class Chains:
         c2 = state.values["slab_separation"].square()  # (C, 1, 1)
         size = per_weight(torch.where(on, sign * state.deltas, 0.0), shape)
         self._draw_scale("slab_scale", on, 1 + c2, size * (c2 * (1 + c2)).sqrt())
-        tau = state.values["slab_scale"]
-        total = {
-            "square": per_weight(torch.where(on, state.deltas.square(), 0.0), shape) / tau.square(),
-            "size": per_weight(torch.where(on, sign * state.deltas, 0.0), shape) / tau,
-            "count": per_weight(on.double(), shape),
-        }
-        sums = {name: part.sum((1, 2), keepdim=True) for name, part in total.items()}
-        self._draw("slab_separation", separation_log_lik(**sums))
-
-
+        scale = state.values["slab_scale"]
+        square = per_weight(torch.where(on, state.deltas.square(), 0.0), shape)
+        parts = (square / scale.square(), size / scale, per_weight(on.double(), shape))
+        sums = (part.sum((1, 2), keepdim=True) for part in parts)
+        self._draw("slab_separation", separation_log_lik(*sums))

@@ -19,6 +19,8 @@ from torch import Generator, Tensor
 from torch.nn.functional import logsigmoid
 
 from pyro_tbr.heads.hyper import HyperFactor
+from pyro_tbr.heads.priors import ArcPrior
+from pyro_tbr.heads.priors.classes import Classes
 from pyro_tbr.heads.sampling.row_sums import RowSums
 from pyro_tbr.heads.sampling.slices import slice_draw
 from pyro_tbr.tree import Tree, path_sum
@@ -104,6 +106,43 @@ def separation_log_lik(square: Tensor, size: Tensor, count: Tensor) -> Callable[
         return log_lik + 0.5 * count * (torch.log1p(c2) - c2)
 
     return log_lik
+
+
+def gates_out_log_lik(
+    prior: ArcPrior, values: dict[str, Tensor], factor: HyperFactor, deltas: Tensor, known: Tensor
+) -> Callable[[Tensor], Tensor]:
+    """Log likelihood of one hyperparameter given changes (C, Q, A, W), gates summed out.
+
+    As of its real values (C, *shape). Arcs are those ``known``, (A,) bool, that may change. No
+    class of these is a point: else changes say which gates are open, and nothing is won.
+    """
+    change = deltas.permute(0, 2, 3, 1)
+    known = known.reshape(-1, 1, 1) & prior.may_change()
+    shape = factor.hyper.shape
+
+    def log_lik(real: Tensor) -> Tensor:
+        now = {**values, factor.hyper.name: factor.to_support(real)}
+        each = torch.where(known, _log_classes(prior.classes(now), change).logsumexp(-1), 0.0)
+        total = each.sum(1)
+        dims = [dim for dim in (1, 2) if shape[dim - 1] < total.shape[dim]]
+        return total.sum(dims, keepdim=True) if dims else total
+
+    return log_lik
+
+
+def draw_gates(prior: ArcPrior, state: ChainState, generator: Generator) -> None:
+    """Classes given the changes, all of which have a width."""
+    weight = _log_classes(prior.classes(state.values), state.deltas.permute(0, 2, 3, 1))
+    upto = weight.softmax(-1).cumsum(-1)[..., :-1]
+    uniform = torch.rand(upto.shape[:-1], generator=generator, dtype=torch.float64)
+    state.classes = (uniform.unsqueeze(-1) >= upto).sum(-1).permute(0, 3, 1, 2)
+
+
+def _log_classes(law: Classes, change: Tensor) -> Tensor:
+    """Log of probability times density of each class, (C, A, W, Q, J)."""
+    var = torch.where(law.var > 0, law.var, 1.0)
+    square = (change.unsqueeze(-1) - law.mean).square() / var
+    return law.prob.log() - 0.5 * (square + var.log())
 
 
 def per_weight(values: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -78,6 +78,10 @@ class Arcs(NamedTuple):
         log_prob, mean, scale = (part[:, :, arcs] for part in self)
         return Arcs(log_prob, mean * sign.unsqueeze(-1), scale)
 
+    def of(self, latent: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Log probabilities, means and scales of one latent, (*B, J) each."""
+        return self.log_prob[..., latent, :], self.mean[..., latent, :], self.scale[..., latent, :]
+
     def moments(self, classes: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and scale in these classes, (*B, W)."""
         return chosen(self.mean, classes), chosen(self.scale, classes)

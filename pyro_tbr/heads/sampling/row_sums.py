@@ -64,6 +64,16 @@ class RowSums(NamedTuple):
         precision[:, :, 0] += torch.diag_embed(certainty)
         return Said(precision, linear)
 
+    def given_others(self, nodes: Tensor, latent: int, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Linear terms and precisions (C, Q, V) of one latent's weights, others as in ``nodes``."""
+        weight = self.precision(noise)
+        gram = self.gram[..., latent, latent]
+        at = nodes[:, :, self.nodes, latent]
+        eta, lam = (torch.zeros_like(nodes[..., 0]) for _ in range(2))
+        eta[:, :, self.nodes] = weight * (self.pull(nodes)[..., latent] + gram * at)
+        lam[:, :, self.nodes] = weight * gram
+        return eta, lam
+
     def squares(self, nodes: Tensor) -> Tensor:
         """Sums of squared residuals, (C, Q), at weights (C, Q, V, W)."""
         at = nodes[:, :, self.nodes]
