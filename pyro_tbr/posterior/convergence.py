@@ -50,9 +50,9 @@ def convergence_table(view: PosteriorView) -> pd.DataFrame:
             worst.setdefault(part.name, []).append(row)
     rows = {}
     for name, found in worst.items():
-        high, low = max(found), min(found, key=lambda row: row[1])
+        first, last = max(found), min(found, key=lambda row: row[1])
         number = sum(row[4] for row in found)
-        rows[name] = (number, high[0], high[2], low[1], low[3])
+        rows[name] = (number, first[0], first[2], last[1], last[3])
     columns = ["number", "max_rhat", "where_rhat", "min_ess", "where_ess"]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
     return table.rename_axis("quantity")

@@ -80,9 +80,9 @@ def _check(posterior: Posterior, num_chains: int, num_sweeps: int) -> None:
     likelihood, prior = posterior.model.likelihood, posterior.model.prior
     if type(likelihood) is not GaussianLikelihood:
         raise DataError(
-            f"sample_posterior needs normal outcomes, whose statistics say all of the rows; the "
-            f"likelihood is {type(likelihood).__name__}: use the fitted posterior itself, or Pyro's "
-            "NUTS on the model"
+            "sample_posterior needs normal outcomes, whose statistics say all of the rows; the "
+            f"likelihood is {type(likelihood).__name__}: use the fitted posterior itself, or NUTS "
+            "of Pyro on the model"
         )
     if type(prior) not in SUPPORTED_PRIORS:
         known = " or ".join(kind.__name__ for kind in SUPPORTED_PRIORS)

@@ -26,9 +26,9 @@ from pyro_tbr.heads.sampling.hyper_steps import (
     scale_log_lik,
     separation_log_lik,
 )
-from pyro_tbr.heads.sampling.row_sums import RowSums
-from pyro_tbr.heads.sampling.latent_step import LatentDraw, LatentTree
+from pyro_tbr.heads.sampling.latent_step import LatentMoves
 from pyro_tbr.heads.sampling.normal_messages import Arcs
+from pyro_tbr.heads.sampling.row_sums import RowSums
 from pyro_tbr.heads.sampling.tree_step import tree_step
 from pyro_tbr.heads.statistics import Statistics
 from pyro_tbr.tree.walks import WalkStep, walk_from
@@ -36,9 +36,6 @@ from pyro_tbr.tree.walks import WalkStep, walk_from
 _SPREAD = 2.0  # of starts on the real line, over that of the guide's factor
 _ANEW = 0.25  # share of the classes that start from the prior, not from the guide's draws
 _MOST_WALKS = 64  # that are remembered
-_PLACES = 8  # of a latent's hyperparameters that are weighed together
-_SPREAD_OF_PLACES = 1.0  # on the real line, at most
-_COMPONENTS = 8  # of messages of one latent; some 9 in 10 proposals are taken
 
 
 class Chains:
@@ -53,7 +50,7 @@ class Chains:
 
     Attributes:
         state: Where they stand.
-        taken: Shares of the proposals for one latent's tree alone that were taken.
+        moves: Steps of single latents, which count how many were taken.
     """
 
     def __init__(
@@ -70,8 +67,9 @@ class Chains:
         nodes = torch.cat([torch.ones(1, dtype=torch.bool), self.informed])
         self._starts = nodes.nonzero()[:, 0].tolist()
         self._walks: dict[int, list[WalkStep]] = {}
-        self.taken: list[float] = []
         self.state = self._first_state(guide, num_chains)
+        parts = (self.tree, self.informed, self.factors, self._law, generator)
+        self.moves = LatentMoves(*parts)
 
     def __iter__(self) -> Iterator[ChainState]:
         while True:
@@ -96,9 +94,7 @@ class Chains:
             classes = draws["gates"].permute(0, 3, 1, 2).long()
             if law.mean.shape[-1] > 2:  # halves: above zero, below
                 classes = torch.where(deltas < 0, 2 * classes, classes)
-            uniform = torch.rand(
-                (2, *classes.shape), generator=self.generator, dtype=torch.float64
-            )
+            uniform = torch.rand((2, *classes.shape), generator=self.generator, dtype=torch.float64)
             upto = law.log_prob.exp().cumsum(-1)[..., :-1]
             new = (uniform[0].unsqueeze(-1) >= upto).sum(-1)
             never = law.log_prob.gather(-1, classes.unsqueeze(-1))[..., 0] == -torch.inf
@@ -152,84 +148,7 @@ class Chains:
         noise = self.state.values["noise_scale"]
         root = (self.root_loc[:, latent].expand_as(noise), root_scale[..., latent])
         potentials = self.rows.given_others(self.state.nodes, latent, noise)
-        if self._own and self._any_of(3):
-            self._draw_with_hyper(latent, potentials, root)
-            return
-        law = self._law(self.state.values).of(latent)
-        tree = LatentTree(self.tree, potentials, law, root, _COMPONENTS)
-        found = tree.draw(self.generator)
-        gain = tree.log_weight(found.nodes) - tree.log_weight(self.state.nodes[..., latent])
-        taken = torch.rand(gain.shape, generator=self.generator, dtype=gain.dtype).log() < gain
-        self.taken.append(taken.double().mean().item())
-        self._take(latent, found, taken)
-
-    def _draw_with_hyper(
-        self, latent: int, potentials: tuple[Tensor, Tensor], root: tuple[Tensor, Tensor]
-    ) -> None:
-        """The same with its hyperparameters: one of several places, among them where it stands.
-
-        Places are normal around a centre that is normal around where the chain stands, with one
-        spread, so all of them are alike; each has a proposal for the tree, and is taken by prior
-        times evidence.
-
-        Source:
-            Tjelmeland, "Using all Metropolis-Hastings proposals to estimate mean values" (2004).
-        """
-        values, gain = self._places(latent)
-        size = (_PLACES, *root[0].shape)  # (G, C, Q)
-        law = self._law({name: part.flatten(0, 1) for name, part in values.items()}).of(latent)
-        law = tuple(part.reshape(*size, *part.shape[2:]) for part in law)
-        potentials = tuple(part.expand(*size, -1) for part in potentials)
-        tree = LatentTree(
-            self.tree, potentials, law, tuple(part.expand(size) for part in root), _COMPONENTS
-        )
-        found = tree.draw(self.generator)
-        now = LatentDraw(*(part[..., latent] for part in self._held()))
-        for new, old in zip(found, now, strict=True):
-            new[0] = old
-        weight = (gain + tree.log_weight(found.nodes).sum(-1)).softmax(0)  # (G, C)
-        pick = torch.multinomial(weight.T, 1, generator=self.generator)[:, 0]
-        chains = torch.arange(len(pick))
-        for name in self._own:
-            self.state.values[name] = values[name][pick, chains]
-        self._take(latent, LatentDraw(*(part[pick, chains] for part in found)), None)
-
-    def _places(self, latent: int) -> tuple[dict[str, Tensor], Tensor]:
-        """Values (G, C, *shape), those of one latent moved, and what hyperpriors say, (G, C)."""
-        values = {
-            name: part.expand(_PLACES, *part.shape) for name, part in self.state.values.items()
-        }
-        num_chains = len(self.state.nodes)
-        gain = torch.zeros(_PLACES, num_chains, dtype=torch.float64)
-        draw = {"generator": self.generator, "dtype": torch.float64}
-        spread = _SPREAD_OF_PLACES * torch.rand(num_chains, 1, **draw)
-        for name in self._own:
-            factor = self.factors[name]
-            real = factor.to_real(values[name]).clone()
-            centre = real[0, :, latent] + spread * torch.randn(num_chains, 1, **draw)
-            others = spread * torch.randn(_PLACES - 1, num_chains, 1, **draw)
-            real[1:, :, latent] = centre + others
-            gain = gain + factor.log_prior(real)[..., latent, 0]
-            moved = factor.to_support(real)
-            moved[0] = values[name][0]
-            values[name] = moved
-        return values, gain
-
-    @property
-    def _own(self) -> list[str]:
-        """Learnt hyperparameters of the changes that each latent has for itself."""
-        names = ("inclusion_rate", "slab_scale", "spike_scale")
-        return [name for name in names if name in self.factors and self.factors[name].learnt]
-
-    def _held(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self.state.nodes, self.state.deltas, self.state.classes
-
-    def _take(self, latent: int, found: LatentDraw, taken: Tensor | None) -> None:
-        """Puts a latent's tree in place, for chains and outcomes (C, Q) or for all."""
-        found = found._replace(deltas=torch.where(self.informed, found.deltas, 0.0))
-        for whole, part in zip(self._held(), found, strict=True):
-            old = whole[..., latent]
-            whole[..., latent] = part if taken is None else torch.where(taken[..., None], part, old)
+        self.moves.draw(self.state, latent, potentials, root)
 
     # ---- hyperparameters
 
@@ -290,7 +209,8 @@ class Chains:
         rate = self.factors["inclusion_rate"].hyper.shape
         gates = [part.double().permute(0, 2, 3, 1) for part in (on, off)]
         gates = [part.sum(-1, keepdim=True) if rate[-1] == 1 else part for part in gates]
-        self._draw("inclusion_rate", rate_log_lik(*gates, prior.relative_length.flatten()))
+        length = prior.relative_length.flatten()
+        self._draw("inclusion_rate", rate_log_lik(gates[0], gates[1], length))
         if not prior.halves:
             self._draw_scale("slab_scale", on)
             return

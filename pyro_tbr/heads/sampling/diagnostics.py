@@ -82,7 +82,7 @@ def bulk_ess(draws: Array) -> Array:
     rest = np.take_along_axis(rho, 2 * end[None], 0)[0]
     time = -1 + 2 * falling.sum(0) + np.where(alive.all(0), 0.0, np.maximum(rest, 0.0))
     size = num_chains * number
-    return size / np.maximum(time, 1 / np.log10(size))
+    return np.where(total > 0, size / np.maximum(time, 1 / np.log10(size)), np.nan)
 
 
 def _autocovariance(chains: Array) -> Array:

@@ -186,7 +186,10 @@ def rescale(
         before = real[:, k].clone()
 
         def log_density(
-            one: Tensor, k: int = k, before: Tensor = before, slope: Tensor = slope,
+            one: Tensor,
+            k: int = k,
+            before: Tensor = before,
+            slope: Tensor = slope,
             bend: Tensor = bend,
         ) -> Tensor:
             step = torch.expm1((one - before).clamp(max=300))

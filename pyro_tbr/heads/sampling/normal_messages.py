@@ -154,9 +154,7 @@ def log_weight(at: Tensor, far: Said, mean: Tensor, scale: Tensor) -> Tensor:
     return 0.5 * ((loc * (far.linear + pull)).sum(-1) + inside - log_det)
 
 
-def draw_change(
-    at: Tensor, far: Said, mean: Tensor, scale: Tensor, generator: Generator
-) -> Tensor:
+def draw_change(at: Tensor, far: Said, mean: Tensor, scale: Tensor, generator: Generator) -> Tensor:
     """Changes (*B, W) from the near ends, given their weights there."""
     pull = far.linear - _times(far.precision, at + mean)
     inner = scale.unsqueeze(-1) * far.precision * scale.unsqueeze(-2)

@@ -46,9 +46,9 @@ def run_chains(
             kept.append(_sites(state, guide.has_gates, dtype))
     draws = {name: torch.stack([one[name] for one in kept], 1) for name in kept[0]}
     device = guide.informed_arcs.device
-    found = SampledGuide(
-        guide.head, _nodes(guide), num_chains=num_chains, num_draws=len(kept)
-    ).to(device)
+    found = SampledGuide(guide.head, _nodes(guide), num_chains=num_chains, num_draws=len(kept)).to(
+        device
+    )
     inclusion = inclusion / (num_sweeps - warm_up)
     moved = {name: part.to(device) for name, part in draws.items()}
     found.hold(moved, inclusion.to(device) if guide.has_gates else None, generator)

@@ -10,7 +10,10 @@ _MOST_OUT, _MOST_IN = 12, 200  # widths an interval grows to; tries inside it
 
 
 def slice_draw(
-    log_density: Callable[[Tensor], Tensor], now: Tensor, generator: Generator, width: float = _WIDTH
+    log_density: Callable[[Tensor], Tensor],
+    now: Tensor,
+    generator: Generator,
+    width: float = _WIDTH,
 ) -> Tensor:
     """One step of every number, which leaves its density as it is.
 

@@ -215,8 +215,10 @@ def _draw_families(
         for half, (part, number) in enumerate(zip((one, two), picks[1:], strict=True)):
             new = new.plus(part.picked(number))
             kept = real[half].nonzero()[:, 0]
-            found = chosen(options[:, :, half * n :][:, :, :n].movedim(-2, -1), number.unsqueeze(-1))
-            classes[:, :, child.arc[half * n :][:n][kept]] = found[:, :, kept]
+            own = options[:, :, half * n : (half + 1) * n]
+            found = chosen(own.movedim(-2, -1), number.unsqueeze(-1))
+            arcs = child.arc[half * n : (half + 1) * n]
+            classes[:, :, arcs[kept]] = found[:, :, kept]
         said.precision[:, :, step.far], said.linear[:, :, step.far] = new
 
 
