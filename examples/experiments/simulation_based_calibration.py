@@ -97,9 +97,10 @@ def one_fit(encoder, seed, args, options):
         )
         about = {"encoder": encoder, "seed": seed, "warned": bool(caught)}
         if args.sample:
+            before = len(caught)
             warnings.simplefilter("always", tbr.ConvergenceWarning)
             posterior = tbr.sample_posterior(posterior, num_sweeps=args.sweeps, seed=seed)
-            about["unsettled"] = len(caught) - about["warned"]
+            about["unsettled"] = len(caught) > before
     about["seconds"] = time.perf_counter() - start
     match = match_latents(z, posterior.encode(x))
     about["mcc"] = float(match.correlations.mean())
