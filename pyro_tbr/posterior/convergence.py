@@ -83,7 +83,7 @@ def _quantities(view: PosteriorView, guide: SampledGuide) -> Iterator[_Quantity]
     shape = guide.num_chains, guide.num_draws
     each = shape[0] * shape[1] * len(names[0]) * len(names[1])
     size = max(1, _BLOCK // each)
-    if guide.has_gates:
+    if guide.has_gates and len(known):
         gates = guide.chains("gates")
         for arcs in known.split(size):
             labels = [arc_text(*tree.arcs[arc]) for arc in arcs.tolist()]

@@ -69,7 +69,7 @@ def walk_from(tree: Tree, start: int, arcs: Tensor | None = None) -> list[WalkSt
     order = order[distance[far[order]].argsort(stable=True)]
     groups = order.split(torch.bincount(distance[far[order]])[1:].tolist())
     steps = []
-    for some, after in zip(groups, (*groups[1:], order[:0]), strict=True):
+    for some, after in zip(groups, (*groups, order[:0])[1:], strict=True):
         starts = near[after].contiguous()
         first, last = (torch.searchsorted(starts, far[some], right=end) for end in (False, True))
         steps.append(WalkStep(near[some], far[some], some, sign[some], first, last - first))

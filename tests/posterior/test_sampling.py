@@ -112,6 +112,15 @@ def test_several_outcomes_in_the_users_units(several, frames):
     assert list(sampled.convergence().index)[:2] == ["gates", "node weights"]
 
 
+def test_rows_at_the_root_alone_leave_every_change_its_prior():
+    x, y, env = toy([BALANCED.root], num_rows=40)
+    sampled = quiet(known_fit(BALANCED, x, y, env, rate=0.2), num_sweeps=60)
+    assert (sampled.pips() - 0.2).abs().to_numpy().max() < 1e-6
+    root = sampled.node_weights().set_index("node").loc[BALANCED.root]
+    assert abs(root["mean"]) < 5 * root["sd"]
+    assert root["sd"] == pytest.approx(0.5 / 40**0.5, rel=0.3)
+
+
 def test_a_warning_says_what_where_and_what_to_do(held_out):
     with pytest.warns(tbr.ConvergenceWarning, match=r"node weights: R-hat up to .*num_sweeps=160"):
         tbr.sample_posterior(held_out, num_chains=2, num_sweeps=40)

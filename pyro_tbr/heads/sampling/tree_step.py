@@ -88,7 +88,7 @@ def tree_step(
     inclusion = torch.ones_like(deltas)
     nodes[:, :, start] = draw_normal(said.at(start), generator)
     size = said.precision[:, :, 0].numel() * (_MOST if num_classes > 1 else 1)
-    for step, after in zip(walk, (*walk[1:], None), strict=True):
+    for step, after in zip(walk, (*walk, None)[1:], strict=True):
         for some in torch.arange(len(step.arc)).split(max(1, _BLOCK // size)):
             here = WalkStep(*(part[some] for part in step))
             arc, at, sign = here.arc, nodes[:, :, here.near], here.sign[:, None]
