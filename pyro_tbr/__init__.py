@@ -26,7 +26,7 @@ from pyro_tbr.inference import FitOptions, TreeELBO, fit
 from pyro_tbr.io.anndata import from_anndata, to_anndata
 from pyro_tbr.io.treedata import to_treedata
 from pyro_tbr.models import TreeModel
-from pyro_tbr.posterior import NewLeaf, Posterior, Prediction, load
+from pyro_tbr.posterior import NewLeaf, Posterior, Prediction, load, sample_posterior
 from pyro_tbr.tree import Tree
 
 __version__ = "0.2.0"
@@ -62,6 +62,7 @@ __all__ = [
     "linear_r2",
     "load",
     "mcc",
+    "sample_posterior",
     "simulate",
     "to_anndata",
     "to_treedata",

@@ -191,6 +191,16 @@ def test_simulation_based_calibration(capsys, tmp_path):
     assert "uniformity" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_calibration_of_sampled_posteriors(capsys):
+    found = run(
+        *("simulation_based_calibration", "--fits", 1, "--leaves", 4, "--restarts", 2),
+        *("--sample", "--sweeps", 40, "--encoders", "identity"),
+    )
+    assert found["table"]["mean rank, all"].between(0, 1).all()
+    assert "unsettled" in capsys.readouterr().out
+
+
 def test_real_outcomes_of_neurons(tmp_path):
     found = run(
         *("real_outcomes", "neurons", "--data", data("neurons_m1")),

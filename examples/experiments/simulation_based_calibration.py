@@ -13,6 +13,7 @@ them apart; so PIPs above 0.6 are shown by the true ratio of the two widths as w
 For the same reason results may be split by whether the fit warned that latents are not determined.
 With ``encoder="linear"`` features are a random mixture of the latents, and estimated latents are
 matched to the true ones before anything is ranked.
+With ``--sample`` ranks are among the draws of ``sample_posterior`` from each fit.
 
     python examples/experiments/simulation_based_calibration.py --fits 100 \
         --csv ranks.csv --figure sbc.png
@@ -94,8 +95,13 @@ def one_fit(encoder, seed, args, options):
         posterior = tbr.fit(
             model, x[keep], y[keep], env[keep], seed=seed, progress=False, options=options
         )
-    seconds = time.perf_counter() - start
-    about = {"encoder": encoder, "seed": seed, "warned": bool(caught), "seconds": seconds}
+        about = {"encoder": encoder, "seed": seed, "warned": bool(caught)}
+        if args.sample:
+            before = len(caught)
+            warnings.simplefilter("always", tbr.ConvergenceWarning)
+            posterior = tbr.sample_posterior(posterior, num_sweeps=args.sweeps, seed=seed)
+            about["unsettled"] = len(caught) > before
+    about["seconds"] = time.perf_counter() - start
     match = match_latents(z, posterior.encode(x))
     about["mcc"] = float(match.correlations.mean())
     draws = matched(posterior.sample(NUM_DRAWS, seed=seed), match)
@@ -127,7 +133,7 @@ def one_fit(encoder, seed, args, options):
     ratio = (truth["spike_scale"] / truth["slab_scale"])[: args.latent_dim] + np.zeros(pips.shape)
     found = {"pip": pips, "gate": gates, "ratio": ratio}
     found = pd.DataFrame({name: values.ravel() for name, values in found.items()})
-    return rows, found.assign(encoder=encoder, warned=bool(caught))
+    return rows, found.assign(encoder=encoder, warned=about["warned"])
 
 
 def matched(draws, match):
@@ -215,6 +221,8 @@ def main(argv=None):
     parser.add_argument("--outcomes", type=int, default=1)
     parser.add_argument("--rows-per-leaf", type=int, default=30)
     parser.add_argument("--restarts", type=int, default=64)
+    parser.add_argument("--sample", action="store_true", help="rank among draws by sampling")
+    parser.add_argument("--sweeps", type=int, default=1000, help="of each chain, with --sample")
     parser.add_argument("--csv", type=Path, help="file for the ranks")
     parser.add_argument("--figure", type=Path, help="file for a figure")
     args = parser.parse_args(argv)
@@ -247,7 +255,8 @@ def main(argv=None):
     if args.figure:
         figure(ranks, args.figure)
     fits = ranks.drop_duplicates(["encoder", "seed"]).groupby("encoder", sort=False)
-    print("\n" + fits[["mcc", "warned", "seconds"]].mean().round(3).to_string())
+    shown = ["mcc", "warned", *(["unsettled"] if args.sample else []), "seconds"]
+    print("\n" + fits[shown].mean().round(3).to_string())
     return {"table": table, "reliability": bins}
 
 

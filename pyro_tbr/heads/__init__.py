@@ -4,7 +4,8 @@ A :class:`Head` is a Pyro model of outcomes given a design: a prior on the arcs'
 (``priors/``) and a likelihood (``likelihoods/``), each one object in one file. A guide is its
 approximate posterior: :class:`TreeGuide` is exact along the tree, :class:`MeanFieldGuide` fully
 factorised. :func:`condition` moves a guide to its optimum for rows, by sufficient statistics that
-are additive over blocks of rows.
+are additive over blocks of rows. :func:`run_chains` (``sampling/``) samples the posterior from
+there, and :class:`SampledGuide` holds the draws.
 """
 
 from pyro_tbr.heads.conditioning import condition
@@ -20,6 +21,7 @@ from pyro_tbr.heads.mean_field import MeanFieldGuide
 from pyro_tbr.heads.moments import DeltaMoments, NodeMoments
 from pyro_tbr.heads.priors import ArcPrior, GaussianPrior, HorseshoePrior, SpikeSlabPrior
 from pyro_tbr.heads.rows import DesignRows, RowSource
+from pyro_tbr.heads.sampling import SampledGuide, run_chains
 from pyro_tbr.heads.statistics import Statistics
 from pyro_tbr.heads.tree_guide import TreeGuide
 
@@ -38,8 +40,10 @@ __all__ = [
     "MeanFieldGuide",
     "NodeMoments",
     "RowSource",
+    "SampledGuide",
     "SpikeSlabPrior",
     "Statistics",
     "TreeGuide",
     "condition",
+    "run_chains",
 ]

@@ -119,6 +119,11 @@ class Guide(LocalParamsModule):
         """Means and variances of the weights at every node, differentiable."""
         raise NotImplementedError
 
+    def node_cov(self, nodes: Tensor) -> Tensor | None:
+        """Covariances of the weights at some nodes (n,), (n, Q, W, W); ``None``: independent."""
+        del nodes
+        return None
+
     def delta_moments(self) -> DeltaMoments:
         """Inclusion probabilities and moments of the changes."""
         raise NotImplementedError

@@ -33,8 +33,16 @@ class DeltaMoments(NamedTuple):
     slab_var: Tensor
 
 
-def predictor_moments(design: Tensor, env_index: Tensor, moments: NodeMoments) -> NodeMoments:
-    """Mean and variance of each row's predictor, (N, Q), from design (N, W) and nodes (N,)."""
+def predictor_moments(
+    design: Tensor, env_index: Tensor, moments: NodeMoments, cov: Tensor | None = None
+) -> NodeMoments:
+    """Mean and variance of each row's predictor, (N, Q), from design (N, W) and nodes (N,).
+
+    Covariances of the weights at the nodes, (V, Q, W, W), take the place of their variances.
+    """
     mean = torch.einsum("nw,nwq->nq", design, moments.mean[env_index])
+    if cov is not None:
+        var = torch.einsum("nv,nqvw,nw->nq", design, cov[env_index], design)
+        return NodeMoments(mean, var.clamp(min=0))
     var = torch.einsum("nw,nwq->nq", design.square(), moments.var[env_index])
     return NodeMoments(mean, var)

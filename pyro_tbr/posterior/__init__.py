@@ -9,6 +9,7 @@ from pyro_tbr.posterior.model_check import ModelCheck
 from pyro_tbr.posterior.places import NewLeaf
 from pyro_tbr.posterior.posterior import Posterior, load
 from pyro_tbr.posterior.prediction import Prediction
+from pyro_tbr.posterior.sampling import sample_posterior
 from pyro_tbr.posterior.selection import Selection, select_at_fdr
 from pyro_tbr.posterior.summary import Summary
 from pyro_tbr.posterior.view import FitReport, LatentUnits, PosteriorView
@@ -25,5 +26,6 @@ __all__ = [
     "Selection",
     "Summary",
     "load",
+    "sample_posterior",
     "select_at_fdr",
 ]

@@ -25,6 +25,7 @@ from torch import Tensor
 from pyro_tbr.data import RowOrder, align_env, align_features
 from pyro_tbr.errors import DataError
 from pyro_tbr.heads import DesignRows, Guide
+from pyro_tbr.heads.likelihoods import Likelihood
 from pyro_tbr.heads.moments import predictor_moments
 from pyro_tbr.posterior.model_check import TAIL, ModelCheck, reasons_of
 from pyro_tbr.posterior.tables import names_index
@@ -82,7 +83,7 @@ def checked(
     correlations, worth = _together(residuals.u, outcomes)
     tails = _tails(residuals.u, outcomes) if guide.head.likelihood.exact else _tails(None, outcomes)
     found = ModelCheck(environments, latents, *missing, correlations, worth, tails, ())
-    reasons = reasons_of(found, by_node=guide.head.likelihood.by_node)
+    reasons = reasons_of(found, remedy=_remedy(guide.head.likelihood))
     return ModelCheck(**(vars(found) | {"reasons": reasons}))
 
 
@@ -113,6 +114,15 @@ def check_of(view: PosteriorView, x: Any, y: Any, env: Any) -> ModelCheck:
     return checked(view.guide, rows, shown, scale, names, seen=False)
 
 
+def _remedy(likelihood: Likelihood) -> str:
+    """What to do where the noise of environments is not the model's; none where it is learnt."""
+    if not likelihood.exact:
+        return ""
+    if any(hyper.fixed is not None for hyper in likelihood.hyperparameters()):
+        return f"the noise was given, {likelihood!r}: leave it out, so that it is learnt"
+    return "" if likelihood.by_node else 'give GaussianLikelihood(noise="by_environment")'
+
+
 def some_rows(number: int) -> Tensor:
     """Which of so many rows are looked at: all, or as many as ``MOST_ROWS``, evenly."""
     if number <= MOST_ROWS:
@@ -128,10 +138,28 @@ def _residuals(guide: Guide, rows: DesignRows, *, seen: bool) -> _Residuals:
     nuisance = guide.nuisance_at(rows.env_index)
     likelihood = guide.head.likelihood
     centre, noise = likelihood.predictive_moments(mean, torch.zeros_like(mean), nuisance)
-    if likelihood.exact:
-        noise = torch.maximum(noise - var if seen else noise + var, _LEAST_SHARE * noise)
+    if likelihood.exact and seen:
+        # Of latents that correlate, variances as if they did not are far too large a share.
+        var = torch.minimum(var, noise * _leverage(rows))
+        noise = torch.maximum(noise - var, _LEAST_SHARE * noise)
+    elif likelihood.exact:
+        noise = noise + var
     sd = noise.double().clamp(min=1e-300).sqrt()
     return _Residuals((rows.y.double() - centre) / sd, sd)
+
+
+def _leverage(rows: DesignRows) -> Tensor:
+    """Of each row and outcome in a regression of its environment alone, (N, Q); at most 1."""
+    design, observed = rows.design.double(), (~torch.isnan(rows.y)).double()
+    nodes, at = rows.env_index.unique(return_inverse=True)
+    outer = design.unsqueeze(-1) * design.unsqueeze(-2)
+    parts = []
+    for here in observed.T:
+        gram = outer.new_zeros(len(nodes), *outer.shape[1:])
+        gram.index_add_(0, at, here.reshape(-1, 1, 1) * outer)
+        inverse = torch.linalg.pinv(gram, hermitian=True, rtol=1e-10)
+        parts.append((design * (inverse[at] @ design.unsqueeze(-1)).squeeze(-1)).sum(-1))
+    return torch.stack(parts, -1).clamp(0, 1)
 
 
 def _environments(

@@ -71,8 +71,8 @@ class ModelCheck:
         return "\n".join(lines)
 
 
-def reasons_of(found: ModelCheck, *, by_node: bool) -> tuple[str, ...]:
-    """What is clearly wrong, where, and what to do."""
+def reasons_of(found: ModelCheck, *, remedy: str) -> tuple[str, ...]:
+    """What is clearly wrong, where, and what to do; of uneven noise the ``remedy``, or nothing."""
     reasons = []
     if found.missing_z > _SURE and found.missing_share > _MISSING:
         reasons.append(
@@ -89,13 +89,12 @@ def reasons_of(found: ModelCheck, *, by_node: bool) -> tuple[str, ...]:
     table = found.environments
     far = np.abs(np.log(table["ratio"])) > np.log(_UNEVEN)
     uneven = table[far & (np.abs(table["z"]) > _UNEVEN_SD)]
-    if len(uneven) and not by_node:
+    if len(uneven) and remedy:
         worst = uneven.reindex(uneven["z"].abs().sort_values(ascending=False).index)
         worst = worst.drop_duplicates("node")
         reasons.append(
             "environments' residual variances over the model's are far from 1: "
-            f"{_listed(worst['node'], worst['ratio'], '.2f')}; give "
-            'likelihood=GaussianLikelihood(noise="by_environment")'
+            f"{_listed(worst['node'], worst['ratio'], '.2f')}; {remedy}"
         )
     heavy = found.tails[found.tails["beyond"] > _HEAVY]
     if len(heavy):

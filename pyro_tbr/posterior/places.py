@@ -59,6 +59,17 @@ class Places:
         # What is known exactly has a variance of rounding errors.
         return NodeMoments(mean, var.clamp(min=0))
 
+    def cov(self, view: PosteriorView) -> Tensor | None:
+        """Covariances of the weights at the nodes, (n, Q, W, W); ``None``: they are independent."""
+        cov = view.guide.node_cov(self.nodes)
+        if cov is None:
+            return None
+        cov = cov.cpu().double()
+        if self.relative_length is not None:
+            more = view.guide.change_var(self.relative_length).cpu().double()
+            cov = cov + torch.diag_embed(more.transpose(-1, -2))
+        return cov
+
     def draws(
         self, view: PosteriorView, num_draws: int, seed: int
     ) -> tuple[Tensor, dict[str, Tensor]]:

@@ -16,6 +16,7 @@ import pyro_tbr.posterior.saving as saving
 import pyro_tbr.posterior.tables as tables
 from pyro_tbr.data import align_features
 from pyro_tbr.posterior.checking import check_of
+from pyro_tbr.posterior.convergence import convergence_table
 from pyro_tbr.posterior.credible_sets import credible_set_table
 from pyro_tbr.posterior.identification import Identification, identify
 from pyro_tbr.posterior.model_check import ModelCheck
@@ -76,8 +77,8 @@ class Posterior(PosteriorView):
 
         Arcs that share the evidence for one change have a small PIP each, and their path a large
         one. For ``guide="tree"`` it is a ratio of evidences, within 0.02 (the cap on components);
-        for mean field one minus the product of 1 - PIP; for other guides a share of 4,000 draws,
-        standard error up to 0.008.
+        for mean field one minus the product of 1 - PIP; for a sampled posterior a share of its
+        draws; for other guides of 4,000 draws, standard error up to 0.008.
 
         Args:
             node: A node's label; for the root all are 0.
@@ -256,6 +257,23 @@ class Posterior(PosteriorView):
         check_number(n, "n")
         draws = self.draws(n, torch.Generator().manual_seed(seed))
         return {name: value.numpy() for name, value in self.user_draws(draws).items()}
+
+    def convergence(self) -> pd.DataFrame:
+        """How well the chains of a posterior by ``sample_posterior`` agree, a row a kind of number.
+
+        Returns:
+            By quantity (gates, node weights, each learnt hyperparameter): number (of those that
+            move), max_rhat and where_rhat (largest R-hat, rank-normalised, of split chains: should
+            be 1.01 or less), min_ess and where_ess (smallest bulk effective number of draws).
+            Where no row says anything it is not looked at.
+
+        Raises:
+            DataError: This posterior is no sampled one.
+
+        Source:
+            Vehtari, Gelman, Simpson, Carpenter & Bürkner, Bayesian Analysis 16 (2021) 667.
+        """
+        return convergence_table(self)
 
     def identification(self) -> Identification:
         """Whether these environments and outcomes determine the latents, and if not, why."""

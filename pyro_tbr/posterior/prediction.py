@@ -90,7 +90,8 @@ class Prediction:
         """Mean and standard deviation of a new outcome, (N, Q) each, in the user's units."""
         loc, scale = self._view.scaling
         places, position = self._places, self._places.position
-        moments, nodes = places.moments(self._view), places.noise_nodes(self._view)
+        moments, cov = places.moments(self._view), places.cov(self._view)
+        nodes = places.noise_nodes(self._view)
         num_nodes, num_weights, num_outcomes = moments.mean.shape
         width = num_outcomes * (num_nodes if position is None else num_weights)
         share = places.share.reshape(1, -1, 1)
@@ -100,10 +101,12 @@ class Prediction:
             if position is None:  # each row at each of the nodes
                 first = torch.einsum("bw,nwq->bnq", design, moments.mean)
                 second = torch.einsum("bw,nwq->bnq", design.square(), moments.var)
+                if cov is not None:
+                    second = torch.einsum("bv,nqvw,bw->bnq", design, cov, design)
                 at = nodes.repeat(len(design))
             else:
+                at_rows = predictor_moments(design, position[rows], moments, cov)
                 at = nodes[position[rows]]
-                at_rows = predictor_moments(design, position[rows], moments)
                 first, second = (part.unsqueeze(1) for part in at_rows)
             found = self._view.model.likelihood.predictive_moments(
                 first.flatten(0, 1), second.flatten(0, 1), self._view.guide.nuisance_at(at)

@@ -69,6 +69,14 @@ def test_uneven_noise_is_said_with_its_place():
     assert better.check().environments["ratio"].between(0.6, 1.5).all()
 
 
+def test_noise_that_was_given_and_is_not_so_is_said():
+    sim = simulated(seed=1)
+    posterior, caught = fitted(sim, likelihood=tbr.GaussianLikelihood(scale=0.1))
+    assert tbr.ModelWarning in caught
+    assert "the noise was given, GaussianLikelihood(scale=0.1)" in posterior.check().reasons[0]
+    assert not fitted(sim, likelihood=tbr.GaussianLikelihood(scale=0.5))[0].check().reasons
+
+
 def test_curvature_is_found():
     sim = simulated(curvature=0.2, rows_per_leaf=100, seed=2)
     posterior, caught = fitted(sim)

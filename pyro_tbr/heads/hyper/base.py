@@ -169,7 +169,7 @@ class HyperFactor(nn.Module):
         super().__init__()
         self._hyper = (hyper,)  # in a tuple: a prior or likelihood owns it, not we
         if self.learnt:
-            self.loc = nn.Parameter(self._to_real(hyper.middle()).clone())
+            self.loc = nn.Parameter(self.to_real(hyper.middle()).clone())
             self.log_scale = nn.Parameter(torch.full_like(self.loc, math.log(_SPREAD)))
 
     @property
@@ -195,7 +195,7 @@ class HyperFactor(nn.Module):
         """Where the factor stands, differentiable."""
         if self.hyper.fixed is None:
             return FactorState(self.loc, self.log_scale)
-        loc = self._to_real(self.hyper.fixed)
+        loc = self.to_real(self.hyper.fixed)
         return FactorState(loc, torch.full_like(loc, -math.inf))
 
     @torch.no_grad()
@@ -209,7 +209,7 @@ class HyperFactor(nn.Module):
     def initialise(self, value: Tensor, scale: float = 0.1) -> None:
         """Starts at ``value`` (broadcast), with a spread on the real line."""
         if self.learnt:
-            real = self._to_real(torch.as_tensor(value, dtype=self.loc.dtype))
+            real = self.to_real(torch.as_tensor(value, dtype=self.loc.dtype))
             self.loc.copy_(real.expand_as(self.loc))
             self.log_scale.fill_(math.log(scale))
 
@@ -229,7 +229,7 @@ class HyperFactor(nn.Module):
         """Values on the support so many standard deviations (*B, *shape) from the mean."""
         if self.hyper.fixed is not None:
             return self.hyper.fixed.expand(torch.broadcast_shapes(standard.shape, self.hyper.shape))
-        return self._to_support(self.loc + self.log_scale.exp() * standard)
+        return self.to_support(self.loc + self.log_scale.exp() * standard)
 
     def points(self, num_points: int = _NUM_POINTS) -> tuple[Tensor, Tensor]:
         """Values (T, *shape) and weights (T,) for expectations; one point where fixed."""
@@ -259,16 +259,21 @@ class HyperFactor(nn.Module):
             return torch.zeros_like(self._place().loc)
         real, weights = quadrature(self.loc, self.log_scale.exp())
         entropy = self.log_scale + 0.5 * math.log(2 * math.pi * math.e)
-        log_prior = self.hyper.prior().base_dist.log_prob(self._to_support(real))
-        log_prior = log_prior + self._log_jacobian(real)
-        return -entropy - torch.tensordot(weights, log_prior, 1)
+        return -entropy - torch.tensordot(weights, self.log_prior(real), 1)
+
+    def log_prior(self, real: Tensor) -> Tensor:
+        """Log density of the hyperprior on the real line, elementwise."""
+        log_prior = self.hyper.prior().base_dist.log_prob(self.to_support(real))
+        return log_prior + self._log_jacobian(real)
 
     @staticmethod
-    def _to_real(value: Tensor) -> Tensor:
+    def to_real(value: Tensor) -> Tensor:
+        """From the support to the real line."""
         raise NotImplementedError
 
     @staticmethod
-    def _to_support(real: Tensor) -> Tensor:
+    def to_support(real: Tensor) -> Tensor:
+        """From the real line to the support."""
         raise NotImplementedError
 
     @staticmethod

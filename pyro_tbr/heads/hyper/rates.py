@@ -53,17 +53,27 @@ class RateFactor(HyperFactor):
     """Logit-normal q of a probability."""
 
     @staticmethod
-    def _to_real(value: Tensor) -> Tensor:
+    def to_real(value: Tensor) -> Tensor:
+        """See :meth:`HyperFactor.to_real`."""
         return torch.logit(value)
 
     @staticmethod
-    def _to_support(real: Tensor) -> Tensor:
+    def to_support(real: Tensor) -> Tensor:
+        """See :meth:`HyperFactor.to_support`."""
         tiny = torch.finfo(real.dtype).eps  # logarithms of a rate and of its rest are finite
         return torch.sigmoid(real).clamp(tiny, 1 - tiny)
 
     @staticmethod
     def _log_jacobian(real: Tensor) -> Tensor:
         return logsigmoid(real) - softplus(real)
+
+    def log_prior(self, real: Tensor) -> Tensor:
+        """See :meth:`HyperFactor.log_prior`."""
+        hyper = self.hyper
+        assert isinstance(hyper, Rate)
+        one, zero = hyper.concentration1, hyper.concentration0
+        norm = torch.lgamma(one + zero) - torch.lgamma(one) - torch.lgamma(zero)
+        return norm + one * logsigmoid(real) + zero * logsigmoid(-real)
 
     def _distribution(self) -> dist.TorchDistribution:
         normal = dist.Normal(self.loc, self.scale)

@@ -150,16 +150,26 @@ class ScaleFactor(HyperFactor):
     """Log-normal q of a positive scale."""
 
     @staticmethod
-    def _to_real(value: Tensor) -> Tensor:
+    def to_real(value: Tensor) -> Tensor:
+        """See :meth:`HyperFactor.to_real`."""
         return value.log()
 
     @staticmethod
-    def _to_support(real: Tensor) -> Tensor:
+    def to_support(real: Tensor) -> Tensor:
+        """See :meth:`HyperFactor.to_support`."""
         return real.exp()
 
     @staticmethod
     def _log_jacobian(real: Tensor) -> Tensor:
         return real
+
+    def log_prior(self, real: Tensor) -> Tensor:
+        """See :meth:`HyperFactor.log_prior`; of a log-normal hyperprior without a distribution."""
+        hyper = self.hyper
+        if not isinstance(hyper, PositiveScale):
+            return super().log_prior(real)
+        standard = (real - hyper.prior_loc) / hyper.prior_scale
+        return -0.5 * (standard.square() + math.log(2 * math.pi)) - hyper.prior_scale.log()
 
     def _distribution(self) -> dist.TorchDistribution:
         return dist.LogNormal(self.loc, self.scale)
