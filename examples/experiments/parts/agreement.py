@@ -16,9 +16,11 @@ import numpy as np
 import pandas as pd
 
 from parts.bins import BINS
+from pyro_tbr.plotting.canvas import ALARM, GREY, INK, KEY, new_figure, open_frame
 
 KEYS = ["parent", "child", "latent", "outcome"]
 KINDS = ("intercepts", "slopes")
+COLOURS = (INK, ALARM)
 SELECTIONS = {
     "FDR 0.05": lambda table: table["selected"].astype(bool),
     "PIP above 0.5": lambda table: table["pip"] > 0.5,
@@ -148,24 +150,32 @@ def figure(table: pd.DataFrame, methods: dict[str, str], path: Path) -> None:
         methods: The method to draw by data set.
         path: File for the figure.
     """
-    from pyro_tbr.plotting.canvas import ALARM, GREY, INK, new_figure, open_frame
+    from matplotlib.lines import Line2D
 
     names = [name for name in methods if name in table.index.get_level_values("data")]
-    drawn = new_figure(3.9 * len(names), 3.5)
+    drawn = new_figure(3.9 * len(names), 3.7)
     panels = drawn.subplots(1, len(names), squeeze=False, sharey=True)[0]
     for name, ax in zip(names, panels, strict=True):
         ax.axhline(0.5, color=GREY, linewidth=1, linestyle=":")
-        for kind, colour, shift in zip(KINDS, (INK, ALARM), (-0.006, 0.006), strict=True):
+        for kind, colour, shift in zip(KINDS, COLOURS, (-0.006, 0.006), strict=True):
             own = table.loc[(name, methods[name], kind)]
             at = own["mean PIP"]
-            ax.plot(at, own["expected"], color=colour, linewidth=1.4, label=f"{kind}: expected")
-            ax.plot(at, own["or 1/2"], color=colour, linewidth=0.9, linestyle="--")
-            ax.errorbar(
-                at + shift, own["agree"], own["se"], color=colour, fmt="o", markersize=4.5,
-                elinewidth=1, label=f"{kind}: observed",
-            )  # fmt: skip
+            style = {"color": colour, "elinewidth": 1, "fmt": "o", "markersize": 4.5}
+            ax.errorbar(at + shift, own["agree"], own["se"], **style)
+            ax.plot(at, own["expected"], color=colour, linewidth=1.4)
+            ax.plot(at, own["or 1/2"], color=colour, linewidth=0.8, linestyle="--")
         ax.set(title=name, xlabel="PIP in one half", xlim=(-0.03, 1.03), ylim=(0.4, 1.03))
         open_frame(ax)
-    panels[0].set_ylabel("share with the same sign in the other half")
-    panels[0].legend(frameon=False, fontsize=7, loc="lower right")
+    panels[0].set_ylabel("same sign in the other half")
+    key = [
+        Line2D([], [], color=colour, marker="o", linestyle="", markersize=4.5, label=kind)
+        for colour, kind in zip(COLOURS, KINDS, strict=True)
+    ]
+    for style, text in (
+        ("-", "expected by the posterior"),
+        ("--", "if either sign were as likely where gates are off"),
+        (":", "chance"),
+    ):
+        key.append(Line2D([], [], color=GREY, linestyle=style, label=text))
+    drawn.legend(handles=key, loc="outside lower center", ncols=5, **KEY)
     drawn.savefig(path, dpi=110)
