@@ -8,16 +8,17 @@ same for all methods. The sign of an estimate there is that of the unbiased one.
 
 What is independent of what: encoder, changes, signs and PIPs come from the first half's rows alone;
 the estimates from the other half's outcomes alone, of other mice or genera, given the encoder. All
-rows together decide only how outcomes are scaled (normal scores of the neurons), and, before us,
-the tree, the genes and which type a neuron is.
+rows together decide only how the birds' features and all outcomes are scaled (normal scores of the
+neurons), and, before us, the tree, the genes and which type a neuron is.
 
 A sign agrees by chance in half of the cases, and not always where a change is real, as half of the
 rows do not show every one. So for each draw from the first half's posterior outcomes of the other
 half's rows are drawn (with the noise of a group in common), and estimated as the real ones are: the
-share of draws in which the sign agrees is what the posterior expects. True posteriors have observed
-shares equal to those. ``PIP r + (1 - PIP) / 2``, r the share among draws with the gate on, is a
-simpler expectation: where there is no change either sign is as likely. That it is lower shows that
-without a change on this arc one nearby, which the estimate cannot tell from it, has its sign.
+share of draws in which the sign agrees is what the posterior expects, and a true posterior's
+expectation is what is observed. ``PIP r + (1 - PIP) / 2``, r being the share among draws with the
+gate on, is a simpler one: where the gate is off either sign is as likely. It is too low, since
+then too the arc changes a little, or one nearby has changed, which the estimate cannot tell from
+it, and both have the sign that the first half saw.
 
 Beside ours (``ours_groups`` is told which rows are of one mouse or genus) stand as many of L1-TBR's
 changes and of the dense tree's, the largest. Standard errors: see ``parts/agreement.py``.
