@@ -119,7 +119,7 @@ def compared(changes: pd.DataFrame) -> pd.DataFrame:
     Columns: ``a fit``, changes of one fit; ``agree`` and its ``se``; ``expected`` by the posterior.
     """
     rows = {}
-    runs = number_of_runs(changes).groupby("data").max()
+    runs = number_of_runs(changes)
     for selection, chosen in SELECTIONS.items():
         has_pip = changes["pip"].notna()
         mine = changes[has_pip][chosen(changes[has_pip])]
@@ -130,7 +130,7 @@ def compared(changes: pd.DataFrame) -> pd.DataFrame:
         for key, part in every.groupby(["data", "kind", "method"], sort=False):
             observed = part["agrees"].astype(float)
             share = observed.mean()
-            fits, splits = runs.loc[key[0]]
+            fits, splits = runs.loc[(key[0], key[2])]
             rows[(key[0], key[1], selection, key[2])] = {
                 "a fit": len(part) / fits,
                 "agree": share,
