@@ -270,6 +270,28 @@ def test_real_outcomes_of_bacteria(capsys):
     assert "like probabilities" in printed
 
 
+def test_replication(capsys, tmp_path):
+    found = run(
+        *("replication", "neurons", "--data", data("neurons_m1"), "--splits", 1),
+        *("--max-outcomes", 2, "--latent-dim", 1, "--components", 1, "--restarts", 1),
+        *("--methods", "ours", "dense_tree", "--draws", 50, "--csv", tmp_path / "changes.csv"),
+    )
+    changes = found["changes"]
+    ours = changes[changes["method"] == "ours"]
+    # Two halves of the mice, an intercept and a slope on each arc for both outcomes, and no more.
+    assert len(ours) == 2 * 34 * 2 * 2
+    likely = ours["pip"] > 0.5
+    assert ours[likely & (ours["kind"] == "intercepts")]["agrees"].mean() > 0.75
+    assert ours[likely]["expected"].mean() > ours[~likely]["expected"].mean() > 0.4
+    assert 0.6 < ours["covered"].mean() < 1  # one component is not what two outcomes depend on
+    assert set(changes["method"]) == {"ours", "dense_tree"}
+    path = tmp_path / "both.png"
+    again = run("replication", "--read", tmp_path / "changes.csv", "--figure", path)
+    assert again["by_pip"].round(9).equals(found["by_pip"].round(9))
+    assert path.stat().st_size > 10_000
+    assert "the largest" in capsys.readouterr().out
+
+
 def test_gene_expression(capsys, tmp_path):
     pytest.importorskip("scanpy", reason="scanpy brings the data: install pyro-tbr[examples]")
     found = run(

@@ -163,11 +163,13 @@ def shuffled(rows: Rows, seed: int) -> Rows:
     return rows._replace(env=np.array([new[leaf] for leaf in rows.env], dtype=object))
 
 
-def whole_groups(rows: Rows, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Training and test rows of five folds: groups are kept whole, leaves spread evenly."""
+def whole_groups(
+    rows: Rows, seed: int, folds: int = FOLDS
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Training and test rows of each fold: groups are kept whole, leaves spread evenly."""
     from sklearn.model_selection import StratifiedGroupKFold
 
-    splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     return splitter.split(rows.x, rows.env, rows.group)
 
 
