@@ -50,7 +50,10 @@ class Head(LocalParamsModule):
         width = latents + own.num_weights - own.num_latents
         loc = own.root_loc.cpu() if latents == own.num_latents else None
         sizes = (width, own.num_outcomes)
-        built = prior.build(self.tree, *sizes, num_latents=latents, root_loc=loc)
+        built = prior.build(
+            self.tree, *sizes, num_latents=latents, root_loc=loc,
+            predictor_scale=own.predictor_scale,
+        )  # fmt: skip
         built.to(dtype=own.root_loc.dtype, device=own.root_loc.device)
         return Head(self.tree, built, self.likelihood)
 

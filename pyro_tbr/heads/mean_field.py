@@ -47,6 +47,7 @@ class MeanFieldGuide(MeanFieldState):
     def __init__(self, head: Any, informed_nodes: Tensor | None = None) -> None:
         super().__init__(head, informed_nodes)
         self._fresh = True
+        self._absorbed = informed_nodes is not None
 
     @torch.no_grad()
     def start(self, root: Tensor, deltas: Tensor, *, sparse: bool = True) -> None:
@@ -121,6 +122,10 @@ class MeanFieldGuide(MeanFieldState):
         Gradients take hundreds of steps to get from closed gates to there, if they get there. Where
         several processes train together, each with rows of its own, all start at the prior.
         """
+        with_rows = torch.zeros(self.head.tree.num_nodes, dtype=torch.bool)
+        with_rows[rows.env_index.cpu()] = True
+        self.head.likelihood.know_nodes(self.nuisance, with_rows, only=not self._absorbed)
+        self._absorbed = True
         if self.loc.any() or num_ranks() > 1:
             return
         tree = self._tree_guide(rows.env_index)

@@ -166,6 +166,7 @@ class TreeModel(LocalParamsModule):
             latent_units=latent_units,
             root_loc=root_loc,
             standard_error=standard_error,
+            predictor_scale=likelihood.predictor_scale,
         )
         likelihood = likelihood.build(
             num_outcomes, outcome_scale=outcome_scale, num_nodes=self.tree.num_nodes

@@ -35,14 +35,19 @@ MOST_ROWS = 10_000  # drawn evenly where there are more
 _MOST_DIRECTIONS = 30  # leading ones of the features
 _ROUNDING = 1e-9  # of a column's square: what the design leaves of it is no more
 _FLIPS, _SEED = 40, 223_606
+_LEAST_NOISE = 1e-6  # in units where outcomes have variance 1: below it residuals are rounding
 _LEAST_SHARE = 0.05  # of the variance a row's residual has by the model: weights may take the rest
 
 
 class _Residuals(NamedTuple):
-    """Residuals u (N, Q) standardised by the model, NaN where not observed; sd by it (N, Q)."""
+    """Residuals u (N, Q) standardised by the model, NaN where not observed; sd by it (N, Q).
+
+    ``noise_sd`` (N, Q) is that of an outcome around a known predictor.
+    """
 
     u: Tensor
     sd: Tensor
+    noise_sd: Tensor
 
 
 @torch.no_grad()
@@ -81,7 +86,9 @@ def checked(
     if features is not None:
         missing = reference.one_more(_leading(features.double()))
     correlations, worth = _together(residuals.u, outcomes)
-    tails = _tails(residuals.u, outcomes) if guide.head.likelihood.exact else _tails(None, outcomes)
+    # By the noise alone: a row that its environment's weights follow has a small residual.
+    far = residuals.u * residuals.sd / residuals.noise_sd
+    tails = _tails(far if guide.head.likelihood.exact else None, outcomes)
     found = ModelCheck(environments, latents, *missing, correlations, worth, tails, ())
     reasons = reasons_of(found, remedy=_remedy(guide.head.likelihood))
     return ModelCheck(**(vars(found) | {"reasons": reasons}))
@@ -138,14 +145,15 @@ def _residuals(guide: Guide, rows: DesignRows, *, seen: bool) -> _Residuals:
     nuisance = guide.nuisance_at(rows.env_index)
     likelihood = guide.head.likelihood
     centre, noise = likelihood.predictive_moments(mean, torch.zeros_like(mean), nuisance)
+    noise = noise.double().clamp(min=_LEAST_NOISE**2)
+    noise_sd = noise.sqrt()
     if likelihood.exact and seen:
         # Of latents that correlate, variances as if they did not are far too large a share.
         var = torch.minimum(var, noise * _leverage(rows))
         noise = torch.maximum(noise - var, _LEAST_SHARE * noise)
     elif likelihood.exact:
         noise = noise + var
-    sd = noise.double().clamp(min=1e-300).sqrt()
-    return _Residuals((rows.y.double() - centre) / sd, sd)
+    return _Residuals((rows.y.double() - centre) / noise.sqrt(), noise.sqrt(), noise_sd)
 
 
 def _leverage(rows: DesignRows) -> Tensor:
@@ -171,7 +179,7 @@ def _environments(
 ) -> pd.DataFrame:
     """See :class:`ModelCheck`."""
     nodes, at = rows.env_index.cpu().unique(return_inverse=True)
-    u, sd = (part.cpu().numpy() for part in residuals)
+    u, sd = (part.cpu().numpy() for part in residuals[:2])
     seen = ~np.isnan(u)
     square = np.where(seen, u, 0.0) ** 2
     kurtosis = (square**2).sum(0) / np.maximum(

@@ -20,7 +20,7 @@ from pyro_tbr.posterior.view import FitReport, PosteriorView
 from pyro_tbr.tree.readers.naming import listed
 
 SAME_LATENT = 0.95  # correlation above which a latent of another solution is the same one
-LEAST_GAP = 6.0  # log evidence by which the solution has to be ahead of the best other one
+LEAST_GAP = 3.0  # log evidence by which the solution has to be ahead of the best other one
 # Share of the search's solutions that have to agree. Of 72 simulated fits those that found the
 # latents had 0.37 or more (median 1), the one that missed them without other signs 0.16.
 LEAST_AGREEMENT = 0.25
@@ -132,6 +132,8 @@ def identify(view: PosteriorView) -> Identification:
         index=pd.Index(names, name="latent"),
     )  # fmt: skip
     reasons = []
+    if model.encoder.trainable and not used.any():
+        reasons.append("the outcomes hardly depend on any latent")
     if learnt:
         if len(nodes) * worth < 2 * used.sum() + SPARE_ENVIRONMENTS:
             reasons.append(
@@ -148,7 +150,7 @@ def identify(view: PosteriorView) -> Identification:
         worth=worth,
         rank=report.rank,
         latent_dim=model.latent_dim,
-        condition=_condition(weights.reshape(-1, int(used.sum()))),
+        condition=_condition(weights.flatten(0, 1)),
         separation=separation,
         agreement=rivals.agreement,
         gap=rivals.gap,
@@ -198,7 +200,7 @@ def _doubts(table: pd.DataFrame, rivals: _Rivals, apart: np.ndarray) -> list[str
 def _condition(weights: Tensor) -> float:
     """Condition number of (E Q, K) weights, columns scaled to unit length."""
     length = weights.norm(dim=0)
-    if len(weights) < weights.shape[1] or not bool((length > 0).all()):
+    if not 0 < weights.shape[1] <= len(weights) or not bool((length > 0).all()):
         return math.inf
     values = torch.linalg.svdvals(weights / length)
     return (values[0] / values[-1]).item() if values[-1] > 0 else math.inf

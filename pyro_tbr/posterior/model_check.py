@@ -9,7 +9,7 @@ import pandas as pd
 
 TAIL = 5.0  # standard deviations; a normal has 6e-7 beyond
 _SURE = 5.0  # standard deviations of chance beyond which something is said, where it
-_CURVED, _MISSING = 0.03, 0.1  # explains these shares of the residual variance too
+_CURVED, _MISSING = 0.03, 0.08  # explains these shares of the residual variance too
 _UNEVEN, _UNEVEN_SD = 1.5, 5.0  # ratio of noise of environments, and how sure
 _HEAVY = 2e-3  # share of outcomes beyond, from which tails are heavy
 _WORTH = 0.6  # outcomes are worth less than this share of their number

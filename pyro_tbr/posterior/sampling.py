@@ -56,7 +56,7 @@ def sample_posterior(
         >>> bool((sampled.pips() - posterior.pips()).abs().to_numpy().max() < 0.1)
         True
         >>> list(sampled.convergence().index)
-        ['gates', 'node weights', 'noise_scale']
+        ['gates', 'node weights', 'noise_scale', 'noise_spread', 'node_noise_scale']
     """
     _check(posterior, num_chains, num_sweeps)
     own = copy.deepcopy(posterior)

@@ -89,7 +89,7 @@ def steps_of(case, with_tree):
     """Adam takes hundreds of steps to where closed forms get in a few, more if sparse."""
     if case[-1] == "tree":
         return with_tree
-    return 400 if case in QUICK else 1200
+    return 500 if case in QUICK else 1200
 
 
 @cases

@@ -158,7 +158,9 @@ def test_what_a_column_explains_is_that_of_regressions():
     y[rng.random((75, 2)) < 0.1] = np.nan
     sd = np.array([[1.0, 2.0]]).repeat(75, 0)
     tensors = (torch.from_numpy(part) for part in (design, y, env))
-    reference = _Reference(DesignRows(*tensors), _Residuals(*map(torch.from_numpy, (y / sd, sd))))
+    reference = _Reference(
+        DesignRows(*tensors), _Residuals(*map(torch.from_numpy, (y / sd, sd, sd)))
+    )
     found, total = reference.explained(torch.from_numpy(column)), 0.0
     for node in (1, 2, 3):
         for q in (0, 1):

@@ -126,7 +126,7 @@ def test_prediction_is_design_times_weights(several, frames):
     found = several.predict(x.iloc[rows], env.iloc[rows])
     design = x.iloc[rows].assign(intercept=1.0).to_numpy()
     weights = by(several.node_weights(), "node")
-    noise = several.summary().noise_scale
+    noise = several.noise().set_index(["node", "outcome"])["mean"]
     for i, leaf in enumerate(env.iloc[rows]):
         for outcome in "abc":
             at = [weights.loc[(leaf, w, outcome)] for w in WEIGHTS]
@@ -134,7 +134,7 @@ def test_prediction_is_design_times_weights(several, frames):
             spread = sum((d * w["sd"]) ** 2 for d, w in zip(design[i], at, strict=True))
             one = found.mean.iloc[i][outcome]
             assert one == pytest.approx(mean, abs=1e-5)
-            sd = math.sqrt(spread + noise[outcome] ** 2)
+            sd = math.sqrt(spread + noise[leaf, outcome] ** 2)
             assert found.sd.iloc[i][outcome] == pytest.approx(sd, rel=0.01)
 
 

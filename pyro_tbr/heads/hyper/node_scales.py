@@ -16,8 +16,9 @@ from pyro_tbr.heads.hyper.scales import (
     best_log_normal,
 )
 
-_MOST_ROUNDS = 50  # of node scales, common scale and spread in an update
-_SETTLED = 1e-3  # moves of a common scale or spread, in logarithms, below which they end
+_MOST_ROUNDS = 100  # of node scales, common scale and spread in an update
+_MOST_RATIO = 0.95  # of a step to the one before, where they are extrapolated
+_SETTLED = 1e-4  # moves of a common scale or spread, in logarithms, below which they end
 
 
 class NodeScale(Hyperparameter):
@@ -75,16 +76,15 @@ class NodeScaleFactor(ScaleFactor):
         self._linked = (common, spread)
         return self
 
-    def see(self, nodes: Tensor) -> None:
-        """Nodes (V,) bool that have rows too."""
-        self.seen |= nodes.to(self.seen.device)
+    def see(self, nodes: Tensor, *, only: bool = False) -> None:
+        """Nodes (V,) bool that have rows too, or ``only`` these."""
+        nodes = nodes.to(self.seen.device)
+        self.seen.copy_(nodes if only else self.seen | nodes)
 
     def forget(self) -> None:
-        """All nodes are where their prior has them, so that each may be learnt afresh."""
-        centre, spread = self._linked
-        with torch.no_grad():
-            self.loc.copy_(centre.mean_log().expand_as(self.loc))
-            self.log_scale.copy_((-0.5 * spread.mean_power(-2.0).log()).expand_as(self.loc))
+        """Nodes and their parents are where they start, to be learnt afresh."""
+        for factor in (*self._linked, self):
+            factor.restore(factor.hyper.factor().state())
 
     def at_nodes(self, index: Tensor) -> LogNormalMoments:
         """Of the scales at some nodes (n,), (n, Q); a node V is one that the tree has not."""
@@ -149,6 +149,7 @@ class NodeScaleFactor(ScaleFactor):
         number = drawn.sum(0)
         given = [part.double().cpu().numpy() for part in (square, count)]
         zero = np.zeros_like(given[0])
+        last = None
         loc, log_scale = (p[nodes].double().cpu().numpy() for p in (self.loc, self.log_scale))
         for _ in range(_MOST_ROUNDS):
             before = [factor.mean_log().clone() for factor in self._linked]
@@ -163,9 +164,10 @@ class NodeScaleFactor(ScaleFactor):
             middle = centre.log_moments()
             off = (here - middle.loc.double()).square() + width + middle.var.double()
             spread.update((drawn * off).sum(0), number)
-            moved = [(f.mean_log() - b).abs() for f, b in zip(self._linked, before, strict=True)]
-            if all(bool((move[observed] < _SETTLED).all()) for move in moved):
+            moved = [f.mean_log() - b for f, b in zip(self._linked, before, strict=True)]
+            if all(bool((move[observed].abs() < _SETTLED).all()) for move in moved):
                 break
+            last = _extrapolated(self._linked, moved, last)
         self.loc[nodes] = torch.from_numpy(loc).to(self.loc)
         self.log_scale[nodes] = torch.from_numpy(log_scale).to(self.log_scale)
         # The others go where their prior has them, for the best of their KL.
@@ -173,6 +175,26 @@ class NodeScaleFactor(ScaleFactor):
         self.loc.copy_(torch.where(others, centre.mean_log(), self.loc))
         width = -0.5 * spread.mean_power(-2.0).log()
         self.log_scale.copy_(torch.where(others, width, self.log_scale))
+
+
+def _extrapolated(
+    factors: tuple[ScaleFactor, ScaleFactor], moved: list[Tensor], last: list[Tensor] | None
+) -> list[Tensor] | None:
+    """Goes to where steps that shrink by a constant share end; returns the steps, or ``None``.
+
+    Such are the steps where environments hardly differ, and very small ones.
+
+    Source:
+        Aitken's delta-squared process.
+    """
+    if last is None:
+        return moved
+    for factor, new, old in zip(factors, moved, last, strict=True):
+        if factor.learnt:
+            ratio = torch.where(old.abs() > 0, new / old, 0.0).clamp(0, _MOST_RATIO)
+            loc, log_scale = factor.state()
+            factor.restore(FactorState(loc + new * ratio / (1 - ratio), log_scale))
+    return None
 
 
 def _move_centre(centre: ScaleFactor, total: Tensor, number: Tensor, precision: Tensor) -> None:

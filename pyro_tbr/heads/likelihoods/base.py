@@ -60,6 +60,9 @@ class Likelihood(Described):
     Attributes:
         exact: Rows are normal sites whatever q is: outcomes are normal around the predictor.
         by_node: Some of its parameters are a node's own.
+        predictor_scale: Typical standard deviation of the predictor where it explains half,
+            the unit of the medians of the scales that a prior learns; 1 for outcomes
+            that are standardised.
         interval: What the bounds of a prediction are of: a new ``"outcome"``, or its ``"mean"``.
         placeholder: An outcome it takes, which stands where none was observed.
         unit: (Q,), the user's units in one unit of the outcomes the model sees; after ``build``.
@@ -68,6 +71,7 @@ class Likelihood(Described):
 
     exact: bool = False
     by_node: bool = False
+    predictor_scale: float = 1.0
     interval: str = "outcome"
     placeholder: float = 0.0
     unit: Tensor
@@ -142,8 +146,8 @@ class Likelihood(Described):
         factors = by_name(nuisance)
         return {name: factor.sample(num_draws, generator) for name, factor in factors.items()}
 
-    def know_nodes(self, nuisance: HyperFactors, nodes: Tensor) -> None:
-        """Says which nodes have rows, (V,) bool; for parameters that differ between nodes."""
+    def know_nodes(self, nuisance: HyperFactors, nodes: Tensor, *, only: bool = False) -> None:
+        """Says which nodes have rows too, (V,) bool; for parameters that differ between nodes."""
 
     def forget_nodes(self, nuisance: HyperFactors) -> None:
         """Takes back what was learnt of single nodes, for parameters that differ between them."""

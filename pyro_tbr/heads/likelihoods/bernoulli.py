@@ -41,6 +41,7 @@ class BernoulliLikelihood(Likelihood):
     """
 
     interval = "mean"
+    predictor_scale = 2.5  # of the sum of a logistic variable and as much again
 
     def check(self, y: Outcomes) -> None:
         """Refuses values other than 0, 1 and NaN."""

@@ -107,10 +107,10 @@ class GaussianLikelihood(Likelihood):
         nodes = _nodes(nuisance).draw(common, spread, generator)
         return {"noise_scale": common, "noise_spread": spread, _BY_NODE: nodes}
 
-    def know_nodes(self, nuisance: HyperFactors, nodes: Tensor) -> None:
+    def know_nodes(self, nuisance: HyperFactors, nodes: Tensor, *, only: bool = False) -> None:
         """See :meth:`Likelihood.know_nodes`."""
         if self.by_node:
-            _nodes(nuisance).see(nodes)
+            _nodes(nuisance).see(nodes, only=only)
 
     def forget_nodes(self, nuisance: HyperFactors) -> None:
         """See :meth:`Likelihood.forget_nodes`."""

@@ -72,6 +72,7 @@ class ArcPrior(Described):
         latent_units: tuple[Tensor, Tensor] | None = None,
         root_loc: Tensor | None = None,
         standard_error: float = 0.1,
+        predictor_scale: float = 1.0,
     ) -> ArcPrior:
         """This prior for a tree and sizes, as a new module that has all its buffers.
 
@@ -86,8 +87,10 @@ class ArcPrior(Described):
             root_loc: (W, Q), prior mean of the root weights in the model's units; zero if absent.
             standard_error: Typical standard error of one leaf's weight in the model's units; sets
                 the horseshoe's global scale.
+            predictor_scale: Of the likelihood, in which the medians of learnt scales are given.
         """
         built = copy.deepcopy(self)
+        built.predictor_scale = float(predictor_scale)
         outcome = torch.ones(num_outcomes) if outcome_scale is None else outcome_scale
         latent = torch.ones(num_weights)
         if latent_units is not None:
@@ -111,6 +114,7 @@ class ArcPrior(Described):
     def _scale(self, name: str, fixed: Tensor | None, *, median: float) -> PositiveScale:
         """A scale of shape (W, 1) where learnt, (W, Q) where the user fixed it."""
         if fixed is None:
+            median = self.predictor_scale * median
             return PositiveScale(name, (self.num_weights, 1), None, median=median)
         return PositiveScale(name, self.delta_shape[1:], self._in_unit(fixed, name))
 
