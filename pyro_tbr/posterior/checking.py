@@ -5,17 +5,12 @@ deviation the model gives it. If the model is right they have variance 1 in ever
 heavy tails, and nothing explains them: no square of a latent, no other direction of the features,
 no other outcome. How large a statistic is by chance comes from the same residuals with signs turned
 at random, row by row, which keeps uneven noise, tails and the correlation of outcomes as they are.
-
-Source:
-    Sign changes of residuals as a reference distribution: the wild bootstrap, Liu, Annals of
-    Statistics 16 (1988) 1696. Worth of correlated outcomes: the participation ratio of the
-    eigenvalues of their correlations.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,27 +22,14 @@ from pyro_tbr.errors import DataError
 from pyro_tbr.heads import DesignRows, Guide
 from pyro_tbr.heads.likelihoods import Likelihood
 from pyro_tbr.heads.moments import predictor_moments
+from pyro_tbr.posterior.chance import Reference, Residuals, leading
 from pyro_tbr.posterior.model_check import TAIL, ModelCheck, reasons_of
 from pyro_tbr.posterior.tables import names_index
 from pyro_tbr.posterior.view import PosteriorView
 
 MOST_ROWS = 10_000  # drawn evenly where there are more
-_MOST_DIRECTIONS = 30  # leading ones of the features
-_ROUNDING = 1e-9  # of a column's square: what the design leaves of it is no more
-_FLIPS, _SEED = 40, 223_606
 _LEAST_NOISE = 1e-6  # in units where outcomes have variance 1: below it residuals are rounding
 _LEAST_SHARE = 0.05  # of the variance a row's residual has by the model: weights may take the rest
-
-
-class _Residuals(NamedTuple):
-    """Residuals u (N, Q) standardised by the model, NaN where not observed; sd by it (N, Q).
-
-    ``noise_sd`` (N, Q) is that of an outcome around a known predictor.
-    """
-
-    u: Tensor
-    sd: Tensor
-    noise_sd: Tensor
 
 
 @torch.no_grad()
@@ -74,17 +56,17 @@ def checked(
     num_latents = guide.head.num_latents
     residuals = _residuals(guide, rows, seen=seen)
     environments = _environments(guide, rows, residuals, unit, outcomes)
-    reference = _Reference(rows, residuals)
+    reference = Reference(rows, residuals)
     squares = rows.design[:, :num_latents].double().square()
     curved = reference.explained(squares)
     amount, sd = _curvature(guide, rows, residuals, squares)
     latents = pd.DataFrame({
         "latent": list(weights[:num_latents]), "curvature": amount, "sd": sd,
-        "share": curved.share, "z": curved.z,
+        "share": curved.share, "z": curved.z, "correlation": _correlated(rows, num_latents),
     })  # fmt: skip
     missing = (np.nan, np.nan)
     if features is not None:
-        missing = reference.one_more(_leading(features.double()))
+        missing = reference.one_more(leading(features.double()))
     correlations, worth = _together(residuals.u, outcomes)
     # By the noise alone: a row that its environment's weights follow has a small residual.
     far = residuals.u * residuals.sd / residuals.noise_sd
@@ -137,8 +119,8 @@ def some_rows(number: int) -> Tensor:
     return torch.linspace(0, number - 1, MOST_ROWS, dtype=torch.float64).round().long()
 
 
-def _residuals(guide: Guide, rows: DesignRows, *, seen: bool) -> _Residuals:
-    """See :class:`_Residuals`; rows that the weights have moved towards have smaller ones."""
+def _residuals(guide: Guide, rows: DesignRows, *, seen: bool) -> Residuals:
+    """See :class:`Residuals`; rows that the weights have moved towards have smaller ones."""
     moments = guide.node_moments()
     mean, var = predictor_moments(rows.design.to(moments.mean), rows.env_index, moments)
     mean, var = mean.double(), var.double()
@@ -153,7 +135,7 @@ def _residuals(guide: Guide, rows: DesignRows, *, seen: bool) -> _Residuals:
         noise = torch.maximum(noise - var, _LEAST_SHARE * noise)
     elif likelihood.exact:
         noise = noise + var
-    return _Residuals((rows.y.double() - centre) / noise.sqrt(), noise.sqrt(), noise_sd)
+    return Residuals((rows.y.double() - centre) / noise.sqrt(), noise.sqrt(), noise_sd)
 
 
 def _leverage(rows: DesignRows) -> Tensor:
@@ -173,7 +155,7 @@ def _leverage(rows: DesignRows) -> Tensor:
 def _environments(
     guide: Guide,
     rows: DesignRows,
-    residuals: _Residuals,
+    residuals: Residuals,
     unit: Tensor,
     outcomes: tuple[Hashable, ...],
 ) -> pd.DataFrame:
@@ -211,99 +193,15 @@ def _environments(
     return pd.DataFrame(table)[count.ravel() > 0].reset_index(drop=True)
 
 
-class _Explained(NamedTuple):
-    """Share of the residual variance that each of some columns explains, and beyond chance."""
-
-    share: np.ndarray
-    z: np.ndarray
-
-
-class _Reference:
-    """Statistics of residuals and columns, environment by environment, and what chance gives.
-
-    Columns are taken less what the design explains of them in each environment. The statistic of a
-    direction b is the sum over environments and outcomes of (b' sum_i f_i u_i)^2.
-    """
-
-    def __init__(self, rows: DesignRows, residuals: _Residuals) -> None:
-        self.nodes, self.at = rows.env_index.unique(return_inverse=True)
-        self.design, self.residuals = rows.design.double(), residuals
-        generator = torch.Generator().manual_seed(_SEED)
-        signs = torch.randint(2, (_FLIPS, len(rows)), generator=generator)
-        self.signs = (2 * signs - 1).double().to(self.design.device)
-        self.number = int((~torch.isnan(residuals.u)).sum())
-
-    def _outcomes(self, columns: Tensor):  # type: ignore[no-untyped-def]
-        """For each outcome its residuals (N,), zero where not observed, and columns to go with."""
-        for u, sd in zip(self.residuals.u.T, self.residuals.sd.T, strict=True):
-            observed = (~torch.isnan(u)).double()
-            scale = (observed / sd).unsqueeze(-1)  # so that all of a row counts alike
-            design, own = scale * self.design, scale * columns
-            inner = self._sums(design.unsqueeze(-1) * design.unsqueeze(-2))
-            cross = self._sums(design.unsqueeze(-1) * own.unsqueeze(-2))
-            coefficients = torch.linalg.pinv(inner, hermitian=True, rtol=1e-8) @ cross
-            whole = self._sums(own.square())
-            own = own - torch.einsum("nw,nwp->np", design, coefficients[self.at])
-            rounding = self._sums(own.square()) < _ROUNDING * whole
-            own = torch.where(rounding[self.at], 0.0, own)
-            yield torch.where(observed > 0, u, 0.0), own
-
-    def _sums(self, values: Tensor) -> Tensor:
-        """Over the rows of each environment."""
-        total = values.new_zeros(len(self.nodes), *values.shape[1:])
-        return total.index_add_(0, self.at, values)
-
-    def explained(self, columns: Tensor) -> _Explained:
-        """Each column alone, with a slope of its own at every environment."""
-        total = columns.new_zeros(1 + _FLIPS, columns.shape[1])
-        for u, own in self._outcomes(columns):
-            spread = self._sums(own.square())
-            used = spread > 0
-            weight = torch.where(used, 1 / torch.where(used, spread, 1.0), 0.0)
-            for place, sign in enumerate([torch.ones_like(u), *self.signs]):
-                score = self._sums(own * (sign * u).unsqueeze(-1))
-                total[place] += (weight * score.square()).sum(0)
-        return self._beyond(total)
-
-    def one_more(self, columns: Tensor) -> tuple[float, float]:
-        """Of the direction of the columns that explains most: share and z."""
-        width = columns.shape[1]
-        scatter = columns.new_zeros(1 + _FLIPS, width, width)
-        spread = columns.new_zeros(width, width)
-        for u, own in self._outcomes(columns):
-            spread += own.T @ own
-            for place, sign in enumerate([torch.ones_like(u), *self.signs]):
-                score = self._sums(own * (sign * u).unsqueeze(-1))
-                scatter[place] += score.T @ score
-        values, axes = torch.linalg.eigh(spread)
-        keep = values > 1e-6 * values.max().clamp(min=1e-300)
-        if not bool(keep.any()):
-            return 0.0, 0.0
-        whiten = axes[:, keep] / values[keep].sqrt()
-        largest = torch.linalg.eigvalsh(whiten.T @ scatter @ whiten)[:, -1]
-        # A direction's statistic over its spread is a mean over environments: times their number
-        # it is the sum of squares explained.
-        terms = len(self.nodes) * self.residuals.u.shape[1]
-        found = self._beyond(largest.unsqueeze(-1) * terms)
-        return float(found.share[0]), float(found.z[0])
-
-    def _beyond(self, total: Tensor) -> _Explained:
-        """From statistics (1 + flips, P), the residuals' own first."""
-        found, chance = total[0], total[1:]
-        centre, spread = chance.mean(0), chance.std(0).clamp(min=1e-12)
-        share = (found - centre) / max(1, self.number)
-        return _Explained(share.cpu().numpy(), ((found - centre) / spread).cpu().numpy())
-
-
 def _curvature(
-    guide: Guide, rows: DesignRows, residuals: _Residuals, squares: Tensor
+    guide: Guide, rows: DesignRows, residuals: Residuals, squares: Tensor
 ) -> tuple[np.ndarray, np.ndarray]:
     """How much of its square a latent acts by, and the standard deviation of that, (K,) each."""
     weights = guide.node_moments().mean[rows.env_index].double()  # (N, W, Q)
-    reference = _Reference(rows, residuals)
+    reference = Reference(rows, residuals)
     top, bottom = squares.new_zeros(squares.shape[1]), squares.new_zeros(squares.shape[1])
     each = squares.new_zeros(squares.shape)
-    for q, (u, own) in enumerate(reference._outcomes(squares)):
+    for q, (u, own) in enumerate(reference.outcomes(squares)):
         effect = weights[:, : squares.shape[1], q] * own
         top += (effect * u.unsqueeze(-1)).sum(0)
         bottom += effect.square().sum(0)
@@ -312,12 +210,19 @@ def _curvature(
     return (top / bottom).cpu().numpy(), (each.square().sum(0).sqrt() / bottom).cpu().numpy()
 
 
-def _leading(features: Tensor) -> Tensor:
-    """The features' leading directions, of variance 1, (N, at most 30)."""
-    centred = features - features.mean(0)
-    left, values, _ = torch.linalg.svd(centred, full_matrices=False)
-    keep = values > 1e-5 * values.max().clamp(min=1e-300)
-    return left[:, keep][:, :_MOST_DIRECTIONS] * len(features) ** 0.5
+def _correlated(rows: DesignRows, num_latents: int) -> np.ndarray:
+    """Largest size of the correlation within environments with another latent, (K,)."""
+    z = rows.design[:, :num_latents].double()
+    nodes, at = rows.env_index.unique(return_inverse=True)
+    count = torch.zeros(len(nodes), 1, dtype=z.dtype, device=z.device)
+    count.index_add_(0, at, torch.ones_like(z[:, :1]))
+    mean = z.new_zeros(len(nodes), num_latents).index_add_(0, at, z) / count
+    centred = z - mean[at]
+    product = centred.T @ centred
+    length = product.diagonal().clamp(min=1e-300).sqrt()
+    found = (product / length / length[:, None]).abs()
+    found.fill_diagonal_(0)
+    return found.amax(1).cpu().numpy()
 
 
 def _together(u: Tensor, outcomes: tuple[Hashable, ...]) -> tuple[pd.DataFrame, float]:

@@ -95,12 +95,12 @@ def _quantities(view: PosteriorView, guide: SampledGuide) -> Iterator[_Quantity]
         yield _of("node weights", weights.reshape(*shape, *weights.shape[1:]), labels, *names)
     for name, factor in (by_name(guide.hyper) | by_name(guide.nuisance)).items():
         if factor.learnt:
-            draws, labels = guide.chains(name), [""]
-            if name.startswith("node_"):  # only of nodes with rows, so far as a guide knows
-                nodes = torch.cat([torch.zeros(1, dtype=torch.int64), known + 1])
-                draws = draws[:, :, nodes].unsqueeze(-2)
+            values, labels = guide.chains(name), [""]
+            if name.startswith("node_"):  # at others draws are those of the prior
+                nodes = view.stats.nodes.cpu()
+                values = values[:, :, nodes].unsqueeze(-2)
                 labels = [str(tree.nodes[node]) for node in nodes.tolist()]
-            yield _of(name, draws, labels, *names)
+            yield _of(name, values, labels, *names)
 
 
 def _of(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pyro_tbr.data import Schema
 from pyro_tbr.errors import DataError
 from pyro_tbr.heads.guide import Guide
-from pyro_tbr.heads.likelihoods import Likelihood
+from pyro_tbr.heads.likelihoods import GaussianLikelihood, Likelihood
 from pyro_tbr.heads.likelihoods.scaling import Scaling
 from pyro_tbr.heads.priors import ArcPrior
 from pyro_tbr.heads.registry import registered
@@ -100,6 +100,19 @@ def _describe_class(kind: type, base: type) -> dict[str, Any]:
     return {"class": kind.__name__, "module": kind.__module__}
 
 
+def _likelihood_of(parts: dict[str, Any]) -> Any:
+    """Its description; in files of format 2 normal noise is common to all environments."""
+    described, name = parts["likelihood"], GaussianLikelihood.__name__
+    before = not any(key.startswith("node_noise_scale") or key.startswith("noise_spread")
+                     for key in parts["likelihood_state"])  # fmt: skip
+    if described == "gaussian" and before:
+        return {"class": name, "module": "", "arguments": {"noise": "common"}}
+    if isinstance(described, dict) and described["class"] == name and before:
+        arguments = {"noise": "common"} | described["arguments"]
+        return described | {"arguments": arguments | {"noise": arguments["noise"] or "common"}}
+    return described
+
+
 def _made(description: Any, base: type, *first: Any) -> Any:
     """A part from its description, these arguments before those it names; a name stays a name."""
     if isinstance(description, str):
@@ -150,7 +163,7 @@ def model_of(
         parts["latent_dim"],
         encoder=_encoder_of(parts["encoder"], encoder, path),
         prior=_made(parts["prior"], ArcPrior),
-        likelihood=_made(parts["likelihood"], Likelihood),
+        likelihood=_made(_likelihood_of(parts), Likelihood),
         intercept=parts["intercept"],
     )
     model.build(schema.num_features, len(schema.outcome_names), outcome_scale=scaling.scale)

@@ -13,6 +13,7 @@ _CURVED, _MISSING = 0.03, 0.08  # explains these shares of the residual variance
 _UNEVEN, _UNEVEN_SD = 1.5, 5.0  # ratio of noise of environments, and how sure
 _HEAVY = 2e-3  # share of outcomes beyond, from which tails are heavy
 _WORTH = 0.6  # outcomes are worth less than this share of their number
+_ALIKE = 0.9  # correlation of latents from which expectation propagation errs
 _SHOWN = 5
 
 
@@ -24,8 +25,9 @@ class ModelCheck:
         environments: node, outcome, rows, residual_sd, model_sd (root mean squares, in the
             outcome's unit), ratio (of the two variances) and z (its logarithm in standard errors).
         latents: latent, curvature c (it acts as ``z + c (z^2 - 1)``, z in the model's units), its
-            sd, share (of residual variance that squares of it explain, environment by environment)
-            and z (beyond chance, in standard deviations of chance).
+            sd, share (of residual variance that squares of it explain, environment by environment),
+            z (beyond chance, in standard deviations of chance) and correlation (largest one within
+            environments with another latent, in size).
         missing_share: Share of residual variance that one more latent would explain; NaN where
             latents are known.
         missing_z: The same beyond chance, in standard deviations of chance.
@@ -102,6 +104,14 @@ def reasons_of(found: ModelCheck, *, remedy: str) -> tuple[str, ...]:
             f"outcomes have outliers beyond {TAIL:g} standard deviations: "
             f"{_listed(heavy['outcome'], heavy['beyond'], '.1%')}; look at these rows, and leave "
             "out or shorten what is an error: they widen all intervals and hide small changes"
+        )
+    alike = found.latents[found.latents["correlation"] > _ALIKE]
+    if len(alike):
+        reasons.append(
+            "latents correlate within environments with another one: "
+            f"{_listed(alike['latent'], alike['correlation'], '.2f')}; which of them changes is "
+            "hard to say, and the fit's PIPs of these may be off by 0.1 and more: "
+            "sample_posterior(posterior) says it right where outcomes are normal"
         )
     if found.worth < _WORTH * len(found.correlations):
         reasons.append(

@@ -32,7 +32,9 @@ from pyro_tbr.posterior.view import FitReport, PosteriorView
 from pyro_tbr.tree import Tree
 
 LIBRARY = "pyro_tbr"
-FORMAT = 2  # counts up when files of before can no longer be read, or readers of before would err
+# What is written, and the oldest that is read. They count up when files of before can no longer be
+# read, or readers of before would err.
+FORMAT, OLDEST = 3, 2
 
 _WORDS = {"schema": "names of features and outcomes", "report": "report of the fit"}  # in errors
 
@@ -117,7 +119,7 @@ def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
     ours = isinstance(content, dict) and content.get("library") == LIBRARY
     if not ours or not isinstance(content.get("format"), int):
         raise DataError(f"{os.fspath(path)!r} is a torch file, but not one Posterior.save wrote")
-    if content["format"] != FORMAT:
+    if not OLDEST <= content["format"] <= FORMAT:
         newer = content["format"] > FORMAT
         raise DataError(
             f"{os.fspath(path)!r} has format {content['format']}, written by pyro_tbr "

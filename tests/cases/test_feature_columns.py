@@ -13,6 +13,9 @@ from pyro_tbr.evaluation.baselines import Pooled
 from pyro_tbr.models import LinearEncoder
 from tests.cases.toy import QUICK, linear_fit, star, toy
 
+# Encoders are trained for a few steps only.
+pytestmark = pytest.mark.filterwarnings("ignore::pyro_tbr.ModelWarning")
+
 LEAVES = ["a", "b", "c"]
 TREE = star(LEAVES)
 X, Y, ENV = toy(LEAVES, n=40, d=2)

@@ -9,7 +9,8 @@ import torch
 
 import pyro_tbr as tbr
 from pyro_tbr.heads import DesignRows
-from pyro_tbr.posterior.checking import MOST_ROWS, _Reference, _Residuals, checked, some_rows
+from pyro_tbr.posterior.chance import Reference, Residuals
+from pyro_tbr.posterior.checking import MOST_ROWS, checked, some_rows
 
 PLAIN = {
     "num_leaves": 12, "latent_dim": 3, "num_features": 3, "rows_per_leaf": 60, "noise_scale": 0.5,
@@ -97,6 +98,18 @@ def test_outliers_are_said():
     assert 0.002 < posterior.check().tails["beyond"].item() < 0.01
 
 
+def test_latents_that_correlate_are_said():
+    sim = simulated(latent_correlation=0.95, seed=7)
+    posterior, caught = fitted(sim)
+    assert tbr.ModelWarning in caught
+    (reason,) = posterior.check().reasons
+    assert "sample_posterior" in reason
+    assert posterior.check().latents["correlation"].between(0.93, 0.97).all()
+    # Means that differ between environments are no such correlation.
+    apart = simulated(latent_shift=3.0, seed=7)
+    assert fitted(apart)[0].check().latents["correlation"].max() < 0.3
+
+
 def test_outcomes_that_correlate_are_worth_fewer():
     sim = simulated(num_outcomes=4, noise_correlation=0.7, rows_per_leaf=100, seed=4)
     posterior, caught = fitted(sim)
@@ -158,9 +171,7 @@ def test_what_a_column_explains_is_that_of_regressions():
     y[rng.random((75, 2)) < 0.1] = np.nan
     sd = np.array([[1.0, 2.0]]).repeat(75, 0)
     tensors = (torch.from_numpy(part) for part in (design, y, env))
-    reference = _Reference(
-        DesignRows(*tensors), _Residuals(*map(torch.from_numpy, (y / sd, sd, sd)))
-    )
+    reference = Reference(DesignRows(*tensors), Residuals(*map(torch.from_numpy, (y / sd, sd, sd))))
     found, total = reference.explained(torch.from_numpy(column)), 0.0
     for node in (1, 2, 3):
         for q in (0, 1):
@@ -168,7 +179,7 @@ def test_what_a_column_explains_is_that_of_regressions():
             d, r = design[own], y[own, q] / sd[0, q]
             f = column[own] - d @ np.linalg.lstsq(d, column[own], rcond=None)[0]
             total += ((f.T @ r) ** 2 / (f.T @ f)).item()
-    number = (~np.isnan(y)).sum()
+    number = np.nansum((y / sd) ** 2)
     # Less what chance gives: one for each regression, within the error of forty draws.
     assert found.share[0] * number == pytest.approx(total - 6, abs=4 * (12 / 40) ** 0.5)
 

@@ -18,6 +18,9 @@ from pyro_tbr.posterior import saving
 from pyro_tbr.posterior.plain import from_plain, to_plain
 from tests.brief import mostly_slow
 
+# Small fits of models that are not those of the data.
+pytestmark = pytest.mark.filterwarnings("ignore::pyro_tbr.ModelWarning")
+
 TINY = {
     "restarts": 1,
     "mixture_components": 4,
@@ -500,11 +503,11 @@ BAD_FILES = {
     ),
     "newer": (
         lambda p, path: saved_with(p, path, format=7, version="9.1"),
-        r"format 7, written by pyro_tbr 9.1, and this pyro_tbr reads format 2: update",
+        r"format 7, written by pyro_tbr 9.1, and this pyro_tbr reads format 3: update",
     ),
     "older": (
         lambda p, path: saved_with(p, path, format=1, version="0.1.0"),
-        r"format 1, written by pyro_tbr 0.1.0, and this pyro_tbr reads format 2: fit anew, or read",
+        r"format 1, written by pyro_tbr 0.1.0, and this pyro_tbr reads format 3: fit anew, or read",
     ),
 }
 
@@ -556,3 +559,32 @@ def test_view_does_not_take_its_whole_storage_along(tmp_path):
     big = torch.zeros(1_000_000)
     torch.save(to_plain(big[:3], "value"), tmp_path / "part.pt")
     assert (tmp_path / "part.pt").stat().st_size < 10_000
+
+
+@pytest.mark.parametrize("described", ["gaussian", {"scale": None}])
+def test_a_file_of_format_2_has_common_noise(described, sim, tmp_path):
+    likelihood = tbr.GaussianLikelihood(noise="common")
+    model = tbr.TreeModel(sim.tree, 2, "identity", likelihood=likelihood)
+    posterior = tbr.fit(model, sim.z, sim.y, sim.env, progress=False)
+    path = tmp_path / "fit.tbr"
+    posterior.save(path)
+    content = torch.load(path, weights_only=True)
+    content["format"] = 2
+    parts = from_plain(content["posterior"]["model"])
+    if isinstance(described, str):
+        parts["likelihood"] = described
+    else:
+        parts["likelihood"]["arguments"] = described
+    report = from_plain(content["posterior"]["report"])
+    report.pop("check")
+    content["posterior"] |= {
+        "model": to_plain(parts, "model"),
+        "report": to_plain(report, "report"),
+    }
+    torch.save(content, path)
+    again = tbr.load(path)
+    assert again.model.likelihood.description["noise"] == "common"
+    one, two = (p.predict(sim.z[:5], "leaf0") for p in (posterior, again))
+    np.testing.assert_array_equal(one.sd, two.sd)
+    with pytest.raises(tbr.DataError, match="the fit left no check"):
+        again.check()

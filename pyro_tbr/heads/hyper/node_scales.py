@@ -147,22 +147,22 @@ class NodeScaleFactor(ScaleFactor):
         drawn = (count > 0).double()
         observed = count.sum(0) > 0
         number = drawn.sum(0)
-        given = [part.double().cpu().numpy() for part in (square, count)]
-        zero = np.zeros_like(given[0])
+        square_here, count_here = (part.double().cpu().numpy() for part in (square, count))
+        zero = np.zeros_like(square_here)
         last = None
         loc, log_scale = (p[nodes].double().cpu().numpy() for p in (self.loc, self.log_scale))
         for _ in range(_MOST_ROUNDS):
             before = [factor.mean_log().clone() for factor in self._linked]
             middle, precision = centre.log_moments(), spread.mean_power(-2.0)
-            prior = (p.double().cpu().numpy() for p in (middle.loc, precision.rsqrt()))
-            loc, var = best_log_normal(*prior, loc, log_scale, *given, zero)
+            about, width = (p.double().cpu().numpy() for p in (middle.loc, precision.rsqrt()))
+            loc, var = best_log_normal(about, width, loc, log_scale, square_here, count_here, zero)
             log_scale = 0.5 * np.log(var)
             if not common:
                 break
-            here, width = (torch.from_numpy(part).to(square.device) for part in (loc, var))
+            here, spread_here = (torch.from_numpy(part).to(square.device) for part in (loc, var))
             _move_centre(centre, (drawn * here).sum(0), number, precision.double())
             middle = centre.log_moments()
-            off = (here - middle.loc.double()).square() + width + middle.var.double()
+            off = (here - middle.loc.double()).square() + spread_here + middle.var.double()
             spread.update((drawn * off).sum(0), number)
             moved = [f.mean_log() - b for f, b in zip(self._linked, before, strict=True)]
             if all(bool((move[observed].abs() < _SETTLED).all()) for move in moved):
@@ -173,8 +173,8 @@ class NodeScaleFactor(ScaleFactor):
         # The others go where their prior has them, for the best of their KL.
         others = ~known.unsqueeze(-1)
         self.loc.copy_(torch.where(others, centre.mean_log(), self.loc))
-        width = -0.5 * spread.mean_power(-2.0).log()
-        self.log_scale.copy_(torch.where(others, width, self.log_scale))
+        prior_sd = -0.5 * spread.mean_power(-2.0).log()
+        self.log_scale.copy_(torch.where(others, prior_sd, self.log_scale))
 
 
 def _extrapolated(

@@ -89,7 +89,7 @@ class BernoulliLikelihood(Likelihood):
         self, mean: Tensor, var: Tensor, nuisance: HyperFactors
     ) -> tuple[Tensor, Tensor]:
         """The probability p and p (1 - p)."""
-        prob = _expected(mean, var).sigmoid
+        prob = _expected(mean, var).sigmoid.clamp(0, 1)  # weights sum to 1 but for rounding
         return prob, prob * (1 - prob)
 
 

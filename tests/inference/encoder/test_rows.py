@@ -69,6 +69,9 @@ import torch
 import pyro_tbr as tbr
 from tests.cases.toy import QUICK
 
+# Encoders are trained for a few steps only.
+pytestmark = pytest.mark.filterwarnings("ignore::pyro_tbr.ModelWarning")
+
 torch.set_num_threads(1)
 rng = np.random.default_rng(0)
 N, D, M = 5000, 20_000, 100_000
