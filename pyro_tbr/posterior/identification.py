@@ -20,7 +20,7 @@ from pyro_tbr.posterior.view import FitReport, PosteriorView
 from pyro_tbr.tree.readers.naming import listed
 
 SAME_LATENT = 0.95  # correlation above which a latent of another solution is the same one
-LEAST_GAP = 3.0  # log evidence by which the solution has to be ahead of the best other one
+LEAST_GAP = 1.5  # log evidence by which the solution has to be ahead of the best other one
 # Share of the search's solutions that have to agree. Of 72 simulated fits those that found the
 # latents had 0.37 or more (median 1), the one that missed them without other signs 0.16.
 LEAST_AGREEMENT = 0.25
@@ -97,7 +97,8 @@ class Identification:
             f"the environments' weights {self.condition:.1f}."
         )
         if self.unused:
-            lines.append(f"  Not used: {', '.join(self.unused)}.")
+            nothing = "" if self.latents["used"].any() else " Outcomes hardly depend on any latent."
+            lines.append(f"  Not used: {', '.join(self.unused)}.{nothing}")
         if not self.determined:
             lines.append(
                 "  Read the inclusion probabilities as those of one of several solutions. What "
@@ -132,8 +133,6 @@ def identify(view: PosteriorView) -> Identification:
         index=pd.Index(names, name="latent"),
     )  # fmt: skip
     reasons = []
-    if model.encoder.trainable and not used.any():
-        reasons.append("the outcomes hardly depend on any latent")
     if learnt:
         if len(nodes) * worth < 2 * used.sum() + SPARE_ENVIRONMENTS:
             reasons.append(

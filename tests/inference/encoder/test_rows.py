@@ -16,6 +16,9 @@ from pyro_tbr.inference.encoder import rows
 from tests.brief import mostly_slow
 from tests.cases.toy import QUICK, star, toy
 
+# Encoders are trained for a few steps only.
+pytestmark = pytest.mark.filterwarnings("ignore::pyro_tbr.ModelWarning")
+
 LEAVES = list("abcdef")
 TREE = star(LEAVES)
 X, Y, ENV = toy(LEAVES, n=40, d=8, shift=[("a", 0, 2.0), ("b", 1, -2.0), ("c", 0, -1.5)])
@@ -68,9 +71,6 @@ import scipy.sparse as sp
 import torch
 import pyro_tbr as tbr
 from tests.cases.toy import QUICK
-
-# Encoders are trained for a few steps only.
-pytestmark = pytest.mark.filterwarnings("ignore::pyro_tbr.ModelWarning")
 
 torch.set_num_threads(1)
 rng = np.random.default_rng(0)
