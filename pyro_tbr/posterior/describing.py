@@ -108,8 +108,9 @@ def _likelihood_of(parts: dict[str, Any]) -> Any:
     if described == "gaussian" and before:
         return {"class": name, "module": "", "arguments": {"noise": "common"}}
     if isinstance(described, dict) and described["class"] == name and before:
-        arguments = {"noise": "common"} | described["arguments"]
-        return described | {"arguments": arguments | {"noise": arguments["noise"] or "common"}}
+        arguments = described["arguments"]
+        if arguments.get("scale") is None and not arguments.get("noise"):
+            return described | {"arguments": arguments | {"noise": "common"}}
     return described
 
 

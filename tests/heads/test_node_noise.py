@@ -47,7 +47,7 @@ def test_sites_are_the_models(guide):
 
 
 @GUIDES
-@pytest.mark.parametrize("prior", ["gaussian", "wide spike"])
+@pytest.mark.parametrize("prior", ["gaussian", pytest.param("wide spike", marks=pytest.mark.slow)])
 def test_elbo_is_that_of_pyro(guide, prior):
     model, made, data, stats = make_pair(guide, prior, BY_NODE, updated=True)
     vectorised = guide == "mean field"
@@ -156,6 +156,7 @@ def test_even_noise_is_drawn_to_the_common_one():
     assert abs(posterior.pips() - common.pips()).to_numpy().max() < 0.05
 
 
+@pytest.mark.slow
 def test_a_leaf_of_few_rows_is_safe():
     counts = [60] * 15 + [2]
     sim = simulated(1.0, counts)

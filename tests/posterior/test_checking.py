@@ -32,8 +32,10 @@ def fitted(sim, latents=3, **more):
 
 
 @pytest.mark.parametrize("more", [
-    {}, {"num_outcomes": 3, "missing": 0.2}, {"likelihood": "bernoulli", "rows_per_leaf": 150},
-    {"latent_shift": 1.0, "latent_stretch": 0.3},
+    {},
+    {"num_outcomes": 3, "missing": 0.2},
+    pytest.param({"likelihood": "bernoulli", "rows_per_leaf": 150}, marks=pytest.mark.slow),
+    pytest.param({"latent_shift": 1.0, "latent_stretch": 0.3}, marks=pytest.mark.slow),
 ], ids=["plain", "outcomes", "binary", "shifted"])  # fmt: skip
 def test_nothing_is_said_where_nothing_is_wrong(more):
     sim = simulated(**more)

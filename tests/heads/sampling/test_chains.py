@@ -51,7 +51,7 @@ slow = pytest.mark.slow
 
 
 @pytest.mark.parametrize("prior", [
-    pytest.param(SpikeSlabPrior(), id="default"),
+    pytest.param(SpikeSlabPrior(), marks=slow, id="default"),
     pytest.param(SpikeSlabPrior(spike_scale=0), marks=slow, id="no spike"),
     pytest.param(SpikeSlabPrior(slab_scale=1.0, spike_scale=0.1), marks=slow, id="fixed"),
     pytest.param(SpikeSlabPrior(slab_separation=0, spike_scale=0), id="one slab"),
