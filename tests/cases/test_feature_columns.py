@@ -13,8 +13,6 @@ from pyro_tbr.evaluation.baselines import Pooled
 from pyro_tbr.models import LinearEncoder
 from tests.cases.toy import QUICK, linear_fit, star, toy
 
-# Encoders are trained for a few steps only.
-pytestmark = pytest.mark.filterwarnings("ignore::pyro_tbr.ModelWarning")
 
 LEAVES = ["a", "b", "c"]
 TREE = star(LEAVES)

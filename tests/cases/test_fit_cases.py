@@ -24,8 +24,6 @@ from pyro_tbr.posterior import select_at_fdr
 from tests.brief import FULL_SEARCH, mostly_slow, search_steps, sweeps
 from tests.cases.toy import QUICK, identity_fit, linear_fit, same_fit, star, toy
 
-# Tables here are not those of the models.
-pytestmark = pytest.mark.filterwarnings("ignore::pyro_tbr.ModelWarning")
 
 LEAVES = ["a", "b", "c"]
 TREE = star(LEAVES)

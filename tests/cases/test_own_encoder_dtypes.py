@@ -19,11 +19,7 @@ QUICK = {
     "mixture_components": 2, "encoder_decays": (0.0,),
 }  # fmt: skip
 X, Y, ENV = toy(LEAVES, n=12, d=2)
-pytestmark = [
-    pytest.mark.own_random_state,
-    # Encoders are trained for three steps only.
-    pytest.mark.filterwarnings("ignore::pyro_tbr.ModelWarning"),
-]
+pytestmark = pytest.mark.own_random_state
 
 
 class Standardised(nn.Module):

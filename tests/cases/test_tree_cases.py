@@ -22,9 +22,6 @@ from pyro_tbr.tree import Tree
 from tests.brief import sweeps
 from tests.cases.toy import identity_fit, known_fit, toy
 
-# Outcomes here are not those of the models.
-pytestmark = pytest.mark.filterwarnings("ignore::pyro_tbr.ModelWarning")
-
 
 def lengths_by_child(tree):
     return dict(zip(tree.nodes[1:], tree.lengths, strict=True))

@@ -21,8 +21,6 @@ from pyro_tbr.inference.elbo import TreeELBO
 from tests.brief import mostly_slow
 from tests.inference.problems import design_statistics, standard_rows
 
-# Rows of a group share an error, which looks like another latent.
-pytestmark = pytest.mark.filterwarnings("ignore::pyro_tbr.ModelWarning")
 
 CORRELATION, NUM_GROUPS, SIZE = 0.6, 10, 6
 OPTIONS = tbr.FitOptions(restarts=4)

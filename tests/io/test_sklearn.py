@@ -27,8 +27,6 @@ import pyro_tbr as tbr
 from pyro_tbr.errors import DataError, ShapeError, TreeError
 from pyro_tbr.io.sklearn import TreeClassifier, TreeRegressor
 
-# Tables here repeat outcomes, or have more latents than the models.
-pytestmark = pytest.mark.filterwarnings("ignore::pyro_tbr.ModelWarning")
 
 FAST = tbr.FitOptions(mixture_components=4)
 KNOWN = {"encoder": "identity", "options": FAST}

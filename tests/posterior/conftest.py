@@ -1,7 +1,5 @@
 """Small fits that the files of this folder share; each is made once."""
 
-import warnings
-
 import pandas as pd
 import pytest
 
@@ -57,9 +55,7 @@ def held_out(sim):
         prior=tbr.SpikeSlabPrior(inclusion_prob=RATE, slab_scale=SLAB_SCALE, root_scale=3.0),
         likelihood=tbr.GaussianLikelihood(scale=NOISE_SCALE),
     )
-    with warnings.catch_warnings():  # the noise is less than it is told
-        warnings.simplefilter("ignore", tbr.ModelWarning)
-        return tbr.fit(model, z, y, env, progress=False, options=FAST)
+    return tbr.fit(model, z, y, env, progress=False, options=FAST)
 
 
 @pytest.fixture(scope="session")

@@ -16,8 +16,6 @@ from tests.posterior.small_fits import BALANCED, FAST, NOISE_SCALE, RATE, SLAB_S
 
 NUM_DRAWS = 6_000
 FAR = np.array([[1.0, -2.0], [0.3, 0.3], [0.0, 3.0]])  # rows whose weights matter
-# Some fits are told a noise that is not that of the data.
-pytestmark = pytest.mark.filterwarnings("ignore::pyro_tbr.ModelWarning")
 
 
 def design_square(posterior):

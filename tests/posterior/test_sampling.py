@@ -66,7 +66,6 @@ def correlated(seed=0):
     return np.concatenate([x, x + 0.1 * rng.standard_normal(x.shape)], 1), y, env
 
 
-@pytest.mark.filterwarnings("ignore::pyro_tbr.ModelWarning")  # says so too
 def test_predictions_know_how_latents_go_together():
     """Where the rows are, their predictor is known, though neither weight is."""
     x, y, env = correlated()

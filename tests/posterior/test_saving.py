@@ -18,8 +18,6 @@ from pyro_tbr.posterior import saving
 from pyro_tbr.posterior.plain import from_plain, to_plain
 from tests.brief import mostly_slow
 
-# Small fits of models that are not those of the data.
-pytestmark = pytest.mark.filterwarnings("ignore::pyro_tbr.ModelWarning")
 
 TINY = {
     "restarts": 1,

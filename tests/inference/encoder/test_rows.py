@@ -16,8 +16,6 @@ from pyro_tbr.inference.encoder import rows
 from tests.brief import mostly_slow
 from tests.cases.toy import QUICK, star, toy
 
-# Encoders are trained for a few steps only.
-pytestmark = pytest.mark.filterwarnings("ignore::pyro_tbr.ModelWarning")
 
 LEAVES = list("abcdef")
 TREE = star(LEAVES)
