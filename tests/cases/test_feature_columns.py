@@ -13,7 +13,6 @@ from pyro_tbr.evaluation.baselines import Pooled
 from pyro_tbr.models import LinearEncoder
 from tests.cases.toy import QUICK, linear_fit, star, toy
 
-
 LEAVES = ["a", "b", "c"]
 TREE = star(LEAVES)
 X, Y, ENV = toy(LEAVES, n=40, d=2)

@@ -24,7 +24,6 @@ from pyro_tbr.posterior import select_at_fdr
 from tests.brief import FULL_SEARCH, mostly_slow, search_steps, sweeps
 from tests.cases.toy import QUICK, identity_fit, linear_fit, same_fit, star, toy
 
-
 LEAVES = ["a", "b", "c"]
 TREE = star(LEAVES)
 X, Y, ENV = toy(LEAVES, n=30, d=2)

@@ -21,7 +21,6 @@ from pyro_tbr.inference.elbo import TreeELBO
 from tests.brief import mostly_slow
 from tests.inference.problems import design_statistics, standard_rows
 
-
 CORRELATION, NUM_GROUPS, SIZE = 0.6, 10, 6
 OPTIONS = tbr.FitOptions(restarts=4)
 

@@ -13,7 +13,6 @@ from pyro_tbr.errors import DataError, ShapeError
 from pyro_tbr.io.arviz import to_datatree
 from tests.posterior.small_fits import BALANCED, known_fit, toy
 
-
 with warnings.catch_warnings():  # they announce their next versions
     warnings.simplefilter("ignore")
     reason = "needs ArviZ: pip install pyro-tbr[arviz]"

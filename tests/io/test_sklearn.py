@@ -27,7 +27,6 @@ import pyro_tbr as tbr
 from pyro_tbr.errors import DataError, ShapeError, TreeError
 from pyro_tbr.io.sklearn import TreeClassifier, TreeRegressor
 
-
 FAST = tbr.FitOptions(mixture_components=4)
 KNOWN = {"encoder": "identity", "options": FAST}
 

@@ -18,7 +18,6 @@ from pyro_tbr.posterior import saving
 from pyro_tbr.posterior.plain import from_plain, to_plain
 from tests.brief import mostly_slow
 
-
 TINY = {
     "restarts": 1,
     "mixture_components": 4,

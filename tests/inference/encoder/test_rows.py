@@ -16,7 +16,6 @@ from pyro_tbr.inference.encoder import rows
 from tests.brief import mostly_slow
 from tests.cases.toy import QUICK, star, toy
 
-
 LEAVES = list("abcdef")
 TREE = star(LEAVES)
 X, Y, ENV = toy(LEAVES, n=40, d=8, shift=[("a", 0, 2.0), ("b", 1, -2.0), ("c", 0, -1.5)])
