@@ -163,8 +163,9 @@ class Posterior(PosteriorView):
     def update(self, x: Any, y: Any, env: Any, *, groups: Any = None) -> Posterior:
         """The posterior after a few more rows, without training; this one stays as it is.
 
-        Encoder, noise and scales of the prior are kept. Weights and changes become those of a fit
-        to all rows; for binary outcomes nearly, as earlier rows keep their quadratic expansion.
+        Encoder and scales of the prior are kept, and of the noise what environments share. Weights,
+        changes and each environment's noise become those of a fit to all rows; for binary outcomes
+        nearly, as earlier rows keep their quadratic expansion.
 
         Args:
             x: Features, as in :meth:`encode`.

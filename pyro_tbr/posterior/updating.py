@@ -1,4 +1,4 @@
-"""A few more rows: statistics are added, the encoder and all scales stay.
+"""A few more rows: statistics are added, the encoder and all scales that environments share stay.
 
 For outcomes with normal noise the tree guide then stands where a fit to all rows with these scales
 does. Mean field goes to the nearest optimum, which need not be the one of such a fit. For other
