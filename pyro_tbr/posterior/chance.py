@@ -34,6 +34,31 @@ class Residuals(NamedTuple):
     noise_sd: Tensor
 
 
+class ByEnvironment:
+    """Sums over the rows of each environment.
+
+    Args:
+        env_index: Node of each row, (N,).
+
+    Attributes:
+        nodes: Nodes with rows, (E,).
+        at: Which of these each row is at, (N,).
+    """
+
+    def __init__(self, env_index: Tensor) -> None:
+        self.nodes, self.at = env_index.unique(return_inverse=True)
+
+    def sums(self, values: Tensor) -> Tensor:
+        """Of values (N, ...), (E, ...)."""
+        total = values.new_zeros(len(self.nodes), *values.shape[1:])
+        return total.index_add_(0, self.at, values)
+
+    def means(self, values: Tensor) -> Tensor:
+        """Of values (N, ...), (E, ...)."""
+        count = torch.bincount(self.at, minlength=len(self.nodes)).to(values)
+        return self.sums(values) / count.reshape(-1, *[1] * (values.dim() - 1))
+
+
 class Explained(NamedTuple):
     """Share of the residual variance that each of some columns explains, and beyond chance."""
 
@@ -49,7 +74,7 @@ class Reference:
     """
 
     def __init__(self, rows: DesignRows, residuals: Residuals) -> None:
-        self.nodes, self.at = rows.env_index.unique(return_inverse=True)
+        self.environments = ByEnvironment(rows.env_index)
         self.design, self.residuals = rows.design.double(), residuals
         generator = torch.Generator().manual_seed(_SEED)
         signs = torch.randint(2, (_FLIPS, len(rows)), generator=generator)
@@ -62,29 +87,24 @@ class Reference:
             observed = (~torch.isnan(u)).double()
             scale = (observed / sd).unsqueeze(-1)  # so that all of a row counts alike
             design, own = scale * self.design, scale * columns
-            inner = self._sums(design.unsqueeze(-1) * design.unsqueeze(-2))
-            cross = self._sums(design.unsqueeze(-1) * own.unsqueeze(-2))
+            inner = self.environments.sums(design.unsqueeze(-1) * design.unsqueeze(-2))
+            cross = self.environments.sums(design.unsqueeze(-1) * own.unsqueeze(-2))
             coefficients = torch.linalg.pinv(inner, hermitian=True, rtol=1e-8) @ cross
-            whole = self._sums(own.square())
-            own = own - torch.einsum("nw,nwp->np", design, coefficients[self.at])
-            rounding = self._sums(own.square()) < _ROUNDING * whole
-            own = torch.where(rounding[self.at], 0.0, own)
+            whole = self.environments.sums(own.square())
+            own = own - torch.einsum("nw,nwp->np", design, coefficients[self.environments.at])
+            rounding = self.environments.sums(own.square()) < _ROUNDING * whole
+            own = torch.where(rounding[self.environments.at], 0.0, own)
             yield torch.where(observed > 0, u, 0.0), own
-
-    def _sums(self, values: Tensor) -> Tensor:
-        """Over the rows of each environment."""
-        total = values.new_zeros(len(self.nodes), *values.shape[1:])
-        return total.index_add_(0, self.at, values)
 
     def explained(self, columns: Tensor) -> Explained:
         """Each column alone, with a slope of its own at every environment."""
         total = columns.new_zeros(1 + _FLIPS, columns.shape[1])
         for u, own in self.outcomes(columns):
-            spread = self._sums(own.square())
+            spread = self.environments.sums(own.square())
             used = spread > 0
             weight = torch.where(used, 1 / torch.where(used, spread, 1.0), 0.0)
             for place, sign in enumerate([torch.ones_like(u), *self.signs]):
-                score = self._sums(own * (sign * u).unsqueeze(-1))
+                score = self.environments.sums(own * (sign * u).unsqueeze(-1))
                 total[place] += (weight * score.square()).sum(0)
         return self._beyond(total)
 
@@ -96,7 +116,7 @@ class Reference:
         for u, own in self.outcomes(columns):
             spread += own.T @ own
             for place, sign in enumerate([torch.ones_like(u), *self.signs]):
-                score = self._sums(own * (sign * u).unsqueeze(-1))
+                score = self.environments.sums(own * (sign * u).unsqueeze(-1))
                 scatter[place] += score.T @ score
         values, axes = torch.linalg.eigh(spread)
         keep = values > 1e-6 * values.max().clamp(min=1e-300)
@@ -106,7 +126,7 @@ class Reference:
         largest = torch.linalg.eigvalsh(whiten.T @ scatter @ whiten)[:, -1]
         # A direction's statistic over its spread is a mean over environments: times their number
         # it is the sum of squares explained.
-        terms = len(self.nodes) * self.residuals.u.shape[1]
+        terms = len(self.environments.nodes) * self.residuals.u.shape[1]
         found = self._beyond(largest.unsqueeze(-1) * terms)
         return float(found.share[0]), float(found.z[0])
 

@@ -22,7 +22,7 @@ from pyro_tbr.errors import DataError
 from pyro_tbr.heads import DesignRows, Guide
 from pyro_tbr.heads.likelihoods import Likelihood
 from pyro_tbr.heads.moments import predictor_moments
-from pyro_tbr.posterior.chance import Reference, Residuals, leading
+from pyro_tbr.posterior.chance import ByEnvironment, Reference, Residuals, leading
 from pyro_tbr.posterior.model_check import TAIL, ModelCheck, reasons_of
 from pyro_tbr.posterior.tables import names_index
 from pyro_tbr.posterior.view import PosteriorView
@@ -55,11 +55,11 @@ def checked(
     weights, outcomes = names
     num_latents = guide.head.num_latents
     residuals = _residuals(guide, rows, seen=seen)
-    environments = _environments(guide, rows, residuals, unit, outcomes)
     reference = Reference(rows, residuals)
+    environments = _environments(guide, reference, unit, outcomes)
     squares = rows.design[:, :num_latents].double().square()
     curved = reference.explained(squares)
-    amount, sd = _curvature(guide, rows, residuals, squares)
+    amount, sd = _curvature(guide, rows, reference, squares)
     latents = pd.DataFrame({
         "latent": list(weights[:num_latents]), "curvature": amount, "sd": sd,
         "share": curved.share, "z": curved.z, "correlation": _correlated(rows, num_latents),
@@ -141,45 +141,32 @@ def _residuals(guide: Guide, rows: DesignRows, *, seen: bool) -> Residuals:
 def _leverage(rows: DesignRows) -> Tensor:
     """Of each row and outcome in a regression of its environment alone, (N, Q); at most 1."""
     design, observed = rows.design.double(), (~torch.isnan(rows.y)).double()
-    nodes, at = rows.env_index.unique(return_inverse=True)
+    environments = ByEnvironment(rows.env_index)
     outer = design.unsqueeze(-1) * design.unsqueeze(-2)
     parts = []
     for here in observed.T:
-        gram = outer.new_zeros(len(nodes), *outer.shape[1:])
-        gram.index_add_(0, at, here.reshape(-1, 1, 1) * outer)
+        gram = environments.sums(here.reshape(-1, 1, 1) * outer)
         inverse = torch.linalg.pinv(gram, hermitian=True, rtol=1e-10)
-        parts.append((design * (inverse[at] @ design.unsqueeze(-1)).squeeze(-1)).sum(-1))
+        parts.append(
+            (design * (inverse[environments.at] @ design.unsqueeze(-1)).squeeze(-1)).sum(-1)
+        )
     return torch.stack(parts, -1).clamp(0, 1)
 
 
 def _environments(
-    guide: Guide,
-    rows: DesignRows,
-    residuals: Residuals,
-    unit: Tensor,
-    outcomes: tuple[Hashable, ...],
+    guide: Guide, reference: Reference, unit: Tensor, outcomes: tuple[Hashable, ...]
 ) -> pd.DataFrame:
     """See :class:`ModelCheck`."""
-    nodes, at = rows.env_index.cpu().unique(return_inverse=True)
-    u, sd = (part.cpu().numpy() for part in residuals[:2])
-    seen = ~np.isnan(u)
-    square = np.where(seen, u, 0.0) ** 2
-    kurtosis = (square**2).sum(0) / np.maximum(
-        square.sum(0) ** 2 / np.maximum(seen.sum(0), 1), 1e-300
-    )
-
-    def sums(values: np.ndarray) -> np.ndarray:
-        total = np.zeros((len(nodes), values.shape[1]))
-        np.add.at(total, at.numpy(), values)
-        return total
-
-    count = sums(seen.astype(float))
+    environments, (u, sd, _) = reference.environments, reference.residuals
+    seen = ~torch.isnan(u)
+    parts = (seen.double(), u.nan_to_num().square(), torch.where(seen, sd, 0.0).square())
+    count, square, noise = (environments.sums(part).cpu().numpy() for part in parts)
     safe = np.maximum(count, 1)
-    ratio = np.maximum(sums(square) / safe, 1e-12)
-    error = np.sqrt(np.maximum(kurtosis - 1, 0.5) / safe)
-    model = np.sqrt(sums(np.where(seen, sd, 0.0) ** 2) / safe) * unit.cpu().numpy()
-    labels = np.empty(len(nodes), dtype=object)
-    labels[:] = [guide.head.tree.nodes[node] for node in nodes.tolist()]
+    ratio = np.maximum(square / safe, 1e-12)
+    error = np.sqrt(np.maximum(_kurtosis(u) - 1, 0.5) / safe)
+    model = np.sqrt(noise / safe) * unit.cpu().numpy()
+    labels = np.empty(len(count), dtype=object)
+    labels[:] = [guide.head.tree.nodes[node] for node in environments.nodes.tolist()]
     place, q = (part.ravel() for part in np.indices(count.shape))
     table = {
         "node": labels[place],
@@ -193,12 +180,18 @@ def _environments(
     return pd.DataFrame(table)[count.ravel() > 0].reset_index(drop=True)
 
 
+def _kurtosis(u: Tensor) -> np.ndarray:
+    """Of each column (N, Q), about zero, NaN left out, (Q,); 3 for a normal."""
+    square, seen = u.nan_to_num().square(), (~torch.isnan(u)).sum(0).clamp(min=1)
+    fourth, second = (part.sum(0) / seen for part in (square.square(), square))
+    return (fourth / second.square().clamp(min=1e-300)).cpu().numpy()
+
+
 def _curvature(
-    guide: Guide, rows: DesignRows, residuals: Residuals, squares: Tensor
+    guide: Guide, rows: DesignRows, reference: Reference, squares: Tensor
 ) -> tuple[np.ndarray, np.ndarray]:
     """How much of its square a latent acts by, and the standard deviation of that, (K,) each."""
     weights = guide.node_moments().mean[rows.env_index].double()  # (N, W, Q)
-    reference = Reference(rows, residuals)
     top, bottom = squares.new_zeros(squares.shape[1]), squares.new_zeros(squares.shape[1])
     each = squares.new_zeros(squares.shape)
     for q, (u, own) in enumerate(reference.outcomes(squares)):
@@ -213,11 +206,8 @@ def _curvature(
 def _correlated(rows: DesignRows, num_latents: int) -> np.ndarray:
     """Largest size of the correlation within environments with another latent, (K,)."""
     z = rows.design[:, :num_latents].double()
-    nodes, at = rows.env_index.unique(return_inverse=True)
-    count = torch.zeros(len(nodes), 1, dtype=z.dtype, device=z.device)
-    count.index_add_(0, at, torch.ones_like(z[:, :1]))
-    mean = z.new_zeros(len(nodes), num_latents).index_add_(0, at, z) / count
-    centred = z - mean[at]
+    environments = ByEnvironment(rows.env_index)
+    centred = z - environments.means(z)[environments.at]
     product = centred.T @ centred
     length = product.diagonal().clamp(min=1e-300).sqrt()
     found = (product / length / length[:, None]).abs()
@@ -240,11 +230,7 @@ def _tails(u: Tensor | None, outcomes: tuple[Hashable, ...]) -> pd.DataFrame:
     """See :class:`ModelCheck`."""
     if u is None:
         return pd.DataFrame({"outcome": [], "beyond": [], "kurtosis": []})
-    kurtosis, beyond = [], []
-    for column in u.T:
-        own = column[~torch.isnan(column)]
-        square = own.square()
-        kurtosis.append((square.square().mean() / square.mean().square().clamp(min=1e-300)).item())
-        beyond.append((own.abs() > TAIL).double().mean().item())
+    observed = (~torch.isnan(u)).sum(0).clamp(min=1)
+    beyond = ((u.abs() > TAIL).sum(0).double() / observed).cpu().numpy()
     names = names_index(outcomes, "outcome")
-    return pd.DataFrame({"outcome": names, "beyond": beyond, "kurtosis": kurtosis})
+    return pd.DataFrame({"outcome": names, "beyond": beyond, "kurtosis": _kurtosis(u)})

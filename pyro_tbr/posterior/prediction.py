@@ -175,8 +175,7 @@ class Prediction:
             position = self._places.position
             at = torch.zeros_like(rows) if position is None else position[rows]
             predictor = linear_predictor(self._design[rows], weights, at)[picked]
-            own = {name: v if v.shape[1] == 1 else v[:, at] for name, v in nuisance.items()}
-            own = {name: value[picked] for name, value in own.items()}
+            own = {n: (v if v.shape[1] == 1 else v[:, at])[picked] for n, v in nuisance.items()}
             yield rows, self._view.model.likelihood(predictor, own)
 
     def __repr__(self) -> str:

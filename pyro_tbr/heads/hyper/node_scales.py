@@ -173,8 +173,8 @@ class NodeScaleFactor(ScaleFactor):
         # The others go where their prior has them, for the best of their KL.
         others = ~known.unsqueeze(-1)
         self.loc.copy_(torch.where(others, centre.mean_log(), self.loc))
-        prior_sd = -0.5 * spread.mean_power(-2.0).log()
-        self.log_scale.copy_(torch.where(others, prior_sd, self.log_scale))
+        log_sd = -0.5 * spread.mean_power(-2.0).log()
+        self.log_scale.copy_(torch.where(others, log_sd, self.log_scale))
 
 
 def _extrapolated(
