@@ -18,9 +18,17 @@ from pyro_tbr.errors import (
 )
 from pyro_tbr.evaluation import Simulation, linear_r2, mcc, simulate
 from pyro_tbr.heads.guide import Guide
-from pyro_tbr.heads.likelihoods import BernoulliLikelihood, GaussianLikelihood
+from pyro_tbr.heads.likelihoods import (
+    BernoulliLikelihood,
+    BinomialLikelihood,
+    GaussianLikelihood,
+    NegativeBinomialLikelihood,
+    PoissonLikelihood,
+    StudentTLikelihood,
+)
 from pyro_tbr.heads.mean_field import MeanFieldGuide
 from pyro_tbr.heads.priors import GaussianPrior, HorseshoePrior, SpikeSlabPrior
+from pyro_tbr.heads.rows import RowTerms
 from pyro_tbr.heads.tree_guide import TreeGuide
 from pyro_tbr.inference import FitOptions, TreeELBO, fit
 from pyro_tbr.io.anndata import from_anndata, to_anndata
@@ -33,6 +41,7 @@ __version__ = "0.3.0"
 
 __all__ = [
     "BernoulliLikelihood",
+    "BinomialLikelihood",
     "ConvergenceWarning",
     "DataError",
     "DataWarning",
@@ -44,12 +53,16 @@ __all__ = [
     "IdentificationWarning",
     "MeanFieldGuide",
     "ModelWarning",
+    "NegativeBinomialLikelihood",
     "NewLeaf",
+    "PoissonLikelihood",
     "Posterior",
     "Prediction",
+    "RowTerms",
     "ShapeError",
     "Simulation",
     "SpikeSlabPrior",
+    "StudentTLikelihood",
     "TbrError",
     "TrainingError",
     "Tree",

@@ -13,6 +13,7 @@ what to do; the user's objects are neither changed nor shared.
 
 from pyro_tbr.data.alignment import align_env, align_features, align_groups, align_training
 from pyro_tbr.data.columns import varying_columns
+from pyro_tbr.data.known import align_known
 from pyro_tbr.data.matching import RowOrder, Rows, Schema
 from pyro_tbr.data.outcomes import Outcomes, align_outcomes
 from pyro_tbr.data.ranks import align_ranks, check_ranks
@@ -27,6 +28,7 @@ __all__ = [
     "align_env",
     "align_features",
     "align_groups",
+    "align_known",
     "align_outcomes",
     "align_ranks",
     "align_training",

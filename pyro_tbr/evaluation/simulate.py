@@ -9,7 +9,13 @@ import torch
 
 from pyro_tbr.errors import DataError, ShapeError
 from pyro_tbr.evaluation.checks import Array, check_choice, check_count, check_range
-from pyro_tbr.evaluation.simulation import LinearMixing, MLPMixing, RowLaw, Simulation
+from pyro_tbr.evaluation.simulation import (
+    LIKELIHOODS,
+    LinearMixing,
+    MLPMixing,
+    RowLaw,
+    Simulation,
+)
 from pyro_tbr.tree import Tree, path_sum
 
 _CHANGES = ("one_per_arc", "bernoulli", "two_per_arc", "half_the_arcs")
@@ -38,6 +44,11 @@ def simulate(
     delta_min: float = 0.5,
     delta_scale: float = 1.0,
     likelihood: str = "gaussian",
+    weight_scale: float = 1.0,
+    intercept_mean: float = 0.0,
+    overdispersion: float = 0.3,
+    exposure_ratio: float = 1.0,
+    num_trials: int = 10,
     missing: float = 0.0,
     intercept_scale: float = 0.0,
     intercept_changes: float = 0.0,
@@ -56,9 +67,10 @@ def simulate(
 ) -> Simulation:
     """Draw a tree, sparse changes along its arcs, and rows of data at its leaves.
 
-    Root weights are N(0, 1); a change is ``sign * (delta_min + delta_scale * |N(0, 1)|)`` with a
-    random sign. Tree, weights, mixing, rows and missingness have generators of their own, so
-    more rows a leaf, say, leaves tree, weights and mixing as they were.
+    Root weights are N(0, weight_scale^2); a change is
+    ``sign * (delta_min + delta_scale * |N(0, 1)|)`` with a random sign. Tree, weights, mixing, rows
+    and missingness have generators of their own, so more rows a leaf, say, leaves tree, weights and
+    mixing as they were.
 
     Args:
         tree: The environments; None draws one from ``num_leaves`` and ``shape``.
@@ -80,7 +92,13 @@ def simulate(
         latent_correlation: Correlation of every pair of latents.
         delta_min: Smallest size of a change.
         delta_scale: Scale of a change's size above ``delta_min``.
-        likelihood: ``"gaussian"`` or ``"bernoulli"`` (y is 0 or 1, logit link).
+        likelihood: ``"gaussian"``, ``"bernoulli"`` (y is 0 or 1) or ``"binomial"``, logit link;
+            ``"poisson"`` or ``"negative_binomial"``, log link.
+        weight_scale: Standard deviation of the root weights.
+        intercept_mean: Mean of the root's intercept: log rate of counts, logit of probabilities.
+        overdispersion: Of ``"negative_binomial"``: variance is mean + overdispersion * mean^2.
+        exposure_ratio: Most by which exposures of counts differ, as a ratio; log-uniform around 1.
+        num_trials: Of ``"binomial"``: trials of each row are uniform on 1 to twice this less 1.
         missing: Share of the entries of y set to NaN, completely at random.
         intercept_scale: Standard deviation of the root's intercept.
         intercept_changes: Probability that an arc changes the intercept (sized as a delta).
@@ -117,7 +135,7 @@ def simulate(
     check_choice("shape", shape, ("balanced", "random"))
     check_choice("changes", changes, _CHANGES)
     check_choice("mixing", mixing, ("linear", "mlp"))
-    check_choice("likelihood", likelihood, ("gaussian", "bernoulli"))
+    check_choice("likelihood", likelihood, LIKELIHOODS)
     check_choice("sizes", sizes, tuple(_SIZES))
     check_choice("noise", noise, ("normal", "t", "outliers"))
     shares = {
@@ -127,12 +145,16 @@ def simulate(
     not_negative = {
         "seed": seed, "noise_scale": noise_scale, "latent_noise": latent_noise,
         "delta_min": delta_min, "delta_scale": delta_scale, "intercept_scale": intercept_scale,
+        "weight_scale": weight_scale, "overdispersion": overdispersion,
         "small_changes": small_changes, "latent_shift": latent_shift,
         "latent_stretch": latent_stretch, "feature_noise": feature_noise,
     }  # fmt: skip
     for name, value in (shares | not_negative).items():
         check_range(name, value, 0, 1 if name in shares else np.inf)
     check_range("noise_ratio", noise_ratio, 1, np.inf)
+    check_range("exposure_ratio", exposure_ratio, 1, np.inf)
+    check_range("intercept_mean", intercept_mean, -np.inf, np.inf)
+    check_count("num_trials", num_trials, 1, "a trial")
     check_range("curvature", curvature, -np.inf, np.inf)
     check_count("nuisance_dim", nuisance_dim, 0, "no factor")
     check_count("latent_dim", latent_dim, 2 if changes == "two_per_arc" else 1, changes)
@@ -154,14 +176,14 @@ def simulate(
         return sign * (delta_min + delta_scale * _SIZES[sizes](for_weights, size))
 
     A, K, Q = tree.num_arcs, latent_dim, num_outcomes
-    root_weights = for_weights.standard_normal((K, Q))
+    root_weights = weight_scale * for_weights.standard_normal((K, Q))
     gates = _draw_gates((A, K, Q), changes, change_prob, for_weights)
     shared = for_law.random((A, 1, 1)) < shared_changes
     gates = np.where(shared, gates[..., :1], gates)
     deltas = gates * changes_of(A, K, Q)
     if small_changes:
         deltas = deltas + small_changes * for_small.standard_normal(deltas.shape)
-    root_intercept = intercept_scale * for_weights.standard_normal(Q)
+    root_intercept = intercept_mean + intercept_scale * for_weights.standard_normal(Q)
     intercept_deltas = (for_weights.random((A, Q)) < intercept_changes) * changes_of(A, Q)
     index = np.repeat(tree.leaf_index.numpy(), counts)
     mix = _draw_mixing(mixing, num_shown, num_features, for_mixing)
@@ -176,6 +198,9 @@ def simulate(
         curvature=curvature,
         feature_noise=feature_noise,
         nuisance_dim=nuisance_dim,
+        overdispersion=overdispersion,
+        exposure_ratio=exposure_ratio,
+        num_trials=num_trials,
     )
     env = np.empty(len(index), dtype=object)
     for row, node in enumerate(index):  # one by one: numpy would unpack labels that are tuples
@@ -200,9 +225,11 @@ def simulate(
         law=law,
         seed=seed,
     )
-    x, y, z = truth._drawn(index, for_rows)
+    drawn = truth._drawn(index, for_rows)
+    y = drawn.y
     y[for_missing.random(y.shape) < missing] = np.nan
-    return replace(truth, x=x, y=y[:, 0] if Q == 1 else y, z=z)
+    y = y[:, 0] if Q == 1 else y
+    return replace(truth, **(drawn._asdict() | {"y": y}))
 
 
 def _equal_correlations(name: str, correlation: float, size: int) -> Array:

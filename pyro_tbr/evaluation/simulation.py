@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -38,6 +39,8 @@ class MLPMixing:
         return np.tanh(z @ self.inner + self.bias) @ self.outer
 
 
+LIKELIHOODS = ("gaussian", "bernoulli", "binomial", "poisson", "negative_binomial")
+_COUNTS = LIKELIHOODS[3:]
 _OUTLIERS, _OUTLYING = 0.01, 10.0  # share of rows, and by how much their noise is larger
 _T_DF = 3  # degrees of freedom of heavy-tailed noise
 
@@ -56,6 +59,9 @@ class RowLaw:
         curvature: A latent acts as ``z + curvature * (z^2 - 1)``.
         feature_noise: Standard deviation of noise in the features.
         nuisance_dim: Standard normal factors that features show and outcomes do not depend on.
+        overdispersion: Of negative binomial counts.
+        exposure_ratio: Most by which exposures of counts differ.
+        num_trials: Trials of a row are uniform on 1 to twice this less 1.
     """
 
     means: Array
@@ -66,6 +72,9 @@ class RowLaw:
     curvature: float
     feature_noise: float
     nuisance_dim: int
+    overdispersion: float
+    exposure_ratio: float
+    num_trials: int
 
     def noise_draws(self, index: Array, generator: np.random.Generator) -> Array:
         """Noise (N, Q) of rows at the nodes of ``index`` (N,)."""
@@ -77,6 +86,16 @@ class RowLaw:
         if self.noise == "outliers":
             drawn[generator.random(len(index)) < _OUTLIERS] *= _OUTLYING
         return self.noise_scales[index, None] * (drawn @ self.noise_factor.T)
+
+
+class _Drawn(NamedTuple):
+    """Rows: features (N, D), outcomes (N, Q), latents (N, K), exposures and trials (N,)."""
+
+    x: Array
+    y: Array
+    z: Array
+    exposure: Array | None
+    trials: Array | None
 
 
 @dataclass(frozen=True)
@@ -99,9 +118,11 @@ class Simulation:
         latent_factor: Lower Cholesky factor (K, K) of the latents' correlation.
         noise_scale: Standard deviation of y about its mean (Gaussian only), see ``law`` too.
         latent_noise: Standard deviation of what y, but not x, sees added to each latent.
-        likelihood: ``"gaussian"`` or ``"bernoulli"``.
+        likelihood: Of the outcomes, as in :func:`simulate`.
         law: How rows differ between nodes and from plain ones.
         seed: The seed it was drawn with.
+        exposure: Of the rows of counts, (N,); ``None`` for others.
+        trials: Of the rows of binomial outcomes, (N,); ``None`` for others.
     """
 
     x: Array
@@ -122,9 +143,11 @@ class Simulation:
     likelihood: str
     law: RowLaw
     seed: int
+    exposure: Array | None = None
+    trials: Array | None = None
 
     def rows(self, node: Hashable, n: int, seed: int = 0) -> tuple[Array, Array, Array]:
-        """Fresh rows at a node: same mixing and weights, nothing missing.
+        """Fresh rows at a node: same mixing and weights, nothing missing; exposure or trials 1.
 
         Args:
             node: Any node of the tree, a leaf that was held out or an inner node included.
@@ -142,8 +165,8 @@ class Simulation:
         check_range("seed", seed, 0, np.inf)
         index = self.tree.index(node)
         generator = np.random.default_rng([self.seed, index + 1, seed])
-        x, y, z = self._drawn(np.full(n, index), generator)
-        return x, y if self.y.ndim == 2 else y[:, 0], z
+        drawn = self._drawn(np.full(n, index), generator, plain=True)
+        return drawn.x, drawn.y if self.y.ndim == 2 else drawn.y[:, 0], drawn.z
 
     def without(self, leaves: Hashable | Iterable[Hashable]) -> tuple[Array, Array, Array]:
         """Rows ``(x, y, env)`` of all but some leaves, which are thereby held out.
@@ -169,12 +192,16 @@ class Simulation:
         keep = np.array([label not in labels for label in self.env], dtype=bool)
         return self.x[keep], self.y[keep], self.env[keep]
 
-    def _drawn(self, index: Array, generator: np.random.Generator) -> tuple[Array, Array, Array]:
-        """Features, outcomes and latents of rows at the nodes of ``index`` (N,)."""
+    def _drawn(
+        self, index: Array, generator: np.random.Generator, *, plain: bool = False
+    ) -> _Drawn:
+        """Rows at the nodes of ``index`` (N,); ``plain`` ones have exposure or trials 1."""
         law = self.law
         z = generator.standard_normal((len(index), len(self.latent_factor))) @ self.latent_factor.T
         z = law.means[index] + law.spreads[index] * z
-        y = self._outcomes(z, index, generator)
+        predictor = self._predictor(z, index, generator)
+        exposure, trials = self._known(len(index), generator, plain=plain)
+        y = self._outcomes(predictor, index, exposure, trials, generator)
         shown = z
         if law.nuisance_dim:
             nuisance = generator.standard_normal((len(z), law.nuisance_dim))
@@ -182,15 +209,49 @@ class Simulation:
         x = self.mixing(shown)
         if law.feature_noise:
             x = x + law.feature_noise * generator.standard_normal(x.shape)
-        return x, y, z
+        return _Drawn(x, y, z, exposure, trials)
 
-    def _outcomes(self, z: Array, index: Array, generator: np.random.Generator) -> Array:
-        """Outcomes (N, Q) of latents (N, K) at the nodes of ``index`` (N,)."""
+    def _known(
+        self, number: int, generator: np.random.Generator, *, plain: bool
+    ) -> tuple[Array | None, Array | None]:
+        """Exposures and trials (N,) of rows whose outcomes have such."""
+        law, exposure, trials = self.law, None, None
+        if self.likelihood in _COUNTS:
+            exposure = np.ones(number)
+            if law.exposure_ratio > 1 and not plain:
+                exposure = law.exposure_ratio ** generator.uniform(-0.5, 0.5, number)
+        elif self.likelihood == "binomial":
+            most = 1 if plain else 2 * law.num_trials - 1
+            trials = generator.integers(1, most + 1, number).astype(np.float64)
+        return exposure, trials
+
+    def _predictor(self, z: Array, index: Array, generator: np.random.Generator) -> Array:
+        """Linear predictor (N, Q) of latents (N, K) at the nodes of ``index`` (N,)."""
         seen = z + self.latent_noise * generator.standard_normal(z.shape)
         if self.law.curvature:
             seen = seen + self.law.curvature * (seen**2 - 1)
         mean = np.einsum("nk,nkq->nq", seen, self.node_weights[index])
-        mean = mean + self.node_intercepts[index]
+        return mean + self.node_intercepts[index]
+
+    def _outcomes(
+        self,
+        predictor: Array,
+        index: Array,
+        exposure: Array | None,
+        trials: Array | None,
+        generator: np.random.Generator,
+    ) -> Array:
+        """Outcomes (N, Q) of a predictor."""
         if self.likelihood == "bernoulli":
-            return (generator.random(mean.shape) < 1 / (1 + np.exp(-mean))).astype(np.float64)
-        return mean + self.law.noise_draws(index, generator)
+            chance = 1 / (1 + np.exp(-predictor))
+            return (generator.random(predictor.shape) < chance).astype(np.float64)
+        if trials is not None:
+            chance = 1 / (1 + np.exp(-predictor))
+            return generator.binomial(trials.astype(int)[:, None], chance).astype(np.float64)
+        if exposure is not None:
+            rate = exposure[:, None] * np.exp(predictor)
+            if self.likelihood == "negative_binomial":
+                size = 1 / self.law.overdispersion
+                rate = rate * generator.gamma(size, 1 / size, rate.shape)
+            return generator.poisson(rate).astype(np.float64)
+        return predictor + self.law.noise_draws(index, generator)

@@ -14,13 +14,18 @@ from pyro_tbr.heads.head import Head
 from pyro_tbr.heads.likelihoods import (
     LIKELIHOODS,
     BernoulliLikelihood,
+    BinomialLikelihood,
     GaussianLikelihood,
     Likelihood,
+    MixedLikelihood,
+    NegativeBinomialLikelihood,
+    PoissonLikelihood,
+    StudentTLikelihood,
 )
 from pyro_tbr.heads.mean_field import MeanFieldGuide
 from pyro_tbr.heads.moments import DeltaMoments, NodeMoments
 from pyro_tbr.heads.priors import ArcPrior, GaussianPrior, HorseshoePrior, SpikeSlabPrior
-from pyro_tbr.heads.rows import DesignRows, RowSource
+from pyro_tbr.heads.rows import DesignRows, RowSource, RowTerms
 from pyro_tbr.heads.sampling import SampledGuide, run_chains
 from pyro_tbr.heads.statistics import Statistics
 from pyro_tbr.heads.tree_guide import TreeGuide
@@ -29,6 +34,7 @@ __all__ = [
     "LIKELIHOODS",
     "ArcPrior",
     "BernoulliLikelihood",
+    "BinomialLikelihood",
     "DeltaMoments",
     "DesignRows",
     "GaussianLikelihood",
@@ -38,11 +44,16 @@ __all__ = [
     "HorseshoePrior",
     "Likelihood",
     "MeanFieldGuide",
+    "MixedLikelihood",
+    "NegativeBinomialLikelihood",
     "NodeMoments",
+    "PoissonLikelihood",
     "RowSource",
+    "RowTerms",
     "SampledGuide",
     "SpikeSlabPrior",
     "Statistics",
+    "StudentTLikelihood",
     "TreeGuide",
     "condition",
     "run_chains",

@@ -106,7 +106,7 @@ def _exact_statistics(guide: Guide, rows: RowSource, *, grouped: bool = False) -
         shares = block.shares(None if weights is None else weights[here])
         start += len(block)
         zero = torch.zeros_like(block.y)
-        terms = likelihood.site_terms(block.y, zero, zero, guide.nuisance_at(block.env_index))
+        terms = likelihood.site_terms(block.y, zero, zero, guide.nuisance_of(block))
         # What depends on the noise alone is taken as it is when the statistics are used.
         parts.append(statistics(block, Sites(*terms[:2], torch.zeros_like(terms.log_norm), shares)))
     return reduce(Statistics.__add__, parts)
@@ -140,8 +140,8 @@ def _by_sites(
     back and made with half the step; after many rounds steps get shorter in any case.
     """
 
-    def sites(at_zero: bool = False) -> tuple[Statistics, Tensor]:
-        found, points = _sites_statistics(guide, rows, at_zero=at_zero)
+    def sites(at_start: bool = False) -> tuple[Statistics, Tensor]:
+        found, points = _sites_statistics(guide, rows, at_start=at_start)
         return found if before is None else before + found, points
 
     def move(rough: bool) -> Settled:
@@ -156,26 +156,29 @@ def _by_sites(
                 learn_nuisance=False,
                 rough=rough,
             )
-        if learn_nuisance:
-            _learn_nuisance(guide, rows)
+        if learn_nuisance or guide.head.likelihood.by_node:
+            _learn_nuisance(guide, rows, common=learn_nuisance)
         return settled
 
     last: _Round | None = None
     rough, step = True, 1.0
     # A fresh guide knows nothing: sites at its prior's spread would say next to nothing too.
-    stats = sites(at_zero=before is None)[0]
+    stats = sites(at_start=before is None)[0]
     settled = move(rough)
     for done in range(1, _ROUNDS + 1):
         new, points = sites()
         now = _Round(guide.state_copy(), stats, new, points, guide.elbo(new).item())
-        fell = last is not None and now.bound < last.bound - allowed_fall(last.bound)
+        # So that a bound that is not finite has fallen too.
+        fell = last is not None and not now.bound >= last.bound - allowed_fall(last.bound)
         if last is not None and fell and step > _LEAST_STEP:
             step, now = 0.5 * step, last
             guide.load_state_dict(now.state)
         elif last is not None and now.moved_from(last) < _SETTLED:
-            if not rough:
+            if not rough and not now.bound > last.bound + _GAIN:
                 return new, settled
-            rough = now.bound > last.bound + _GAIN
+            # From here on whole updates, as single sweeps take hyperparameters to their optimum
+            # slowly; while one gains, sites and parameters have moved along, so there is another.
+            rough = False
         last = now
         share = min(step, 1 / max(1, done - _WHOLE_STEPS))
         stats = now.stats.scaled(1 - share) + now.sites.scaled(share)
@@ -206,25 +209,34 @@ class _Round(NamedTuple):
         return ((self.points - other.points).abs().mean() / spread).item()
 
 
-def _sites_statistics(guide: Guide, rows: RowSource, *, at_zero: bool) -> tuple[Statistics, Tensor]:
+def _sites_statistics(
+    guide: Guide, rows: RowSource, *, at_start: bool
+) -> tuple[Statistics, Tensor]:
     """Statistics of the rows' sites at the guide's moments, and root mean squares of predictors."""
     parts, points = [], []
     for block in rows.blocks():
-        sites, point = row_sites(guide, block, at_zero=at_zero)
+        sites, point = row_sites(guide, block, at_start=at_start)
         parts.append(statistics(block, sites))
         points.append(point)
     return reduce(Statistics.__add__, parts), torch.cat(points)
 
 
-def _learn_nuisance(guide: Guide, rows: RowSource) -> None:
-    """The likelihood's own parameters at their optimum given the rows' predictors."""
+def _learn_nuisance(guide: Guide, rows: RowSource, *, common: bool) -> None:
+    """The likelihood's own parameters at their optimum given the rows' predictors.
+
+    Those that nodes share only if ``common``; what is a node's own in any case.
+    """
     if not len(guide.nuisance):
         return
     blocks = list(rows.blocks())
     y = torch.cat([block.y for block in blocks])
     mean, var = (torch.cat(p) for p in zip(*(row_moments(guide, b) for b in blocks), strict=True))
     shares = torch.cat([block.shares() for block in blocks])
-    guide.head.likelihood.learn(guide.nuisance, y, mean, var, shares)
+    nodes = torch.cat([block.env_index for block in blocks])
+    names = blocks[0].terms.values
+    values = {name: torch.cat([b.terms.values[name] for b in blocks]) for name in names}
+    likelihood = guide.head.likelihood
+    likelihood.learn(guide.nuisance, y, mean, var, shares, nodes, values, common=common)
 
 
 def _unsettled(

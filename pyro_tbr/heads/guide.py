@@ -11,6 +11,7 @@ from torch import Generator, Tensor, nn
 from pyro_tbr.errors import DataError, TrainingError
 from pyro_tbr.heads.head import Head
 from pyro_tbr.heads.hyper.base import HyperFactors, by_name
+from pyro_tbr.heads.likelihoods.expectations import Nuisance, as_dict
 from pyro_tbr.heads.local_params import LocalParamsModule
 from pyro_tbr.heads.moments import DeltaMoments, NodeMoments
 from pyro_tbr.heads.priors import PriorFactor
@@ -101,6 +102,10 @@ class Guide(LocalParamsModule):
     def nuisance_at(self, nodes: Tensor) -> HyperFactors:
         """Factors of the likelihood's own parameters as rows at some nodes (n,) see them."""
         return self.head.likelihood.at_nodes(self.nuisance, nodes)
+
+    def nuisance_of(self, rows: DesignRows) -> Nuisance:
+        """The same for rows, with what is known of each of them."""
+        return {**as_dict(self.nuisance_at(rows.env_index)), **rows.terms.values}
 
     def site_scale(self, nodes: Tensor) -> Tensor:
         """By what precisions of rows at nodes (E,) are multiplied, (E, Q) double.

@@ -8,8 +8,10 @@ from torch import Tensor
 
 from pyro_tbr.errors import ShapeError
 from pyro_tbr.heads.likelihoods import Likelihood
+from pyro_tbr.heads.likelihoods.distributions import Weighted
 from pyro_tbr.heads.local_params import LocalParamsModule
 from pyro_tbr.heads.priors import ArcPrior
+from pyro_tbr.heads.rows import RowTerms
 from pyro_tbr.tree import Tree, path_sum
 
 
@@ -57,13 +59,20 @@ class Head(LocalParamsModule):
         built.to(dtype=own.root_loc.dtype, device=own.root_loc.device)
         return Head(self.tree, built, self.likelihood)
 
-    def forward(self, design: Tensor, env_index: Tensor, y: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        design: Tensor,
+        env_index: Tensor,
+        y: Tensor | None = None,
+        terms: RowTerms | None = None,
+    ) -> Tensor:
         """The generative process.
 
         Args:
             design: Latents and intercept, (N, W).
             env_index: Node of each row in ``tree.nodes`` order, (N,) int64.
             y: Outcomes (N, Q), or (N,) where Q is 1; NaN where not observed.
+            terms: What else is known of the rows, such as their exposure.
 
         Returns:
             Outcomes (N, Q), drawn where not given.
@@ -85,7 +94,10 @@ class Head(LocalParamsModule):
             # A vectorised Predictive puts its draws left of the plate, where sites without rows
             # have a dimension of one.
             predictor = predictor.squeeze(-3) if predictor.dim() > 3 else predictor
-            outcome = self.likelihood(predictor, self._at_rows(nuisance, env_index))
+            own = self._at_rows(nuisance, env_index)
+            outcome = self.likelihood(predictor, {**own, **terms.values} if terms else own)
+            if terms is not None and terms.weights is not None:
+                outcome = Weighted(outcome, terms.weights)
             if y is None:
                 return pyro.sample("y", outcome.to_event(1))
             observed = ~torch.isnan(y)

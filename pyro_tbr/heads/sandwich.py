@@ -31,19 +31,19 @@ def inflation(rows: RowSource, stats: Statistics, *, by_node: bool = False) -> T
     square = torch.zeros_like(stats.square)
     for block in rows.blocks():
         design, y = block.design.double(), block.y.double()
-        place = torch.searchsorted(stats.nodes, block.env_index)
+        place, shares = torch.searchsorted(stats.nodes, block.env_index), block.shares()
         for q in range(y.shape[1]):
-            seen = ~torch.isnan(y[:, q])
-            z, at = design[seen], place[seen]
+            seen = shares[:, q] > 0
+            z, at, share = design[seen], place[seen], shares[seen, q]
             residual = y[seen, q] - (z * peak[at, q]).sum(-1)
             pull = (inverse[at, q] @ z.unsqueeze(-1)).squeeze(-1)  # of a row at the weights
             leverage = (z * pull).sum(-1)
             # Unbiased where the noise is even (HC2).
             each = residual.square() / (1 - leverage).clamp(min=0.05)
             part = pull.square() * each.unsqueeze(-1)
-            sandwich[:, q].index_add_(0, at, part)
-            fourth[:, q].index_add_(0, at, part.square())
-            square[:, q].index_add_(0, at, residual.square())
+            sandwich[:, q].index_add_(0, at, share.unsqueeze(-1) * part)
+            fourth[:, q].index_add_(0, at, share.unsqueeze(-1) * part.square())
+            square[:, q].index_add_(0, at, share * residual.square())
     free = torch.where(rich, stats.count - num_weights, 0.0)
     noise = torch.where(rich, square, 0.0).sum(0) / free.sum(0).clamp(min=1)  # (Q,)
     noise = noise.expand_as(square)

@@ -18,17 +18,17 @@ def row_moments(guide: Guide, block: DesignRows) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def row_sites(guide: Guide, block: DesignRows, *, at_zero: bool = False) -> tuple[Sites, Tensor]:
+def row_sites(guide: Guide, block: DesignRows, *, at_start: bool = False) -> tuple[Sites, Tensor]:
     """The normal that stands for each row at the guide's moments; root mean square of predictors.
 
-    With ``at_zero`` predictors are zero within one instead: a log density with a corner, as a
-    Laplace's, has no curvature at a point.
+    With ``at_start`` predictors are where the likelihood starts instead, as a guide knows nothing.
     """
-    mean, var = row_moments(guide, block)
-    if at_zero:
-        mean, var = torch.zeros_like(mean), torch.ones_like(var)
-    likelihood = guide.head.likelihood
-    terms = likelihood.site_terms(block.y, mean, var, guide.nuisance_at(block.env_index))
+    likelihood, nuisance = guide.head.likelihood, guide.nuisance_of(block)
+    if at_start:
+        mean, var = likelihood.start_moments(block.y, nuisance)
+    else:
+        mean, var = row_moments(guide, block)
+    terms = likelihood.site_terms(block.y, mean, var, nuisance)
     log_norm = torch.zeros_like(terms.log_norm) if likelihood.exact else terms.log_norm
     sites = Sites(terms.precision, terms.response, log_norm, block.shares())
     return sites, (mean.square() + var).sqrt()

@@ -169,7 +169,7 @@ class TreeGuide(TreeState):
         """
         known, exact = self._running, self.head.likelihood.exact
         weight, self._absorbed = num_rows / len(rows), self._absorbed + 1
-        batch = self.row_statistics(rows, weight, at_zero=known is None)
+        batch = self.row_statistics(rows, weight, at_start=known is None)
         # Sites that are no expansions are the rows' own: of all rows they are the optimum.
         share = 1.0 if exact and weight <= 1 else self._absorbed**-_FORGETTING
         state, bound = None, -math.inf
@@ -197,16 +197,19 @@ class TreeGuide(TreeState):
         self.check_finite("after a step of the guide")
 
     def row_statistics(
-        self, rows: DesignRows, weight: float, *, at_zero: bool = False
+        self, rows: DesignRows, weight: float, *, at_start: bool = False
     ) -> Statistics:
         """Statistics of the rows' sites, each row as good as so many."""
-        return statistics(rows, row_sites(self, rows, at_zero=at_zero)[0]).scaled(weight)
+        return statistics(rows, row_sites(self, rows, at_start=at_start)[0]).scaled(weight)
 
     def _learn_from(self, rows: DesignRows, weight: float, share: float) -> None:
         """A part of the way to the optimum of the likelihood's own parameters for some rows."""
         before = {name: value.clone() for name, value in self.nuisance.state_dict().items()}
         mean, var = row_moments(self, rows)
-        self.head.likelihood.learn(self.nuisance, rows.y, mean, var, weight * rows.shares())
+        shares, terms = weight * rows.shares(), rows.terms
+        self.head.likelihood.learn(
+            self.nuisance, rows.y, mean, var, shares, rows.env_index, terms.values
+        )
         for name, value in self.nuisance.state_dict().items():
             if value.is_floating_point():
                 value.copy_(torch.lerp(before[name], value, share))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pyro.poutine as poutine
@@ -10,7 +11,7 @@ from pyro.infer import ELBO
 from torch import Tensor
 
 from pyro_tbr.errors import DataError, ShapeError
-from pyro_tbr.heads import DesignRows, Guide, Head
+from pyro_tbr.heads import DesignRows, Guide, Head, RowTerms
 from pyro_tbr.heads.moments import predictor_moments
 from pyro_tbr.models.tree_model import TreeModel
 
@@ -39,7 +40,13 @@ class TreeELBO(ELBO):
     """
 
     def differentiable_loss(
-        self, model: TreeModel, guide: Guide, x: Tensor, env_index: Tensor, y: Tensor
+        self,
+        model: TreeModel,
+        guide: Guide,
+        x: Tensor,
+        env_index: Tensor,
+        y: Tensor,
+        terms: RowTerms | None = None,
     ) -> Tensor:
         """Negative ELBO of all rows, estimated from these; differentiable.
 
@@ -49,6 +56,7 @@ class TreeELBO(ELBO):
             x: Features, (n, D).
             env_index: Node of each row, (n,) int64.
             y: Outcomes, NaN where not observed, (n, Q), or (n,) where Q is 1.
+            terms: What else is known of the rows, as for the model.
 
         Raises:
             DataError: Model or guide is none of ours.
@@ -64,11 +72,11 @@ class TreeELBO(ELBO):
             raise ShapeError(
                 f"y has {y.shape[1]} columns, the model was built for {model.num_outcomes} outcomes"
             )
-        rows = DesignRows(model.design(model.encoder(x)), y, env_index)
+        known = RowTerms() if terms is None else terms
+        rows = DesignRows(model.design(model.encoder(x)), y, env_index, terms=known)
         moves = guide.training and torch.is_grad_enabled()
         if moves:
-            seen = DesignRows(rows.design.detach(), rows.y, rows.env_index)
-            guide.absorb(seen, model.num_rows or len(rows))
+            guide.absorb(replace(rows, design=rows.design.detach()), model.num_rows or len(rows))
         loss = -self.of_rows(model.head, guide, rows)
         if moves:
             guide.refresh()
@@ -107,7 +115,7 @@ def expected_log_lik(
 ) -> Tensor:
     """E[log likelihood] of each row under q, summed over observed outcomes, (n,)."""
     mean, var = predictor_moments(rows.design, rows.env_index, guide.node_moments())
-    nuisance = guide.nuisance_at(rows.env_index)
+    nuisance = guide.nuisance_of(rows)
     each = head.likelihood.expected_log_prob(rows.y, mean, var, nuisance)
     shares = rows.shares(weights).to(each)
     return torch.where(shares > 0, shares * each, 0.0).sum(-1)

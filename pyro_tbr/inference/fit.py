@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from numbers import Integral
@@ -20,9 +20,11 @@ import torch
 from tqdm import tqdm
 
 from pyro_tbr.data import (
+    Outcomes,
     Rows,
     Schema,
     align_groups,
+    align_known,
     align_ranks,
     align_training,
     check_ranks,
@@ -31,7 +33,9 @@ from pyro_tbr.data.columns import varying_columns
 from pyro_tbr.errors import DataError, IdentificationWarning, ModelWarning, warn_user
 from pyro_tbr.heads.groups import RowGroups
 from pyro_tbr.heads.guide import Guide
+from pyro_tbr.heads.likelihoods import Likelihood
 from pyro_tbr.heads.likelihoods.scaling import Scaling
+from pyro_tbr.heads.rows import RowTerms
 from pyro_tbr.inference.encoder.rows import StandardRows
 from pyro_tbr.inference.options import FitOptions
 from pyro_tbr.inference.resuming import check_start, go_on
@@ -52,6 +56,10 @@ def fit(
     env: Any,
     *,
     groups: Any = None,
+    exposure: Any = None,
+    trials: Any = None,
+    y_se: Any = None,
+    row_weights: Any = None,
     guide: str | type[Guide] = "tree",
     start: Posterior | None = None,
     seed: int | None = 0,
@@ -73,6 +81,13 @@ def fit(
             they count as so many fewer rows; predictions are for a row of a new group. Numeric
             outcomes only. Rows of one label stay together where an encoder is tried on rows held
             out from its training.
+        exposure: Of counts: time watched, area, size of the library; above 0, a number a row (N,)
+            or for each outcome (N, Q).
+        trials: Of ``"binomial"`` outcomes: of how many each is the successes, likewise.
+        y_se: Of ``"gaussian"`` outcomes: known standard errors, likewise, in the unit of y. Beside
+            them the noise is common to all environments.
+        row_weights: By how much of a row each counts, likewise: a row of weight 2 says as much as
+            two rows.
         guide: ``"tree"``: exact along the tree; ``"mean_field"``: fully factorised, for comparison;
             or a :class:`Guide` class.
         start: Go on from this posterior rather than afresh, with the same rows, more, or others: of
@@ -116,38 +131,51 @@ def fit(
         )
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, Integral)):
         raise DataError(f"seed={seed!r} must be a whole number, or None for another one each time")
-    given = seed is not None
+    seed_given = seed is not None
     seed = int.from_bytes(os.urandom(7), "big") if seed is None else seed
-    likelihood, known = model.likelihood, model.encoder_spec == "identity"
-    as_they_are = known or not isinstance(model.encoder_spec, str | PreparedEncoder)
+    given = {"exposure": exposure, "trials": trials, "y_se": y_se, "row_weights": row_weights}
+    likelihood, identity = model.likelihood, model.encoder_spec == "identity"
+    as_they_are = identity or not isinstance(model.encoder_spec, str | PreparedEncoder)
     kind: dict[str, Any] = {
-        "learns": not known,
+        "learns": not identity,
         "precision": options.torch_dtype if as_they_are else None,
         "check": likelihood.check,
         "check_informative": likelihood.check_informative,
     }
     if check_ranks(ranks):
-        if groups is not None:
-            raise DataError(
-                "groups cannot be given with ranks='together': gather the rows in one process and "
-                "fit there"
-            )
-        rows, schema, seed = align_ranks(model.tree, x, y, env, seed=seed, same_seed=given, **kind)
+        for name, value in (given | {"groups": groups}).items():
+            if value is not None:
+                raise DataError(
+                    f"{name} cannot be given with ranks='together': gather the rows in one process "
+                    "and fit there"
+                )
+        rows, schema, seed = align_ranks(
+            model.tree, x, y, env, seed=seed, same_seed=seed_given, **kind
+        )
     else:
         rows, schema = align_training(model.tree, x, y, env, keep_sparse=True, **kind)
     assert rows.y is not None  # both ask for it
+    known = align_known(schema, given, likelihood.takes, rows.order)
+    weights = known.pop("row_weights", None)
+    likelihood = likelihood.resolved(schema.outcome_names, known)
+    outcomes = Outcomes(rows.y.numpy(), schema.outcome_names, rows.order.index)
+    likelihood.check_with(outcomes, {name: value.numpy() for name, value in known.items()})
+    y = rows.y if weights is None else torch.where(weights > 0, rows.y, torch.nan)
     if start is None:
-        scaling = likelihood.standardise(rows.y, intercept=model.intercept)
+        scaling = likelihood.units(y, known, intercept=model.intercept)
     else:
-        check_start(start, model, schema, options.dtype)
+        check_start(start, model, likelihood, schema, options.dtype)
         scaling = start.scaling
+    terms = RowTerms(likelihood.row_values(known, scaling, len(y)), weights)
+    y = scaling.to_model(y).to(options.torch_dtype).to(options.device)
     standard = StandardRows(
         rows.x.to(options.device),
-        ((rows.y - scaling.loc) / scaling.scale).to(options.torch_dtype).to(options.device),
+        y,
         rows.env_index.to(options.device),
-        _groups(groups, rows, model, options),
+        _groups(groups, rows, likelihood, options),
+        terms.to(y),
     )
-    built = _built(model, standard, schema, scaling, options, start)
+    built = _built(model, standard, schema, scaling, options, start, known)
     make_guide(guide, built, standard, options)  # refuses early
     generator = torch.Generator().manual_seed(seed)
     with (
@@ -180,16 +208,18 @@ def _check(fitted: Fitted, rows: StandardRows, scaling: Scaling, schema: Schema)
     features = model.encoder.prepare(some.x) if model.encoder.trainable else None
     names = model.weight_names, schema.outcome_names
     design = some.with_design(fitted.design[picked])
-    return checked(fitted.guide, design, features, scaling.scale, names, seen=True)
+    return checked(fitted.guide, design, features, scaling.outcome_scale(), names, seen=True)
 
 
-def _groups(groups: Any, rows: Rows, model: TreeModel, options: FitOptions) -> RowGroups | None:
+def _groups(
+    groups: Any, rows: Rows, likelihood: Likelihood, options: FitOptions
+) -> RowGroups | None:
     """The rows' groups, their correlation at a start of none."""
     if groups is None:
         return None
-    if not model.likelihood.exact:
+    if not likelihood.exact:
         raise DataError(
-            f"groups need numeric outcomes with normal noise, and {model.likelihood!r} has others: "
+            f"groups need numeric outcomes with normal noise, and {likelihood!r} has others: "
             "leave groups out, or make each group a leaf of the tree"
         )
     assert rows.y is not None
@@ -205,6 +235,7 @@ def _built(
     scaling: Scaling,
     options: FitOptions,
     start: Posterior | None,
+    known: Collection[str],
 ) -> TreeModel:
     """A copy of the user's model, built for the units of training."""
     built = copy.deepcopy(model)
@@ -219,10 +250,12 @@ def _built(
     built.build(
         schema.num_features,
         len(schema.outcome_names),
-        outcome_scale=scaling.scale,
+        outcome_scale=scaling.outcome_scale(),
         latent_units=units,
         root_loc=root_loc,
         standard_error=0.5 * rows_a_node**-0.5,
+        outcome_names=schema.outcome_names,
+        known=known,
     )
     built.eval()  # dropout in a user's encoder works while it is trained, and only then
     if options.torch_dtype != torch.get_default_dtype():

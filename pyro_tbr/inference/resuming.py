@@ -15,6 +15,7 @@ import pandas as pd
 
 from pyro_tbr.data import Schema
 from pyro_tbr.errors import DataError, TreeError
+from pyro_tbr.heads.likelihoods import Likelihood, MixedLikelihood
 from pyro_tbr.inference.encoder.cross_fit import honest_latents, is_trained
 from pyro_tbr.inference.encoder.dense_stage import DenseStage, Recipe
 from pyro_tbr.inference.encoder.rows import StandardRows
@@ -25,7 +26,9 @@ from pyro_tbr.posterior import Posterior
 from pyro_tbr.tree.readers.naming import listed
 
 
-def check_start(start: Posterior, model: TreeModel, schema: Schema, dtype: str) -> None:
+def check_start(
+    start: Posterior, model: TreeModel, likelihood: Likelihood, schema: Schema, dtype: str
+) -> None:
     """Refuses a start whose latents or weights have no place in this fit; says all that differs.
 
     Raises:
@@ -48,8 +51,8 @@ def check_start(start: Posterior, model: TreeModel, schema: Schema, dtype: str) 
         "options.dtype": (start.report.options.get("dtype", dtype), dtype),
         "latent_dim": (theirs.latent_dim, model.latent_dim),
         "intercept": (theirs.intercept, model.intercept),
-        "likelihood": (type(theirs.likelihood).__name__, type(model.likelihood).__name__),
-        "noise": tuple(_noise(m) for m in (theirs, model)),
+        "likelihood": tuple(_shape(one) for one in (theirs.likelihood, likelihood)),
+        "noise": tuple(_noise(one) for one in (theirs.likelihood, likelihood)),
         "encoder": (_kind(theirs), _kind(model)),
         "number of features": (start.schema.num_features, schema.num_features),
         "features": (start.schema.feature_names, schema.feature_names),
@@ -68,8 +71,15 @@ def _kind(model: TreeModel) -> str:
     return spec if isinstance(spec, str) else type(spec).__name__
 
 
-def _noise(model: TreeModel) -> str:
-    return "by_environment" if model.likelihood.by_node else "common"
+def _shape(likelihood: Likelihood) -> str:
+    """Its class; of one for each column those of all, whatever they are given."""
+    return (
+        repr(likelihood) if isinstance(likelihood, MixedLikelihood) else type(likelihood).__name__
+    )
+
+
+def _noise(likelihood: Likelihood) -> str:
+    return "by_environment" if likelihood.by_node else "common"
 
 
 def _shown(value: object, other: object) -> str:

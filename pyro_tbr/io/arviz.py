@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pyro_tbr import __version__
-from pyro_tbr.data import RowOrder, align_env
+from pyro_tbr.data.matching import read_table
 from pyro_tbr.data.outcomes import names_as_text
 from pyro_tbr.errors import DataError
+from pyro_tbr.heads import DesignRows
 from pyro_tbr.posterior import Posterior
 from pyro_tbr.posterior.mixture import Mixture
 from pyro_tbr.posterior.mixture import drawn as draw_of
@@ -32,9 +33,8 @@ if TYPE_CHECKING:
 class _Data(NamedTuple):
     """What is observed, and where."""
 
-    design: Tensor  # latents with the intercept's 1, (N, W)
-    nodes: Tensor  # of each row, (N,)
-    y: Tensor  # (N, Q), NaN where not observed
+    given: DesignRows  # as the model sees them
+    y: Tensor  # as the user gave it, (N, Q), NaN where not observed
     rows: NDArray[Any]  # a label for each, (N,)
 
 
@@ -46,6 +46,9 @@ def to_datatree(
     *,
     num_draws: int = 1000,
     seed: int = 0,
+    exposure: Any = None,
+    trials: Any = None,
+    y_se: Any = None,
 ) -> xr.DataTree:
     """Joint draws of a posterior as ArviZ reads them; with rows of data also what loo and ppc need.
 
@@ -66,6 +69,9 @@ def to_datatree(
         env: Node labels (N,), or one for all rows.
         num_draws: Draws, S.
         seed: Of these draws.
+        exposure: Of the rows, as in ``posterior.predict``.
+        trials: Likewise.
+        y_se: Likewise.
 
     Returns:
         A tree with the group ``posterior``; with data also ``log_likelihood`` and
@@ -90,7 +96,8 @@ def to_datatree(
     missing = [name for name, value in given.items() if value is None]
     if 0 < len(missing) < 3:
         raise DataError(f"{' and '.join(missing)} missing: give x, y and env, or none of them")
-    data = None if missing else _data(posterior, x, y, env)  # before any drawing
+    known = {"exposure": exposure, "trials": trials, "y_se": y_se}
+    data = None if missing else _data(posterior, x, y, env, known)  # before any drawing
     draws = posterior.draws(num_draws, torch.Generator().manual_seed(seed))
     in_units = {name: value.numpy() for name, value in posterior.user_draws(draws).items()}
     groups, dims = _posterior_group(posterior, in_units)
@@ -139,32 +146,32 @@ def _posterior_group(
 
 
 @torch.no_grad()
-def _data(posterior: Posterior, x: Any, y: Any, env: Any) -> _Data:
-    design, index = posterior.align_design(x)
-    order = RowOrder(len(design), index).or_of(y=y, env=env)
-    nodes = align_env(posterior.tree, env, order)
-    outcomes = posterior.align_outcomes(y, order)
-    if torch.isnan(outcomes).all():
+def _data(posterior: Posterior, x: Any, y: Any, env: Any, known: dict[str, Any]) -> _Data:
+    given, order = posterior.align_rows(x, y, env, known)
+    if torch.isnan(given.y).all():
         raise DataError("y has no observed value; without data give no x, y and env")
-    rows = np.arange(len(design))
+    rows, index = np.arange(len(given)), read_table(x, "x")[1]
     if index is not None:  # whole numbers as they are, everything else as text
         whole = pd.api.types.is_integer_dtype(index.dtype) and not index.hasnans
         rows = index.to_numpy(dtype=np.int64) if whole else np.array([str(row) for row in index])
-    return _Data(design.cpu(), nodes, outcomes, rows)
+    return _Data(given, posterior.align_outcomes(y, order), rows)
 
 
 def _data_groups(
     posterior: Posterior, data: _Data, draws: dict[str, torch.Tensor], seed: int
 ) -> tuple[dict[str, dict[str, Any]], dict[str, list[str]], dict[str, Any]]:
     """Groups of the rows, their dimensions, and labels along these."""
-    nodes, position = data.nodes.unique(return_inverse=True)
-    predictor = linear_predictor(data.design, weights_at(posterior.tree, nodes, draws), position)
-    nuisance = posterior.nuisance_at(draws, data.nodes)
-    each = posterior.model.likelihood(predictor, nuisance)
-    loc, scale = posterior.scaling
-    made = loc + scale * draw_of(each, torch.Generator().manual_seed(seed))
-    log_lik = Mixture(each).log_prob_by_component((data.y - loc) / scale) - scale.log()
-    texts = [posterior.tree.labels[posterior.tree.nodes[node]] for node in data.nodes.tolist()]
+    where_at, scaling = data.given.env_index.cpu(), posterior.scaling
+    nodes, position = where_at.unique(return_inverse=True)
+    weights = weights_at(posterior.tree, nodes, draws)
+    predictor = linear_predictor(data.given.design.cpu(), weights, position)
+    nuisance = posterior.nuisance_at(draws, where_at)
+    terms = {name: value.cpu() for name, value in data.given.terms.values.items()}
+    each = posterior.model.likelihood(predictor, {**nuisance, **terms})
+    made = scaling.to_user(draw_of(each, torch.Generator().manual_seed(seed)))
+    log_lik = Mixture(each).log_prob_by_component(scaling.to_model(data.y))
+    log_lik = log_lik - scaling.outcome_scale().log()
+    texts = [posterior.tree.labels[posterior.tree.nodes[node]] for node in where_at.tolist()]
     env, seen = np.array(texts), ~torch.isnan(data.y)
     flat = posterior.schema.outcome_ndim == 1
     if flat or seen.all():

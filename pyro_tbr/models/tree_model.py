@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection, Hashable, Mapping, Sequence
 
 import pyro
 import torch
@@ -10,9 +11,10 @@ from torch import Tensor, nn
 
 from pyro_tbr.errors import DataError, ShapeError
 from pyro_tbr.heads.head import Head
-from pyro_tbr.heads.likelihoods import LIKELIHOODS, Likelihood
+from pyro_tbr.heads.likelihoods import LIKELIHOODS, Likelihood, MixedLikelihood
 from pyro_tbr.heads.local_params import LocalParamsModule
 from pyro_tbr.heads.priors import ArcPrior, SpikeSlabPrior
+from pyro_tbr.heads.rows import RowTerms
 from pyro_tbr.models.encoders import ENCODERS, Encoder, LatentUnits, ModuleEncoder
 from pyro_tbr.tree import Tree
 from pyro_tbr.tree.readers.naming import listed
@@ -36,7 +38,8 @@ class TreeModel(LocalParamsModule):
         latent_dim: K.
         encoder: ``"linear"``, ``"mlp"``, ``"identity"``, or a torch module from (N, D) to (N, K).
         prior: Prior on the arcs' changes; default :class:`SpikeSlabPrior` with all learnt.
-        likelihood: ``"gaussian"``, ``"bernoulli"``, or a likelihood object.
+        likelihood: ``"gaussian"``, ``"student_t"``, ``"bernoulli"``, ``"binomial"``, ``"poisson"``,
+            ``"negative_binomial"``, a likelihood object, or a dict of one for each outcome by name.
         intercept: One more latent that is always 1, with sparse deltas of its own.
         num_features: D; where absent, :meth:`build` or ``fit`` sets it.
         num_outcomes: Q; likewise.
@@ -55,7 +58,7 @@ class TreeModel(LocalParamsModule):
         latent_dim: int,
         encoder: str | nn.Module = "mlp",
         prior: ArcPrior | None = None,
-        likelihood: str | Likelihood = "gaussian",
+        likelihood: str | Likelihood | Mapping[Hashable, str | Likelihood] = "gaussian",
         intercept: bool = True,
         num_features: int | None = None,
         num_outcomes: int | None = None,
@@ -72,6 +75,11 @@ class TreeModel(LocalParamsModule):
         module = "a torch module from (N, D) to (N, latent_dim)"
         _check_known(encoder, ENCODERS, nn.Module, "encoder", module)
         likelihoods = "a likelihood such as GaussianLikelihood(scale=0.3)"
+        if isinstance(likelihood, Mapping):
+            for column, part in likelihood.items():
+                name = f"likelihood[{column!r}]"
+                _check_known(part, LIKELIHOODS, Likelihood, name, likelihoods)
+            likelihood = MixedLikelihood({c: _likelihood(part) for c, part in likelihood.items()})
         _check_known(likelihood, LIKELIHOODS, Likelihood, "likelihood", likelihoods)
         prior = SpikeSlabPrior() if prior is None else prior
         priors = "a prior: SpikeSlabPrior(), HorseshoePrior() or GaussianPrior()"
@@ -119,8 +127,7 @@ class TreeModel(LocalParamsModule):
         """The built likelihood, or, before, an unbuilt one of its kind."""
         if self.num_features is not None:
             return self.head.likelihood
-        spec = self.likelihood_spec
-        return LIKELIHOODS[spec]() if isinstance(spec, str) else spec
+        return _likelihood(self.likelihood_spec)
 
     @property
     def num_rows(self) -> int | None:
@@ -140,13 +147,19 @@ class TreeModel(LocalParamsModule):
         latent_units: LatentUnits | None = None,
         root_loc: Tensor | None = None,
         standard_error: float = 0.1,
+        outcome_names: Sequence[Hashable] | None = None,
+        known: Collection[str] = (),
     ) -> TreeModel:
         """Makes every parameter and buffer; after that nothing is lazy.
 
         ``num_features`` is D, ``num_outcomes`` Q, ``latent_units`` are of latents that are the
-        features; for the others see :meth:`ArcPrior.build`. Returns this model.
+        features, ``outcome_names`` and ``known`` as of :meth:`Likelihood.build`; for the others see
+        :meth:`ArcPrior.build`. Returns this model.
         """
-        likelihood = self.likelihood
+        likelihood = _likelihood(self.likelihood_spec).build(
+            num_outcomes, outcome_scale=outcome_scale, num_nodes=self.tree.num_nodes,
+            names=outcome_names, known=known,
+        )  # fmt: skip
         self.num_features, self.num_outcomes = num_features, num_outcomes
         spec = self.encoder_spec
         if isinstance(spec, str):
@@ -168,9 +181,6 @@ class TreeModel(LocalParamsModule):
             standard_error=standard_error,
             predictor_scale=likelihood.predictor_scale,
         )
-        likelihood = likelihood.build(
-            num_outcomes, outcome_scale=outcome_scale, num_nodes=self.tree.num_nodes
-        )
         self.head = Head(self.tree, prior, likelihood)
         return self
 
@@ -178,13 +188,20 @@ class TreeModel(LocalParamsModule):
         """Latents (N, K) with the intercept's 1 behind them: (N, W)."""
         return torch.cat([z, z.new_ones(*z.shape[:-1], 1)], dim=-1) if self.intercept else z
 
-    def forward(self, x: Tensor, env_index: Tensor, y: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        env_index: Tensor,
+        y: Tensor | None = None,
+        terms: RowTerms | None = None,
+    ) -> Tensor:
         """The generative process.
 
         Args:
             x: Features, (N, D).
             env_index: Node of each row in ``tree.nodes`` order, (N,) int64.
             y: Outcomes (N, Q), or (N,) where Q is 1; NaN where not observed.
+            terms: What else is known of the rows, in the model's units: exposure, trials, weights.
 
         Returns:
             Outcomes (N, Q), drawn where not given.
@@ -195,7 +212,12 @@ class TreeModel(LocalParamsModule):
                 "num_outcomes), or give both to TreeModel"
             )
         z = pyro.deterministic("z", self.encoder(x), event_dim=2)
-        return self.head(self.design(z), env_index, y)
+        return self.head(self.design(z), env_index, y, terms)
+
+
+def _likelihood(spec: str | Likelihood) -> Likelihood:
+    """The likelihood of a name."""
+    return LIKELIHOODS[spec]() if isinstance(spec, str) else spec
 
 
 def _check_known(value: object, names: dict, kind: type, argument: str, what: str) -> None:

@@ -9,7 +9,7 @@ at random, row by row, which keeps uneven noise, tails and the correlation of ou
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pyro_tbr.data import RowOrder, align_env, align_features
+from pyro_tbr.data import align_features
 from pyro_tbr.errors import DataError
 from pyro_tbr.heads import DesignRows, Guide
 from pyro_tbr.heads.likelihoods import Likelihood
@@ -77,7 +77,7 @@ def checked(
 
 
 @torch.no_grad()
-def check_of(view: PosteriorView, x: Any, y: Any, env: Any) -> ModelCheck:
+def check_of(view: PosteriorView, x: Any, y: Any, env: Any, known: Mapping[str, Any]) -> ModelCheck:
     """See ``Posterior.check``."""
     given = {"x": x, "y": y, "env": env}
     missing = [name for name, value in given.items() if value is None]
@@ -87,20 +87,15 @@ def check_of(view: PosteriorView, x: Any, y: Any, env: Any) -> ModelCheck:
         return view.report.check
     if missing:
         raise DataError(f"{' and '.join(missing)} missing: give x, y and env, or none of them")
-    features, index = align_features(view.schema, x, keep_sparse=True)
-    order = RowOrder(len(features), index).or_of(y=y, env=env)
-    env_index, (loc, scale) = align_env(view.tree, env, order), view.scaling
-    outcomes = (view.align_outcomes(y, order) - loc) / scale
-    picked = some_rows(len(features))
-    features = features[picked]
-    design = view.model.design(view.encoded(features))
-    rows = DesignRows(
-        design, outcomes[picked].to(design.device), env_index[picked].to(design.device)
-    )
-    encoder = view.model.encoder
-    shown = encoder.prepare(features.to(design.device)) if encoder.trainable else None
+    rows, _ = view.align_rows(x, y, env, known)
+    picked = some_rows(len(rows)).to(rows.y.device)
+    shown, encoder = None, view.model.encoder
+    if encoder.trainable:
+        features, _ = align_features(view.schema, x, keep_sparse=True)
+        shown = encoder.prepare(features[picked.cpu()].to(rows.y.device))
     names = view.latent_names, view.outcome_names
-    return checked(view.guide, rows, shown, scale, names, seen=False)
+    unit = view.scaling.outcome_scale()
+    return checked(view.guide, rows.select(picked), shown, unit, names, seen=False)
 
 
 def _remedy(likelihood: Likelihood) -> str:
@@ -124,7 +119,7 @@ def _residuals(guide: Guide, rows: DesignRows, *, seen: bool) -> Residuals:
     moments = guide.node_moments()
     mean, var = predictor_moments(rows.design.to(moments.mean), rows.env_index, moments)
     mean, var = mean.double(), var.double()
-    nuisance = guide.nuisance_at(rows.env_index)
+    nuisance = guide.nuisance_of(rows)
     likelihood = guide.head.likelihood
     centre, noise = likelihood.predictive_moments(mean, torch.zeros_like(mean), nuisance)
     noise = noise.double().clamp(min=_LEAST_NOISE**2)

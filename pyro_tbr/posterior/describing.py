@@ -52,6 +52,7 @@ def describe_model(model: TreeModel) -> dict[str, Any]:
         "encoder_state": dict(model.encoder.state_dict()),
         "prior_state": dict(model.prior.state_dict()),
         "likelihood_state": dict(model.likelihood.state_dict()),
+        "known": model.likelihood.takes,
     }
 
 
@@ -80,7 +81,25 @@ def _describe_part(spec: Any, base: type, argument: str) -> Any:
             f"{spec.description!r} ({error}): give the arguments of its own constructor to "
             f"{base.__name__}.__init__, or pickle the posterior instead"
         ) from error
-    return _describe_class(kind, base) | {"arguments": spec.description}
+    return _describe_class(kind, base) | {"arguments": _described(spec.description)}
+
+
+def _described(value: Any) -> Any:
+    """Arguments of which some may be likelihoods, alone or in a dict."""
+    if isinstance(value, Likelihood):
+        return {"part": _describe_part(value, Likelihood, "likelihood")}
+    if isinstance(value, dict):
+        return {name: _described(part) for name, part in value.items()}
+    return value
+
+
+def _remade(value: Any) -> Any:
+    """What :func:`_described` took apart."""
+    if isinstance(value, dict):
+        if set(value) == {"part"} and "class" in value["part"]:
+            return _made(value["part"], Likelihood)
+        return {name: _remade(part) for name, part in value.items()}
+    return value
 
 
 def describe_guide(guide: Guide) -> dict[str, Any]:
@@ -124,7 +143,7 @@ def _made(description: Any, base: type, *first: Any) -> Any:
             f"the file has a {base.__name__} of class {name} in {module}, which is not there: "
             f"import {module} first"
         )
-    return known[name](*first, **description["arguments"])
+    return known[name](*first, **_remade(description["arguments"]))
 
 
 def _encoder_of(described: Any, encoder: nn.Module | None, path: str) -> str | nn.Module:
@@ -167,7 +186,13 @@ def model_of(
         likelihood=_made(_likelihood_of(parts), Likelihood),
         intercept=parts["intercept"],
     )
-    model.build(schema.num_features, len(schema.outcome_names), outcome_scale=scaling.scale)
+    model.build(
+        schema.num_features,
+        len(schema.outcome_names),
+        outcome_scale=scaling.outcome_scale(),
+        outcome_names=schema.outcome_names,
+        known=parts.get("known", ()),
+    )
     model.num_rows = parts["num_rows"]
     if isinstance(model.encoder, PreparedEncoder):
         model.encoder.num_components = parts["num_components"]

@@ -11,9 +11,13 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.overrides import TorchFunctionMode
 
+from pyro_tbr.heads.likelihoods.base import Kind
+from pyro_tbr.heads.likelihoods.distributions import Columns
+
 _TOLERANCE = 1e-5  # of a quantile, in standard deviations of the mixture
 _MOST_ROUNDS = 200  # of the search for a quantile; a smooth mixture takes five
 _LEAST_TAIL = 1e-16
+_LARGEST_COUNT = 2.0**53  # whole numbers are all there up to it
 _RANDOM = {
     *("normal", "bernoulli", "poisson", "binomial", "multinomial", "rand", "randn", "randint"),
     *("_standard_gamma", "_sample_dirichlet", "uniform_", "normal_", "exponential_", "cauchy_"),
@@ -80,6 +84,35 @@ class Mixture:
                 break
         return value
 
+    def whole_quantile(self, probability: float) -> Tensor:
+        """The smallest whole number whose distribution function reaches a probability, (*B).
+
+        For counts: by doubling a bracket and halving it. Infinite where counts are beyond what
+        double precision holds.
+        """
+        mean, sd = self.mean(), self.sd()
+        reach = torch.where(torch.isfinite(sd), sd, 1.0).clamp(min=1.0)
+        top = torch.where(torch.isfinite(mean), mean, 1.0).clamp(min=0).floor()
+        low = torch.full_like(top, -1.0)  # the function is 0 there
+
+        def reached(value: Tensor) -> Tensor:
+            return self.each.cdf(value).mean(0) >= probability
+
+        for _ in range(_MOST_ROUNDS):
+            enough = reached(top) | ~(top < _LARGEST_COUNT)
+            if bool(enough.all()):
+                break
+            low = torch.where(enough, low, top)
+            top = torch.where(enough, top, (top + reach).floor())
+            reach = 2 * reach
+        for _ in range(_MOST_ROUNDS):
+            middle = ((low + top) / 2).floor()
+            if bool(((top - low) <= 1).all()) or bool((middle == top).all()):
+                break
+            enough = reached(middle)
+            low, top = torch.where(enough, low, middle), torch.where(enough, middle, top)
+        return torch.where(top < _LARGEST_COUNT, top, torch.inf)
+
     def log_prob_by_component(self, y: Tensor) -> Tensor:
         """Log density (or log probability) of values (*B) under each, (S, *B); NaN where y is."""
         seen = ~torch.isnan(y)
@@ -92,6 +125,29 @@ class Mixture:
     def log_prob(self, y: Tensor) -> Tensor:
         """Log density (or log probability) of values, (*B); NaN where y is."""
         return self.log_prob_by_component(y).logsumexp(0) - math.log(self.each.batch_shape[0])
+
+
+def quantiles(each: Distribution, kinds: Sequence[Kind], probability: float) -> Tensor:
+    """Quantiles (N, Q) of the outcomes of distributions (S, N, Q), one a draw.
+
+    Args:
+        each: Columns of several distributions where there are several kinds.
+        kinds: What the outcomes are like, see :class:`Kind`.
+        probability: Of the quantile.
+    """
+    parts = each.parts if isinstance(each, Columns) else [each]
+    found, columns = [], []
+    for part, kind in zip(parts, kinds, strict=True):
+        if kind.interval == "mean":
+            found.append(quantile_of_draws(part.mean, probability))
+        elif kind.discrete:
+            found.append(Mixture(part).whole_quantile(probability))
+        else:
+            found.append(Mixture(part).quantile(probability))
+        columns.append(kind.columns)
+    if len(parts) == 1:
+        return found[0]
+    return torch.cat(found, -1)[..., torch.cat([c for c in columns if c is not None]).argsort()]
 
 
 def quantile_of_draws(draws: Tensor, probability: float) -> Tensor:

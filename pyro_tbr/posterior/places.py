@@ -100,7 +100,10 @@ class Places:
         pick = torch.multinomial(self.share, num_draws, replacement=True, generator=generator)
         each = torch.arange(num_draws)
         if view.model.likelihood.by_node:
-            nuisance = {name: v[each, pick].unsqueeze(1) for name, v in nuisance.items()}
+            nuisance = {
+                name: v[each, pick].unsqueeze(1) if v.shape[1] > 1 else v
+                for name, v in nuisance.items()
+            }
         return weights[each, pick].unsqueeze(1), nuisance
 
     def noise_nodes(self, view: PosteriorView) -> Tensor:

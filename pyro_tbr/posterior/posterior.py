@@ -160,20 +160,36 @@ class Posterior(PosteriorView):
 
     @torch.inference_mode(False)
     @torch.enable_grad()
-    def update(self, x: Any, y: Any, env: Any, *, groups: Any = None) -> Posterior:
+    def update(
+        self,
+        x: Any,
+        y: Any,
+        env: Any,
+        *,
+        groups: Any = None,
+        exposure: Any = None,
+        trials: Any = None,
+        y_se: Any = None,
+        row_weights: Any = None,
+    ) -> Posterior:
         """The posterior after a few more rows, without training; this one stays as it is.
 
         Encoder and scales of the prior are kept, and of the noise what environments share. Weights,
-        changes and each environment's noise become those of a fit to all rows; for binary outcomes
-        nearly, as earlier rows keep their quadratic expansion.
+        changes and each environment's noise become those of a fit to all rows; for outcomes that
+        are not normal nearly, as earlier rows keep their quadratic expansion.
 
         Args:
             x: Features, as in :meth:`encode`.
             y: Outcomes, as in ``fit``, NaN where not observed.
             env: Node labels, or one for all rows, with rows before or not; no :class:`NewLeaf`.
             groups: Labels of groups, (N,), if the fit had them; none is taken for one of before.
+            exposure: As in ``fit``, and so the other three.
+            trials: Likewise.
+            y_se: Likewise.
+            row_weights: Likewise.
         """
-        return updated(self, x, y, env, groups)
+        given = _given(exposure, trials, y_se, row_weights)
+        return updated(self, x, y, env, groups, given)
 
     @torch.no_grad()
     def node_weights(self) -> pd.DataFrame:
@@ -216,7 +232,16 @@ class Posterior(PosteriorView):
         return z if index is None else pd.DataFrame(z, index=index, columns=columns)
 
     def predict(
-        self, x: Any, env: Any, *, level: float = 0.9, num_draws: int = 400, seed: int = 0
+        self,
+        x: Any,
+        env: Any,
+        *,
+        level: float = 0.9,
+        num_draws: int = 400,
+        seed: int = 0,
+        exposure: Any = None,
+        trials: Any = None,
+        y_se: Any = None,
     ) -> Prediction:
         """Predictive distribution of new outcomes.
 
@@ -233,11 +258,15 @@ class Posterior(PosteriorView):
             level: Probability of the central interval.
             num_draws: Draws of the weights behind quantiles, samples and densities.
             seed: Of these draws.
+            exposure: Of the new rows, as in ``fit``; 1 where not given.
+            trials: Likewise.
+            y_se: Of the measurements to predict, as in ``fit``; 0 where not given.
 
         Returns:
             Mean, sd, lower and upper in the user's units.
         """
-        return predicted(self, x, env, level, num_draws, seed)
+        given = {"exposure": exposure, "trials": trials, "y_se": y_se}
+        return predicted(self, x, env, level, num_draws, seed, given)
 
     @torch.no_grad()
     def sample(self, n: int = 1000, seed: int = 0) -> dict[str, np.ndarray]:
@@ -280,7 +309,17 @@ class Posterior(PosteriorView):
         """Whether these environments and outcomes determine the latents, and if not, why."""
         return identify(self)
 
-    def check(self, x: Any = None, y: Any = None, env: Any = None) -> ModelCheck:
+    def check(
+        self,
+        x: Any = None,
+        y: Any = None,
+        env: Any = None,
+        *,
+        exposure: Any = None,
+        trials: Any = None,
+        y_se: Any = None,
+        row_weights: Any = None,
+    ) -> ModelCheck:
         """Whether the model fits: noise by environment, curvature, missing latents, outliers.
 
         Args:
@@ -288,6 +327,10 @@ class Posterior(PosteriorView):
                 ``fit`` made by its own rows.
             y: Their outcomes.
             env: Their nodes, or one label for all.
+            exposure: As in ``fit``, and so the other three.
+            trials: Likewise.
+            y_se: Likewise.
+            row_weights: Likewise.
 
         Returns:
             Tables, and in ``reasons`` what is clearly wrong, which ``fit`` warns of. Of more than
@@ -296,7 +339,7 @@ class Posterior(PosteriorView):
         Raises:
             DataError: Some of x, y, env are missing; or none is given and the fit left no check.
         """
-        return check_of(self, x, y, env)
+        return check_of(self, x, y, env, _given(exposure, trials, y_se, row_weights))
 
     def summary(self) -> Summary:
         """The fit in a page: sizes, noise, expected changes by latent, the surest changes."""
@@ -321,6 +364,11 @@ class Posterior(PosteriorView):
         rows, nodes = int(self.row_counts.sum()), int((self.row_counts > 0).sum())
         what = f"{self.model.latent_dim} latents, {len(self.outcome_names)} outcomes"
         return f"Posterior({rows} rows at {nodes} nodes of {self.tree!r}, {what})"
+
+
+def _given(exposure: Any, trials: Any, y_se: Any, row_weights: Any) -> dict[str, Any]:
+    """What users say of rows beside features, outcomes and environment, by argument."""
+    return {"exposure": exposure, "trials": trials, "y_se": y_se, "row_weights": row_weights}
 
 
 @torch.inference_mode(False)

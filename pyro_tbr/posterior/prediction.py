@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +20,9 @@ from torch.distributions import Distribution
 
 from pyro_tbr.data import RowOrder
 from pyro_tbr.errors import DataError
+from pyro_tbr.heads.likelihoods.expectations import as_dict
 from pyro_tbr.heads.moments import predictor_moments
-from pyro_tbr.posterior.mixture import Mixture, drawn, quantile_of_draws
+from pyro_tbr.posterior.mixture import Mixture, drawn, quantiles
 from pyro_tbr.posterior.places import Places, places_of
 from pyro_tbr.posterior.view import PosteriorView, check_level, check_number
 
@@ -30,24 +31,31 @@ _CHUNK_ELEMENTS = 1_000_000  # rows are taken in chunks of about this many numbe
 
 @torch.no_grad()
 def predicted(
-    view: PosteriorView, x: Any, env: Any, level: float, num_draws: int, seed: int
+    view: PosteriorView,
+    x: Any,
+    env: Any,
+    level: float,
+    num_draws: int,
+    seed: int,
+    given: Mapping[str, Any],
 ) -> Prediction:
     """See ``Posterior.predict``."""
     check_number(num_draws, "num_draws")
     check_level(level)
     design, index = view.align_design(x)
-    order = RowOrder(len(design), index).or_of(env=env)
+    order = RowOrder(len(design), index).or_of(env=env, **given)
     places = places_of(view, env, order)
+    known = view.align_known(given, order).values
     form = Form(view.schema.outcome_ndim == 1, index, view.outcome_names, order)
-    return Prediction(view, design.cpu(), places, form, level, num_draws, seed)
+    return Prediction(view, design.cpu(), places, known, form, level, num_draws, seed)
 
 
 class Prediction:
     """Predictive distribution of a new outcome for each row; ``Posterior.predict`` makes it.
 
     Attributes:
-        mean: Mean; for binary outcomes the probability. (N,) or (N, Q) as ``y`` was in ``fit``,
-            pandas where the features were.
+        mean: Mean of a new outcome; for binary ones their probability. (N,) or (N, Q) as ``y`` was
+            in ``fit``, pandas where the features were.
         sd: Standard deviation of a new outcome, noise included.
         level: Probability of the interval.
     """
@@ -61,14 +69,17 @@ class Prediction:
         view: PosteriorView,
         design: Tensor,
         places: Places,
+        known: Mapping[str, Tensor],
         form: Form,
         level: float,
         num_draws: int,
         seed: int,
     ) -> None:
-        # The model's design of the rows is (N, W), double precision; seed and number are of the
-        # draws of the weights behind quantiles, samples and densities.
+        # The model's design of the rows is (N, W), double precision; what is known of them (N, Q)
+        # by name, in the model's units; seed and number are of the draws of the weights behind
+        # quantiles, samples and densities.
         self._view, self._design, self._places, self._form = view, design, places, form
+        self._known = {name: value.cpu() for name, value in known.items()}
         self.level, self._num_draws, self._seed = level, num_draws, seed
         self.mean, self.sd = (form.table(part) for part in self._moments())
 
@@ -88,7 +99,7 @@ class Prediction:
     @torch.no_grad()
     def _moments(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of a new outcome, (N, Q) each, in the user's units."""
-        loc, scale = self._view.scaling
+        scaling = self._view.scaling
         places, position = self._places, self._places.position
         moments, cov = places.moments(self._view), places.cov(self._view)
         nodes = places.noise_nodes(self._view)
@@ -104,17 +115,22 @@ class Prediction:
                 if cov is not None:
                     second = torch.einsum("bv,nqvw,bw->bnq", design, cov, design)
                 at = nodes.repeat(len(design))
+                here = rows.repeat_interleave(num_nodes)
             else:
                 at_rows = predictor_moments(design, position[rows], moments, cov)
                 at = nodes[position[rows]]
                 first, second = (part.unsqueeze(1) for part in at_rows)
+                here = rows
+            known = {name: value[here] for name, value in self._known.items()}
             found = self._view.model.likelihood.predictive_moments(
-                first.flatten(0, 1), second.flatten(0, 1), self._view.guide.nuisance_at(at)
+                first.flatten(0, 1),
+                second.flatten(0, 1),
+                {**as_dict(self._view.guide.nuisance_at(at)), **known},
             )
             each, spread = (part.reshape(first.shape) for part in found)
             whole = (share * each).sum(1)
             spread = (share * (spread + (each - whole.unsqueeze(1)).square())).sum(1)
-            parts.append((loc + scale * whole, scale * spread.sqrt()))
+            parts.append((scaling.to_user(whole), scaling.outcome_scale() * spread.sqrt()))
         one, other = (torch.cat(column) for column in zip(*parts, strict=True))
         return one, other
 
@@ -122,14 +138,11 @@ class Prediction:
     @torch.no_grad()
     def _interval(self) -> tuple[Any, Any]:
         """Both ends, as the user gets them."""
-        loc, scale = self._view.scaling
+        scaling, kinds = self._view.scaling, self._view.model.likelihood.kinds()
         tails, parts = ((1 - self.level) / 2, (1 + self.level) / 2), []
         for _, each in self._by_draw():
-            if self._view.model.likelihood.interval == "mean":
-                ends = [quantile_of_draws(each.mean, tail) for tail in tails]
-            else:
-                ends = [Mixture(each).quantile(tail) for tail in tails]
-            parts.append([loc + scale * end for end in ends])
+            ends = [quantiles(each, kinds, tail) for tail in tails]
+            parts.append([scaling.to_user(end) for end in ends])
         lower, upper = (torch.cat(column) for column in zip(*parts, strict=True))
         return self._form.table(lower), self._form.table(upper)
 
@@ -140,10 +153,10 @@ class Prediction:
         The rows of a draw share their weights, so sums and differences over rows are right too.
         """
         check_number(n, "n")
-        loc, scale = self._view.scaling
+        scaling = self._view.scaling
         generator = torch.Generator().manual_seed(seed)
         pick = torch.randint(self._num_draws, (n,), generator=generator)
-        draws = [loc + scale * drawn(each, generator) for _, each in self._by_draw(pick)]
+        draws = [scaling.to_user(drawn(each, generator)) for _, each in self._by_draw(pick)]
         return self._form.draws(torch.cat(draws, dim=1))
 
     @torch.no_grad()
@@ -160,11 +173,11 @@ class Prediction:
             DataError: Nothing is observed, or values cannot be used.
             ShapeError: The numbers of rows or outcomes differ.
         """
-        loc, scale = self._view.scaling
+        scaling = self._view.scaling
         outcomes = self._view.align_outcomes(y, self._form.order.or_of(y=y))
-        outcomes = (outcomes - loc) / scale
+        outcomes = scaling.to_model(outcomes)
         parts = [Mixture(each).log_prob(outcomes[rows]) for rows, each in self._by_draw()]
-        return mean_over_observed(torch.cat(parts) - scale.log(), outcomes)
+        return mean_over_observed(torch.cat(parts) - scaling.outcome_scale().log(), outcomes)
 
     def _by_draw(self, pick: Tensor | None = None) -> Iterator[tuple[Tensor, Distribution]]:
         """Some rows at a time, and the distribution of their outcomes given each (or some) draw."""
@@ -176,7 +189,8 @@ class Prediction:
             at = torch.zeros_like(rows) if position is None else position[rows]
             predictor = linear_predictor(self._design[rows], weights, at)[picked]
             own = {n: (v if v.shape[1] == 1 else v[:, at])[picked] for n, v in nuisance.items()}
-            yield rows, self._view.model.likelihood(predictor, own)
+            known = {name: value[rows] for name, value in self._known.items()}
+            yield rows, self._view.model.likelihood(predictor, {**own, **known})
 
     def __repr__(self) -> str:
         return f"Prediction({len(self._design)} rows, {self.level:.0%} intervals)"

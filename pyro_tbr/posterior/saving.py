@@ -34,7 +34,7 @@ from pyro_tbr.tree import Tree
 LIBRARY = "pyro_tbr"
 # What is written, and the oldest that is read. They count up when files of before can no longer be
 # read, or readers of before would err.
-FORMAT, OLDEST = 3, 2
+FORMAT, OLDEST = 4, 2
 
 _WORDS = {"schema": "names of features and outcomes", "report": "report of the fit"}  # in errors
 

@@ -27,7 +27,8 @@ class Summary:
         num_rows: Rows of the fit.
         num_environments: Nodes with rows.
         num_arcs: Arcs of the tree.
-        noise_scale: Noise standard deviation by outcome, in its unit; empty for binary outcomes.
+        noise_scale: Noise standard deviation by outcome, in its unit; empty where a
+            likelihood has none.
         noise_range: Its ``least`` and ``most`` over environments with rows, by outcome; likewise.
         latents: By latent: share of the predictor's variance, expected number of changes (sum of
             PIPs over arcs and outcomes), prior and posterior mean of the inclusion rate, whether
@@ -35,6 +36,7 @@ class Summary:
         changes: The surest changes, as in ``Posterior.deltas``, without log odds.
         folds: Folds of the cross-fit.
         optimism: Share by which held-out rows fit worse than rows of training.
+        likelihood: Of the outcomes.
     """
 
     num_rows: int
@@ -46,6 +48,7 @@ class Summary:
     changes: pd.DataFrame
     folds: int
     optimism: float
+    likelihood: str
 
     def __str__(self) -> str:
         ranges = [
@@ -57,7 +60,7 @@ class Summary:
         how = f"{self.folds}-fold cross-fit" if self.folds else "the one encoder"
         lines = [
             f"{self.num_rows} rows in {self.num_environments} environments, {self.num_arcs} arcs",
-            f"noise sd: {noise}" if noise else "binary outcomes",
+            self.likelihood + (f", noise {noise}" if noise else ""),
             f"latents of the rows by {how} (held-out rows fit {self.optimism:+.1%} worse than "
             "rows of training)",
             "",
@@ -99,6 +102,7 @@ def summarise(view: PosteriorView) -> Summary:
         changes=table.loc[order].reset_index(drop=True),
         folds=view.report.folds,
         optimism=view.report.optimism,
+        likelihood=repr(view.model.likelihood),
     )
 
 
@@ -111,18 +115,23 @@ def _prior_rate(prior: ArcPrior) -> dict[str, Tensor]:
 
 def _noise_scale(view: PosteriorView) -> pd.Series:
     """Posterior mean by outcome in its unit; empty where the likelihood has no such scale."""
-    if "noise_scale" not in view.guide.nuisance:
+    found, unit = view.model.likelihood.noises(view.guide.nuisance), view.scaling.outcome_scale()
+    values: dict[int, float] = {}
+    for factor, columns in found:
+        mean = cast(ScaleFactor, factor).mean_power(1.0).detach().cpu().double()
+        values |= dict(zip(columns.tolist(), (mean * unit[columns.cpu()]).tolist(), strict=True))
+    if not found:
         return pd.Series(dtype=float)
-    factor = cast(ScaleFactor, view.guide.nuisance["noise_scale"])
-    scale = factor.mean_power(1.0).detach().cpu().double() * view.scaling.scale
-    return pd.Series(scale.numpy(), index=names_index(view.outcome_names, None))
+    names = tuple(view.outcome_names[q] for q in sorted(values))
+    return pd.Series([values[q] for q in sorted(values)], index=names_index(names, None))
 
 
 def _noise_range(view: PosteriorView) -> pd.DataFrame:
     """Of the posterior means at environments with rows, by outcome."""
-    if "noise_scale" not in view.guide.nuisance:
+    if not view.model.likelihood.noises(view.guide.nuisance):
         return pd.DataFrame({"least": [], "most": []})
-    mean = noise_table(view, 0.9)["mean"].to_numpy().reshape(view.tree.num_nodes, -1)
+    table = noise_table(view, 0.9)
+    mean = table["mean"].to_numpy().reshape(view.tree.num_nodes, -1)
+    index = names_index(tuple(table["outcome"].head(mean.shape[1])), None)
     mean = mean[view.stats.nodes.cpu().numpy()]
-    index = names_index(view.outcome_names, None)
     return pd.DataFrame({"least": mean.min(0), "most": mean.max(0)}, index=index)

@@ -153,16 +153,24 @@ def node_table(tree: Tree, moments: NodeMoments, latents: Names, outcomes: Names
 def noise_table(view: PosteriorView, level: float) -> pd.DataFrame:
     """See ``Posterior.noise``."""
     check_level(level)
-    if "noise_scale" not in view.guide.nuisance:
+    tree, likelihood = view.tree, view.model.likelihood
+    every = torch.arange(tree.num_nodes, device=view.guide.informed_arcs.device)
+    found = likelihood.noises(view.guide.nuisance_at(every))
+    if not found:
         raise DataError(
-            f"noise(): {view.model.likelihood!r} has no noise scale; its outcomes' spread is that "
+            f"noise(): {likelihood!r} has no noise scale; its outcomes' spread is that "
             "of the predictions: predict(x, env).sd"
         )
-    tree, (_, unit) = view.tree, view.scaling
-    every = torch.arange(tree.num_nodes, device=view.guide.informed_arcs.device)
-    factor = cast(ScaleFactor, view.guide.nuisance_at(every)["noise_scale"])
-    shape = tree.num_nodes, 1, len(view.outcome_names)
-    loc, var = (part.detach().double().cpu().expand(shape[::2]) for part in factor.log_moments())
+    which = torch.cat([columns for _, columns in found]).cpu()
+    order, parts = which.argsort(), []
+    for factor, its in found:
+        wide = tree.num_nodes, len(its)
+        moments = cast(ScaleFactor, factor).log_moments()
+        parts.append([part.detach().double().cpu().expand(wide) for part in moments])
+    loc, var = (torch.cat(part, -1)[:, order] for part in zip(*parts, strict=True))
+    which = which[order]
+    unit = view.scaling.outcome_scale()[which]
+    shape = tree.num_nodes, 1, len(which)
     reach = _STANDARD.icdf(torch.tensor((1 + level) / 2)) * var.sqrt()
     columns = {
         "mean": torch.exp(loc + 0.5 * var) * unit,
@@ -170,7 +178,8 @@ def noise_table(view: PosteriorView, level: float) -> pd.DataFrame:
         "upper": torch.exp(loc + reach) * unit,
     }
     columns = {name: value.reshape(shape) for name, value in columns.items()}
-    table = _long({"node": tree.nodes}, columns, ("",), view.outcome_names)
+    names = tuple(view.outcome_names[q] for q in which.tolist())
+    table = _long({"node": tree.nodes}, columns, ("",), names)
     return table.drop(columns="latent")
 
 

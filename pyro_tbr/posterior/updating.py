@@ -8,20 +8,21 @@ outcomes the rows of before keep the sites they had, so weights that move far en
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 
-from pyro_tbr.data import RowOrder, align_env, align_groups
+from pyro_tbr.data import align_groups
 from pyro_tbr.errors import DataError
-from pyro_tbr.heads import DesignRows, condition
+from pyro_tbr.heads import condition
 from pyro_tbr.heads.groups import RowGroups
 from pyro_tbr.posterior.places import NewLeaf
 from pyro_tbr.posterior.view import Own
 
 
-def updated(view: Own, x: Any, y: Any, env: Any, groups: Any = None) -> Own:
+def updated(view: Own, x: Any, y: Any, env: Any, groups: Any, given: Mapping[str, Any]) -> Own:
     """See ``Posterior.update``."""
     if isinstance(env, NewLeaf):
         raise DataError(
@@ -34,29 +35,24 @@ def updated(view: Own, x: Any, y: Any, env: Any, groups: Any = None) -> Own:
             "update: groups were given, but the fit had none, so how alike the rows of a group are "
             "is not known: leave groups out, or fit anew with groups"
         )
-    with torch.no_grad():
-        design, index = view.align_design(x)
-    order = RowOrder(len(design), index).or_of(y=y, env=env, groups=groups)
-    outcomes = view.align_outcomes(y, order)
-    env_index = align_env(view.tree, env, order)
-    row_groups = None
+    rows, order = view.align_rows(x, y, env, given, groups=groups)
     if groups is not None:
         assert correlation is not None
-        row_groups = RowGroups(align_groups(groups, env_index, order, learns=False), correlation)
+        index = align_groups(groups, rows.env_index, order, learns=False)
+        rows = replace(rows, groups=RowGroups(index, correlation))
     own = copy.deepcopy(view)
-    if not len(design):
+    if not len(rows):
         return own
     if own.model.num_rows is not None:
-        own.model.num_rows += len(design)
-    counts = torch.bincount(env_index, minlength=own.tree.num_nodes)
+        own.model.num_rows += len(rows)
+    counts = torch.bincount(rows.env_index, minlength=own.tree.num_nodes)
     counts = own.row_counts + counts.to(own.row_counts)
     nodes = counts.cpu() > 0
     nodes[1:] |= own.guide.informed_arcs.cpu()
     guide = own.guide.knowing(nodes)
-    y_model = ((outcomes - own.scaling.loc) / own.scaling.scale).to(design)
     stats = condition(
         guide,
-        DesignRows(design, y_model, env_index.to(design.device), row_groups),
+        rows,
         before=own.stats,
         learn_hyper=False,
         learn_nuisance=False,

@@ -9,7 +9,7 @@ nowhere else, they become the user's.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from numbers import Integral
@@ -19,9 +19,18 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pyro_tbr.data import RowOrder, Schema, SparseFeatures, align_features, align_outcomes
+from pyro_tbr.data import (
+    Outcomes,
+    RowOrder,
+    Schema,
+    SparseFeatures,
+    align_env,
+    align_features,
+    align_known,
+    align_outcomes,
+)
 from pyro_tbr.errors import DataError
-from pyro_tbr.heads import Guide
+from pyro_tbr.heads import DesignRows, Guide, RowTerms
 from pyro_tbr.heads.likelihoods.scaling import Scaling
 from pyro_tbr.heads.moments import DeltaMoments, NodeMoments
 from pyro_tbr.heads.statistics import Statistics
@@ -184,6 +193,39 @@ class PosteriorView:
     def align_outcomes(self, y: Any, order: RowOrder) -> Tensor:
         """Outcomes (N, Q) of later rows in the user's units, NaN where not observed."""
         return align_outcomes(self.schema, y, order, check=self.model.likelihood.check)
+
+    def align_known(
+        self, given: Mapping[str, Any], order: RowOrder, outcomes: Tensor | None = None
+    ) -> RowTerms:
+        """What users say of rows beside y, by argument, in the model's units.
+
+        Outcomes (N, Q) in the user's units are held against it, where there are any.
+        """
+        likelihood = self.model.likelihood
+        known = align_known(self.schema, given, likelihood.takes, order)
+        weights = known.pop("row_weights", None)
+        if outcomes is not None:
+            y = Outcomes(outcomes.numpy(), self.outcome_names, order.index)
+            likelihood.check_with(y, {name: value.numpy() for name, value in known.items()})
+        return RowTerms(likelihood.row_values(known, self.scaling, order.size), weights)
+
+    def align_rows(
+        self, x: Any, y: Any, env: Any, given: Mapping[str, Any], **others: Any
+    ) -> tuple[DesignRows, RowOrder]:
+        """Rows with outcomes, as the model sees them, and their order.
+
+        ``others`` are arguments that may order the rows too. A row of weight 0 is not observed.
+        """
+        with torch.no_grad():
+            design, index = self.align_design(x)
+        order = RowOrder(len(design), index).or_of(y=y, env=env, **others)
+        outcomes = self.align_outcomes(y, order)
+        nodes = align_env(self.tree, env, order).to(design.device)
+        terms = self.align_known(given, order, outcomes)
+        if terms.weights is not None:
+            outcomes = torch.where(terms.weights > 0, outcomes, torch.nan)
+        y_model = self.scaling.to_model(outcomes).to(design)
+        return DesignRows(design, y_model, nodes, terms=terms.to(y_model)), order
 
     # ---- moments and draws
 

@@ -100,7 +100,8 @@ class Hyperparameter(nn.Module):
     """A named value of shape ``shape``, fixed or with a hyperprior; abstract.
 
     Args:
-        name: The Pyro site.
+        name: What its owner calls it, and the Pyro site, unless an owner of the owner sets another
+            ``site``.
         shape: Shape of the site.
         fixed: Fixed value, then in a buffer, or ``None``.
         unit: ``"outcome"`` where the value is in units of the outcome, so that it changes with
@@ -113,7 +114,7 @@ class Hyperparameter(nn.Module):
         self, name: str, shape: tuple[int, ...], fixed: Tensor | None, unit: str | None = None
     ) -> None:
         super().__init__()
-        self.name, self.shape, self.unit = name, tuple(shape), unit
+        self.name, self.site, self.shape, self.unit = name, name, tuple(shape), unit
         value = None if fixed is None else torch.as_tensor(fixed).expand(self.shape).clone()
         self.register_buffer("fixed", value)
 
@@ -132,8 +133,8 @@ class Hyperparameter(nn.Module):
     def forward(self) -> Tensor:
         """The Pyro site: a sample, or a deterministic site where the value is fixed."""
         if self.fixed is not None:
-            return pyro.deterministic(self.name, self.fixed, event_dim=len(self.shape))
-        return pyro.sample(self.name, self.prior())
+            return pyro.deterministic(self.site, self.fixed, event_dim=len(self.shape))
+        return pyro.sample(self.site, self.prior())
 
 
 class Described(LocalParamsModule):
@@ -243,7 +244,7 @@ class HyperFactor(nn.Module):
         hyper = self.hyper
         if hyper.fixed is not None:
             return hyper.fixed
-        return pyro.sample(hyper.name, self._distribution().to_event(len(hyper.shape)))
+        return pyro.sample(hyper.site, self._distribution().to_event(len(hyper.shape)))
 
     def sample(self, num_samples: int, generator: Generator) -> Tensor:
         """Draws (S, *shape) from a generator of the caller's."""

@@ -54,7 +54,7 @@ class NodeScale(Hyperparameter):
         """The Pyro site, given values of its parents (*B, Q)."""
         common, spread = (value.unsqueeze(-2).expand(*value.shape[:-1], *self.shape)
                           for value in values)  # fmt: skip
-        return pyro.sample(self.name, dist.LogNormal(common.log(), spread).to_event(2))
+        return pyro.sample(self.site, dist.LogNormal(common.log(), spread).to_event(2))
 
 
 class NodeScaleFactor(ScaleFactor):
@@ -117,7 +117,7 @@ class NodeScaleFactor(ScaleFactor):
         seen = self.seen.unsqueeze(-1)
         loc = torch.where(seen, self.loc, common.log())
         scale = torch.where(seen, self.log_scale.exp(), spread)
-        return pyro.sample(self.hyper.name, dist.LogNormal(loc, scale).to_event(2))
+        return pyro.sample(self.hyper.site, dist.LogNormal(loc, scale).to_event(2))
 
     def draw(self, common: Tensor, spread: Tensor, generator: Generator) -> Tensor:
         """Draws (S, V, Q), given draws (S, Q) of the parents."""

@@ -3,22 +3,43 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
+import numpy as np
 import pyro.distributions as dist
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
-from pyro_tbr.data.outcomes import Outcomes
-from pyro_tbr.heads.hyper.base import Described, HyperFactor, HyperFactors, by_name
-from pyro_tbr.heads.likelihoods.expectations import SiteTerms, expectation, row_chunks, touching
+from pyro_tbr.data.outcomes import Outcomes, default_names
+from pyro_tbr.heads.hyper.base import HyperFactor, HyperFactors, by_name
+from pyro_tbr.heads.likelihoods.expectations import (
+    Nuisance,
+    SiteTerms,
+    expectation,
+    of_rows,
+    row_chunks,
+    touching,
+)
 from pyro_tbr.heads.likelihoods.learning import climb
+from pyro_tbr.heads.likelihoods.parameters import Parameters
 from pyro_tbr.heads.likelihoods.scaling import Scaling, unscaled
 
 _LEAST_PRECISION = 1e-6  # of a row's site, over the mean one of its outcome
 
 
-class Likelihood(Described):
+class Kind(NamedTuple):
+    """What predictions of some outcomes are like; attributes are those of the likelihood.
+
+    ``columns`` (q,) says of which outcomes; ``None``: all.
+    """
+
+    columns: Tensor | None
+    interval: str
+    discrete: bool
+
+
+class Likelihood(Parameters):
     r"""Maps a linear predictor to the distribution of an outcome; abstract.
 
     A new one says four things, and three of them have defaults:
@@ -59,26 +80,34 @@ class Likelihood(Described):
 
     Attributes:
         exact: Rows are normal sites whatever q is: outcomes are normal around the predictor.
-        by_node: Some of its parameters are a node's own.
         predictor_scale: Typical standard deviation of the predictor where it explains half,
             the unit of the medians of the scales that a prior learns; 1 for outcomes
             that are standardised.
         interval: What the bounds of a prediction are of: a new ``"outcome"``, or its ``"mean"``.
+        discrete: Outcomes are whole numbers.
+        takes: Names of what it takes of each row beside the outcome.
         placeholder: An outcome it takes, which stands where none was observed.
         unit: (Q,), the user's units in one unit of the outcomes the model sees; after ``build``.
         num_nodes: V, nodes of the tree; after ``build``.
     """
 
     exact: bool = False
-    by_node: bool = False
     predictor_scale: float = 1.0
     interval: str = "outcome"
+    discrete: bool = False
+    takes: tuple[str, ...] = ()
     placeholder: float = 0.0
     unit: Tensor
     num_nodes: int = 1
 
     def build(
-        self, num_outcomes: int, *, outcome_scale: Tensor | None = None, num_nodes: int = 1
+        self,
+        num_outcomes: int,
+        *,
+        outcome_scale: Tensor | None = None,
+        num_nodes: int = 1,
+        names: Sequence[Hashable] | None = None,
+        known: Collection[str] = (),
     ) -> Likelihood:
         """This likelihood for Q outcomes, as a new module that has all its buffers.
 
@@ -86,13 +115,28 @@ class Likelihood(Described):
             num_outcomes: Q.
             outcome_scale: (Q,), the user's units in one unit of the outcomes the model sees.
             num_nodes: V, nodes of the tree.
+            names: Of the outcomes; ``None``: ``y0``, ``y1``, ...
+            known: What is known of each row, out of ``takes``.
         """
-        built = copy.deepcopy(self)
+        built = copy.deepcopy(self.resolved(names or default_names(num_outcomes), known))
         built.num_nodes = num_nodes
         unit = torch.ones(num_outcomes) if outcome_scale is None else outcome_scale.clone()
         built.register_buffer("unit", unit.to(torch.get_default_dtype()))
         built._build(num_outcomes, built.unit)
         return built
+
+    def resolved(self, names: Sequence[Hashable], known: Collection[str]) -> Likelihood:
+        """The likelihood of outcomes of these names, of whose rows this is known; often itself.
+
+        Args:
+            names: Of the outcomes, Q.
+            known: What is known of each row, out of ``takes``.
+
+        Raises:
+            DataError: It is a likelihood of other outcomes, or does not go with what is known.
+        """
+        del names, known
+        return self
 
     def _build(self, num_outcomes: int, unit: Tensor) -> None:
         """Makes the parameters of the likelihood as attributes; none by default.
@@ -102,9 +146,17 @@ class Likelihood(Described):
             unit: (Q,), by which what the user fixed in units of the outcome is to be divided.
         """
 
-    def factors(self) -> dict[str, HyperFactor]:
-        """A new factor of q for each of its parameters, by site name."""
-        return {hyper.name: hyper.factor() for hyper in self.hyperparameters()}
+    def kinds(self) -> list[Kind]:
+        """What predictions are like, one for each part of the distribution."""
+        return [Kind(None, self.interval, self.discrete)]
+
+    def noises(self, nuisance: HyperFactors) -> list[tuple[HyperFactor, Tensor]]:
+        """Scales of noise around predictors, and which outcomes (q,) they are of; here none.
+
+        ``nuisance`` are factors, or those :meth:`at_nodes`.
+        """
+        del nuisance
+        return []
 
     def check(self, y: Outcomes) -> None:
         """Refuses outcomes it does not take; missing ones are NaN and pass.
@@ -120,6 +172,13 @@ class Likelihood(Described):
             DataError: Names the column.
         """
 
+    def check_with(self, y: Outcomes, values: Mapping[str, np.ndarray]) -> None:
+        """Refuses outcomes that do not fit what is known of their rows, (N, Q) by name.
+
+        Raises:
+            DataError: Names rows and columns.
+        """
+
     def standardise(self, y: Tensor, *, intercept: bool) -> Scaling:
         """Units the model is to see outcomes (N, Q) in, NaN where not observed.
 
@@ -130,47 +189,31 @@ class Likelihood(Described):
         del intercept
         return unscaled(y)
 
-    def sample_nuisance(self) -> dict[str, Tensor]:
-        """Pyro sites of its parameters, by name."""
-        return {hyper.name: hyper() for hyper in self.hyperparameters()}
+    def units(self, y: Tensor, values: Mapping[str, Tensor], *, intercept: bool) -> Scaling:
+        """The same where units depend on what is known of rows, (N, Q) by name in the user's."""
+        del values
+        return self.standardise(y, intercept=intercept)
 
-    def guide_sites(self, nuisance: HyperFactors) -> None:
-        """Pyro sites of the factors of its parameters."""
-        for factor in nuisance.values():
-            factor()
-
-    def draw_nuisance(
-        self, nuisance: HyperFactors, num_draws: int, generator: Generator
+    def row_values(
+        self, values: Mapping[str, Tensor], scaling: Scaling, num_rows: int
     ) -> dict[str, Tensor]:
-        """Draws (S, ...) of its parameters from their factors, by site name."""
-        factors = by_name(nuisance)
-        return {name: factor.sample(num_draws, generator) for name, factor in factors.items()}
+        """What is known of N rows in the model's units, (N, Q) by name; what is not has a default.
 
-    def know_nodes(self, nuisance: HyperFactors, nodes: Tensor, *, only: bool = False) -> None:
-        """Says which nodes have rows too, (V,) bool; for parameters that differ between nodes."""
-
-    def forget_nodes(self, nuisance: HyperFactors) -> None:
-        """Takes back what was learnt of single nodes, for parameters that differ between them."""
-
-    def at_nodes(self, nuisance: HyperFactors, index: Tensor) -> HyperFactors:
-        """The factors as rows at some nodes (n,) see them; the same where nodes share them.
-
-        A node V is one that the tree has not.
+        Args:
+            values: In the user's units, (N, Q) by name, those out of ``takes`` that are known.
+            scaling: The user's units.
+            num_rows: N.
         """
-        del index
-        return nuisance
-
-    def with_new_node(
-        self, values: Mapping[str, Tensor], generator: Generator
-    ) -> dict[str, Tensor]:
-        """Draws (S, ...) that have one more node, number V, if nodes have values of their own."""
-        del generator
+        del scaling, num_rows
         return dict(values)
 
-    def values_at_nodes(self, values: Mapping[str, Tensor], index: Tensor) -> dict[str, Tensor]:
-        """Values (*B, ...) of its parameters as rows at nodes (N,) see them, for ``forward``."""
-        del index
-        return dict(values)
+    def start_moments(self, y: Tensor, nuisance: Nuisance) -> tuple[Tensor, Tensor]:
+        """Means and variances (N, Q) of predictors that a first expansion of rows is made at.
+
+        By default zero within one: a log density with a corner has no curvature at a point.
+        """
+        del nuisance
+        return torch.zeros_like(y), torch.ones_like(y)
 
     def forward(self, predictor: Tensor, nuisance: Mapping[str, Tensor]) -> dist.TorchDistribution:
         """Distribution of every outcome, batch shape (*B, N, Q).
@@ -182,9 +225,7 @@ class Likelihood(Described):
         """
         raise NotImplementedError
 
-    def expected_log_prob(
-        self, y: Tensor, mean: Tensor, var: Tensor, nuisance: HyperFactors
-    ) -> Tensor:
+    def expected_log_prob(self, y: Tensor, mean: Tensor, var: Tensor, nuisance: Nuisance) -> Tensor:
         """E[log p(y | f)] under q, (N, Q), differentiable in moments and factors.
 
         Takes memory for a chunk of rows at a time, unless gradients are recorded.
@@ -193,7 +234,7 @@ class Likelihood(Described):
             y: Outcomes, (N, Q); where NaN the result is finite and means nothing.
             mean: Means of the linear predictor, (N, Q).
             var: Its variances, (N, Q).
-            nuisance: Factors of its parameters by site name.
+            nuisance: Factors of its parameters by site name, and what is known of each row.
         """
 
         def log_prob(rows: Tensor, predictor: Tensor, values: dict[str, Tensor]) -> Tensor:
@@ -201,7 +242,7 @@ class Likelihood(Described):
 
         return expectation(log_prob, mean, var, nuisance)
 
-    def site_terms(self, y: Tensor, mean: Tensor, var: Tensor, nuisance: HyperFactors) -> SiteTerms:
+    def site_terms(self, y: Tensor, mean: Tensor, var: Tensor, nuisance: Nuisance) -> SiteTerms:
         """Rows as normal sites, by derivatives of the expected log density E at (mean, var).
 
         precision is ``-2 dE/dvar`` and response ``mean + (dE/dmean) / precision``, so that a
@@ -218,7 +259,7 @@ class Likelihood(Described):
         for rows in row_chunks(mean, nuisance):
             with torch.inference_mode(False), torch.enable_grad():
                 m, v = mean[rows].clone().requires_grad_(), var[rows].clone().requires_grad_()
-                each = self.expected_log_prob(y[rows].double(), m, v, nuisance)
+                each = self.expected_log_prob(y[rows].double(), m, v, of_rows(nuisance, rows))
                 slopes = torch.autograd.grad(each.sum(), (m, v))
             parts.append((each.detach(), *slopes))
         each, slope, bend = (torch.cat(part) for part in zip(*parts, strict=True))
@@ -228,14 +269,14 @@ class Likelihood(Described):
         precision = torch.maximum(precision, least.clamp(min=torch.finfo(least.dtype).eps))
         return touching(each, mean, var, precision, slope)
 
-    def site_scale(self, nuisance: HyperFactors) -> Tensor:
+    def site_scale(self, nuisance: Nuisance) -> Tensor:
         """What multiplies the precision of every site; only exact likelihoods have one.
 
         (Q,), or (n, Q) of factors :meth:`at_nodes`.
         """
         return torch.ones_like(self.unit)
 
-    def site_norm(self, nuisance: HyperFactors) -> Tensor:
+    def site_norm(self, nuisance: Nuisance) -> Tensor:
         """``log_norm`` of every site of an exact likelihood under q as it is now, (Q,) or (n, Q).
 
         So sums of sites outlive a change of its parameters. Zero where not exact: there sites keep
@@ -244,7 +285,16 @@ class Likelihood(Described):
         return torch.zeros_like(self.unit)
 
     def learn(
-        self, nuisance: HyperFactors, y: Tensor, mean: Tensor, var: Tensor, weights: Tensor
+        self,
+        nuisance: HyperFactors,
+        y: Tensor,
+        mean: Tensor,
+        var: Tensor,
+        weights: Tensor,
+        env_index: Tensor | None = None,
+        values: Mapping[str, Tensor] | None = None,
+        *,
+        common: bool = True,
     ) -> None:
         """Moves q of its parameters to its optimum given rows; deterministic.
 
@@ -257,24 +307,42 @@ class Likelihood(Described):
             mean: Likewise.
             var: Likewise.
             weights: How much each outcome counts, (N, Q); 0 where not observed.
+            env_index: Node of each row, (N,); where parameters are nodes' own.
+            values: What is known of the rows, (N, Q) by name, in the model's units.
+            common: Move what nodes share too, not only what is a node's own.
 
         Raises:
             TrainingError: Something is not finite.
         """
+        del env_index
         factors = by_name(nuisance)
         learnt = {name: factor for name, factor in factors.items() if factor.learnt}
-        if not learnt:
+        if not learnt or not common:
             return
+        known = {} if values is None else values
         y, mean, var, weights = (part.detach().double() for part in (y, mean, var, weights))
         rounding = max(torch.finfo(factor.loc.dtype).eps for factor in learnt.values())
         typical = (weights * mean.square()).sum(0) / weights.sum(0).clamp(min=1e-300)
         var = torch.maximum(var, rounding * typical)
+        self._climb(learnt, {**factors, **known}, y, mean, var, weights)
+
+    def _climb(
+        self,
+        learnt: dict[str, HyperFactor],
+        nuisance: Nuisance,
+        y: Tensor,
+        mean: Tensor,
+        var: Tensor,
+        weights: Tensor,
+    ) -> None:
+        """Some factors at their optimum, the others as they are; arguments as for ``learn``."""
         chunks = row_chunks(mean, nuisance)
 
         def log_lik(moved: dict[str, HyperFactor]) -> Iterator[Tensor]:
             for rows in chunks:
-                each = self.expected_log_prob(y[rows], mean[rows], var[rows], factors | moved)
-                yield (weights[rows] * each).sum()
+                now: Nuisance = {**of_rows(nuisance, rows), **moved}
+                each = self.expected_log_prob(y[rows], mean[rows], var[rows], now)
+                yield torch.where(weights[rows] > 0, weights[rows] * each, 0.0).sum()
 
         climb(learnt, log_lik)
 
@@ -302,7 +370,7 @@ class Likelihood(Described):
         raise NotImplementedError(f"{type(self).__name__} is not exact: call learn")
 
     def predictive_moments(
-        self, mean: Tensor, var: Tensor, nuisance: HyperFactors
+        self, mean: Tensor, var: Tensor, nuisance: Nuisance
     ) -> tuple[Tensor, Tensor]:
         """Mean and variance of a new outcome whose predictor is N(mean, var), (N, Q) each.
 

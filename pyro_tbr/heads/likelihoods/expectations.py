@@ -1,26 +1,30 @@
 """Expectations under a normal predictor and a likelihood's parameters; rows as normal sites."""
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
-from pyro_tbr.heads.hyper import HyperFactors, quadrature
-from pyro_tbr.heads.hyper.base import by_name, gauss_hermite
+from pyro_tbr.heads.hyper import HyperFactor, HyperFactors, LogNormalMoments, quadrature
+from pyro_tbr.heads.hyper.base import gauss_hermite
 
 _PREDICTOR_POINTS = 32  # of a quadrature over a linear predictor
 _NUISANCE_POINTS = {1: 5, 2: 3}  # over each of so many parameters of the likelihood
 _LEAST_SD = 1e-3  # of a predictor whose points rest
 _CHUNK_ELEMENTS = 4_000_000  # rows are taken in chunks of about this many values
 
+# Factors by site name as rows see them: of all rows, or moments of each row's; and what is known of
+# each row and outcome, (N, Q).
+Nuisance = HyperFactors | Mapping[str, HyperFactor | LogNormalMoments | Tensor]
+
 # Of rows (n,), predictors (P, n, Q) and parameters (T, 1, 1, *shape): values (T, P, n, Q), or what
 # broadcasts to them.
 Function = Callable[[Tensor, Tensor, dict[str, Tensor]], Tensor]
 
 
-def expectation(function: Function, mean: Tensor, var: Tensor, nuisance: HyperFactors) -> Tensor:
+def expectation(function: Function, mean: Tensor, var: Tensor, nuisance: Nuisance) -> Tensor:
     """E[function] under q, (N, Q), a chunk of rows at a time; differentiable.
 
     In double precision its slopes in the predictor's moments are those of the points' density, the
@@ -36,7 +40,8 @@ def expectation(function: Function, mean: Tensor, var: Tensor, nuisance: HyperFa
     for rows in row_chunks(mean, nuisance):
         points, point_weights = quadrature(mean[rows], sd[rows], _PREDICTOR_POINTS)
         points, density = _resting(points, mean[rows], sd[rows])
-        each = (density * function(rows, points, values)).expand(len(weights), *points.shape)
+        here = values | row_values(nuisance, rows)
+        each = (density * function(rows, points, here)).expand(len(weights), *points.shape)
         parts.append(torch.einsum("t,p,tpnq->nq", weights.to(each), point_weights.to(each), each))
     return torch.cat(parts)
 
@@ -54,14 +59,39 @@ def _resting(points: Tensor, mean: Tensor, sd: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(rests, points.detach(), points), torch.where(rests, relative, 1.0)
 
 
-def row_chunks(like: Tensor, nuisance: HyperFactors) -> tuple[Tensor, ...]:
+def as_dict(nuisance: Nuisance) -> dict[str, HyperFactor | LogNormalMoments | Tensor]:
+    """The same as a dict, whatever holds it."""
+    return {name: cast(HyperFactor, part) for name, part in nuisance.items()}
+
+
+def factors_of(nuisance: Nuisance) -> dict[str, HyperFactor]:
+    """The factors that all rows share."""
+    return {name: part for name, part in nuisance.items() if isinstance(part, HyperFactor)}
+
+
+def row_values(nuisance: Nuisance, rows: Tensor) -> dict[str, Tensor]:
+    """What is known of some rows (n,), (n, Q) by name."""
+    return {name: part[rows] for name, part in nuisance.items() if isinstance(part, Tensor)}
+
+
+def of_rows(nuisance: Nuisance, rows: Tensor) -> dict[str, HyperFactor | LogNormalMoments | Tensor]:
+    """The factors as some rows (n,) see them."""
+    own = {
+        name: LogNormalMoments(*(value[rows] for value in part))
+        for name, part in nuisance.items()
+        if isinstance(part, LogNormalMoments)
+    }
+    return {**factors_of(nuisance), **own, **row_values(nuisance, rows)}
+
+
+def row_chunks(like: Tensor, nuisance: Nuisance) -> tuple[Tensor, ...]:
     """Rows of (N, Q) in chunks whose values at all points have a bounded number of elements."""
     _, weights = nuisance_points(nuisance, like)
     each = len(weights) * _PREDICTOR_POINTS * like.shape[1]
     return torch.arange(len(like), device=like.device).split(max(1, _CHUNK_ELEMENTS // each))
 
 
-def nuisance_points(nuisance: HyperFactors, like: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+def nuisance_points(nuisance: Nuisance, like: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     """Values (T, 1, 1, *shape) by site name and weights (T,) for expectations under all factors.
 
     An outcome has one or more elements of each parameter, (Q, ...); the elements of other outcomes
@@ -69,7 +99,7 @@ def nuisance_points(nuisance: HyperFactors, like: Tensor) -> tuple[dict[str, Ten
     them; more: the two points sqrt(D) standard deviations up and down each of the D axes, exact
     for polynomials of degree 3.
     """
-    factors = by_name(nuisance)
+    factors = factors_of(nuisance)
     learnt = {name: factor for name, factor in factors.items() if factor.learnt}
     sizes = {name: math.prod(factor.hyper.shape[1:]) for name, factor in learnt.items()}
     standard, weights = _standard_points(sum(sizes.values()), like)

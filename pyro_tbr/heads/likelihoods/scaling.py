@@ -1,4 +1,6 @@
-"""Units: outcomes as the user gave them, and as the model sees them."""
+"""Units: predictors and outcomes as the user gave them, and as the model sees them."""
+
+from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -12,15 +14,41 @@ _CONSTANT = 1e-12  # spread over the largest value below which an outcome is con
 
 
 class Scaling(NamedTuple):
-    """Outcomes in the user's units are ``loc + scale * (outcomes the model sees)``.
+    """Predictors in the user's units are ``loc + scale * (predictors of the model)``.
 
     Attributes:
         loc: (Q,), double precision.
         scale: (Q,), likewise.
+        of_outcome: (Q,) bool, outcomes are around the predictor, so their units go with it;
+            ``None``: all. Others, behind a link function, stay as they are.
     """
 
     loc: Tensor
     scale: Tensor
+    of_outcome: Tensor | None = None
+
+    def to_model(self, y: Tensor) -> Tensor:
+        """Outcomes (..., Q) of the user's as the model sees them."""
+        moved = (y - self.loc.to(y)) / self.scale.to(y)
+        return self._where(moved, y)
+
+    def to_user(self, y: Tensor) -> Tensor:
+        """Outcomes (..., Q) of the model's in the user's units."""
+        return self._where(self.loc.to(y) + self.scale.to(y) * y, y)
+
+    def outcome_scale(self) -> Tensor:
+        """The user's units in one unit of the outcomes that the model sees, (Q,)."""
+        return self._where(self.scale, torch.ones_like(self.scale))
+
+    def of(self, columns: Tensor) -> Scaling:
+        """That of some outcomes (q,)."""
+        own = None if self.of_outcome is None else self.of_outcome[columns]
+        return Scaling(self.loc[columns], self.scale[columns], own)
+
+    def _where(self, moved: Tensor, other: Tensor) -> Tensor:
+        if self.of_outcome is None:
+            return moved
+        return torch.where(self.of_outcome.to(moved.device), moved, other)
 
     def rescale(
         self, draws: dict[str, Tensor], hypers: Iterable[Hyperparameter]
@@ -32,7 +60,8 @@ class Scaling(NamedTuple):
             hypers: Hyperparameters, some of which may not be among the draws.
         """
         names = {hyper.name for hyper in hypers if hyper.unit == "outcome"} & draws.keys()
-        return draws | {name: draws[name] * self.scale.to(draws[name]) for name in names}
+        scale = self.outcome_scale()
+        return draws | {name: draws[name] * scale.to(draws[name]) for name in names}
 
 
 def unscaled(y: Tensor) -> Scaling:

@@ -35,9 +35,7 @@ def optimism(fit: DenseFit, rows: StandardRows, held_out: StandardRows) -> tuple
     """Relative excess of the loss on held-out rows, and its standard error."""
     inside, outside = fit.loss(rows, seen=True), fit.loss(held_out, seen=False)
     base = inside.mean().clamp(min=1e-12)
-    spread = (
-        inside.var(correction=0) / len(inside) + outside.var(correction=0) / len(outside)
-    ).sqrt()
+    spread = (inside.mean_var() + outside.mean_var()).sqrt()
     return ((outside.mean() - base) / base).item(), (spread / base).item()
 
 

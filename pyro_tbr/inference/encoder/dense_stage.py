@@ -39,6 +39,22 @@ class Recipe(NamedTuple):
     lr: float
 
 
+class Losses(NamedTuple):
+    """Losses of observed outcomes, and by how much of a row each counts, (n,) both."""
+
+    each: Tensor
+    shares: Tensor
+
+    def mean(self) -> Tensor:
+        """Of all rows."""
+        return (self.shares * self.each).sum() / self.shares.sum()
+
+    def mean_var(self) -> Tensor:
+        """Variance of the mean; rows that count by two are two rows."""
+        square = (self.each - self.mean()).square()
+        return (self.shares * square).sum() / self.shares.sum().square()
+
+
 @dataclass(frozen=True)
 class DenseFit:
     """An encoder with the posterior of its dense weights given the rows of training.
@@ -58,8 +74,8 @@ class DenseFit:
         return self.model.encoder(x).double()
 
     @torch.no_grad()
-    def loss(self, rows: StandardRows, *, seen: bool) -> Tensor:
-        """Of each observed outcome: an estimate of its noise variance.
+    def loss(self, rows: StandardRows, *, seen: bool) -> Losses:
+        """Of each outcome that counts: an estimate of its noise variance.
 
         The squared residual, less the weights' own variance on new rows; plus it on rows of
         training (``seen``), which the weights have moved towards. So the two agree but for the
@@ -67,14 +83,15 @@ class DenseFit:
         """
         moments = self.guide.node_moments()
         design = self.model.design(self.model.encoder(rows.x))
+        block, likelihood = rows.with_design(design), self.model.likelihood
         mean, var = predictor_moments(design, rows.env_index, moments)
-        likelihood = self.model.likelihood
         if likelihood.exact:
             each = (rows.y - mean).square() + (var if seen else -var)
         else:
-            nuisance = self.guide.nuisance_at(rows.env_index)
+            nuisance = self.guide.nuisance_of(block)
             each = -likelihood.expected_log_prob(rows.y, mean, var, nuisance)
-        return each[~torch.isnan(rows.y)]
+        shares = block.shares()
+        return Losses(each[shares > 0].double(), shares[shares > 0])
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from pyro_tbr.data import SparseFeatures
-from pyro_tbr.heads import DesignRows
+from pyro_tbr.heads import DesignRows, RowTerms
 from pyro_tbr.heads.groups import RowGroups
 from pyro_tbr.models import Encoder, TreeModel
 
@@ -25,21 +25,24 @@ class StandardRows:
         y: Standardised outcomes, NaN where not observed, (N, Q), in the dtype of training.
         env_index: Node of each row, (N,).
         groups: Rows that are alike, if that was said.
+        terms: What else is known of them, in the model's units.
     """
 
     x: Tensor | SparseFeatures
     y: Tensor
     env_index: Tensor
     groups: RowGroups | None = None
+    terms: RowTerms = field(default_factory=RowTerms)
 
     def select(self, rows: Tensor) -> StandardRows:
         """These rows."""
         groups = None if self.groups is None else self.groups.select(rows)
-        return StandardRows(self.x[rows], self.y[rows], self.env_index[rows], groups)
+        picked = self.x[rows], self.y[rows], self.env_index[rows]
+        return StandardRows(*picked, groups, self.terms.select(rows))
 
     def with_design(self, design: Tensor) -> DesignRows:
         """The rows with a design (N, W) in place of their features."""
-        return DesignRows(design, self.y, self.env_index, self.groups)
+        return DesignRows(design, self.y, self.env_index, self.groups, self.terms)
 
     def prepared(self, encoder: Encoder) -> PreparedRows:
         """The rows as this encoder's trained part takes them.
@@ -93,22 +96,27 @@ class PreparedRows:
             start += len(block)
             if self.intercept:
                 block = torch.cat([block, block.new_ones(len(block), 1)], -1)
-            yield DesignRows(block, self.rows.y[at], self.rows.env_index[at])
+            yield self._with_design(block, at)
 
     def encoded(self, model: TreeModel, rows: Tensor) -> DesignRows:
         """Some rows with the model's design, differentiable in its encoder."""
         features = self.features
         block = self.encoder.prepare(self.rows.x[rows]) if features is None else features[rows]
         design = model.design(model.encoder.encode(block))
-        return DesignRows(design, self.rows.y[rows], self.rows.env_index[rows])
+        return self._with_design(design, rows)
 
     def encoded_blocks(self, model: TreeModel) -> Iterator[DesignRows]:
         """All rows in order, with the model's design."""
         for block in replace(self, intercept=False).blocks():
             yield replace(block, design=model.design(model.encoder.encode(block.design)))
 
+    def _with_design(self, design: Tensor, at: Tensor | slice) -> DesignRows:
+        """Some rows with a design, each by itself."""
+        rows = self.rows
+        return DesignRows(design, rows.y[at], rows.env_index[at], terms=rows.terms.select(at))
+
     def weights(self) -> Tensor | None:
-        """By how much of a row each outcome counts, (N, Q); ``None``: 1."""
+        """By how much of a row each outcome counts as rows are alike, (N, Q); ``None``: 1."""
         return None if self.groups is None else self.groups.weights(self.rows.y)
 
     def __len__(self) -> int:
