@@ -95,5 +95,10 @@ def test_anndata(names, tmp_path, monkeypatch):
     assert anndata.read_h5ad("with_latents.h5ad").obsm["X_tbr"].shape == (60, 2)
 
 
+def test_counts(names, capsys):
+    exec(block("negative_binomial"), names)
+    assert capsys.readouterr().out.startswith("[[")
+
+
 def test_every_block_is_run_here():
-    assert len(BLOCKS) == 5
+    assert len(BLOCKS) == 6

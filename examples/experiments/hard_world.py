@@ -50,6 +50,11 @@ PLAIN = {
     "noise_scale": 0.3,
     "intercept_scale": 1.0,
 }
+# A log link: effects of some tenths, rates of about 5, exposures that differ, rows too.
+COUNTS = {
+    "weight_scale": 0.5, "delta_min": 0.2, "delta_scale": 0.4, "intercept_mean": 1.5,
+    "intercept_scale": 0.5, "exposure_ratio": 5.0, "latent_shift": 0.3, "uneven_rows": True,
+}  # fmt: skip
 LEARNT, BOTH = ("learnt",), ("known", "learnt")
 SETTINGS = {  # name -> what differs in simulate; which latents; latents fitted, if not the true K
     "plain": ({}, BOTH, None),
@@ -70,11 +75,14 @@ SETTINGS = {  # name -> what differs in simulate; which latents; latents fitted,
     "correlated outcomes": ({"num_outcomes": 4, "noise_correlation": 0.7}, BOTH, None),
     "correlated latents": ({"latent_correlation": 0.8}, BOTH, None),
     "binary": ({"likelihood": "bernoulli"}, BOTH, None),
+    "successes": ({"likelihood": "binomial", "latent_shift": 0.5}, BOTH, None),
+    "counts": (COUNTS | {"likelihood": "negative_binomial"}, BOTH, None),
+    "Poisson counts": (COUNTS | {"likelihood": "poisson"}, BOTH, None),
     "too few latents": ({"latent_dim": 4}, LEARNT, 2),
     "too many latents": ({"latent_dim": 2, "nuisance_dim": 5, "feature_noise": 0.3}, LEARNT, 5),
 }
 FEW, MANY = 0.8, 0.97  # coverage of a leaf's 90 % intervals below and above which it misleads
-NEW_ROWS, NUM_HELD_OUT = 200, 2
+NEW_ROWS, NUM_HELD_OUT, NEW_TRIALS = 200, 2, 20
 
 
 def simulated(setting, seed, rows):
@@ -90,7 +98,7 @@ def simulated(setting, seed, rows):
     return data, [tree.leaves[place] for place in places]
 
 
-def one_fit(setting, latents, seed, rows, noise):
+def one_fit(setting, latents, seed, rows, noise, likelihood=None):
     """Metrics of one fit, its PIPs with their truth, and the coverage of each leaf."""
     data, held_out = simulated(setting, seed, rows)
     known = latents == "known"
@@ -98,8 +106,13 @@ def one_fit(setting, latents, seed, rows, noise):
     if known:  # features are the latents themselves
         data = replace(data, x=data.z, mixing=lambda z: z[:, : data.z.shape[1]])
     x, y, env = data.x[keep], data.y[keep], data.env[keep]
-    gaussian = data.likelihood == "gaussian"
-    likelihood = tbr.GaussianLikelihood(noise=noise) if gaussian else data.likelihood
+    if likelihood is None:
+        gaussian = data.likelihood == "gaussian"
+        likelihood = tbr.GaussianLikelihood(noise=noise) if gaussian else data.likelihood
+    given = {"exposure": data.exposure, "trials": data.trials}
+    given = {name: value[keep] for name, value in given.items() if value is not None}
+    if likelihood == "log1p":  # counts a unit of exposure, as numbers
+        y, likelihood, given = np.log1p(y / given["exposure"]), "gaussian", {}
     num_latents = data.z.shape[1] if known else SETTINGS[setting][2] or data.z.shape[1]
     model = tbr.TreeModel(
         data.tree, num_latents, "identity" if known else "linear", likelihood=likelihood
@@ -107,7 +120,7 @@ def one_fit(setting, latents, seed, rows, noise):
     start = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        posterior = tbr.fit(model, x, y, env, seed=seed, progress=False)
+        posterior = tbr.fit(model, x, y, env, seed=seed, progress=False, **given)
     row = {"seconds": time.perf_counter() - start}
     kinds = {warning.category for warning in caught}
     found, check = posterior.identification(), posterior.check()
@@ -131,7 +144,8 @@ def one_fit(setting, latents, seed, rows, noise):
         np.array([rows_covered(posterior, data, leaf, seed) for leaf in leaves])
         for leaves in (dict.fromkeys(env), held_out)
     )
-    row["no data"] = unseen[:, 0].mean()
+    row |= {"no data": unseen[:, 0].mean(), "log score": seen[:, 2].mean()}
+    row["log score no data"] = unseen[:, 2].mean()
     if data.likelihood == "bernoulli":
         row["probability"] = seen[:, 0].mean()
         return row, pips, gates
@@ -160,17 +174,29 @@ def weights_covered(posterior, data, env):
 def rows_covered(posterior, data, leaf, seed):
     """Share of a leaf's new outcomes (or probabilities) in 90 % intervals, and of their means."""
     x, y, z = data.rows(leaf, NEW_ROWS, seed=seed)
-    found = posterior.predict(x, leaf, level=0.9)
+    given = {}
+    if data.likelihood == "binomial":  # of one trial an interval says nothing
+        given, chance = {"trials": NEW_TRIALS}, chances(data, leaf, z)
+        y = np.random.default_rng(seed).binomial(NEW_TRIALS, chance).astype(float).reshape(y.shape)
+    found = posterior.predict(x, leaf, level=0.9, **given)
+    logged = data.exposure is not None and posterior.scaling.of_outcome is None
+    score = found.log_score(np.log1p(y) if logged else y)
+    if logged:  # density of the logarithm, per count
+        score, y = score - float(np.mean(np.log1p(y))), np.log1p(y)
     if data.likelihood == "bernoulli":
-        node = data.tree.index(leaf)
-        logits = z @ data.node_weights[node] + data.node_intercepts[node]
-        y = (1 / (1 + np.exp(-logits))).reshape(y.shape)
+        y = chances(data, leaf, z).reshape(y.shape)
     inside = float(np.mean((found.lower <= y) & (y <= found.upper)))
     if y.ndim == 1:
-        return inside, np.nan
+        return inside, np.nan, score
     means = found.sample(400, seed=seed).mean(-1)
     low, high = np.quantile(means, [0.05, 0.95], axis=0)
-    return inside, float(np.mean((low <= y.mean(-1)) & (y.mean(-1) <= high)))
+    return inside, float(np.mean((low <= y.mean(-1)) & (y.mean(-1) <= high))), score
+
+
+def chances(data, leaf, z):
+    """True probabilities (n, Q) of binary outcomes at a leaf, by latents (n, K)."""
+    node = data.tree.index(leaf)
+    return 1 / (1 + np.exp(-(z @ data.node_weights[node] + data.node_intercepts[node])))
 
 
 def summary(results, pips):
@@ -203,6 +229,7 @@ def main(argv=None):
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--rows", type=int, default=None, help="a leaf; 50, or 200 if binary")
     parser.add_argument("--noise", choices=["common", "by_environment"])
+    parser.add_argument("--likelihood", help="another than the data's; log1p: of counts, normal")
     parser.add_argument("--csv", type=Path, help="file for a row a fit")
     args = parser.parse_args(argv)
     results, pips = [], []
@@ -213,7 +240,9 @@ def main(argv=None):
                 continue
             for seed in range(args.first_seed, args.first_seed + args.fits):
                 rows = args.rows or (200 if binary else 50)
-                row, pip, change = one_fit(setting, latents, seed, rows, args.noise)
+                row, pip, change = one_fit(
+                    setting, latents, seed, rows, args.noise, args.likelihood
+                )
                 key = {"setting": setting, "latents": latents, "seed": seed}
                 results.append(key | row)
                 pips.append(pd.DataFrame(key | {"pip": pip, "change": change}))

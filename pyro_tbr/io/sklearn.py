@@ -45,6 +45,8 @@ class _TreeEstimator(BaseEstimator):
         *,
         env_column: Hashable = "env",
         groups_column: Hashable | None = None,
+        exposure_column: Hashable | None = None,
+        likelihood: Any = None,
         encoder: Any = "linear",
         prior: Any = None,
         intercept: bool = True,
@@ -58,6 +60,8 @@ class _TreeEstimator(BaseEstimator):
         self.latent_dim = latent_dim
         self.env_column = env_column
         self.groups_column = groups_column
+        self.exposure_column = exposure_column
+        self.likelihood = likelihood
         self.encoder = encoder
         self.prior = prior
         self.intercept = intercept
@@ -67,13 +71,13 @@ class _TreeEstimator(BaseEstimator):
         self.ranks = ranks
         self.options = options
 
-    def _fit(self, X: Any, y: Any, likelihood: str) -> None:
+    def _fit(self, X: Any, y: Any, likelihood: Any, sample_weight: Any) -> None:
         if not isinstance(self.tree, Tree):
             raise DataError(
                 f"tree must be a pyro_tbr.Tree, got {type(self.tree).__name__}: see Tree.from_*"
             )
         X, _ = read_table(X, "X")
-        features, env, groups = self._split(X)
+        features, env, others = self._split(X)
         y, _ = read_table(y, "y")
         both = isinstance(features, pd.DataFrame) and isinstance(y, pd.Series | pd.DataFrame)
         if both and len(y) == len(features):  # rows by position, scikit-learn's way
@@ -91,31 +95,34 @@ class _TreeEstimator(BaseEstimator):
             features,
             y,
             env,
-            groups=groups,
+            **others,
+            row_weights=sample_weight,
             guide=self.guide,
             seed=self.seed,
             progress=self.progress,
             ranks=self.ranks,
             options=self.options,
         )
-        self.n_features_in_ = features.shape[1] + 1 + (groups is not None)
+        self.n_features_in_ = features.shape[1] + 1 + len(others)
         if isinstance(X, pd.DataFrame) and all(isinstance(name, str) for name in X.columns):
             self.feature_names_in_ = np.array(X.columns, dtype=object)
 
-    def _split(self, X: Any) -> tuple[Any, Any, Any]:
-        """Features, environments and groups; the last ``None`` where there is no such column."""
-        columns = {"env_column": self.env_column}
-        if self.groups_column is not None:
-            columns["groups_column"] = self.groups_column
-        features, env, *groups = split_columns(X, columns)
-        return features, env, groups[0] if groups else None
+    def _split(self, X: Any) -> tuple[Any, Any, dict[str, Any]]:
+        """Features, environments, and what other columns there are, by argument of ``fit``."""
+        others = {"groups": self.groups_column, "exposure": self.exposure_column}
+        others = {name: column for name, column in others.items() if column is not None}
+        columns = {f"{name}_column": column for name, column in others.items()}
+        features, env, *found = split_columns(X, {"env_column": self.env_column} | columns)
+        return features, env, dict(zip(others, found, strict=True))
 
     def _fitted(self) -> Posterior:
         check_is_fitted(self)
         return self.posterior_
 
     def _predict(self, X: Any) -> Prediction:
-        return self._fitted().predict(*self._split(X)[:2])
+        features, env, others = self._split(X)
+        others.pop("groups", None)
+        return self._fitted().predict(features, env, **others)
 
     @property
     def pip_(self) -> pd.DataFrame:
@@ -144,6 +151,8 @@ class TreeRegressor(RegressorMixin, _TreeEstimator):
             each row's environment, a node of the tree.
         groups_column: Likewise of the labels of groups, see :func:`pyro_tbr.fit`; ``None``: there
             is none.
+        exposure_column: Likewise of the exposures of counts.
+        likelihood: As in :class:`pyro_tbr.TreeModel`; ``None``: ``"gaussian"``.
         encoder, prior, intercept: As in :class:`pyro_tbr.TreeModel`.
         guide, seed, progress, ranks, options: As in :func:`pyro_tbr.fit`.
 
@@ -162,7 +171,7 @@ class TreeRegressor(RegressorMixin, _TreeEstimator):
         (True, (6, 2))
     """
 
-    def fit(self, X: Any, y: Any) -> TreeRegressor:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> TreeRegressor:
         """Fits a posterior, and returns the estimator.
 
         Args:
@@ -170,13 +179,15 @@ class TreeRegressor(RegressorMixin, _TreeEstimator):
                 there is one; a DataFrame, or an array of objects or, where labels are numbers, of
                 numbers.
             y: Outcomes, (N,) or (N, Q), NaN where not observed.
+            sample_weight: By how much of a row each counts, (N,); ``None``: 1.
 
         Raises:
             DataError: No such column, or values that cannot be used.
             ShapeError: ``X`` is no table.
             TreeError: Labels that are not in the tree.
         """
-        self._fit(X, y, "gaussian")
+        likelihood = "gaussian" if self.likelihood is None else self.likelihood
+        self._fit(X, y, likelihood, sample_weight)
         return self
 
     def predict(self, X: Any, return_std: bool = False) -> Any:
@@ -219,11 +230,17 @@ class TreeClassifier(ClassifierMixin, _TreeEstimator):
     """Binary classification whose latents' effects change sparsely along a tree of environments.
 
     Arguments and attributes are those of :class:`TreeRegressor`, and ``classes_``: the two classes
-    in their sorted order. Two classes of any kind: 0 and 1, texts, booleans.
+    in their sorted order. Two classes of any kind: 0 and 1, texts, booleans. Its likelihood is that
+    of classes.
     """
 
-    def fit(self, X: Any, y: Any) -> TreeClassifier:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> TreeClassifier:
         """Fits a posterior to classes (N,); otherwise as :meth:`TreeRegressor.fit`."""
+        if self.likelihood is not None:
+            raise DataError(
+                f"likelihood={self.likelihood!r}: TreeClassifier has that of two classes; leave it "
+                "out, or use TreeRegressor"
+            )
         labels = np.asarray(y)
         if labels.ndim == 2 and labels.shape[1] == 1:
             labels = labels[:, 0]
@@ -237,7 +254,7 @@ class TreeClassifier(ClassifierMixin, _TreeEstimator):
                 f"y has {len(classes)} class(es), {listed(classes.tolist())}: TreeClassifier "
                 "needs exactly two"
             )
-        self._fit(X, codes.astype(float), "bernoulli")
+        self._fit(X, codes.astype(float), "bernoulli", sample_weight)
         self.classes_ = classes
         return self
 

@@ -102,8 +102,9 @@ def reasons_of(found: ModelCheck, *, remedy: str) -> tuple[str, ...]:
     if len(heavy):
         reasons.append(
             f"outcomes have outliers beyond {TAIL:g} standard deviations: "
-            f"{_listed(heavy['outcome'], heavy['beyond'], '.1%')}; look at these rows, and leave "
-            "out or shorten what is an error: they widen all intervals and hide small changes"
+            f"{_listed(heavy['outcome'], heavy['beyond'], '.1%')}; look at these rows, "
+            "as they widen all intervals and hide small changes: leave out what is an error, or "
+            "fit with likelihood='student_t'"
         )
     alike = found.latents[found.latents["correlation"] > _ALIKE]
     if len(alike):

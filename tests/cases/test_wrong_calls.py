@@ -84,8 +84,8 @@ CALLS = {
         DataError, "slab_scale='1' is no number: give",
     ),
     "an unknown likelihood": (
-        lambda p: model(likelihood="binomial"),
-        DataError, "likelihood='binomial' 'bernoulli', 'gaussian'",
+        lambda p: model(likelihood="gamma"),
+        DataError, "likelihood='gamma' 'bernoulli', 'binomial', 'gaussian', 'negative_binomial'",
     ),
     # Fits
     "no model": (

@@ -110,6 +110,36 @@ def test_missing_share_and_binary_values():
     assert set(sim.y[~np.isnan(sim.y)]) == {0, 1}
 
 
+@pytest.mark.parametrize("likelihood", ["poisson", "negative_binomial", "binomial"])
+def test_counts_have_their_mean_and_variance(likelihood):
+    sim = simulate(
+        num_leaves=8, latent_dim=2, num_features=4, rows_per_leaf=2000, likelihood=likelihood,
+        weight_scale=0.3, delta_min=0.1, delta_scale=0.2, intercept_mean=1.0, exposure_ratio=9.0,
+        overdispersion=0.4, num_trials=8,
+    )  # fmt: skip
+    nodes = [sim.tree.index(leaf) for leaf in sim.env]
+    predictor = np.einsum("nk,nk->n", sim.z, sim.node_weights[nodes, :, 0])
+    predictor = predictor + sim.node_intercepts[nodes, 0]
+    if likelihood == "binomial":
+        assert sim.exposure is None
+        assert sim.trials.min() == 1
+        assert sim.trials.max() == 15
+        chance = 1 / (1 + np.exp(-predictor))
+        mean, var = sim.trials * chance, sim.trials * chance * (1 - chance)
+    else:
+        assert sim.trials is None
+        assert sim.exposure.max() / sim.exposure.min() == pytest.approx(9, rel=0.01)
+        mean = sim.exposure * np.exp(predictor)
+        var = mean + (likelihood == "negative_binomial") * 0.4 * mean**2
+    residual = (sim.y - mean) / np.sqrt(var)
+    assert residual.mean() == pytest.approx(0, abs=4 / np.sqrt(len(residual)))
+    square = residual**2
+    assert square.mean() == pytest.approx(1, abs=4 * square.std() / np.sqrt(len(square)))
+    x, y, _ = sim.rows("leaf0", 5)
+    assert x.shape == (5, 4)
+    assert (y == np.floor(y)).all()
+
+
 def test_noise_has_its_scale():
     quiet, noisy = simulate(noise_scale=0.0), simulate(noise_scale=0.7)
     assert (noisy.y - quiet.y).std() == pytest.approx(0.7, rel=5 / np.sqrt(2 * len(quiet.y)))
@@ -178,7 +208,7 @@ ERRORS = {
     "shape": ({"shape": "star"}, DataError, "shape is 'star'"),
     "changes": ({"changes": "one"}, DataError, "'half_the_arcs'"),
     "mixing": ({"mixing": "cnn"}, DataError, "'mlp'"),
-    "likelihood": ({"likelihood": "poisson"}, DataError, "'poisson'"),
+    "likelihood": ({"likelihood": "gamma"}, DataError, "'gamma'"),
     "missing": ({"missing": 1.5}, DataError, "missing is 1.5"),
     "noise": ({"noise_scale": -1}, DataError, "noise_scale is -1"),
     "nan": ({"delta_min": float("nan")}, DataError, "delta_min is nan"),

@@ -294,3 +294,26 @@ def test_without_scikit_learn_one_line_says_what_to_install(monkeypatch):
     monkeypatch.delitem(sys.modules, "pyro_tbr.io.sklearn")
     with pytest.raises(ImportError, match=r"need scikit-learn: pip install pyro-tbr\[sklearn\]$"):
         importlib.import_module("pyro_tbr.io.sklearn")
+
+
+def test_counts_with_exposures_and_weights():
+    sim = tbr.simulate(
+        num_leaves=4, latent_dim=1, num_features=1, rows_per_leaf=40, likelihood="poisson",
+        weight_scale=0.5, intercept_mean=1.0, exposure_ratio=5.0, seed=2,
+    )  # fmt: skip
+    frame = pd.DataFrame({"a": sim.z[:, 0], "leaf": sim.env, "hours": sim.exposure})
+    kind = {"env_column": "leaf", "exposure_column": "hours", "likelihood": "poisson"}
+    weights = np.ones(len(frame))
+    weights[::5] = 2.0
+    model = TreeRegressor(sim.tree, 1, **kind | KNOWN).fit(frame, sim.y, sample_weight=weights)
+    direct = tbr.fit(
+        tbr.TreeModel(sim.tree, 1, "identity", likelihood="poisson"),
+        frame[["a"]], sim.y, sim.env, exposure=sim.exposure, row_weights=weights, progress=False,
+        options=FAST,
+    )  # fmt: skip
+    expected = direct.predict(frame[["a"]], sim.env, exposure=sim.exposure).mean
+    np.testing.assert_array_equal(model.predict(frame), expected)
+    assert model.n_features_in_ == 3
+    assert model.score(frame, sim.y) > 0.3
+    with pytest.raises(DataError, match="TreeClassifier has that of two classes"):
+        TreeClassifier(sim.tree, 1, likelihood="poisson").fit(frame, sim.y > 2)

@@ -324,7 +324,7 @@ def test_summary_adds_up(several, frame_sim):
 def test_summary_of_binary_outcomes_has_no_noise(binary):
     summary = binary.summary()
     assert summary.noise_scale.empty
-    assert "binary outcomes" in str(summary)
+    assert "BernoulliLikelihood()" in str(summary)
     assert "noise_scale" not in binary.sample(3)
 
 
