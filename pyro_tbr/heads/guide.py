@@ -38,6 +38,20 @@ class Settled(NamedTuple):
     trouble: tuple[tuple[int, int, int], ...] = ()
 
 
+class Part(NamedTuple):
+    """A guide that is one component of a mixture.
+
+    Attributes:
+        weight: Its share; those of all components sum to 1.
+        guide: The guide.
+        turn: From the design of the mixture to its own, (W, W) double; ``None``: the same.
+    """
+
+    weight: float
+    guide: Guide
+    turn: Tensor | None
+
+
 class Guide(LocalParamsModule):
     """An approximate posterior of everything but the encoder; abstract.
 
@@ -247,6 +261,19 @@ class Guide(LocalParamsModule):
     def change_var(self, relative_length: Tensor) -> Tensor:
         """Variance of a change along new arcs, see :meth:`PriorFactor.new_var`."""
         return self.factor.new_var(relative_length)
+
+    def change_cov(self, relative_length: Tensor) -> Tensor:
+        """The same with how weights go together, (A', Q, W, W); here they do not."""
+        return torch.diag_embed(self.change_var(relative_length).mT)
+
+    def parts(self) -> list[Part]:
+        """The guides that it is a mixture of; here itself."""
+        return [Part(1.0, self, None)]
+
+    def in_design(self, weights: Tensor, draws: dict[str, Tensor]) -> Tensor:
+        """Draws (S, *B, W, Q) of the prior, given draws of :meth:`sample`, as the design's."""
+        del draws
+        return weights
 
     def log_odds(self) -> Tensor:
         """Posterior log odds of inclusion, (A, W, Q) double, finite; NaN without gates."""

@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from pyro_tbr.posterior.rivals import paired
 from pyro_tbr.posterior.view import FitReport, PosteriorView
 from pyro_tbr.tree.readers.naming import listed
 
@@ -243,7 +244,8 @@ def _rivals(report: FitReport, used: np.ndarray, *, share: float) -> _Rivals:
     if not len(report.alternatives) or not len(report.basis) or not used.any():
         return _Rivals(1.0, math.inf, math.nan, shares, gaps)
     ours = report.basis[:, torch.from_numpy(used[: len(report.basis)])]
-    found = np.stack([_matches(ours, other) for other in report.alternatives])  # (T, used)
+    pairs = [paired(ours, other) for other in report.alternatives]
+    found = np.stack([pair.correlation.numpy() for pair in pairs])  # (T, used)
     behind = share * (report.evidence - report.alternative_evidence.cpu().numpy()).clip(min=0)
     missing = found <= SAME_LATENT
     shares[used] = 1 - missing.mean(0)
@@ -253,23 +255,3 @@ def _rivals(report: FitReport, used: np.ndarray, *, share: float) -> _Rivals:
     best = int(gap.argmin())
     match = math.nan if not other.any() else float(found[best].mean())
     return _Rivals(float(agreement), float(gap[best]), match, shares, gaps)
-
-
-def latent_match(one: Tensor, other: Tensor) -> float:
-    """Mean absolute correlation of latents ``z @ one`` and ``z @ other``, z white, best pairing."""
-    return float(_matches(one, other).mean())
-
-
-def _matches(one: Tensor, other: Tensor) -> np.ndarray:
-    """Absolute correlation of each latent ``z @ one`` (n,) with its partner of ``z @ other``.
-
-    Pairs are taken greedily: scipy's optimal matching is an optional package, and solutions that
-    are the same have no ties.
-    """
-    correlation = (one.T @ other).abs().cpu().numpy().copy()
-    found = np.zeros(len(correlation))
-    for _ in range(min(correlation.shape)):
-        i, j = np.unravel_index(correlation.argmax(), correlation.shape)
-        found[i] = correlation[i, j]
-        correlation[i], correlation[:, j] = -1, -1
-    return found

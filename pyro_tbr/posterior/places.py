@@ -66,8 +66,7 @@ class Places:
             return None
         cov = cov.cpu().double()
         if self.relative_length is not None:
-            more = view.guide.change_var(self.relative_length).cpu().double()
-            cov = cov + torch.diag_embed(more.transpose(-1, -2))
+            cov = cov + view.guide.change_cov(self.relative_length).cpu().double()
         return cov
 
     def draws(
@@ -92,7 +91,7 @@ class Places:
             prior = view.model.prior
             values = {name: value.to(prior.root_loc) for name, value in draws.items()}
             change = prior.draw_changes(values, generator, self.relative_length)["deltas"]
-            weights = weights + change.cpu().double()
+            weights = weights + view.guide.in_design(change, draws).cpu().double()
             draws = view.model.likelihood.with_new_node(draws, generator)
         nuisance = view.nuisance_at(draws, self.noise_nodes(view))
         if self.position is not None:
