@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
 
 from pyro_tbr.errors import DataError, TrainingError
+from pyro_tbr.heads.absorbing import taken_up
 from pyro_tbr.heads.head import Head
 from pyro_tbr.heads.hyper.base import HyperFactors, by_name
 from pyro_tbr.heads.local_params import LocalParamsModule
@@ -218,6 +219,21 @@ class Guide(LocalParamsModule):
             other[:, weight] = 0
             without.append((0.5 * scale * (flat.residual(other, none) - best)).sum())
         return torch.stack(without)
+
+    @torch.no_grad()
+    def evidence_beyond(self, stats: Statistics, weight: int, others: Sequence[int]) -> float:
+        """The same for one weight over the best multiples of others', see ``absorbing``."""
+        flat, mean = stats.flattened(), self.node_moments().mean.double()
+        none, scale = torch.zeros_like(mean), self.site_scale(stats.nodes)
+        here, gram = mean[stats.nodes].mT, flat.gram.expand(*flat.cross.shape, -1)
+        rest = here.clone()
+        rest[..., weight] = 0
+        linear = flat.cross[..., weight] - (gram[..., weight, :] * rest).sum(-1)
+        parts = scale * linear, scale * gram[..., weight, weight]
+        echo = mean.clone()
+        echo[stats.nodes, weight] = taken_up(*parts, here[..., list(others)])
+        lost = flat.residual(echo, none) - flat.residual(mean, none)
+        return float((0.5 * scale * lost).sum())
 
     def expected_log_lik(self, stats: Statistics, moments: NodeMoments | None = None) -> Tensor:
         """E[log likelihood] of all rows, from their statistics; at the guide's own moments."""

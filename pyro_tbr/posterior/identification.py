@@ -162,12 +162,23 @@ def identify(view: PosteriorView) -> Identification:
 
 
 def _in_use(view: PosteriorView) -> tuple[np.ndarray, np.ndarray]:
-    """Log evidence for the weights of each latent, and whether it is in use, (K,) each."""
+    """Log evidence for the weights of each latent, and whether it is in use, (K,) each.
+
+    Strong ones first: of the evidence for a weaker one only counts what those do not take up.
+    """
     latent_dim, rank = view.model.latent_dim, view.report.rank
-    evidence = view.guide.weight_evidence(view.stats)[:latent_dim].cpu().numpy()
+    evidence = view.guide.weight_evidence(view.stats)[:latent_dim].cpu().double().numpy().copy()
     used = np.arange(latent_dim) < rank
-    if view.model.encoder.trainable:
-        used = used & (evidence > LEAST_EVIDENCE)
+    if not view.model.encoder.trainable:
+        return evidence, used
+    used = used & (evidence > LEAST_EVIDENCE)
+    stronger: list[int] = []
+    for latent in np.argsort(-evidence, kind="stable"):
+        if used[latent] and stronger:
+            evidence[latent] = view.guide.evidence_beyond(view.stats, int(latent), stronger)
+            used[latent] = evidence[latent] > LEAST_EVIDENCE
+        if used[latent]:
+            stronger.append(int(latent))
     return evidence, used
 
 

@@ -257,6 +257,15 @@ class AveragedGuide(Guide):
         pairs = zip(self.maps, self._guides(), strict=True)
         return self._mean([guide.weight_evidence(flat.transform(turn)) for turn, guide in pairs])
 
+    @torch.no_grad()
+    def evidence_beyond(self, stats: Statistics, weight: int, others: Sequence[int]) -> float:
+        """See :meth:`Guide.evidence_beyond`; statistics are of the reference's design."""
+        flat, total = stats.flattened(), 0.0
+        for part in self.parts():
+            own = flat if part.turn is None else flat.transform(part.turn)
+            total += part.weight * part.guide.evidence_beyond(own, weight, others)
+        return total
+
     def nuisance_at(self, nodes: Tensor) -> HyperFactors:
         """See :meth:`Guide.nuisance_at`."""
         return self._guides()[0].nuisance_at(nodes) if self._single else super().nuisance_at(nodes)
