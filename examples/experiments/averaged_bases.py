@@ -1,7 +1,7 @@
 """Are inclusion probabilities truer when averaged over bases that the ELBO cannot tell apart?
 
-Fits where the latents are hard to determine, as environments are few or changes many or small: each
-is asked as it is (``fit``) and averaged over bases (``average_bases``). A row a setting and answer:
+Fits of the hard world (``hard_world.py``) where the latents are hard to determine, each asked as it
+is (``fit``) and averaged over bases (``average_bases``). A row a setting and answer:
 
 - how many bases the average has, and the weight of that of the fit; MCC of the latents of the fit;
 - log loss and Brier score of the inclusion probabilities (nats and squares an entry), AUROC, power
@@ -18,37 +18,31 @@ import numpy as np
 import pandas as pd
 
 import pyro_tbr as tbr
+from hard_world import SETTINGS, simulated
 from parts.bins import BINS
 from parts.run_tables import markdown
 from parts.runs import paired_differences, summarise_runs
 from pyro_tbr.evaluation import match_latents, pip_auroc, reliability, selection_score, true_changes
 
-PLAIN = {
-    "num_leaves": 20, "shape": "random", "latent_dim": 3, "num_features": 12,
-    "changes": "bernoulli", "change_prob": 0.15, "noise_scale": 0.3, "intercept_scale": 1.0,
-}  # fmt: skip
-SETTINGS = {  # what differs in simulate from the plain one
-    "plain": {},
-    "8 leaves": {"num_leaves": 8},
-    "12 leaves": {"num_leaves": 12},
-    "30 % of the arcs": {"change_prob": 0.3},
-    "small changes": {"small_changes": 0.1, "delta_min": 0.0},
-}
-NEW_ROWS, NUM_HELD_OUT, LEAST = 200, 2, 1e-6  # the least PIP that is scored
+HARD = ("few leaves", "small changes", "equal sizes")  # of the hard world's settings
+NEW_ROWS, LEAST = 200, 1e-6  # the least PIP that is scored
 
 
 def one_fit(setting, seed, rows, max_bases):
     """Rows of the table, and the PIPs with their truth, of the fit and of its average."""
-    data = tbr.simulate(**PLAIN | SETTINGS[setting], rows_per_leaf=rows, seed=seed)
-    rng = np.random.default_rng([seed, 7])
-    held_out = [data.tree.leaves[i] for i in rng.choice(data.tree.num_leaves, NUM_HELD_OUT, False)]
+    data, held_out = simulated(setting, seed, rows)
     keep = ~np.isin(data.env, np.array(held_out, dtype=object))
     x, y, env = data.x[keep], data.y[keep], data.env[keep]
-    model = tbr.TreeModel(data.tree, PLAIN["latent_dim"], "linear")
+    model = tbr.TreeModel(data.tree, data.z.shape[1], "linear")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         posterior = tbr.fit(model, x, y, env, seed=seed, progress=False)
-        averaged = tbr.average_bases(posterior, max_bases=max_bases)
+    return compared(setting, seed, max_bases, data, posterior, env, held_out)
+
+
+def compared(setting, seed, max_bases, data, posterior, env, held_out):
+    """The same of a fit that is there."""
+    averaged = tbr.average_bases(posterior, max_bases=max_bases)
     bases = averaged.bases()
     known = {
         "bases": len(bases), "weight of the fit's": bases["weight"][0],
@@ -97,7 +91,7 @@ def predicted(posterior, data, leaves, seed):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--settings", nargs="*", default=list(SETTINGS), choices=SETTINGS)
+    parser.add_argument("--settings", nargs="*", default=HARD, choices=SETTINGS)
     parser.add_argument("--fits", type=int, default=8, help="of each setting")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--rows", type=int, default=50, help="a leaf")
@@ -114,12 +108,16 @@ def main(argv=None):
                 f"{setting}, {seed}: {rows[0]['bases']} bases, log loss {fit}, {averaged}",
                 flush=True,
             )
-    results, pips = pd.DataFrame(results), pd.concat(pips)
+    return show(pd.DataFrame(results), pd.concat(pips))
+
+
+def show(results, pips):
+    """Prints the tables."""
     summary = summarise_runs(results)
     means = summary["mean"].unstack("metric")
     print("\nMeans over fits:\n\n" + markdown(means.drop(columns=["selected", "false"]), 3))
-    compared = ["log loss", "Brier", "AUROC", "power", "log score, seen", "log score, new"]
-    differences = paired_differences(results, "fit", compared)
+    names = ["log loss", "Brier", "AUROC", "power", "log score, seen", "log score, new"]
+    differences = paired_differences(results, "fit", names)
     print("\nAveraged less the fit, fit by fit:\n\n" + markdown(differences, 4))
     several = results[results["bases"] > 1]
     for name, some in (("all fits", results), ("with several bases", several)):
