@@ -137,7 +137,8 @@ class _Turns(NamedTuple):
 def _other_bases(posterior: Posterior, used: Tensor, share: float, most: int) -> _Turns:
     """The best bases that the search found, at most so many, those in use aligned with the fit's.
 
-    Latents that do not exist stay what they are.
+    They are taken relative to the fit's latents as they are now: an encoder that was trained on
+    after the search has moved these a little. Latents that do not exist stay what they are.
     """
     report, latent_dim = posterior.report, posterior.model.latent_dim
     ours, used = report.basis.double(), used[: report.rank]

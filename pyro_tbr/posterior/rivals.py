@@ -6,11 +6,20 @@ length, so products of columns are correlations.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_tbr.posterior.view import FitReport
+
+SAME_LATENT = 0.95  # correlation above which a latent of another solution is the same one
+# Share of the search's solutions that have to agree. A latent that few of them have may be one of
+# many that the search came by, unless several have it and all others are far behind.
+LEAST_AGREEMENT = 0.25
+LEAST_TIMES, FAR_BEHIND = 3, 5.0
 SAME_BASIS = 0.98  # mean correlation of latents above which two bases count as one
 
 
@@ -83,3 +92,56 @@ def aligned(ours: Tensor, other: Tensor, first: Tensor) -> tuple[Tensor, Tensor]
         correlation[some] = found.correlation
         left = left[~torch.isin(left, partner[some])]
     return other[:, partner] * sign.to(other), correlation
+
+
+class Rivals(NamedTuple):
+    """What the search's other solutions say of the latents in use.
+
+    Attributes:
+        agreement: Share of them that have all.
+        gap: Log evidence to the best one that has not.
+        match: Mean correlation of its latents with ours; NaN where there is none.
+        shares: Share of them that have each latent, (K,); 1 for those not in use.
+        times: How many of them that are, (K,); 0 for those not in use.
+        gaps: Log evidence to the best one without each latent, (K,); infinite if there is none.
+        expected: Correlation that each latent is expected to have with its partner in a solution
+            drawn by evidence, ours among them, (K,); 1 for those not in use.
+    """
+
+    agreement: float
+    gap: float
+    match: float
+    shares: np.ndarray
+    times: np.ndarray
+    gaps: np.ndarray
+    expected: np.ndarray
+
+    def rare(self) -> np.ndarray:
+        """Latents that few solutions have, unless several do and others are far behind, (K,)."""
+        clear = (self.times >= LEAST_TIMES) & (self.gaps >= FAR_BEHIND)
+        return (self.shares < LEAST_AGREEMENT) & ~clear
+
+
+def rivals_of(report: FitReport, used: np.ndarray, *, share: float) -> Rivals:
+    """See :class:`Rivals`; evidence counts by a share, and latents that are in use (K,)."""
+    shares, expected, times = np.ones(len(used)), np.ones(len(used)), np.zeros(len(used))
+    gaps = np.full(len(used), np.inf)
+    if not len(report.alternatives) or not len(report.basis) or not used.any():
+        return Rivals(1.0, math.inf, math.nan, shares, times, gaps, expected)
+    ours = report.basis[:, torch.tensor(used[: len(report.basis)])]
+    pairs = [paired(ours, other) for other in report.alternatives]
+    found = np.stack([pair.correlation.numpy() for pair in pairs])  # (T, used)
+    behind = share * (report.evidence - report.alternative_evidence.cpu().numpy()).clip(min=0)
+    missing = found <= SAME_LATENT
+    shares[used], times[used] = 1 - missing.mean(0), (~missing).sum(0)
+    gaps[used] = np.where(missing, behind[:, None], np.inf).min(0)
+    # A solution counts once, however many starts have found it.
+    kept = distinct(ours, report.alternatives, SAME_BASIS)
+    weight = np.exp(-np.append(0.0, behind[kept]))
+    alike = np.concatenate([np.ones((1, int(used.sum()))), found[kept]])
+    expected[used] = weight @ alike / weight.sum()
+    other = found.mean(1) <= SAME_LATENT
+    agreement, gap = 1 - other.mean(), np.where(other, behind, np.inf)
+    best = int(gap.argmin())
+    match = math.nan if not other.any() else float(found[best].mean())
+    return Rivals(float(agreement), float(gap[best]), match, shares, times, gaps, expected)

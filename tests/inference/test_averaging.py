@@ -11,11 +11,22 @@ import torch
 import pyro_tbr as tbr
 from pyro_tbr.heads import DesignRows, Statistics, TreeGuide, condition
 from pyro_tbr.heads.averaging import AveragedGuide
+from pyro_tbr.inference import averaging
+from tests.brief import search_steps
 from tests.posterior.small_fits import FAST, known_fit, toy
 
 OPTIONS = replace(FAST, mixture_components=8)
 EVERY = {"max_gap": 1e9}  # rivals of these tests are far behind
 ANGLE = 0.5
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _few_steps():
+    """Where weights start from does not matter on small trees."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(averaging, "_STEPS", 60)
+        with search_steps(200):
+            yield
 
 
 def quiet_fit(data, rows=None, **kwargs):
