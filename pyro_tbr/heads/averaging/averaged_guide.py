@@ -18,6 +18,7 @@ from pyro_tbr.heads.rows import DesignRows
 from pyro_tbr.heads.statistics import Statistics
 
 _LEAST_SPREAD = 1e-6  # of a factor on the real line
+_WEIGHTS = ("root_weights", "deltas")  # sites that act on the design
 
 
 class AveragedGuide(Guide):
@@ -309,9 +310,6 @@ class AveragedGuide(Guide):
     def knowing(self, informed_nodes: Tensor) -> Guide:
         """Rows do not move it."""
         _refuse("update() moves")
-
-
-_WEIGHTS = ("root_weights", "deltas")
 
 
 def _refuse(what: str) -> NoReturn:
