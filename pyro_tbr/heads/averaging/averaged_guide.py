@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 import torch
 from torch import Generator, Tensor, nn
 
-from pyro_tbr.errors import DataError
 from pyro_tbr.heads.averaging.mixing import allotted, mixed, mixed_deltas, mixed_log_odds
-from pyro_tbr.heads.guide import Guide, Part, Settled
+from pyro_tbr.heads.guide import Guide, Part
+from pyro_tbr.heads.held_guide import HeldGuide
 from pyro_tbr.heads.hyper.base import HyperFactors, by_name
 from pyro_tbr.heads.moments import DeltaMoments, NodeMoments
 from pyro_tbr.heads.registry import registered
-from pyro_tbr.heads.rows import DesignRows
 from pyro_tbr.heads.statistics import Statistics
 
 _LEAST_SPREAD = 1e-6  # of a factor on the real line
 _WEIGHTS = ("root_weights", "deltas")  # sites that act on the design
 
 
-class AveragedGuide(Guide):
+class AveragedGuide(HeldGuide):
     r"""Guides in several bases of the latents, weighted; every answer is their mixture's.
 
     The first basis is the reference, whose latents make the design. In basis c the design is
@@ -49,6 +48,8 @@ class AveragedGuide(Guide):
         maps: From the reference's design to its own, (C, W, W) double.
     """
 
+    held = "is an average over bases"
+    remade = "average_bases()"
     weight: Tensor
     gap: Tensor
     agreement: Tensor
@@ -270,50 +271,3 @@ class AveragedGuide(Guide):
     def nuisance_at(self, nodes: Tensor) -> HyperFactors:
         """See :meth:`Guide.nuisance_at`."""
         return self._guides()[0].nuisance_at(nodes) if self._single else super().nuisance_at(nodes)
-
-    # ---- what a mixture cannot do
-
-    def forward(self, *args: object, **kwargs: object) -> None:
-        """Not for training."""
-        _refuse("SVI trains")
-
-    def kl(self) -> Tensor:
-        """Each basis has its own ELBO, see ``gap``."""
-        _refuse("elbo() and kl() are of")
-
-    def start(self, root: Tensor, deltas: Tensor, *, sparse: bool = True) -> None:
-        """Not for training."""
-        _refuse("fit starts")
-
-    def update(
-        self,
-        stats: Statistics,
-        *,
-        sweeps: int,
-        learn_hyper: bool = True,
-        learn_nuisance: bool = True,
-        rough: bool = False,
-    ) -> Settled:
-        """Rows do not move it."""
-        _refuse("fit moves")
-
-    def step(
-        self, stats: Statistics, *, learn_hyper: bool = True, learn_nuisance: bool = True
-    ) -> None:
-        """Rows do not move it."""
-        _refuse("fit moves")
-
-    def absorb(self, rows: DesignRows, num_rows: int) -> None:
-        """Rows do not move it."""
-        _refuse("SVI trains")
-
-    def knowing(self, informed_nodes: Tensor) -> Guide:
-        """Rows do not move it."""
-        _refuse("update() moves")
-
-
-def _refuse(what: str) -> NoReturn:
-    raise DataError(
-        f"{what} a guide that rows can move, and this posterior is an average over bases: do so "
-        "with the one that fit() returned, then average_bases() again"
-    )
