@@ -30,7 +30,7 @@ from pyro_tbr.heads.mean_field import MeanFieldGuide
 from pyro_tbr.heads.priors import GaussianPrior, HorseshoePrior, SpikeSlabPrior
 from pyro_tbr.heads.rows import RowTerms
 from pyro_tbr.heads.tree_guide import TreeGuide
-from pyro_tbr.inference import FitOptions, TreeELBO, fit
+from pyro_tbr.inference import FitOptions, TreeELBO, average_bases, fit
 from pyro_tbr.io.anndata import from_anndata, to_anndata
 from pyro_tbr.io.treedata import to_treedata
 from pyro_tbr.models import TreeModel
@@ -70,6 +70,7 @@ __all__ = [
     "TreeError",
     "TreeGuide",
     "TreeModel",
+    "average_bases",
     "fit",
     "from_anndata",
     "linear_r2",

@@ -316,6 +316,17 @@ def test_what_pays():
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pyro_tbr.errors.ConvergenceWarning")
+@pytest.mark.slow
+def test_averaged_bases(capsys):
+    found = run("averaged_bases", "--fits", 2, "--rows", 30, "--settings", "few leaves")
+    fits = found["fits"].set_index(["seed", "method"])
+    assert len(fits) == 4
+    assert fits["MCC"].xs("fit", level="method").equals(fits["MCC"].xs("averaged", level="method"))
+    assert fits["log loss"].between(0, 2).all()
+    assert fits["in 90 %, seen"].gt(0.7).all()
+    assert "Averaged less the fit" in capsys.readouterr().out
+
+
 def test_hard_world(capsys, tmp_path):
     settings = ["plain", "uneven rows", "binary", "correlated outcomes", "too many latents"]
     path = tmp_path / "fits.csv"

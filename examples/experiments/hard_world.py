@@ -58,6 +58,7 @@ COUNTS = {
 LEARNT, BOTH = ("learnt",), ("known", "learnt")
 SETTINGS = {  # name -> what differs in simulate; which latents; latents fitted, if not the true K
     "plain": ({}, BOTH, None),
+    "few leaves": ({"num_leaves": 12}, LEARNT, None),
     "shifted features": ({"latent_shift": 1.0, "latent_stretch": 0.2}, BOTH, None),
     "nuisance factors": ({"nuisance_dim": 5, "feature_noise": 0.3}, LEARNT, None),
     "wide features": ({"num_features": 300, "feature_noise": 0.5}, LEARNT, None),
@@ -89,7 +90,8 @@ def simulated(setting, seed, rows):
     """One data set, and the leaves of it that are held out."""
     more = dict(SETTINGS[setting][0])
     rng = np.random.default_rng([seed, 7])
-    tree = tbr.simulate(**PLAIN, rows_per_leaf=1, seed=seed).tree
+    sizes = {"num_leaves": more.get("num_leaves", PLAIN["num_leaves"])}
+    tree = tbr.simulate(**PLAIN | sizes, rows_per_leaf=1, seed=seed).tree
     counts = np.full(tree.num_leaves, rows)
     if more.pop("uneven_rows", False):
         counts = np.round(rows * 5.0 ** rng.uniform(-1, 1, tree.num_leaves)).astype(int)

@@ -5,9 +5,11 @@ A :class:`Head` is a Pyro model of outcomes given a design: a prior on the arcs'
 approximate posterior: :class:`TreeGuide` is exact along the tree, :class:`MeanFieldGuide` fully
 factorised. :func:`condition` moves a guide to its optimum for rows, by sufficient statistics that
 are additive over blocks of rows. :func:`run_chains` (``sampling/``) samples the posterior from
-there, and :class:`SampledGuide` holds the draws.
+there, and :class:`SampledGuide` holds the draws. :class:`AveragedGuide` (``averaging/``) is a
+mixture of guides that believe in other bases of the latents.
 """
 
+from pyro_tbr.heads.averaging import AveragedGuide
 from pyro_tbr.heads.conditioning import condition
 from pyro_tbr.heads.guide import Guide
 from pyro_tbr.heads.head import Head
@@ -33,6 +35,7 @@ from pyro_tbr.heads.tree_guide import TreeGuide
 __all__ = [
     "LIKELIHOODS",
     "ArcPrior",
+    "AveragedGuide",
     "BernoulliLikelihood",
     "BinomialLikelihood",
     "DeltaMoments",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
 
 from pyro_tbr.errors import DataError, TrainingError
+from pyro_tbr.heads.absorbing import taken_up
 from pyro_tbr.heads.head import Head
 from pyro_tbr.heads.hyper.base import HyperFactors, by_name
 from pyro_tbr.heads.likelihoods.expectations import Nuisance, as_dict
@@ -37,6 +38,20 @@ class Settled(NamedTuple):
     sweeps: int
     moved: float
     trouble: tuple[tuple[int, int, int], ...] = ()
+
+
+class Part(NamedTuple):
+    """A guide that is one component of a mixture.
+
+    Attributes:
+        weight: Its share; those of all components sum to 1.
+        guide: The guide.
+        turn: From the design of the mixture to its own, (W, W) double; ``None``: the same.
+    """
+
+    weight: float
+    guide: Guide
+    turn: Tensor | None
 
 
 class Guide(LocalParamsModule):
@@ -210,6 +225,21 @@ class Guide(LocalParamsModule):
             without.append((0.5 * scale * (flat.residual(other, none) - best)).sum())
         return torch.stack(without)
 
+    @torch.no_grad()
+    def evidence_beyond(self, stats: Statistics, weight: int, others: Sequence[int]) -> float:
+        """The same for one weight over the best multiples of others', see ``absorbing``."""
+        flat, mean = stats.flattened(), self.node_moments().mean.double()
+        none, scale = torch.zeros_like(mean), self.site_scale(stats.nodes)
+        here, gram = mean[stats.nodes].mT, flat.gram.expand(*flat.cross.shape, -1)
+        rest = here.clone()
+        rest[..., weight] = 0
+        linear = flat.cross[..., weight] - (gram[..., weight, :] * rest).sum(-1)
+        parts = scale * linear, scale * gram[..., weight, weight]
+        echo = mean.clone()
+        echo[stats.nodes, weight] = taken_up(*parts, here[..., list(others)])
+        lost = flat.residual(echo, none) - flat.residual(mean, none)
+        return float((0.5 * scale * lost).sum())
+
     def expected_log_lik(self, stats: Statistics, moments: NodeMoments | None = None) -> Tensor:
         """E[log likelihood] of all rows, from their statistics; at the guide's own moments."""
         stats, moments = stats.flattened(), self.node_moments() if moments is None else moments
@@ -252,6 +282,19 @@ class Guide(LocalParamsModule):
     def change_var(self, relative_length: Tensor) -> Tensor:
         """Variance of a change along new arcs, see :meth:`PriorFactor.new_var`."""
         return self.factor.new_var(relative_length)
+
+    def change_cov(self, relative_length: Tensor) -> Tensor:
+        """The same with how weights go together, (A', Q, W, W); here they do not."""
+        return torch.diag_embed(self.change_var(relative_length).mT)
+
+    def parts(self) -> list[Part]:
+        """The guides that it is a mixture of; here itself."""
+        return [Part(1.0, self, None)]
+
+    def in_design(self, weights: Tensor, draws: dict[str, Tensor]) -> Tensor:
+        """Draws (S, *B, W, Q) of the prior, given draws of :meth:`sample`, as the design's."""
+        del draws
+        return weights
 
     def log_odds(self) -> Tensor:
         """Posterior log odds of inclusion, (A, W, Q) double, finite; NaN without gates."""

@@ -1,10 +1,12 @@
 """What a tree guide holds: potentials of the rows at the nodes, and the passes along the trees."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from pyro_tbr.heads.absorbing import taken_up
 from pyro_tbr.heads.guide import Guide
 from pyro_tbr.heads.priors.evidence import Evidence
 from pyro_tbr.heads.statistics import Statistics
@@ -88,6 +90,17 @@ class TreeState(Guide):
         """See :meth:`Guide.weight_evidence`: that of the potentials."""
         del stats
         return self.log_evidence().double()
+
+    @torch.no_grad()
+    def evidence_beyond(self, stats: Statistics, weight: int, others: Sequence[int]) -> float:
+        """See :meth:`Guide.evidence_beyond`: that of the potentials around what others take up."""
+        del stats
+        here = self.evidence(slice(weight, weight + 1))
+        others_here = self.node_moments().mean[:, list(others)].permute(2, 0, 1)  # (Q, V, J)
+        echo = taken_up(here.eta[0], here.lam[0], others_here)
+        left = here._replace(eta=here.eta - here.lam * echo)
+        values = [self.factor.inside(part).log_evidence.sum() for part in (left, here)]
+        return float(self.log_evidence()[weight] + values[0] - values[1])
 
     @torch.no_grad()
     def log_evidence(self) -> Tensor:

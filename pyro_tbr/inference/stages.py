@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Hashable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -40,8 +40,9 @@ from pyro_tbr.inference.rotation.choice import (
     rotate_to_sparsity,
     widened,
 )
+from pyro_tbr.inference.rotation.judging import basis_elbo, judging_head
 from pyro_tbr.inference.rotation.reference import reference_point
-from pyro_tbr.inference.rotation.search import Candidates, expand_basis, rotation_problem
+from pyro_tbr.inference.rotation.search import expand_basis, rotation_problem
 from pyro_tbr.models import LinearEncoder, TreeModel
 from pyro_tbr.posterior import FitReport
 
@@ -50,8 +51,6 @@ _LEAST_ROWS_TO_HOLD_OUT = 40
 # Directions of the latents with less than this share of the largest variance do not exist.
 _LEAST_VARIANCE_SHARE = 1e-7
 SEARCH_STEPS = 1500  # of Adam in the rotation search, over which its penalty sharpens
-_COMPONENTS_TO_JUDGE = 8  # of a message, where ELBOs are only compared
-_SWEEPS_TO_JUDGE = 4
 _ENCODER_LR_SHARE = 0.2  # of the dense stage's peak rates, in the sparse stage: it is nearly there
 
 
@@ -191,11 +190,10 @@ class Stages:
             found = rotate_to_sparsity(problem, self.options.restarts, SEARCH_STEPS, self.generator)
         # Mean field has bad optima, and where scales are held jointly with the weights an update
         # takes as long as all the search.
-        head = self.model.head
-        judge = Head(tree, head.prior.without_learnt_spike(), head.likelihood)
+        judge, nodes = judging_head(self.model.head), rows.nodes(tree.num_nodes)
         quick = self.guide_kind == "tree" and not judge.prior.tree_factor().joint
         if rank == latent_dim and quick:
-            found = decided(found, lambda one: self._elbo(judge, stats, rows, one))
+            found = decided(found, lambda one: basis_elbo(judge, nodes, stats, one))
         turned = stats.transform(expand_basis(found.basis, found.offset, stats.gram.shape[-1]))
         found = arranged(tree, found, turned)
         linear = own.new_zeros(latent_dim, latent_dim)
@@ -204,22 +202,6 @@ class Stages:
         offset[:rank] = found.offset
         reference.model.encoder.set_output(centre, linear, offset)
         return (honest - centre) @ linear - offset, found
-
-    def _elbo(
-        self, head: Head, stats: Statistics, rows: StandardRows, candidate: Candidates
-    ) -> float:
-        """ELBO of one candidate's latents under a head, weights moved to their optimum.
-
-        Statistics are of the white latents; sites of outcomes that are not normal stay where they
-        were at the dense weights.
-        """
-        options = replace(self.options, mixture_components=_COMPONENTS_TO_JUDGE)
-        guide = make_guide(self.guide_kind, head, rows, options, coupled=False)
-        guide.start(candidate.root.to(rows.y), candidate.deltas.to(rows.y))
-        width = stats.gram.shape[-1]
-        stats = stats.transform(expand_basis(candidate.basis, candidate.offset, width))
-        guide.update(stats, sweeps=_SWEEPS_TO_JUDGE)
-        return guide.elbo(stats).item()
 
     def settle(
         self, guide: Guide, design: Tensor, rows: StandardRows, *, last: bool = False
@@ -285,13 +267,11 @@ def make_guide(
     head: Head | TreeModel,
     rows: StandardRows,
     options: FitOptions,
-    *,
-    coupled: bool = True,
 ) -> Guide:
     """The guide a user named, for a head or a built model and its rows, on their device."""
     nodes, device = rows.nodes(head.tree.num_nodes), rows.y.device
     if kind == "tree":
-        return TreeGuide(head, nodes, options.mixture_components, coupled=coupled).to(device)
+        return TreeGuide(head, nodes, options.mixture_components).to(device)
     if kind == "mean_field":
         return MeanFieldGuide(head, nodes).to(device)
     if isinstance(kind, type) and issubclass(kind, Guide):

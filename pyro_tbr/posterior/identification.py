@@ -16,14 +16,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pyro_tbr.posterior.view import FitReport, PosteriorView
+from pyro_tbr.posterior.rivals import Rivals, rivals_of
+from pyro_tbr.posterior.view import PosteriorView
 from pyro_tbr.tree.readers.naming import listed
 
-SAME_LATENT = 0.95  # correlation above which a latent of another solution is the same one
 LEAST_GAP = 1.5  # log evidence by which the solution has to be ahead of the best other one
-# Share of the search's solutions that have to agree. Of 72 simulated fits those that found the
-# latents had 0.37 or more (median 1), the one that missed them without other signs 0.16.
-LEAST_AGREEMENT = 0.25
 LEAST_SEPARATION = 0.9  # probability that some arc changes one latent and not the other
 LEAST_EVIDENCE = 10.0  # log evidence for a latent's weights over all of them zero
 # Below this many environments times outcomes, beyond two a latent, the sparsest solution is often
@@ -51,7 +48,8 @@ class Identification:
         other_match: Mean correlation of that solution's latents with ours; NaN where there is none.
         latents: A row a latent: ``used``, ``evidence`` (log evidence for its weights over all of
             them zero), ``gap`` (to the best solution without it), ``agreement`` (share of the
-            search's other solutions that have it), ``separation`` (least, from latents in use),
+            search's other solutions that have it), ``expected`` (correlation with its partner in a
+            solution drawn by evidence), ``separation`` (least, from latents in use),
             ``determined``.
         unused: Latents that are not used.
         reasons: Why latents in use are not determined; empty if they are.
@@ -116,19 +114,20 @@ def identify(view: PosteriorView) -> Identification:
     worth = num_outcomes if report.check is None else report.check.worth
     evidence, used = _in_use(view)
     separation = _separation(view, names)
-    rivals = _rivals(report, used, share=worth / num_outcomes)
+    rivals = rivals_of(report, used, share=worth / num_outcomes)
     apart = separation.to_numpy()[np.ix_(used, used)]
     weakest = np.full(len(names), np.nan)
     if used.sum() > 1:
         weakest[used] = np.nanmin(np.where(np.isnan(apart), np.inf, apart), axis=1)
         weakest[np.isinf(weakest)] = np.nan
     learnt = model.encoder.trainable and used.sum() > 1
-    sure = (rivals.gaps >= LEAST_GAP) & (rivals.shares >= LEAST_AGREEMENT)
+    sure = (rivals.gaps >= LEAST_GAP) & ~rivals.rare()
     sure &= ~(weakest < LEAST_SEPARATION)
     table = pd.DataFrame(
         {
             "used": used, "evidence": evidence, "gap": rivals.gaps, "agreement": rivals.shares,
-            "separation": weakest, "determined": used & (sure | (not learnt)),
+            "expected": rivals.expected, "separation": weakest,
+            "determined": used & (sure | (not learnt)),
         },
         index=pd.Index(names, name="latent"),
     )  # fmt: skip
@@ -161,16 +160,27 @@ def identify(view: PosteriorView) -> Identification:
 
 
 def _in_use(view: PosteriorView) -> tuple[np.ndarray, np.ndarray]:
-    """Log evidence for the weights of each latent, and whether it is in use, (K,) each."""
+    """Log evidence for the weights of each latent, and whether it is in use, (K,) each.
+
+    Strong ones first: of the evidence for a weaker one only counts what those do not take up.
+    """
     latent_dim, rank = view.model.latent_dim, view.report.rank
-    evidence = view.guide.weight_evidence(view.stats)[:latent_dim].cpu().numpy()
+    evidence = view.guide.weight_evidence(view.stats)[:latent_dim].cpu().double().numpy().copy()
     used = np.arange(latent_dim) < rank
-    if view.model.encoder.trainable:
-        used = used & (evidence > LEAST_EVIDENCE)
+    if not view.model.encoder.trainable:
+        return evidence, used
+    used = used & (evidence > LEAST_EVIDENCE)
+    stronger: list[int] = []
+    for latent in np.argsort(-evidence, kind="stable"):
+        if used[latent] and stronger:
+            evidence[latent] = view.guide.evidence_beyond(view.stats, int(latent), stronger)
+            used[latent] = evidence[latent] > LEAST_EVIDENCE
+        if used[latent]:
+            stronger.append(int(latent))
     return evidence, used
 
 
-def _doubts(table: pd.DataFrame, rivals: _Rivals, apart: np.ndarray) -> list[str]:
+def _doubts(table: pd.DataFrame, rivals: Rivals, apart: np.ndarray) -> list[str]:
     """What speaks against latents in use, by name."""
     own = table[table["used"]]
     found = []
@@ -180,7 +190,7 @@ def _doubts(table: pd.DataFrame, rivals: _Rivals, apart: np.ndarray) -> list[str
             f"other latents in place of {listed(list(close.index), 6)} explain the data nearly as "
             f"well: log evidence {close['gap'].min():.1f} behind"
         )
-    rare = own[own["agreement"] < LEAST_AGREEMENT]
+    rare = own[rivals.rare()[table["used"]]]
     if len(rare):
         found.append(
             f"only {rare['agreement'].min():.0%} of the search's solutions have "
@@ -216,60 +226,3 @@ def _separation(view: PosteriorView, names: tuple[str, ...]) -> pd.DataFrame:
         table = (1 - never).cpu().numpy()
         np.fill_diagonal(table, np.nan)
     return pd.DataFrame(table, index=pd.Index(names, name="latent"), columns=list(names))
-
-
-@dataclass(frozen=True)
-class _Rivals:
-    """What the search's other solutions say of the latents in use.
-
-    Attributes:
-        agreement: Share of them that have all.
-        gap: Log evidence to the best one that has not.
-        match: Mean correlation of its latents with ours; NaN where there is none.
-        shares: Share of them that have each latent, (K,); 1 for those not in use.
-        gaps: Log evidence to the best one without each latent, (K,); infinite if there is none.
-    """
-
-    agreement: float
-    gap: float
-    match: float
-    shares: np.ndarray
-    gaps: np.ndarray
-
-
-def _rivals(report: FitReport, used: np.ndarray, *, share: float) -> _Rivals:
-    """See :class:`_Rivals`; evidence counts by a share."""
-    shares, gaps = np.ones(len(used)), np.full(len(used), np.inf)
-    if not len(report.alternatives) or not len(report.basis) or not used.any():
-        return _Rivals(1.0, math.inf, math.nan, shares, gaps)
-    ours = report.basis[:, torch.from_numpy(used[: len(report.basis)])]
-    found = np.stack([_matches(ours, other) for other in report.alternatives])  # (T, used)
-    behind = share * (report.evidence - report.alternative_evidence.cpu().numpy()).clip(min=0)
-    missing = found <= SAME_LATENT
-    shares[used] = 1 - missing.mean(0)
-    gaps[used] = np.where(missing, behind[:, None], np.inf).min(0)
-    other = found.mean(1) <= SAME_LATENT
-    agreement, gap = 1 - other.mean(), np.where(other, behind, np.inf)
-    best = int(gap.argmin())
-    match = math.nan if not other.any() else float(found[best].mean())
-    return _Rivals(float(agreement), float(gap[best]), match, shares, gaps)
-
-
-def latent_match(one: Tensor, other: Tensor) -> float:
-    """Mean absolute correlation of latents ``z @ one`` and ``z @ other``, z white, best pairing."""
-    return float(_matches(one, other).mean())
-
-
-def _matches(one: Tensor, other: Tensor) -> np.ndarray:
-    """Absolute correlation of each latent ``z @ one`` (n,) with its partner of ``z @ other``.
-
-    Pairs are taken greedily: scipy's optimal matching is an optional package, and solutions that
-    are the same have no ties.
-    """
-    correlation = (one.T @ other).abs().cpu().numpy().copy()
-    found = np.zeros(len(correlation))
-    for _ in range(min(correlation.shape)):
-        i, j = np.unravel_index(correlation.argmax(), correlation.shape)
-        found[i] = correlation[i, j]
-        correlation[i], correlation[:, j] = -1, -1
-    return found

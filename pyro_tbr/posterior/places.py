@@ -66,8 +66,7 @@ class Places:
             return None
         cov = cov.cpu().double()
         if self.relative_length is not None:
-            more = view.guide.change_var(self.relative_length).cpu().double()
-            cov = cov + torch.diag_embed(more.transpose(-1, -2))
+            cov = cov + view.guide.change_cov(self.relative_length).cpu().double()
         return cov
 
     def draws(
@@ -92,18 +91,17 @@ class Places:
             prior = view.model.prior
             values = {name: value.to(prior.root_loc) for name, value in draws.items()}
             change = prior.draw_changes(values, generator, self.relative_length)["deltas"]
-            weights = weights + change.cpu().double()
+            weights = weights + view.guide.in_design(change, draws).cpu().double()
             draws = view.model.likelihood.with_new_node(draws, generator)
         nuisance = view.nuisance_at(draws, self.noise_nodes(view))
         if self.position is not None:
             return weights, nuisance
         pick = torch.multinomial(self.share, num_draws, replacement=True, generator=generator)
         each = torch.arange(num_draws)
-        if view.model.likelihood.by_node:
-            nuisance = {
-                name: v[each, pick].unsqueeze(1) if v.shape[1] > 1 else v
-                for name, v in nuisance.items()
-            }
+        nuisance = {
+            name: v[each, pick].unsqueeze(1) if v.shape[1] > 1 else v
+            for name, v in nuisance.items()
+        }
         return weights[each, pick].unsqueeze(1), nuisance
 
     def noise_nodes(self, view: PosteriorView) -> Tensor:

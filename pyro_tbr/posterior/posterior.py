@@ -15,6 +15,7 @@ from torch import nn
 import pyro_tbr.posterior.saving as saving
 import pyro_tbr.posterior.tables as tables
 from pyro_tbr.data import align_features
+from pyro_tbr.posterior.bases import bases_table
 from pyro_tbr.posterior.checking import check_of
 from pyro_tbr.posterior.convergence import convergence_table
 from pyro_tbr.posterior.credible_sets import credible_set_table
@@ -282,7 +283,8 @@ class Posterior(PosteriorView):
             (a delta whose gate is off is small, or zero if ``spike_scale`` is); scales of the prior
             in the units of training, where outcomes have variance 1. The root's intercept is that
             where all latents are 0, its changes are those at the latents' reference point, as in
-            :meth:`deltas`.
+            :meth:`deltas`. After ``average_bases`` also ``basis`` (n,), and then weights and
+            changes act on the latents of the fit, gates are of those of the basis.
         """
         check_number(n, "n")
         draws = self.draws(n, torch.Generator().manual_seed(seed))
@@ -304,6 +306,20 @@ class Posterior(PosteriorView):
             Vehtari, Gelman, Simpson, Carpenter & Bürkner, Bayesian Analysis 16 (2021) 667.
         """
         return convergence_table(self)
+
+    def bases(self) -> pd.DataFrame:
+        """Bases of the latents that a posterior by ``average_bases`` is averaged over, a row each.
+
+        Returns:
+            By basis, that of the fit first: gap (ELBO behind that of the fit, nats, of outcomes
+            that correlate for what they are worth; negative if ahead), weight (they sum to 1), and
+            for every latent how alike that of the basis and that of the fit are (absolute
+            correlation). A latent whose mean by weight is near 1 means the same in all of them.
+
+        Raises:
+            DataError: This posterior is no averaged one.
+        """
+        return bases_table(self)
 
     def identification(self) -> Identification:
         """Whether these environments and outcomes determine the latents, and if not, why."""

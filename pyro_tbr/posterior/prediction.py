@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -99,38 +99,54 @@ class Prediction:
     @torch.no_grad()
     def _moments(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of a new outcome, (N, Q) each, in the user's units."""
+        weights, parts = [], []
+        for part in self._view.guide.parts():
+            design = self._design if part.turn is None else self._design @ part.turn.cpu()
+            weights.append(part.weight)
+            parts.append(self._moments_by(replace(self._view, guide=part.guide), design))
+        if len(parts) == 1:
+            mean, var = parts[0]
+        else:
+            share = torch.tensor(weights, dtype=torch.float64).reshape(-1, 1, 1)
+            each, spread = (torch.stack(column) for column in zip(*parts, strict=True))
+            mean = (share * each).sum(0)
+            var = (share * (spread + (each - mean).square())).sum(0)
         scaling = self._view.scaling
+        return scaling.to_user(mean), scaling.outcome_scale() * var.sqrt()
+
+    def _moments_by(self, view: PosteriorView, design: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance by one guide, for its own design of the rows, in the model's units."""
         places, position = self._places, self._places.position
-        moments, cov = places.moments(self._view), places.cov(self._view)
-        nodes = places.noise_nodes(self._view)
+        moments, cov = places.moments(view), places.cov(view)
+        nodes = places.noise_nodes(view)
         num_nodes, num_weights, num_outcomes = moments.mean.shape
         width = num_outcomes * (num_nodes if position is None else num_weights)
         share = places.share.reshape(1, -1, 1)
         parts = []
-        for rows in _chunks(len(self._design), width):
-            design = self._design[rows]
+        for rows in _chunks(len(design), width):
+            some = design[rows]
             if position is None:  # each row at each of the nodes
-                first = torch.einsum("bw,nwq->bnq", design, moments.mean)
-                second = torch.einsum("bw,nwq->bnq", design.square(), moments.var)
+                first = torch.einsum("bw,nwq->bnq", some, moments.mean)
+                second = torch.einsum("bw,nwq->bnq", some.square(), moments.var)
                 if cov is not None:
-                    second = torch.einsum("bv,nqvw,bw->bnq", design, cov, design)
-                at = nodes.repeat(len(design))
+                    second = torch.einsum("bv,nqvw,bw->bnq", some, cov, some)
+                at = nodes.repeat(len(some))
                 here = rows.repeat_interleave(num_nodes)
             else:
-                at_rows = predictor_moments(design, position[rows], moments, cov)
+                at_rows = predictor_moments(some, position[rows], moments, cov)
                 at = nodes[position[rows]]
                 first, second = (part.unsqueeze(1) for part in at_rows)
                 here = rows
             known = {name: value[here] for name, value in self._known.items()}
-            found = self._view.model.likelihood.predictive_moments(
+            found = view.model.likelihood.predictive_moments(
                 first.flatten(0, 1),
                 second.flatten(0, 1),
-                {**as_dict(self._view.guide.nuisance_at(at)), **known},
+                {**as_dict(view.guide.nuisance_at(at)), **known},
             )
             each, spread = (part.reshape(first.shape) for part in found)
             whole = (share * each).sum(1)
             spread = (share * (spread + (each - whole.unsqueeze(1)).square())).sum(1)
-            parts.append((scaling.to_user(whole), scaling.outcome_scale() * spread.sqrt()))
+            parts.append((whole, spread))
         one, other = (torch.cat(column) for column in zip(*parts, strict=True))
         return one, other
 

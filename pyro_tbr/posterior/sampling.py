@@ -7,6 +7,7 @@ from dataclasses import replace
 from numbers import Integral
 
 from pyro_tbr.errors import DataError
+from pyro_tbr.heads.averaging import AveragedGuide
 from pyro_tbr.heads.likelihoods import GaussianLikelihood
 from pyro_tbr.heads.sampling import SUPPORTED_PRIORS, run_chains
 from pyro_tbr.posterior.convergence import convergence_table, warn_unconverged
@@ -77,6 +78,11 @@ def _check(posterior: Posterior, num_chains: int, num_sweeps: int) -> None:
         whole = isinstance(value, Integral) and not isinstance(value, bool)
         if not whole or value < least:
             raise DataError(f"{name}={value!r} must be a whole number, {least} or more")
+    if isinstance(posterior.guide, AveragedGuide):
+        raise DataError(
+            "sample_posterior samples the weights of one basis of the latents, and this posterior "
+            "is an average over several: give the one that fit() returned"
+        )
     likelihood, prior = posterior.model.likelihood, posterior.model.prior
     if type(likelihood) is not GaussianLikelihood:
         raise DataError(

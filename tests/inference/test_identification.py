@@ -2,6 +2,7 @@ import functools
 import warnings
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -64,6 +65,42 @@ def test_a_solution_that_stands_alone_is_reported():
     found = posterior.identification()
     assert not found.determined
     assert "of the search's solutions have 'z0', " in found.reasons[0]
+
+
+def with_others(posterior, *, copies, gap, number=20):
+    """The posterior, its search having found so many copies and other solutions far behind."""
+    report = posterior.report
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randn(number, *report.basis.shape, generator=generator, dtype=torch.float64)
+    others = torch.cat([report.basis.expand(copies, -1, -1), torch.linalg.qr(drawn)[0]])
+    evidence = torch.full((len(others),), report.evidence - gap, dtype=torch.float64)
+    report = replace(report, alternatives=others, alternative_evidence=evidence)
+    return replace(posterior, report=report)
+
+
+@pytest.mark.parametrize(("copies", "gap", "determined"), [
+    (3, 6.0, True), (2, 6.0, False), (3, 4.0, False), (12, 4.0, True),
+])  # fmt: skip
+def test_a_solution_that_few_have_is_one_if_several_do_and_others_are_far(copies, gap, determined):
+    found = with_others(many()[0].copy(), copies=copies, gap=gap).identification()
+    assert found.determined is determined
+    assert determined or f"only {copies / (20 + copies):.0%} of the search's" in found.reasons[0]
+
+
+def test_what_is_expected_of_a_latent_goes_by_evidence_and_counts_solutions_once():
+    posterior = many()[0].copy()
+    rival = with_rival(posterior, 1.0, 0)
+    report = rival.report
+    alike = (report.basis[:, 0] @ report.alternatives[0][:, 0]).abs().item()
+    share = posterior.identification().worth / 4
+    weight = np.exp(-share) / (1 + np.exp(-share))
+    expected = [1 - weight + weight * alike, 1.0, 1.0]
+    assert rival.identification().latents["expected"].tolist() == pytest.approx(expected)
+    twice = torch.cat([report.alternatives, report.alternatives])
+    evidence = torch.cat([report.alternative_evidence] * 2)
+    report = replace(report, alternatives=twice, alternative_evidence=evidence)
+    again = replace(rival, report=report).identification()
+    assert again.latents["expected"].tolist() == pytest.approx(expected)
 
 
 def with_rival(posterior, gap, latent, *, copies=1):

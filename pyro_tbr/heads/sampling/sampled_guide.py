@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
-from pyro_tbr.errors import DataError
-from pyro_tbr.heads.guide import Guide, Settled, logit
+from pyro_tbr.heads.guide import logit
+from pyro_tbr.heads.held_guide import HeldGuide
 from pyro_tbr.heads.hyper.base import by_name
 from pyro_tbr.heads.moments import DeltaMoments, NodeMoments
-from pyro_tbr.heads.rows import DesignRows
-from pyro_tbr.heads.statistics import Statistics
 from pyro_tbr.tree import path_sum
 
 _BLOCK = 5_000_000  # numbers of one block of draws
 _LEAST_SPREAD = 1e-3  # of a hyperparameter on the real line
 
 
-class SampledGuide(Guide):
+class SampledGuide(HeldGuide):
     """Draws from the posterior by several chains; every answer is an average over them.
 
     Factors of hyperparameters have mean and spread of the draws, for what asks for these alone. It
@@ -33,6 +31,8 @@ class SampledGuide(Guide):
         num_draws: Of each chain, n.
     """
 
+    held = "holds draws"
+    remade = "sample_posterior()"
     inclusion: Tensor
 
     def __init__(
@@ -200,50 +200,3 @@ class SampledGuide(Guide):
         rounds = -(-num_samples // size)
         order = [torch.randperm(size, generator=generator) for _ in range(rounds)]
         return torch.cat(order)[:num_samples].to(self.informed_arcs.device)
-
-    # ---- what draws cannot do
-
-    def forward(self, *args: object, **kwargs: object) -> None:
-        """Not for training."""
-        _refuse("SVI trains")
-
-    def kl(self) -> Tensor:
-        """Draws have no density."""
-        _refuse("elbo() and kl() are of")
-
-    def start(self, root: Tensor, deltas: Tensor, *, sparse: bool = True) -> None:
-        """Not for training."""
-        _refuse("fit starts")
-
-    def update(
-        self,
-        stats: Statistics,
-        *,
-        sweeps: int,
-        learn_hyper: bool = True,
-        learn_nuisance: bool = True,
-        rough: bool = False,
-    ) -> Settled:
-        """Rows do not move draws."""
-        _refuse("fit moves")
-
-    def step(
-        self, stats: Statistics, *, learn_hyper: bool = True, learn_nuisance: bool = True
-    ) -> None:
-        """Rows do not move draws."""
-        _refuse("fit moves")
-
-    def absorb(self, rows: DesignRows, num_rows: int) -> None:
-        """Rows do not move draws."""
-        _refuse("SVI trains")
-
-    def knowing(self, informed_nodes: Tensor) -> Guide:
-        """Rows do not move draws."""
-        _refuse("update() moves")
-
-
-def _refuse(what: str) -> NoReturn:
-    raise DataError(
-        f"{what} a guide that rows can move, and this posterior holds draws: do so with the one "
-        "that fit() returned, then sample_posterior() again"
-    )

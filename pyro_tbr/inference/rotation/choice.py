@@ -35,7 +35,7 @@ from pyro_tbr.inference.rotation.search import (
     search,
     sparse_weights,
 )
-from pyro_tbr.posterior.identification import latent_match
+from pyro_tbr.posterior.rivals import SAME_BASIS, latent_match
 from pyro_tbr.tree import Tree, path_sum
 
 _NUM_CLIMBING = 24  # of the search's bases climb their evidence
@@ -43,7 +43,6 @@ _SHARE_FOR_WEIGHTS = 3  # one in so many steps goes to the weights of the bases 
 _NUM_DIRECTIONS = 1500  # directions proposed by contrasts, fewer where outcomes are many
 _CLOSE = 20.0  # log evidence behind the best up to which a candidate may still be chosen
 _MOST_CLOSE = 6  # candidates of which that is taken into account
-_SAME_BASIS = 0.98  # mean correlation of latents above which two bases count as one
 
 
 class RotationResult(NamedTuple):
@@ -90,7 +89,7 @@ def rotate_to_sparsity(
     close = torch.nonzero(arrived.evidence > arrived.evidence.max() - _CLOSE)[:_MOST_CLOSE, 0]
     offset = weights.offset * problem.offset_scale
     if problem.root.shape[0] > problem.latent_dim:  # an intercept takes up the offset
-        offset[close] = torch.stack([_offset(problem, one) for one in basis[close]])
+        offset[close] = torch.stack([intercept_offset(problem, one) for one in basis[close]])
     # Each start counts where it has arrived; bases that none of them reached count once.
     every = torch.arange(len(basis), device=basis.device)
     place = torch.cat([arrived.place, every[~torch.isin(every, arrived.place)]])
@@ -107,7 +106,7 @@ def _directions(problem: RotationProblem, found: Tensor, generator: torch.Genera
     return torch.cat([found, promising(judged, torch.cat([found, contrasts]))])
 
 
-def _offset(problem: RotationProblem, basis: Tensor) -> Tensor:
+def intercept_offset(problem: RotationProblem, basis: Tensor) -> Tensor:
     """Offset (K,) of the latents ``z @ basis`` at which the intercept changes most sparsely."""
     found, zero = node_estimates(problem), basis.new_zeros(problem.latent_dim)
     turn = torch.linalg.inv(expand_basis(basis, zero, found.mean.shape[-1]))
@@ -145,7 +144,7 @@ def decided(found: RotationResult, elbo: Callable[[Candidates], float]) -> Rotat
     double_of = torch.full(evidence.shape, -1, device=evidence.device)
     for place in torch.nonzero(evidence > found.evidence - _CLOSE)[:, 0].tolist():
         matches = [latent_match(everything.basis[place], everything.basis[i]) for i in finalists]
-        if matches and max(matches) > _SAME_BASIS:
+        if matches and max(matches) > SAME_BASIS:
             double_of[place] = matches.index(max(matches))
         elif len(finalists) < _MOST_CLOSE:
             double_of[place] = len(finalists)
