@@ -22,7 +22,7 @@ from pyro_tbr.heads.likelihoods import BernoulliLikelihood, GaussianLikelihood
 from pyro_tbr.heads.mean_field import MeanFieldGuide
 from pyro_tbr.heads.priors import GaussianPrior, HorseshoePrior, SpikeSlabPrior
 from pyro_tbr.heads.tree_guide import TreeGuide
-from pyro_tbr.inference import FitOptions, TreeELBO, fit
+from pyro_tbr.inference import FitOptions, TreeELBO, choose_latent_dim, fit
 from pyro_tbr.io.anndata import from_anndata, to_anndata
 from pyro_tbr.io.treedata import to_treedata
 from pyro_tbr.models import TreeModel
@@ -57,6 +57,7 @@ __all__ = [
     "TreeError",
     "TreeGuide",
     "TreeModel",
+    "choose_latent_dim",
     "fit",
     "from_anndata",
     "linear_r2",

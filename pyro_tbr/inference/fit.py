@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from numbers import Integral
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from tqdm import tqdm
@@ -33,14 +33,18 @@ from pyro_tbr.heads.groups import RowGroups
 from pyro_tbr.heads.guide import Guide
 from pyro_tbr.heads.likelihoods.scaling import Scaling
 from pyro_tbr.inference.encoder.rows import StandardRows
+from pyro_tbr.inference.latent_dims import NUM_FOLDS, Judge
 from pyro_tbr.inference.options import FitOptions
 from pyro_tbr.inference.resuming import check_start, go_on
 from pyro_tbr.inference.stages import Fitted, Stages, make_guide
 from pyro_tbr.models import ModuleEncoder, TreeModel
 from pyro_tbr.models.encoders import LatentUnits, PreparedEncoder
 from pyro_tbr.models.principal_axes import column_moments
-from pyro_tbr.posterior import ModelCheck, Posterior
+from pyro_tbr.posterior import LatentDimChoice, ModelCheck, Posterior
 from pyro_tbr.posterior.checking import checked, some_rows
+
+_MOST_LATENTS = 8  # that are tried where the number is left open
+_PATIENCE = 2  # numbers no better than the best before, after which no more are tried
 
 
 @torch.inference_mode(False)
@@ -104,11 +108,44 @@ def fit(
         IdentificationWarning: The latents are not determined by these environments and outcomes.
         ModelWarning: The model does not fit: see ``Posterior.check``.
     """
+    prepared = prepare(
+        model, x, y, env, groups=groups, start=start, seed=seed, options=options, ranks=ranks
+    )
+    return _fitted(prepared, guide, start, progress)
+
+
+class Prepared(NamedTuple):
+    """A task that has been checked; rows as they were aligned, and in the units of training."""
+
+    model: TreeModel
+    rows: Rows
+    standard: StandardRows
+    schema: Schema
+    scaling: Scaling
+    options: FitOptions
+    seed: int
+
+
+def prepare(
+    model: TreeModel,
+    x: Any,
+    y: Any,
+    env: Any,
+    *,
+    groups: Any = None,
+    start: Posterior | None = None,
+    seed: int | None = 0,
+    options: FitOptions | None = None,
+    ranks: str | None = None,
+) -> Prepared:
+    """Checks and aligns what :func:`fit` is given; refuses as it says there."""
     if not isinstance(model, TreeModel):
         raise DataError(
             f"model must be a pyro_tbr.TreeModel, got {type(model).__name__}: fit(model, x, y, env)"
         )
     options = FitOptions() if options is None else options
+    if model.chooses_latent_dim and isinstance(start, Posterior):
+        model = model.with_latent_dim(start.model.latent_dim)
     if not isinstance(options, FitOptions):
         raise DataError(
             f"options must be a pyro_tbr.FitOptions, got {type(options).__name__}: "
@@ -147,6 +184,18 @@ def fit(
         rows.env_index.to(options.device),
         _groups(groups, rows, model, options),
     )
+    return Prepared(model, rows, standard, schema, scaling, options, seed)
+
+
+def _fitted(
+    prepared: Prepared, guide: str | type[Guide], start: Posterior | None, progress: bool
+) -> Posterior:
+    """The posterior of a task, the number of latents chosen first where that is left open."""
+    model, rows, standard, schema, scaling, options, seed = prepared
+    choice = None
+    if model.chooses_latent_dim:
+        choice = chosen_latent_dim(prepared, None, progress, patience=_PATIENCE)
+        model = model.with_latent_dim(choice.best)
     built = _built(model, standard, schema, scaling, options, start)
     make_guide(guide, built, standard, options)  # refuses early
     generator = torch.Generator().manual_seed(seed)
@@ -162,7 +211,7 @@ def fit(
     if standard.groups is not None:
         report = replace(report, group_correlation=standard.groups.correlation.cpu())
     check = _check(fitted, standard, scaling, schema)
-    report = replace(report, check=check)
+    report = replace(report, check=check, latent_choice=choice)
     posterior = Posterior(fitted.model, fitted.guide, fitted.stats, schema, scaling, counts, report)
     found = posterior.identification()
     if not found.determined:
@@ -170,6 +219,29 @@ def fit(
     if check.reasons:
         warn_user(str(check), ModelWarning)
     return posterior
+
+
+def chosen_latent_dim(
+    prepared: Prepared,
+    latent_dims: Sequence[int] | None,
+    progress: bool,
+    *,
+    num_folds: int = NUM_FOLDS,
+    patience: int | None = None,
+) -> LatentDimChoice:
+    """See :func:`~pyro_tbr.choose_latent_dim`; ``None``: up to eight, or to the features there are."""
+    model, _, standard, schema, scaling, options, seed = prepared
+    if latent_dims is None:
+        latent_dims = range(1, min(_MOST_LATENTS, schema.num_features) + 1)
+    largest = model.with_latent_dim(max(latent_dims))
+    built = _built(largest, standard, schema, scaling, options, None)
+    generator = torch.Generator().manual_seed(seed)
+    with (
+        tqdm(disable=not progress, unit=" steps", leave=False) as bar,
+        _torch_settings(built, seed, options.num_threads),
+    ):
+        judge = Judge(built, standard, options, generator, bar, num_folds)
+        return judge.choose(latent_dims, patience)
 
 
 @torch.no_grad()

@@ -105,10 +105,12 @@ class DenseStage:
                 components = tuple(n for n in (least, 2 * least, 4 * least) if n < width)
         return [Recipe(d, c, steps, lr) for c in components for d in decays]
 
-    def choose(self, rows: StandardRows, held_out: StandardRows) -> DenseFit:
-        """The fit to ``rows`` by the recipe that does best on held-out rows."""
+    def choose(
+        self, rows: StandardRows, held_out: StandardRows, recipes: list[Recipe] | None = None
+    ) -> DenseFit:
+        """The fit to ``rows`` by the recipe, of all or of these, that does best on held-out rows."""
         best, best_score, last = None, float("inf"), None
-        for recipe in self.recipes(len(rows)):
+        for recipe in self.recipes(len(rows)) if recipes is None else recipes:
             warm = last is not None and last.recipe.num_components == recipe.num_components
             last = self.fit(rows, recipe, held_out, start=last if warm else None)
             score = last.loss(held_out, seen=False).mean().item()
@@ -230,10 +232,20 @@ def _leading_directions(model: TreeModel, rows: PreparedRows) -> Tensor:
     Source:
         Reduced-rank regression: Izenman, Journal of Multivariate Analysis 5 (1975) 248.
     """
-    width, latent_dim = model.encoder.width, model.latent_dim
     like = model.encoder.output_map
     if spans_all(model.encoder):
+        width, latent_dim = model.encoder.width, model.latent_dim
         return torch.eye(width, latent_dim, dtype=like.dtype, device=like.device)
+    return leading_axes(model, rows, model.encoder.width)[:, : model.latent_dim].to(like)
+
+
+@torch.no_grad()
+def leading_axes(model: TreeModel, rows: PreparedRows, width: int) -> Tensor:
+    """All directions of R white features by what outcomes hang on them, (R, R), most first.
+
+    See :func:`_leading_directions`; double precision.
+    """
+    like = model.encoder.output_map
     head = model.head.with_prior(GaussianPrior(pooled=True), width)
     guide = TreeGuide(head, rows.rows.nodes(model.tree.num_nodes)).to(like.device)
     stats = condition(
@@ -246,6 +258,6 @@ def _leading_directions(model: TreeModel, rows: PreparedRows) -> Tensor:
     scaled = mean * stats.count.sqrt().to(mean)[:, None, :]
     stacked = scaled.permute(0, 2, 1).reshape(-1, width).double()
     _, vectors = torch.linalg.eigh(stacked.T @ stacked)
-    leading = vectors.flip(1)[:, :latent_dim]
+    leading = vectors.flip(1)
     sign = leading.gather(0, leading.abs().argmax(0, keepdim=True)).sign()
-    return (leading * sign).to(like)
+    return leading * sign
