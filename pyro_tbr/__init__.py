@@ -16,7 +16,7 @@ from pyro_tbr.errors import (
     TrainingError,
     TreeError,
 )
-from pyro_tbr.evaluation import Simulation, linear_r2, mcc, simulate
+from pyro_tbr.evaluation import Simulation, compare_trees, linear_r2, mcc, simulate
 from pyro_tbr.heads.guide import Guide
 from pyro_tbr.heads.likelihoods import BernoulliLikelihood, GaussianLikelihood
 from pyro_tbr.heads.mean_field import MeanFieldGuide
@@ -58,6 +58,7 @@ __all__ = [
     "TreeGuide",
     "TreeModel",
     "choose_latent_dim",
+    "compare_trees",
     "fit",
     "from_anndata",
     "linear_r2",

@@ -70,9 +70,7 @@ def one_run(setting, seed, args):
     if found["evidence"] == true + 1:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            posterior = tbr.fit(
-                model.with_latent_dim(true + 1), *rows, seed=seed, progress=False
-            )
+            posterior = tbr.fit(model.with_latent_dim(true + 1), *rows, seed=seed, progress=False)
         unused = len(posterior.identification().unused)
     second = np.sort(choice.table["evidence"])[-2]
     return {"setting": setting, "seed": seed, "true": true, "outcomes": data.y.shape[1],

@@ -229,7 +229,7 @@ def chosen_latent_dim(
     num_folds: int = NUM_FOLDS,
     patience: int | None = None,
 ) -> LatentDimChoice:
-    """See :func:`~pyro_tbr.choose_latent_dim`; ``None``: up to eight, or to the features there are."""
+    """See :func:`~pyro_tbr.choose_latent_dim`; ``None``: up to 8, or to the number of features."""
     model, _, standard, schema, scaling, options, seed = prepared
     if latent_dims is None:
         latent_dims = range(1, min(_MOST_LATENTS, schema.num_features) + 1)

@@ -37,7 +37,7 @@ from pyro_tbr.models import LinearEncoder, TreeModel
 from pyro_tbr.posterior import LatentDimChoice
 
 NUM_FOLDS = 4
-_SWEEPS = 15  # of the weights of one number of latents, which are only compared
+_SWEEPS = 4  # of the weights of one number of latents, which are only compared
 _LEAST_VARIANCE_SHARE = 1e-7  # directions of the latents with less than this do not exist
 _MOST_EXPONENT = 600.0  # of a density relative to its geometric mean, so that it stays finite
 
@@ -65,8 +65,7 @@ class Judge:
     def choose(self, dims: Sequence[int], patience: int | None = None) -> LatentDimChoice:
         """Scores of these numbers, in rising order, and the best.
 
-        With ``patience`` the path ends where so many in a row are no better than the best before
-        them, by score and by evidence.
+        With ``patience`` the path ends where so many in a row have less evidence than the best.
         """
         self.bar.set_description("number of latents")
         fold = stratified_folds(
@@ -81,7 +80,8 @@ class Judge:
             each, total = self._judged(number, fold, spans, own)
             scores.append(each[seen])
             evidence.append(total)
-            if patience is not None and _waited(scores, evidence) >= patience:
+            waited = len(evidence) - 1 - evidence.index(max(evidence))
+            if patience is not None and waited >= patience:
                 break
         table = _table(dims[: len(scores)], scores, evidence, unit)
         return LatentDimChoice(table, chosen(table), int(seen.sum()), self.num_folds)
@@ -90,15 +90,23 @@ class Judge:
         """Ordered latents of all rows by each fold's encoder, and by that of all rows, (N, K)."""
         rows, stage = self.rows, DenseStage(self.model, self.options, self.generator, self.bar)
         recipe, first = self._recipe(stage, fold)
-        fits = [first] if first is not None else []
-        fits += [
-            stage.fit(rows.select(fold != f), recipe) for f in range(len(fits), self.num_folds)
-        ]
-        whole = stage.fit(rows, recipe, start=first)
-        inside = [fold != f for f in range(self.num_folds)]
-        pairs = zip(fits, inside, strict=True)
+        spans = []
+        for f in range(self.num_folds):
+            inside = fold != f
+            if f or first is None:
+                spans.append(self._span(stage, recipe, inside))
+            else:
+                spans.append(_ordered(first.model, rows, inside))
         every = torch.ones_like(fold, dtype=torch.bool)
-        return [_ordered(fit, rows, mask) for fit, mask in pairs], _ordered(whole, rows, every)
+        return spans, self._span(stage, recipe, every, first)
+
+    def _span(
+        self, stage: DenseStage, recipe: Recipe, inside: Tensor, start: DenseFit | None = None
+    ) -> Tensor:
+        """Ordered latents of all rows by an encoder fitted to those inside, (N, K)."""
+        rows = self.rows.select(inside)
+        model = stage.fit(rows, recipe, start=start).model if recipe.steps else None
+        return _ordered(stage.begun(rows, recipe) if model is None else model, self.rows, inside)
 
     def _recipe(self, stage: DenseStage, fold: Tensor) -> tuple[Recipe, DenseFit | None]:
         """How encoders are trained, and that of the first fold where it was trained to tell.
@@ -164,9 +172,11 @@ class Judge:
         return torch.where(torch.isnan(y), 0.0, each).sum(-1)
 
 
-def _ordered(fit: DenseFit, rows: StandardRows, inside: Tensor) -> Tensor:
+@torch.no_grad()
+def _ordered(model: TreeModel, rows: StandardRows, inside: Tensor) -> Tensor:
     """Latents of all rows by an encoder fitted to those ``inside``, most telling first, (N, K)."""
-    z, encoder = fit.latents(rows.x), fit.model.encoder
+    encoder = model.encoder
+    z = encoder(rows.x).double()
     if isinstance(encoder, LinearEncoder) and not spans_all(encoder):
         return z  # its closed form comes in this order
     known = z[inside]
@@ -177,14 +187,8 @@ def _ordered(fit: DenseFit, rows: StandardRows, inside: Tensor) -> Tensor:
     features = white[inside].to(encoder.output_map.dtype)
     prepared = PreparedRows(encoder, rows.select(inside), features)
     ordered = torch.zeros_like(z)
-    ordered[:, : white.shape[1]] = white @ leading_axes(fit.model, prepared, white.shape[1])
+    ordered[:, : white.shape[1]] = white @ leading_axes(model, prepared, white.shape[1])
     return ordered
-
-
-def _waited(scores: list[Tensor], evidence: list[float]) -> int:
-    """How many of the last ones are no better than the best before them, by both."""
-    means = torch.stack([score.mean() for score in scores])
-    return len(scores) - 1 - max(int(means.argmax()), int(torch.tensor(evidence).argmax()))
 
 
 def _table(

@@ -99,7 +99,7 @@ class TreeModel(LocalParamsModule):
         """
         if self._latent_dim is None:
             raise DataError(
-                "latent_dim=None is not chosen yet: fit(model, ...) chooses it, and the posterior's "
+                "latent_dim=None is not chosen yet: fit(model, ...) chooses it and its posterior's "
                 "model has it; or give the number that choose_latent_dim(model, ...).best says"
             )
         return self._latent_dim
@@ -112,6 +112,11 @@ class TreeModel(LocalParamsModule):
     def with_latent_dim(self, latent_dim: int) -> TreeModel:
         """The same model with another K, not built yet."""
         return TreeModel(self.tree, latent_dim, *self._specs, self.intercept)
+
+    def with_tree(self, tree: Tree, prior: ArcPrior) -> TreeModel:
+        """The same model on another tree with a prior for it, not built yet."""
+        encoder, _, likelihood = self._specs
+        return TreeModel(tree, self._latent_dim, encoder, prior, likelihood, self.intercept)
 
     @property
     def encoder_spec(self) -> str | nn.Module:
@@ -243,8 +248,8 @@ def _check_choosable(
         )
     if num_features is not None and num_outcomes is not None:
         raise DataError(
-            "latent_dim=None is not chosen yet, and num_features with num_outcomes builds the model "
-            "at once: leave these two to fit, or give latent_dim"
+            "latent_dim=None is not chosen yet, and num_features with num_outcomes builds the "
+            "model at once: leave these two to fit, or give latent_dim"
         )
 
 

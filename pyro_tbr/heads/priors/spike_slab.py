@@ -179,6 +179,11 @@ class SpikeSlabPrior(ArcPrior):
         del sharp.spike_scale
         return sharp
 
+    def without_arcs(self) -> SpikeSlabPrior:
+        """See :meth:`ArcPrior.without_arcs`."""
+        said = dict.fromkeys(("arc_weights", "only_arcs", "never_arcs"))
+        return SpikeSlabPrior(**(self.description | said))
+
     def arc_length(self, relative_length: Tensor | None) -> Tensor:
         """Relative lengths of some arcs, or of the tree's own times their weights, (A', 1, 1)."""
         if relative_length is None:

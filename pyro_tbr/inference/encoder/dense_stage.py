@@ -108,7 +108,7 @@ class DenseStage:
     def choose(
         self, rows: StandardRows, held_out: StandardRows, recipes: list[Recipe] | None = None
     ) -> DenseFit:
-        """The fit to ``rows`` by the recipe, of all or of these, that does best on held-out rows."""
+        """The fit to ``rows`` by the recipe that does best on held-out rows, of these or of all."""
         best, best_score, last = None, float("inf"), None
         for recipe in self.recipes(len(rows)) if recipes is None else recipes:
             warm = last is not None and last.recipe.num_components == recipe.num_components
@@ -130,9 +130,7 @@ class DenseStage:
 
         Held-out rows choose among states of the training.
         """
-        model = copy.deepcopy(self.model if start is None else start.model)
-        if start is None:
-            self._begin(model, rows, recipe)
+        model = self.begun(rows, recipe) if start is None else copy.deepcopy(start.model)
         trace = None
         trainable = any(p.requires_grad for p in model.encoder.parameters())
         if trainable and not spans_all(model.encoder) and recipe.steps:
@@ -146,8 +144,12 @@ class DenseStage:
         model.head = self.model.head.with_prior(GaussianPrior())
         return DenseFit(model, *self._weights(model, rows), recipe, None)
 
-    def _begin(self, model: TreeModel, rows: StandardRows, recipe: Recipe) -> None:
-        """A fresh encoder with standardised latents, and the dense prior."""
+    def begun(self, rows: StandardRows, recipe: Recipe) -> TreeModel:
+        """A model with a fresh encoder, in closed form if it has one, and the dense prior.
+
+        Its latents are standardised.
+        """
+        model = copy.deepcopy(self.model)
         encoder = model.encoder
         if isinstance(encoder, PreparedEncoder):
             encoder.num_components = recipe.num_components or encoder.num_components
@@ -160,6 +162,7 @@ class DenseStage:
             with torch.no_grad():
                 z = encoder(rows.x)
                 encoder.set_output(z.mean(0), torch.diag(1 / z.std(0).clamp(min=1e-6)))
+        return model
 
     def _train(
         self,
