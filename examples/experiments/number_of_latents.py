@@ -23,6 +23,8 @@ SETTINGS = {  # name -> arguments of simulate
     "hard": {"rows_per_leaf": 25, "noise_scale": 1.5},
     "missing": {"rows_per_leaf": 40, "noise_scale": 1.0, "missing": 0.3},
     "binary": {"rows_per_leaf": 100, "likelihood": "bernoulli"},
+    "weak": {"rows_per_leaf": 12, "noise_scale": 2.5},
+    "weak binary": {"rows_per_leaf": 40, "likelihood": "bernoulli"},
 }
 RULES = ("evidence", "score", "one_se")
 

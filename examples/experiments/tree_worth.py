@@ -3,8 +3,8 @@
 Known latents on random trees; changes fall on all arcs alike, so some move whole clades. Compares
 the tree that the data come from with a star, no sharing, one environment, and a tree of which four
 subtrees were moved, by evidence and by the log score of held-out rows and of held-out leaves. Two
-kinds of data: made on the tree, and made on a star and fitted with a tree that means nothing. Prints
-means over data sets with standard errors, and how often the given tree is ahead of each other one.
+kinds of data: made on the tree, and made on a star and fitted with a tree that means nothing.
+Prints means over data sets with standard errors, and how often the given tree is ahead of others.
 
     python examples/experiments/tree_worth.py --seeds 6
 """

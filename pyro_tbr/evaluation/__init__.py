@@ -7,8 +7,8 @@ second, one number out; they know nothing of models or fits. PIPs and gates are 
 the estimate comes first, as in ``reliability(pips, gates)``. What is missing in ``y`` (NaN) is
 not scored. :func:`true_changes` brings a simulation's truth into a posterior's order, for
 :func:`credible_set_coverage` and :func:`selection_score`. Other methods to compare with are in
-:mod:`pyro_tbr.evaluation.baselines`; :func:`compare_trees` is our own on other trees. scipy and scikit-learn are imported where used; install them
-with ``pip install pyro-tbr[evaluation]``.
+:mod:`pyro_tbr.evaluation.baselines`; :func:`compare_trees` puts our own model on other trees. scipy
+and scikit-learn are imported where used; install them with ``pip install pyro-tbr[evaluation]``.
 """
 
 from pyro_tbr.evaluation.compare_trees import compare_trees
