@@ -103,7 +103,7 @@ def rows():
     return tbr.simulate(num_leaves=6, latent_dim=2, num_features=2, rows_per_leaf=25, seed=2)
 
 
-@pytest.mark.parametrize("guide", ["tree", "mean_field"])
+@pytest.mark.parametrize("guide", ["tree", pytest.param("mean_field", marks=pytest.mark.slow)])
 def test_a_fit_where_some_arcs_never_change(guide, tmp_path):
     data = rows()
     said = {"arc_weights": {data.tree.arcs[1]: 3.0}, "never_arcs": [data.tree.leaves[0]]}

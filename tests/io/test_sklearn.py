@@ -294,3 +294,14 @@ def test_without_scikit_learn_one_line_says_what_to_install(monkeypatch):
     monkeypatch.delitem(sys.modules, "pyro_tbr.io.sklearn")
     with pytest.raises(ImportError, match=r"need scikit-learn: pip install pyro-tbr\[sklearn\]$"):
         importlib.import_module("pyro_tbr.io.sklearn")
+
+
+@pytest.mark.slow
+def test_the_number_of_latents_may_be_chosen(sim, frame):
+    model = TreeRegressor(
+        sim.tree, None, env_column="leaf", options=tbr.FitOptions(restarts=2, sparse_steps=0)
+    )
+    assert clone(model).latent_dim is None
+    found = model.fit(frame, sim.y)
+    assert found.posterior_.model.latent_dim in (1, 2)
+    assert found.posterior_.report.latent_choice.tried == (1, 2)
