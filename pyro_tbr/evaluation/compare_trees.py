@@ -147,8 +147,8 @@ def compare_trees(
 
     Example:
         >>> import pyro_tbr as tbr
-        >>> sim = tbr.simulate(num_leaves=4, latent_dim=1, num_features=1, rows_per_leaf=12)
-        >>> model = tbr.TreeModel(sim.tree, 1, encoder="identity")
+        >>> sim = tbr.simulate(num_leaves=3, latent_dim=1, num_features=1, rows_per_leaf=8)
+        >>> model = tbr.TreeModel(sim.tree, 1, "identity", tbr.GaussianPrior())
         >>> found = tbr.compare_trees(model, sim.z, sim.y, sim.env, num_folds=2, progress=False)
         >>> found.table.index.tolist()
         ['given', 'star', 'no sharing', 'one environment']
