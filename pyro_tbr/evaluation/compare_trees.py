@@ -145,13 +145,10 @@ def compare_trees(
         DataError: An unknown ``hold_out``, too few leaves for the folds, or what ``fit`` refuses.
         TreeError: A tree of ``trees`` has other leaves.
 
-    Example:
-        >>> import pyro_tbr as tbr
-        >>> sim = tbr.simulate(num_leaves=3, latent_dim=1, num_features=1, rows_per_leaf=8)
-        >>> model = tbr.TreeModel(sim.tree, 1, "identity", tbr.GaussianPrior())
-        >>> found = tbr.compare_trees(model, sim.z, sim.y, sim.env, num_folds=2, progress=False)
-        >>> found.table.index.tolist()
-        ['given', 'star', 'no sharing', 'one environment']
+    Example::
+
+        found = tbr.compare_trees(model, x, y, env, {"by markers": other}, hold_out="leaves")
+        print(found.best, found.table.loc["star", ["evidence", "difference", "difference_se"]])
     """
     if not isinstance(model, TreeModel):
         raise DataError(
