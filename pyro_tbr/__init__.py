@@ -16,7 +16,7 @@ from pyro_tbr.errors import (
     TrainingError,
     TreeError,
 )
-from pyro_tbr.evaluation import Simulation, linear_r2, mcc, simulate
+from pyro_tbr.evaluation import Simulation, compare_trees, linear_r2, mcc, simulate
 from pyro_tbr.heads.guide import Guide
 from pyro_tbr.heads.likelihoods import (
     BernoulliLikelihood,
@@ -30,7 +30,7 @@ from pyro_tbr.heads.mean_field import MeanFieldGuide
 from pyro_tbr.heads.priors import GaussianPrior, HorseshoePrior, SpikeSlabPrior
 from pyro_tbr.heads.rows import RowTerms
 from pyro_tbr.heads.tree_guide import TreeGuide
-from pyro_tbr.inference import FitOptions, TreeELBO, average_bases, fit
+from pyro_tbr.inference import FitOptions, TreeELBO, average_bases, choose_latent_dim, fit
 from pyro_tbr.io.anndata import from_anndata, to_anndata
 from pyro_tbr.io.treedata import to_treedata
 from pyro_tbr.models import TreeModel
@@ -71,6 +71,8 @@ __all__ = [
     "TreeGuide",
     "TreeModel",
     "average_bases",
+    "choose_latent_dim",
+    "compare_trees",
     "fit",
     "from_anndata",
     "linear_r2",

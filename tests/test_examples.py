@@ -339,3 +339,26 @@ def test_hard_world(capsys, tmp_path):
     assert fits["joint"].notna().sum() == 4
     assert fits["AUROC"].gt(0.5).all()
     assert "| plain | known |" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_number_of_latents(capsys):
+    found = run("number_of_latents", "--settings", "plain", "--seeds", 1, "--leaves", 5)
+    assert found["runs"]["evidence"].tolist() == [2]
+    assert "K, or K + 1 with one unused" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_tree_worth():
+    found = run(
+        "tree_worth", "--worlds", "tree", "--hold-out", "leaves", "--seeds", 1, "--leaves", 6
+    )
+    assert found["finite"]
+    assert len(found["runs"]) == 5
+
+
+@pytest.mark.slow
+def test_arc_lengths():
+    found = run("arc_lengths", "--fits", 2, "--leaves", 8, 10)
+    assert found["means"]["auroc"].gt(0.5).all()
+    assert len(found["differences"]) == 10

@@ -7,15 +7,17 @@ second, one number out; they know nothing of models or fits. PIPs and gates are 
 the estimate comes first, as in ``reliability(pips, gates)``. What is missing in ``y`` (NaN) is
 not scored. :func:`true_changes` brings a simulation's truth into a posterior's order, for
 :func:`credible_set_coverage` and :func:`selection_score`. Other methods to compare with are in
-:mod:`pyro_tbr.evaluation.baselines`. scipy and scikit-learn are imported where used; install them
-with ``pip install pyro-tbr[evaluation]``.
+:mod:`pyro_tbr.evaluation.baselines`; :func:`compare_trees` puts our own model on other trees. scipy
+and scikit-learn are imported where used; install them with ``pip install pyro-tbr[evaluation]``.
 """
 
+from pyro_tbr.evaluation.compare_trees import compare_trees
 from pyro_tbr.evaluation.inclusion import pip_auroc, pip_average_precision, reliability
 from pyro_tbr.evaluation.latents import LatentMatch, linear_r2, match_latents, mcc
 from pyro_tbr.evaluation.scores import crps, interval_coverage, log_score
 from pyro_tbr.evaluation.simulate import simulate
 from pyro_tbr.evaluation.simulation import LinearMixing, MLPMixing, RowLaw, Simulation
+from pyro_tbr.evaluation.tree_comparison import TreeComparison
 from pyro_tbr.evaluation.truth import (
     CredibleSetCoverage,
     SelectionScore,
@@ -33,6 +35,8 @@ __all__ = [
     "RowLaw",
     "SelectionScore",
     "Simulation",
+    "TreeComparison",
+    "compare_trees",
     "credible_set_coverage",
     "crps",
     "interval_coverage",

@@ -37,6 +37,7 @@ def simulate(
     rows_per_leaf: int | Sequence[int] = 200,
     changes: str = "one_per_arc",
     change_prob: float = 0.2,
+    use_lengths: bool = False,
     mixing: str = "linear",
     noise_scale: float = 0.1,
     latent_noise: float = 0.0,
@@ -86,6 +87,8 @@ def simulate(
             latent, ``"two_per_arc"`` two, ``"half_the_arcs"`` one with probability 1/2,
             ``"bernoulli"`` each latent with ``change_prob``.
         change_prob: Used by ``"bernoulli"`` only.
+        use_lengths: With ``"bernoulli"``: the probability is ``1 - (1 - change_prob) ** (length /
+            mean length)``; arcs of a drawn tree get exponential lengths of mean 1.
         mixing: ``"linear"`` (:class:`LinearMixing`) or ``"mlp"`` (:class:`MLPMixing`).
         noise_scale: Standard deviation of Gaussian y; the features carry no noise.
         latent_noise: Standard deviation of what is added to each latent for y, not for x.
@@ -164,11 +167,11 @@ def simulate(
     factor = _equal_correlations("latent_correlation", latent_correlation, latent_dim)
     noise_factor = _equal_correlations("noise_correlation", noise_correlation, num_outcomes)
 
-    streams = map(np.random.default_rng, np.random.SeedSequence(seed).spawn(7))
-    for_tree, for_weights, for_mixing, for_rows, for_missing, for_small, for_law = streams
+    streams = [np.random.default_rng(one) for one in np.random.SeedSequence(seed).spawn(8)]
+    for_tree, for_weights, for_mixing, for_rows, for_missing, for_small, for_law = streams[:7]
     if tree is None:
         check_count("num_leaves", num_leaves, 2, "a tree")
-        tree = _draw_tree(num_leaves, shape, for_tree)
+        tree = _draw_tree(num_leaves, shape, for_tree, streams[7] if use_lengths else None)
     counts = _row_counts(rows_per_leaf, tree)
 
     def changes_of(*size: int) -> Array:
@@ -177,7 +180,8 @@ def simulate(
 
     A, K, Q = tree.num_arcs, latent_dim, num_outcomes
     root_weights = weight_scale * for_weights.standard_normal((K, Q))
-    gates = _draw_gates((A, K, Q), changes, change_prob, for_weights)
+    probs = _change_probs(change_prob, tree, changes, use_lengths)
+    gates = _draw_gates((A, K, Q), changes, probs, for_weights)
     shared = for_law.random((A, 1, 1)) < shared_changes
     gates = np.where(shared, gates[..., :1], gates)
     deltas = gates * changes_of(A, K, Q)
@@ -241,7 +245,21 @@ def _equal_correlations(name: str, correlation: float, size: int) -> Array:
     return np.linalg.cholesky(matrix)
 
 
-def _draw_tree(num_leaves: int, shape: str, generator: np.random.Generator) -> Tree:
+def _change_probs(change_prob: float, tree: Tree, changes: str, use_lengths: bool) -> Array:
+    """Probability of a change on every arc, (A,)."""
+    if not use_lengths:
+        return np.full(tree.num_arcs, float(change_prob))
+    check_choice("changes (with use_lengths=True)", changes, ("bernoulli",))
+    lengths = np.array(tree.require_lengths(), dtype=float)
+    return 1 - (1 - change_prob) ** (lengths / lengths.mean())
+
+
+def _draw_tree(
+    num_leaves: int,
+    shape: str,
+    generator: np.random.Generator,
+    for_lengths: np.random.Generator | None = None,
+) -> Tree:
     """A tree over leaf0, leaf1, ... by splitting ranges of leaves, level by level."""
     parents: dict[Hashable, Hashable] = {}
     num_inner = 0
@@ -261,16 +279,18 @@ def _draw_tree(num_leaves: int, shape: str, generator: np.random.Generator) -> T
             if high - low > 1:
                 num_inner += 1
                 queue.append((name, low, high))
-    return Tree.from_parents(parents)
+    lengths = for_lengths.exponential(size=len(parents)) if for_lengths else None
+    tree = Tree.from_parents(parents)
+    return Tree(tree.nodes, tree.arc_parent.tolist(), lengths)
 
 
 def _draw_gates(
-    size: tuple[int, int, int], changes: str, change_prob: float, generator: np.random.Generator
+    size: tuple[int, int, int], changes: str, change_prob: Array, generator: np.random.Generator
 ) -> Array:
     """Which latents change on which arc for which outcome, (A, K, Q) bool."""
     score = generator.random(size)
     if changes == "bernoulli":
-        return score < change_prob
+        return score < change_prob[:, None, None]
     rank = score.argsort(axis=1).argsort(axis=1)  # a random order of the latents on each arc
     gates = rank < (2 if changes == "two_per_arc" else 1)
     if changes == "half_the_arcs":

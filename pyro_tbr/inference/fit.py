@@ -8,43 +8,27 @@
 
 from __future__ import annotations
 
-import copy
-import os
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from numbers import Integral
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from pyro_tbr.data import (
-    Outcomes,
-    Rows,
-    Schema,
-    align_groups,
-    align_known,
-    align_ranks,
-    align_training,
-    check_ranks,
-)
-from pyro_tbr.data.columns import varying_columns
-from pyro_tbr.errors import DataError, IdentificationWarning, ModelWarning, warn_user
-from pyro_tbr.heads.groups import RowGroups
+from pyro_tbr.data import Schema
+from pyro_tbr.errors import IdentificationWarning, ModelWarning, warn_user
 from pyro_tbr.heads.guide import Guide
-from pyro_tbr.heads.likelihoods import Likelihood
 from pyro_tbr.heads.likelihoods.scaling import Scaling
-from pyro_tbr.heads.rows import RowTerms
+from pyro_tbr.inference.choosing import chosen_latent_dim
 from pyro_tbr.inference.encoder.rows import StandardRows
 from pyro_tbr.inference.options import FitOptions
-from pyro_tbr.inference.resuming import check_start, go_on
+from pyro_tbr.inference.preparing import Prepared, prepare, torch_settings
+from pyro_tbr.inference.resuming import go_on
 from pyro_tbr.inference.stages import Fitted, Stages, make_guide
-from pyro_tbr.models import ModuleEncoder, TreeModel
-from pyro_tbr.models.encoders import LatentUnits, PreparedEncoder
-from pyro_tbr.models.principal_axes import column_moments
+from pyro_tbr.models import TreeModel
 from pyro_tbr.posterior import ModelCheck, Posterior
 from pyro_tbr.posterior.checking import checked, some_rows
+
+_PATIENCE = 2  # numbers no better than the best before, after which no more are tried
 
 
 @torch.inference_mode(False)
@@ -119,68 +103,29 @@ def fit(
         IdentificationWarning: The latents are not determined by these environments and outcomes.
         ModelWarning: The model does not fit: see ``Posterior.check``.
     """
-    if not isinstance(model, TreeModel):
-        raise DataError(
-            f"model must be a pyro_tbr.TreeModel, got {type(model).__name__}: fit(model, x, y, env)"
-        )
-    options = FitOptions() if options is None else options
-    if not isinstance(options, FitOptions):
-        raise DataError(
-            f"options must be a pyro_tbr.FitOptions, got {type(options).__name__}: "
-            "FitOptions(restarts=16), say"
-        )
-    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, Integral)):
-        raise DataError(f"seed={seed!r} must be a whole number, or None for another one each time")
-    seed_given = seed is not None
-    seed = int.from_bytes(os.urandom(7), "big") if seed is None else seed
     given = {"exposure": exposure, "trials": trials, "y_se": y_se, "row_weights": row_weights}
-    likelihood, identity = model.likelihood, model.encoder_spec == "identity"
-    as_they_are = identity or not isinstance(model.encoder_spec, str | PreparedEncoder)
-    kind: dict[str, Any] = {
-        "learns": not identity,
-        "precision": options.torch_dtype if as_they_are else None,
-        "check": likelihood.check,
-        "check_informative": likelihood.check_informative,
-    }
-    if check_ranks(ranks):
-        for name, value in (given | {"groups": groups}).items():
-            if value is not None:
-                raise DataError(
-                    f"{name} cannot be given with ranks='together': gather the rows in one process "
-                    "and fit there"
-                )
-        rows, schema, seed = align_ranks(
-            model.tree, x, y, env, seed=seed, same_seed=seed_given, **kind
-        )
-    else:
-        rows, schema = align_training(model.tree, x, y, env, keep_sparse=True, **kind)
-    assert rows.y is not None  # both ask for it
-    known = align_known(schema, given, likelihood.takes, rows.order)
-    weights = known.pop("row_weights", None)
-    likelihood = likelihood.resolved(schema.outcome_names, known)
-    outcomes = Outcomes(rows.y.numpy(), schema.outcome_names, rows.order.index)
-    likelihood.check_with(outcomes, {name: value.numpy() for name, value in known.items()})
-    y = rows.y if weights is None else torch.where(weights > 0, rows.y, torch.nan)
-    if start is None:
-        scaling = likelihood.units(y, known, intercept=model.intercept)
-    else:
-        check_start(start, model, likelihood, schema, options.dtype)
-        scaling = start.scaling
-    terms = RowTerms(likelihood.row_values(known, scaling, len(y)), weights)
-    y = scaling.to_model(y).to(options.torch_dtype).to(options.device)
-    standard = StandardRows(
-        rows.x.to(options.device),
-        y,
-        rows.env_index.to(options.device),
-        _groups(groups, rows, likelihood, options),
-        terms.to(y),
-    )
-    built = _built(model, standard, schema, scaling, options, start, known)
+    prepared = prepare(
+        model, x, y, env, given, groups=groups, start=start, seed=seed, options=options,
+        ranks=ranks,
+    )  # fmt: skip
+    return _fitted(prepared, guide, start, progress)
+
+
+def _fitted(
+    prepared: Prepared, guide: str | type[Guide], start: Posterior | None, progress: bool
+) -> Posterior:
+    """The posterior of a task, the number of latents chosen first where that is left open."""
+    model, rows, standard, schema, scaling, options, seed, _ = prepared
+    choice = None
+    if model.chooses_latent_dim:
+        choice = chosen_latent_dim(prepared, None, progress, patience=_PATIENCE)
+        model = model.with_latent_dim(choice.best)
+    built = prepared.built(model, start)
     make_guide(guide, built, standard, options)  # refuses early
     generator = torch.Generator().manual_seed(seed)
     with (
         tqdm(disable=not progress, unit=" steps", leave=False) as bar,
-        _torch_settings(built, seed, options.num_threads),
+        torch_settings(built, seed, options.num_threads),
     ):
         stages = Stages(built, guide, options, generator, bar, schema.outcome_names)
         fitted = stages.run(standard) if start is None else go_on(stages, standard, start)
@@ -190,7 +135,7 @@ def fit(
     if standard.groups is not None:
         report = replace(report, group_correlation=standard.groups.correlation.cpu())
     check = _check(fitted, standard, scaling, schema)
-    report = replace(report, check=check)
+    report = replace(report, check=check, latent_choice=choice)
     posterior = Posterior(fitted.model, fitted.guide, fitted.stats, schema, scaling, counts, report)
     found = posterior.identification()
     if not found.determined:
@@ -209,77 +154,3 @@ def _check(fitted: Fitted, rows: StandardRows, scaling: Scaling, schema: Schema)
     names = model.weight_names, schema.outcome_names
     design = some.with_design(fitted.design[picked])
     return checked(fitted.guide, design, features, scaling.outcome_scale(), names, seen=True)
-
-
-def _groups(
-    groups: Any, rows: Rows, likelihood: Likelihood, options: FitOptions
-) -> RowGroups | None:
-    """The rows' groups, their correlation at a start of none."""
-    if groups is None:
-        return None
-    if not likelihood.exact:
-        raise DataError(
-            f"groups need numeric outcomes with normal noise, and {likelihood!r} has others: "
-            "leave groups out, or make each group a leaf of the tree"
-        )
-    assert rows.y is not None
-    index = align_groups(groups, rows.env_index, rows.order)
-    correlation = torch.zeros(rows.y.shape[1], dtype=torch.float64)
-    return RowGroups(index.to(options.device), correlation.to(options.device))
-
-
-def _built(
-    model: TreeModel,
-    rows: StandardRows,
-    schema: Schema,
-    scaling: Scaling,
-    options: FitOptions,
-    start: Posterior | None,
-    known: Collection[str],
-) -> TreeModel:
-    """A copy of the user's model, built for the units of training."""
-    built = copy.deepcopy(model)
-    root_loc = torch.zeros(built.num_weights, len(schema.outcome_names))
-    if built.intercept and built.prior_spec.root_scale_value is not None:
-        # A fixed prior on the intercept is around 0 in the user's units, wherever y lies.
-        root_loc[-1] = (-scaling.loc / scaling.scale).to(root_loc)
-    units = None
-    if model.encoder_spec == "identity":
-        units = _feature_units(model, rows) if start is None else start.latent_units
-    rows_a_node = len(rows) / len(rows.env_index.unique())
-    built.build(
-        schema.num_features,
-        len(schema.outcome_names),
-        outcome_scale=scaling.outcome_scale(),
-        latent_units=units,
-        root_loc=root_loc,
-        standard_error=0.5 * rows_a_node**-0.5,
-        outcome_names=schema.outcome_names,
-        known=known,
-    )
-    built.eval()  # dropout in a user's encoder works while it is trained, and only then
-    if options.torch_dtype != torch.get_default_dtype():
-        built.to(dtype=options.torch_dtype)
-    return built.to(device=options.device)
-
-
-def _feature_units(model: TreeModel, rows: StandardRows) -> LatentUnits:
-    """Mean and spread of the features; without an intercept, which takes up a shift, no mean."""
-    loc, scale = column_moments(rows.x)
-    loc = loc if model.intercept else torch.zeros_like(loc)
-    return LatentUnits(loc.cpu(), torch.where(varying_columns(rows.x), scale, 1.0).cpu())
-
-
-@contextmanager
-def _torch_settings(model: TreeModel, seed: int, num_threads: int | None) -> Iterator[None]:
-    """Torch's number of threads, and its generator where a user's encoder draws; put back after."""
-    before, draws = torch.get_num_threads(), isinstance(model.encoder, ModuleEncoder)
-    try:
-        if num_threads is not None:
-            torch.set_num_threads(num_threads)
-        with torch.random.fork_rng(devices=[], enabled=draws):
-            if draws:  # our own encoders never do
-                torch.manual_seed(seed)
-            yield
-    finally:
-        torch.set_num_threads(before)

@@ -41,7 +41,7 @@ class _TreeEstimator(BaseEstimator):
     def __init__(
         self,
         tree: Tree | None = None,
-        latent_dim: int = 2,
+        latent_dim: int | None = 2,
         *,
         env_column: Hashable = "env",
         groups_column: Hashable | None = None,
@@ -146,7 +146,7 @@ class TreeRegressor(RegressorMixin, _TreeEstimator):
 
     Args:
         tree: The environments, a :class:`pyro_tbr.Tree`.
-        latent_dim: K.
+        latent_dim: K; ``None``: chosen by ``fit``.
         env_column: Name (of a DataFrame's column) or position of the column of ``X`` that holds
             each row's environment, a node of the tree.
         groups_column: Likewise of the labels of groups, see :func:`pyro_tbr.fit`; ``None``: there

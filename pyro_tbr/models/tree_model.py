@@ -35,7 +35,8 @@ class TreeModel(LocalParamsModule):
 
     Args:
         tree: The environments.
-        latent_dim: K.
+        latent_dim: K; ``None``: :func:`~pyro_tbr.fit` chooses it, see
+            :func:`~pyro_tbr.choose_latent_dim`.
         encoder: ``"linear"``, ``"mlp"``, ``"identity"``, or a torch module from (N, D) to (N, K).
         prior: Prior on the arcs' changes; default :class:`SpikeSlabPrior` with all learnt.
         likelihood: ``"gaussian"``, ``"student_t"``, ``"bernoulli"``, ``"binomial"``, ``"poisson"``,
@@ -55,7 +56,7 @@ class TreeModel(LocalParamsModule):
     def __init__(
         self,
         tree: Tree,
-        latent_dim: int,
+        latent_dim: int | None,
         encoder: str | nn.Module = "mlp",
         prior: ArcPrior | None = None,
         likelihood: str | Likelihood | Mapping[Hashable, str | Likelihood] = "gaussian",
@@ -69,9 +70,13 @@ class TreeModel(LocalParamsModule):
                 f"tree must be a pyro_tbr.Tree, got {type(tree).__name__}: make one by "
                 "Tree.from_parents, from_networkx, from_newick, from_taxonomy or from_linkage"
             )
-        if not isinstance(latent_dim, int) or latent_dim < 1:
-            raise DataError(f"latent_dim={latent_dim!r} must be a whole number, 1 or more")
-        self.tree, self.latent_dim, self.intercept = tree, latent_dim, bool(intercept)
+        whole = isinstance(latent_dim, int) and latent_dim >= 1
+        if latent_dim is not None and not whole:
+            raise DataError(
+                f"latent_dim={latent_dim!r} must be a whole number, 1 or more, or None to have it "
+                "chosen"
+            )
+        self.tree, self._latent_dim, self.intercept = tree, latent_dim, bool(intercept)
         module = "a torch module from (N, D) to (N, latent_dim)"
         _check_known(encoder, ENCODERS, nn.Module, "encoder", module)
         likelihoods = "a likelihood such as GaussianLikelihood(scale=0.3)"
@@ -84,12 +89,42 @@ class TreeModel(LocalParamsModule):
         prior = SpikeSlabPrior() if prior is None else prior
         priors = "a prior: SpikeSlabPrior(), HorseshoePrior() or GaussianPrior()"
         _check_known(prior, {}, ArcPrior, "prior", priors)
+        if latent_dim is None:
+            _check_choosable(encoder, num_features, num_outcomes)
         # In a tuple: descriptions are no part of what is trained, moved or saved.
         self._specs = (encoder, prior, likelihood)
         self.num_features: int | None = None
         self.num_outcomes: int | None = None
         if num_features is not None and num_outcomes is not None:
             self.build(num_features, num_outcomes)
+
+    @property
+    def latent_dim(self) -> int:
+        """K.
+
+        Raises:
+            DataError: It has not been chosen yet.
+        """
+        if self._latent_dim is None:
+            raise DataError(
+                "latent_dim=None is not chosen yet: fit(model, ...) chooses it and its posterior's "
+                "model has it; or give the number that choose_latent_dim(model, ...).best says"
+            )
+        return self._latent_dim
+
+    @property
+    def chooses_latent_dim(self) -> bool:
+        """K is still to be chosen."""
+        return self._latent_dim is None
+
+    def with_latent_dim(self, latent_dim: int) -> TreeModel:
+        """The same model with another K, not built yet."""
+        return TreeModel(self.tree, latent_dim, *self._specs, self.intercept)
+
+    def with_tree(self, tree: Tree, prior: ArcPrior) -> TreeModel:
+        """The same model on another tree with a prior for it, not built yet."""
+        encoder, _, likelihood = self._specs
+        return TreeModel(tree, self._latent_dim, encoder, prior, likelihood, self.intercept)
 
     @property
     def encoder_spec(self) -> str | nn.Module:
@@ -218,6 +253,26 @@ class TreeModel(LocalParamsModule):
 def _likelihood(spec: str | Likelihood) -> Likelihood:
     """The likelihood of a name."""
     return LIKELIHOODS[spec]() if isinstance(spec, str) else spec
+
+
+def _check_choosable(
+    encoder: str | nn.Module, num_features: int | None, num_outcomes: int | None
+) -> None:
+    """Refuses to leave K open where something else says it, or needs it at once."""
+    if not isinstance(encoder, str) or encoder == "identity":
+        says = (
+            "'identity' has as many latents as features"
+            if encoder == "identity"
+            else f"{type(encoder).__name__} has a number of latents of its own"
+        )
+        raise DataError(
+            f"latent_dim=None needs encoder='linear' or 'mlp': {says}; give latent_dim that number"
+        )
+    if num_features is not None and num_outcomes is not None:
+        raise DataError(
+            "latent_dim=None is not chosen yet, and num_features with num_outcomes builds the "
+            "model at once: leave these two to fit, or give latent_dim"
+        )
 
 
 def _check_known(value: object, names: dict, kind: type, argument: str, what: str) -> None:

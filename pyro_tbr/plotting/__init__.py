@@ -9,6 +9,7 @@ note says how many. Install matplotlib with ``pip install pyro-tbr[plot]``.
 """
 
 from pyro_tbr.plotting.calibration import plot_coverage, plot_reliability
+from pyro_tbr.plotting.choices import plot_latent_dims, plot_trees
 from pyro_tbr.plotting.environments import plot_effect, plot_predictive_check
 from pyro_tbr.plotting.inclusion import plot_pips, plot_tree
 from pyro_tbr.plotting.rows import plot_history, plot_latents
@@ -17,9 +18,11 @@ __all__ = [
     "plot_coverage",
     "plot_effect",
     "plot_history",
+    "plot_latent_dims",
     "plot_latents",
     "plot_pips",
     "plot_predictive_check",
     "plot_reliability",
     "plot_tree",
+    "plot_trees",
 ]

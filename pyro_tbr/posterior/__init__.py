@@ -5,6 +5,7 @@ Tables carry the user's own labels, with index names ``parent``, ``child``, ``no
 """
 
 from pyro_tbr.posterior.identification import Identification
+from pyro_tbr.posterior.latent_choice import LatentDimChoice
 from pyro_tbr.posterior.model_check import ModelCheck
 from pyro_tbr.posterior.places import NewLeaf
 from pyro_tbr.posterior.posterior import Posterior, load
@@ -17,6 +18,7 @@ from pyro_tbr.posterior.view import FitReport, LatentUnits, PosteriorView
 __all__ = [
     "FitReport",
     "Identification",
+    "LatentDimChoice",
     "LatentUnits",
     "ModelCheck",
     "NewLeaf",

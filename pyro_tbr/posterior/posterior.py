@@ -378,7 +378,8 @@ class Posterior(PosteriorView):
 
     def __repr__(self) -> str:
         rows, nodes = int(self.row_counts.sum()), int((self.row_counts > 0).sum())
-        what = f"{self.model.latent_dim} latents, {len(self.outcome_names)} outcomes"
+        chosen = "" if self.report.latent_choice is None else " (chosen)"
+        what = f"{self.model.latent_dim} latents{chosen}, {len(self.outcome_names)} outcomes"
         return f"Posterior({rows} rows at {nodes} nodes of {self.tree!r}, {what})"
 
 

@@ -175,7 +175,6 @@ class Prediction:
         draws = [scaling.to_user(drawn(each, generator)) for _, each in self._by_draw(pick)]
         return self._form.draws(torch.cat(draws, dim=1))
 
-    @torch.no_grad()
     def log_score(self, y: Any) -> float:
         """Mean log density of the observed outcomes, or log probability of binary ones, in nats.
 
@@ -189,11 +188,24 @@ class Prediction:
             DataError: Nothing is observed, or values cannot be used.
             ShapeError: The numbers of rows or outcomes differ.
         """
+        return mean_over_observed(*self._log_densities(y))
+
+    def log_scores(self, y: Any) -> Any:
+        """The log density of every outcome, (N,) or (N, Q) as ``mean``, NaN where not observed.
+
+        Arguments, unit and errors are those of :meth:`log_score`, which is the mean of these.
+        """
+        scores, outcomes = self._log_densities(y)
+        return self._form.table(torch.where(torch.isnan(outcomes), torch.nan, scores))
+
+    @torch.no_grad()
+    def _log_densities(self, y: Any) -> tuple[Tensor, Tensor]:
+        """Log densities in the user's unit (N, Q), and standardised outcomes, NaN if missing."""
         scaling = self._view.scaling
         outcomes = self._view.align_outcomes(y, self._form.order.or_of(y=y))
         outcomes = scaling.to_model(outcomes)
         parts = [Mixture(each).log_prob(outcomes[rows]) for rows, each in self._by_draw()]
-        return mean_over_observed(torch.cat(parts) - scaling.outcome_scale().log(), outcomes)
+        return torch.cat(parts) - scaling.outcome_scale().log(), outcomes
 
     def _by_draw(self, pick: Tensor | None = None) -> Iterator[tuple[Tensor, Distribution]]:
         """Some rows at a time, and the distribution of their outcomes given each (or some) draw."""

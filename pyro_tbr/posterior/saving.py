@@ -25,6 +25,7 @@ from pyro_tbr.posterior.describing import (
     guide_of,
     model_of,
 )
+from pyro_tbr.posterior.latent_choice import LatentDimChoice
 from pyro_tbr.posterior.model_check import ModelCheck
 from pyro_tbr.posterior.plain import from_plain, to_plain
 from pyro_tbr.posterior.tables import names_index
@@ -92,8 +93,8 @@ def _content(view: PosteriorView) -> dict[str, Any]:
 
 def _described(report: FitReport) -> dict[str, Any]:
     """A report as a dict of plain values and tables."""
-    check = None if report.check is None else vars(report.check)
-    return vars(report) | {"check": check}
+    values = {name: getattr(report, name) for name in ("check", "latent_choice")}
+    return vars(report) | {n: None if v is None else vars(v) for n, v in values.items()}
 
 
 def _report_of(parts: dict[str, Any]) -> FitReport:
@@ -103,7 +104,9 @@ def _report_of(parts: dict[str, Any]) -> FitReport:
         names = list(check["correlations"].columns)
         check["correlations"].index = names_index(names, "outcome")
         check = ModelCheck(**check)
-    return FitReport(**(parts | {"check": check}))
+    choice = parts.get("latent_choice")
+    choice = None if choice is None else LatentDimChoice(**choice)
+    return FitReport(**(parts | {"check": check, "latent_choice": choice}))
 
 
 def _read(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from pyro_tbr.heads.hyper import ScaleFactor
 from pyro_tbr.heads.priors import ArcPrior
 from pyro_tbr.posterior.identification import identify
+from pyro_tbr.posterior.latent_choice import LatentDimChoice
 from pyro_tbr.posterior.tables import deltas, names_index, noise_table
 from pyro_tbr.posterior.view import PosteriorView
 
@@ -37,6 +38,7 @@ class Summary:
         folds: Folds of the cross-fit.
         optimism: Share by which held-out rows fit worse than rows of training.
         likelihood: Of the outcomes.
+        latent_choice: How the number of latents was chosen; ``None``: it was given.
     """
 
     num_rows: int
@@ -49,6 +51,7 @@ class Summary:
     folds: int
     optimism: float
     likelihood: str
+    latent_choice: LatentDimChoice | None = None
 
     def __str__(self) -> str:
         ranges = [
@@ -63,6 +66,7 @@ class Summary:
             self.likelihood + (f", noise {noise}" if noise else ""),
             f"latents of the rows by {how} (held-out rows fit {self.optimism:+.1%} worse than "
             "rows of training)",
+            *self._chosen(),
             "",
             self.latents.to_string(float_format=lambda v: f"{v:.3f}"),
             "",
@@ -70,6 +74,14 @@ class Summary:
             self.changes.to_string(index=False, float_format=lambda v: f"{v:.3f}"),
         ]
         return "\n".join(lines)
+
+    def _chosen(self) -> list[str]:
+        """A line on the number of latents, where it was not given."""
+        choice = self.latent_choice
+        if choice is None:
+            return []
+        tried = choice.tried
+        return [f"{choice.best} latents, chosen of {min(tried)} to {max(tried)}"]
 
 
 @torch.no_grad()
@@ -103,6 +115,7 @@ def summarise(view: PosteriorView) -> Summary:
         folds=view.report.folds,
         optimism=view.report.optimism,
         likelihood=repr(view.model.likelihood),
+        latent_choice=view.report.latent_choice,
     )
 
 

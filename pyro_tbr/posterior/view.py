@@ -36,6 +36,7 @@ from pyro_tbr.heads.moments import DeltaMoments, NodeMoments
 from pyro_tbr.heads.statistics import Statistics
 from pyro_tbr.models import TreeModel
 from pyro_tbr.models.encoders import LatentUnits
+from pyro_tbr.posterior.latent_choice import LatentDimChoice
 from pyro_tbr.posterior.model_check import ModelCheck
 from pyro_tbr.tree import Tree, path_sum
 
@@ -64,6 +65,8 @@ class FitReport:
         group_correlation: Correlation of two rows of a group given their predictors, (Q,); ``None``
             without groups.
         check: What the rows said of the model, see :meth:`Posterior.check`.
+        latent_choice: How many latents there are, see ``choose_latent_dim``, where the model was
+            made with ``latent_dim=None``; else ``None``.
         seed: The seed.
         options: The options, as a dict.
     """
@@ -80,6 +83,7 @@ class FitReport:
     alternative_evidence: Tensor = field(default_factory=lambda: torch.zeros(0))
     group_correlation: Tensor | None = None
     check: ModelCheck | None = None
+    latent_choice: LatentDimChoice | None = None
     seed: int = 0
     options: dict[str, Any] = field(default_factory=dict)
 

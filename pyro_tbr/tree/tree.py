@@ -219,6 +219,15 @@ class Tree(TreeForms):
         i = self.index(node)
         return self.nodes[self._below(slice(i, i + 1))]
 
+    def arcs_below(self, node: Node) -> tuple[tuple[Node, Node], ...]:
+        """(parent, child) of every arc of a clade, in arc order; none for a leaf."""
+        i, places = self.index(node), list[int]()
+        block = slice(i, i + 1)
+        while block.start < block.stop:
+            block = self._below(block)
+            places += range(block.start - 1, block.stop - 1)
+        return tuple(self.arcs[place] for place in places)
+
     def descendant_leaves(self, node: Node) -> tuple[Node, ...]:
         """The leaves at or below a node, in node order; a leaf has itself."""
         i = self.index(node)

@@ -340,3 +340,20 @@ def test_laws_of_sizes(sizes, mean):
 def test_laws_that_do_not_exist_are_refused(options, message):
     with pytest.raises((DataError, ShapeError), match=message):
         simulate(**options)
+
+
+def test_changes_follow_lengths():
+    how = SMALL | {"latent_dim": 40, "num_features": 40, "num_outcomes": 20, "rows_per_leaf": 1}
+    sim = simulate(**how, changes="bernoulli", change_prob=0.3, use_lengths=True)
+    lengths = np.array(sim.tree.lengths)
+    assert (lengths > 0).all()
+    expected = 1 - 0.7 ** (lengths / lengths.mean())
+    found, number = sim.gates.mean((1, 2)), 40 * 20
+    assert (np.abs(found - expected) < 4.5 * np.sqrt(expected * (1 - expected) / number)).all()
+    plain = simulate(**how, changes="bernoulli", change_prob=0.3)
+    assert plain.tree.arcs == sim.tree.arcs
+    assert not plain.tree.has_lengths
+    with pytest.raises(DataError, match="use_lengths=True"):
+        simulate(**SMALL, use_lengths=True)
+    with pytest.raises(TreeError, match="length"):
+        simulate(plain.tree, **how, changes="bernoulli", use_lengths=True)

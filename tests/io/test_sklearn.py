@@ -317,3 +317,14 @@ def test_counts_with_exposures_and_weights():
     assert model.score(frame, sim.y) > 0.3
     with pytest.raises(DataError, match="TreeClassifier has that of two classes"):
         TreeClassifier(sim.tree, 1, likelihood="poisson").fit(frame, sim.y > 2)
+
+
+@pytest.mark.slow
+def test_the_number_of_latents_may_be_chosen(sim, frame):
+    model = TreeRegressor(
+        sim.tree, None, env_column="leaf", options=tbr.FitOptions(restarts=2, sparse_steps=0)
+    )
+    assert clone(model).latent_dim is None
+    found = model.fit(frame, sim.y)
+    assert found.posterior_.model.latent_dim in (1, 2)
+    assert found.posterior_.report.latent_choice.tried == (1, 2)

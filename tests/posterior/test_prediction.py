@@ -28,6 +28,7 @@ def test_log_score_is_the_mean_over_what_was_observed(held_out, monkeypatch):
     y = found.mean + [0.2, np.nan, -1.4]
     rows = [held_out.predict(FAR[[i]], "leaf3").log_score(y[[i]]) for i in (0, 2)]
     assert found.log_score(y) == pytest.approx(np.mean(rows))
+    np.testing.assert_allclose(found.log_scores(y), [rows[0], np.nan, rows[1]], rtol=1e-6)
     monkeypatch.setattr(prediction, "_CHUNK_ELEMENTS", 2)
     assert found.log_score(y) == pytest.approx(np.mean(rows))
     # At a leaf with rows the predictive distribution is nearly one normal.

@@ -58,6 +58,8 @@ def test_questions(tree):
         assert all(tree.parent(child) == node for child in tree.children(node))
         below = [i for i in tree.leaf_index if v == 0 or paths[i, v - 1]]
         assert tree.descendant_leaves(node) == tuple(tree.nodes[i] for i in below)
+        inside = [a for a in range(tree.num_arcs) if v == 0 or (a != v - 1 and paths[a + 1, v - 1])]
+        assert tree.arcs_below(node) == tuple(tree.arcs[a] for a in inside)
     assert tree.parent(tree.root) is None
 
 

@@ -70,8 +70,10 @@ def factors_of(nuisance: Nuisance) -> dict[str, HyperFactor]:
 
 
 def row_values(nuisance: Nuisance, rows: Tensor) -> dict[str, Tensor]:
-    """What is known of some rows (n,), (n, Q) by name."""
-    return {name: part[rows] for name, part in nuisance.items() if isinstance(part, Tensor)}
+    """What is known of some rows (n,), (n, Q) by name; of a node's own scales their medians."""
+    own = {n: p.loc.exp() for n, p in nuisance.items() if isinstance(p, LogNormalMoments)}
+    known = {name: part for name, part in nuisance.items() if isinstance(part, Tensor)}
+    return {name: part[rows] for name, part in {**own, **known}.items()}
 
 
 def of_rows(nuisance: Nuisance, rows: Tensor) -> dict[str, HyperFactor | LogNormalMoments | Tensor]:
@@ -81,7 +83,8 @@ def of_rows(nuisance: Nuisance, rows: Tensor) -> dict[str, HyperFactor | LogNorm
         for name, part in nuisance.items()
         if isinstance(part, LogNormalMoments)
     }
-    return {**factors_of(nuisance), **own, **row_values(nuisance, rows)}
+    known = {name: part[rows] for name, part in nuisance.items() if isinstance(part, Tensor)}
+    return {**factors_of(nuisance), **own, **known}
 
 
 def row_chunks(like: Tensor, nuisance: Nuisance) -> tuple[Tensor, ...]:

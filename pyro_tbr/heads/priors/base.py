@@ -191,6 +191,10 @@ class ArcPrior(Described):
         """
         return self
 
+    def without_arcs(self) -> ArcPrior:
+        """This prior, not built, without what it says of single arcs: for another tree."""
+        return self
+
     def draw_changes(
         self, values: Values, generator: Generator, relative_length: Tensor | None = None
     ) -> dict[str, Tensor]:

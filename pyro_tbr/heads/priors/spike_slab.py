@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Hashable, Iterable, Mapping
 from typing import cast
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from pyro_tbr.errors import DataError
 from pyro_tbr.heads.hyper import Rate, RateFactor, Separation, SeparationFactor
 from pyro_tbr.heads.hyper.base import as_fixed, spread_fixed
+from pyro_tbr.heads.priors.arc_weights import as_arc_weights, as_arcs, weights_of_arcs
 from pyro_tbr.heads.priors.base import ArcPrior, share_of
 from pyro_tbr.heads.priors.classes import ChangeSums, Classes, ExpectedLaw, Values
 from pyro_tbr.heads.priors.factor import PriorFactor
@@ -62,6 +64,16 @@ class SpikeSlabPrior(ArcPrior):
         use_lengths: Scale the rate by arc length, :math:`\pi_a = 1 - (1-\pi)^{l_a / \bar l}`:
             :math:`\pi` is then the rate of an arc of mean length, and an arc of length 0 never
             changes.
+        arc_weights: How much likelier than others some arcs are to change, by arc,
+            ``(parent, child)`` or ``child``: a mapping or a Series. An arc of weight w counts as
+            one w times as long, :math:`\pi_a = 1 - (1-\pi)^{w_a}` (times the relative length where
+            lengths count), so the odds of a rare change are w times as large. 1 for arcs that are
+            not named and for new leaves; 0: never changes. For an inclusion probability p of a
+            single arc: ``log(1 - p) / log(1 - inclusion_prob)``.
+        only_arcs: The arcs that may change, no others: a list of ``(parent, child)`` or ``child``;
+            for a clade ``tree.arcs_below(node)``. The horseshoe and the Gaussian prior, which have
+            no gates, take none of these three.
+        never_arcs: Arcs that never change, likewise.
 
     Source:
         Mitchell & Beauchamp, JASA 83 (1988) 1023, whose slab is uniform. Slabs that vanish at zero:
@@ -83,7 +95,12 @@ class SpikeSlabPrior(ArcPrior):
         slab_separation: float | None = None,
         spike_scale: float | Tensor | None = None,
         use_lengths: bool = False,
+        arc_weights: Mapping[Hashable, float] | None = None,
+        only_arcs: Iterable[Hashable] | None = None,
+        never_arcs: Iterable[Hashable] | None = None,
     ) -> None:
+        arc_weights = as_arc_weights(arc_weights)
+        only_arcs, never_arcs = as_arcs(only_arcs, "only_arcs"), as_arcs(never_arcs, "never_arcs")
         super().__init__(
             expected_num_nonzero=expected_num_nonzero,
             inclusion_prob=inclusion_prob,
@@ -92,6 +109,9 @@ class SpikeSlabPrior(ArcPrior):
             slab_separation=slab_separation,
             spike_scale=spike_scale,
             use_lengths=use_lengths,
+            arc_weights=arc_weights,
+            only_arcs=only_arcs,
+            never_arcs=never_arcs,
         )
         if expected_num_nonzero is not None and inclusion_prob is not None:
             raise DataError(
@@ -114,6 +134,9 @@ class SpikeSlabPrior(ArcPrior):
         self.has_spike = not (isinstance(spike_scale, (int, float)) and spike_scale == 0)
         self.spike_scale_value = as_fixed(spike_scale, "spike_scale") if self.has_spike else None
         self.use_lengths = use_lengths
+        self.arcs_differ = use_lengths or any(
+            said is not None for said in (arc_weights, only_arcs, never_arcs)
+        )
 
     def _build_changes(self, tree: Tree, standard_error: float) -> None:
         relative = torch.ones(tree.num_arcs)
@@ -121,6 +144,8 @@ class SpikeSlabPrior(ArcPrior):
             tree.require_lengths()
             lengths = torch.tensor(tree.lengths, dtype=torch.get_default_dtype())
             relative = lengths / lengths.mean()
+        said = (self.description[name] for name in ("arc_weights", "only_arcs", "never_arcs"))
+        relative = relative * weights_of_arcs(tree, *said).to(relative)
         self.register_buffer("relative_length", relative[:, None, None])
         fixed = self.inclusion_prob_value
         expected = self.description["expected_num_nonzero"]
@@ -154,21 +179,26 @@ class SpikeSlabPrior(ArcPrior):
         del sharp.spike_scale
         return sharp
 
+    def without_arcs(self) -> SpikeSlabPrior:
+        """See :meth:`ArcPrior.without_arcs`."""
+        said = dict.fromkeys(("arc_weights", "only_arcs", "never_arcs"))
+        return SpikeSlabPrior(**(self.description | said))
+
     def arc_length(self, relative_length: Tensor | None) -> Tensor:
-        """Relative lengths of some arcs, or of the tree's own, (A', 1, 1)."""
+        """Relative lengths of some arcs, or of the tree's own times their weights, (A', 1, 1)."""
         if relative_length is None:
             return self.relative_length
         return relative_length.to(self.relative_length).reshape(-1, 1, 1)
 
     def may_change(self, relative_length: Tensor | None = None) -> Tensor:
-        """Not arcs of length 0, where lengths count."""
+        """Not arcs of length 0, where lengths count, or of weight 0."""
         length = self.arc_length(relative_length)
-        return length > 0 if self.use_lengths else torch.ones_like(length, dtype=torch.bool)
+        return length > 0 if self.arcs_differ else torch.ones_like(length, dtype=torch.bool)
 
     def arc_inclusion_prob(self, rate: Tensor, relative_length: Tensor | None = None) -> Tensor:
         """Prior inclusion probability of each arc, (*S, A, W, Q or 1), from the rate (*S, W, .)."""
         length = self.arc_length(relative_length)
-        if not self.use_lengths:
+        if not self.arcs_differ:
             return rate.unsqueeze(-3).expand(*rate.shape[:-2], len(length), *rate.shape[-2:])
         return -torch.expm1(length.to(rate) * torch.log1p(-rate).unsqueeze(-3))
 
@@ -204,7 +234,7 @@ class _SpikeSlabFactor(PriorFactor):
         weights = weights.reshape(-1, 1, 1, 1)
         on = prior.arc_inclusion_prob(rates, relative_length)
         log_keep = torch.log1p(-rates).unsqueeze(1)
-        if prior.use_lengths:
+        if prior.arcs_differ:
             log_keep = prior.arc_length(relative_length) * log_keep
         parts = on.clamp(min=torch.finfo(on.dtype).tiny).log(), log_keep, on
         log_on, log_off, mean_on = ((weights * part).sum(0) for part in parts)
@@ -307,7 +337,9 @@ class _SpikeSlabFactor(PriorFactor):
         prior = self.prior
         if not prior.has_spike or prior.spike_scale.fixed is not None:
             return False
-        known = informed.to(now.delta_second.device)
+        known = informed.to(now.delta_second.device) & prior.may_change().flatten()
+        if not known.any():
+            return False
         size = now.delta_second[..., known].mean((1, 2)).sqrt().reshape(-1, 1)
         self._rate().initialise(torch.tensor(_SECOND_RATE), _SECOND_SPREAD)
         self.scale("slab_scale").initialise(_SECOND_SLAB * size, _SECOND_SPREAD)

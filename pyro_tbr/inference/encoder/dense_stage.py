@@ -122,10 +122,12 @@ class DenseStage:
                 components = tuple(n for n in (least, 2 * least, 4 * least) if n < width)
         return [Recipe(d, c, steps, lr) for c in components for d in decays]
 
-    def choose(self, rows: StandardRows, held_out: StandardRows) -> DenseFit:
-        """The fit to ``rows`` by the recipe that does best on held-out rows."""
+    def choose(
+        self, rows: StandardRows, held_out: StandardRows, recipes: list[Recipe] | None = None
+    ) -> DenseFit:
+        """The fit to ``rows`` by the recipe that does best on held-out rows, of these or of all."""
         best, best_score, last = None, float("inf"), None
-        for recipe in self.recipes(len(rows)):
+        for recipe in self.recipes(len(rows)) if recipes is None else recipes:
             warm = last is not None and last.recipe.num_components == recipe.num_components
             last = self.fit(rows, recipe, held_out, start=last if warm else None)
             score = last.loss(held_out, seen=False).mean().item()
@@ -145,9 +147,7 @@ class DenseStage:
 
         Held-out rows choose among states of the training.
         """
-        model = copy.deepcopy(self.model if start is None else start.model)
-        if start is None:
-            self._begin(model, rows, recipe)
+        model = self.begun(rows, recipe) if start is None else copy.deepcopy(start.model)
         trace = None
         trainable = any(p.requires_grad for p in model.encoder.parameters())
         if trainable and not spans_all(model.encoder) and recipe.steps:
@@ -161,8 +161,12 @@ class DenseStage:
         model.head = self.model.head.with_prior(GaussianPrior())
         return DenseFit(model, *self._weights(model, rows), recipe, None)
 
-    def _begin(self, model: TreeModel, rows: StandardRows, recipe: Recipe) -> None:
-        """A fresh encoder with standardised latents, and the dense prior."""
+    def begun(self, rows: StandardRows, recipe: Recipe) -> TreeModel:
+        """A model with a fresh encoder, in closed form if it has one, and the dense prior.
+
+        Its latents are standardised.
+        """
+        model = copy.deepcopy(self.model)
         encoder = model.encoder
         if isinstance(encoder, PreparedEncoder):
             encoder.num_components = recipe.num_components or encoder.num_components
@@ -175,6 +179,7 @@ class DenseStage:
             with torch.no_grad():
                 z = encoder(rows.x)
                 encoder.set_output(z.mean(0), torch.diag(1 / z.std(0).clamp(min=1e-6)))
+        return model
 
     def _train(
         self,
@@ -247,10 +252,20 @@ def _leading_directions(model: TreeModel, rows: PreparedRows) -> Tensor:
     Source:
         Reduced-rank regression: Izenman, Journal of Multivariate Analysis 5 (1975) 248.
     """
-    width, latent_dim = model.encoder.width, model.latent_dim
     like = model.encoder.output_map
     if spans_all(model.encoder):
+        width, latent_dim = model.encoder.width, model.latent_dim
         return torch.eye(width, latent_dim, dtype=like.dtype, device=like.device)
+    return leading_axes(model, rows, model.encoder.width)[:, : model.latent_dim].to(like)
+
+
+@torch.no_grad()
+def leading_axes(model: TreeModel, rows: PreparedRows, width: int) -> Tensor:
+    """All directions of R white features by what outcomes hang on them, (R, R), most first.
+
+    See :func:`_leading_directions`; double precision.
+    """
+    like = model.encoder.output_map
     head = model.head.with_prior(GaussianPrior(pooled=True), width)
     guide = TreeGuide(head, rows.rows.nodes(model.tree.num_nodes)).to(like.device)
     stats = condition(
@@ -263,6 +278,6 @@ def _leading_directions(model: TreeModel, rows: PreparedRows) -> Tensor:
     scaled = mean * stats.count.sqrt().to(mean)[:, None, :]
     stacked = scaled.permute(0, 2, 1).reshape(-1, width).double()
     _, vectors = torch.linalg.eigh(stacked.T @ stacked)
-    leading = vectors.flip(1)[:, :latent_dim]
+    leading = vectors.flip(1)
     sign = leading.gather(0, leading.abs().argmax(0, keepdim=True)).sign()
-    return (leading * sign).to(like)
+    return leading * sign
