@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -48,7 +48,7 @@ class MixedLikelihood(Likelihood):
         super().__init__(parts=dict(parts))
         self._parts = dict(parts)
         self.by_node = any(part.by_node for part in parts.values())
-        self.takes = tuple(dict.fromkeys(name for part in parts.values() for name in part.takes))
+        self.takes = _taken(parts.values())
         self.built = nn.ModuleList()
         self._groups: list[_Group] = []
 
@@ -108,6 +108,7 @@ class MixedLikelihood(Likelihood):
             sites = {hyper.name: hyper.site for hyper in hypers}
             groups.append(_Group(part, group.columns, sites))
         built._groups = groups
+        built.takes = _taken(group.likelihood for group in groups)
         return built
 
     def hyperparameters(self) -> list[Hyperparameter]:
@@ -334,6 +335,11 @@ class MixedLikelihood(Likelihood):
             own = function(group.likelihood, _own(group, values))
             found |= {group.sites.get(name, name): value for name, value in own.items()}
         return found
+
+
+def _taken(parts: Iterable[Likelihood]) -> tuple[str, ...]:
+    """What some of the parts take of rows."""
+    return tuple(dict.fromkeys(name for part in parts for name in part.takes))
 
 
 def _own(group: _Group, values: Any) -> dict[str, Any]:
