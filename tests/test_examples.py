@@ -315,8 +315,6 @@ def test_what_pays():
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::pyro_tbr.errors.ConvergenceWarning")
-@pytest.mark.slow
 def test_averaged_bases(capsys):
     found = run("averaged_bases", "--fits", 2, "--rows", 30, "--settings", "few leaves")
     fits = found["fits"].set_index(["seed", "method"])
@@ -327,6 +325,8 @@ def test_averaged_bases(capsys):
     assert "Averaged less the fit" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::pyro_tbr.errors.ConvergenceWarning")
 def test_hard_world(capsys, tmp_path):
     settings = ["plain", "uneven rows", "binary", "correlated outcomes", "too many latents"]
     path = tmp_path / "fits.csv"
@@ -362,3 +362,13 @@ def test_arc_lengths():
     found = run("arc_lengths", "--fits", 2, "--leaves", 8, 10)
     assert found["means"]["auroc"].gt(0.5).all()
     assert len(found["differences"]) == 10
+
+
+@pytest.mark.slow
+def test_count_outcomes():
+    found = run(
+        "count_outcomes", "--data", data("neurons_m1"), "--genes", 2, "--likelihoods",
+        "negative_binomial", "gaussian",
+    )  # fmt: skip
+    assert found.loc["negative_binomial", "log score"] > found.loc["gaussian", "log score"]
+    assert found["coverage"].between(0.8, 0.99).all()

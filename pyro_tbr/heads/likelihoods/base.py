@@ -6,12 +6,11 @@ import copy
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyro_tbr.data.outcomes import Outcomes, default_names
+from pyro_tbr.data.outcomes import default_names
 from pyro_tbr.heads.hyper.base import HyperFactor, HyperFactors, by_name
 from pyro_tbr.heads.likelihoods.expectations import (
     Nuisance,
@@ -22,8 +21,7 @@ from pyro_tbr.heads.likelihoods.expectations import (
     touching,
 )
 from pyro_tbr.heads.likelihoods.learning import climb
-from pyro_tbr.heads.likelihoods.parameters import Parameters
-from pyro_tbr.heads.likelihoods.scaling import Scaling, unscaled
+from pyro_tbr.heads.likelihoods.support import Support
 
 _LEAST_PRECISION = 1e-6  # of a row's site, over the mean one of its outcome
 
@@ -39,7 +37,7 @@ class Kind(NamedTuple):
     discrete: bool
 
 
-class Likelihood(Parameters):
+class Likelihood(Support):
     r"""Maps a linear predictor to the distribution of an outcome; abstract.
 
     A new one says four things, and three of them have defaults:
@@ -85,8 +83,6 @@ class Likelihood(Parameters):
             that are standardised.
         interval: What the bounds of a prediction are of: a new ``"outcome"``, or its ``"mean"``.
         discrete: Outcomes are whole numbers.
-        takes: Names of what it takes of each row beside the outcome.
-        placeholder: An outcome it takes, which stands where none was observed.
         unit: (Q,), the user's units in one unit of the outcomes the model sees; after ``build``.
         num_nodes: V, nodes of the tree; after ``build``.
     """
@@ -95,8 +91,6 @@ class Likelihood(Parameters):
     predictor_scale: float = 1.0
     interval: str = "outcome"
     discrete: bool = False
-    takes: tuple[str, ...] = ()
-    placeholder: float = 0.0
     unit: Tensor
     num_nodes: int = 1
 
@@ -157,55 +151,6 @@ class Likelihood(Parameters):
         """
         del nuisance
         return []
-
-    def check(self, y: Outcomes) -> None:
-        """Refuses outcomes it does not take; missing ones are NaN and pass.
-
-        Raises:
-            DataError: Names rows and columns; ``y.refuse`` makes it.
-        """
-
-    def check_informative(self, y: Outcomes) -> None:
-        """Refuses outcomes there is nothing to learn from, before training only.
-
-        Raises:
-            DataError: Names the column.
-        """
-
-    def check_with(self, y: Outcomes, values: Mapping[str, np.ndarray]) -> None:
-        """Refuses outcomes that do not fit what is known of their rows, (N, Q) by name.
-
-        Raises:
-            DataError: Names rows and columns.
-        """
-
-    def standardise(self, y: Tensor, *, intercept: bool) -> Scaling:
-        """Units the model is to see outcomes (N, Q) in, NaN where not observed.
-
-        Args:
-            y: Outcomes in the user's units.
-            intercept: Whether the predictor has an intercept, which takes up a shift.
-        """
-        del intercept
-        return unscaled(y)
-
-    def units(self, y: Tensor, values: Mapping[str, Tensor], *, intercept: bool) -> Scaling:
-        """The same where units depend on what is known of rows, (N, Q) by name in the user's."""
-        del values
-        return self.standardise(y, intercept=intercept)
-
-    def row_values(
-        self, values: Mapping[str, Tensor], scaling: Scaling, num_rows: int
-    ) -> dict[str, Tensor]:
-        """What is known of N rows in the model's units, (N, Q) by name; what is not has a default.
-
-        Args:
-            values: In the user's units, (N, Q) by name, those out of ``takes`` that are known.
-            scaling: The user's units.
-            num_rows: N.
-        """
-        del scaling, num_rows
-        return dict(values)
 
     def start_moments(self, y: Tensor, nuisance: Nuisance) -> tuple[Tensor, Tensor]:
         """Means and variances (N, Q) of predictors that a first expansion of rows is made at.
@@ -387,11 +332,3 @@ class Likelihood(Parameters):
             return outcome.variance + (outcome.mean - expected[rows]).square()
 
         return expected, expectation(spread, mean, var, nuisance)
-
-    def rescale(self, draws: dict[str, Tensor], scaling: Scaling) -> dict[str, Tensor]:
-        """The draws (S, ...) by site name, its own parameters among them in the user's units."""
-        return scaling.rescale(draws, self.hyperparameters())
-
-    def filled(self, y: Tensor) -> Tensor:
-        """Outcomes, with what it takes where none was observed."""
-        return torch.where(torch.isnan(y), self.placeholder, y)
