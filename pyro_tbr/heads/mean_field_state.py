@@ -12,6 +12,7 @@ from torch.nn.functional import logsigmoid
 from pyro_tbr.heads.guide import Guide, logit
 from pyro_tbr.heads.hyper import quadrature
 from pyro_tbr.heads.moments import DeltaMoments, NodeMoments
+from pyro_tbr.heads.priors.base import whole_event
 from pyro_tbr.heads.priors.classes import ChangeSums, ExpectedLaw, Values, normal_mixture
 from pyro_tbr.heads.statistics import Statistics
 from pyro_tbr.tree import path_sum
@@ -130,7 +131,9 @@ class MeanFieldState(Guide):
         if self.head.prior.has_spike:
             closed = off + _normal_kl(law, slice(0, 1), self.spike_loc, self.spike_log_scale)
         each = on.exp() * (on + change) + off.exp() * closed
-        return torch.where(self._free, each, 0.0).sum()
+        together = self.factor.together(on.exp()).unsqueeze(-1)
+        total = torch.where(self._free, each, 0.0).sum()
+        return total - torch.where(self._free, together, 0.0).sum()
 
     def log_odds(self) -> Tensor:
         """See :meth:`Guide.log_odds`."""
@@ -161,7 +164,7 @@ class MeanFieldState(Guide):
         own = self._known
         if prior.gated:
             on = torch.where(self._free, torch.sigmoid(self.logits), prob[..., 1:].sum(-1))
-            gates = pyro.sample("gates", dist.Bernoulli(on).to_event(3))
+            gates = pyro.sample("gates", whole_event(prior.gates_given(on, self._free, values)))
             own = own & (gates > 0)
         law = self._sites(prob[..., first:], mean[..., first:], var[..., first:], own,
                           self.loc, self.log_scale)  # fmt: skip

@@ -60,6 +60,7 @@ def _climbed(
         if last is not None and (bound - last).abs().max() < _SETTLED:
             break
         last = bound
+        guide.factor.exchange(guide.current, guide.informed_arcs)
         guide.factor.learn(guide.current, guide.informed_arcs)
         _restore({name: f for name, f in learnt.items() if name not in own}, kept)
     _restore(learnt, kept)

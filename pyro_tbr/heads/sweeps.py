@@ -187,7 +187,9 @@ class Sweeps:
         guide.refresh(guide.passes(slice(None), components, refit=self.learn_hyper))
         after, var_after = self._moments()
         moves = (after - here).abs() / var_after.sqrt()
-        return torch.maximum(moves, ((var / var_after).sqrt() - 1).abs()) if coupled else moves
+        if coupled:
+            moves = torch.maximum(moves, ((var / var_after).sqrt() - 1).abs())
+        return self._with_gates(moves)
 
     @staticmethod
     def _potentials_given(
@@ -223,7 +225,12 @@ class Sweeps:
             if coupled:
                 moves[:, :, k] = torch.maximum(moves[:, :, k], (sd_before / sd - 1).abs())
         guide.refresh(guide.passes(slice(None), components, refit=self.learn_hyper))
-        return moves
+        return self._with_gates(moves)
+
+    def _with_gates(self, moves: Tensor) -> Tensor:
+        """Moves (E, Q, W), or those of inclusion probabilities as outcomes hear of each other."""
+        guide = self.guide
+        return torch.maximum(moves, guide.factor.exchange(guide.current, guide.informed_arcs))
 
     def _moments(self) -> tuple[Tensor, Tensor]:
         """Means and variances of the weights at the nodes with rows, (E, Q, W) each."""

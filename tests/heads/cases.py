@@ -39,6 +39,10 @@ PRIORS = {  # learnt hyperparameters, fixed ones
         SpikeSlabPrior,
         lambda: SpikeSlabPrior(None, 0.3, 1.0, 2.0, spike_scale=0.15),
     ),
+    "grouped": (
+        lambda: SpikeSlabPrior(gates="grouped"),
+        lambda: SpikeSlabPrior(None, 0.3, 1.0, 2.0, gates="grouped"),
+    ),
     "gaussian": (GaussianPrior, lambda: GaussianPrior(0.7, 2.0)),
     "horseshoe": (HorseshoePrior, lambda: HorseshoePrior(global_scale=0.3, root_scale=2.0)),
 }

@@ -155,7 +155,7 @@ class ArcPrior(Described):
         root = pyro.sample("root_weights", law)
         rest = (hyper for hyper in self.hyperparameters() if hyper is not self.root_scale)
         laws = self.site_laws({hyper.name: hyper() for hyper in rest})
-        sites = {name: pyro.sample(name, law.to_event(3)) for name, law in laws.items()}
+        sites = {name: pyro.sample(name, whole_event(law)) for name, law in laws.items()}
         if not self.gated:
             return root, sites["deltas"]
         deltas = sites["gates"] * sites["slab"]
@@ -183,6 +183,14 @@ class ArcPrior(Described):
             laws["spike"] = dist.Normal(mean[..., 0], width)
         return laws
 
+    def gates_given(self, on: Tensor, known: Tensor, values: Values) -> dist.TorchDistribution:
+        """A law of gates that are independent where known, (A, 1, 1) bool, else the prior's.
+
+        Probabilities ``on`` of open gates, (*S, A, W, Q), are the prior's where not known.
+        """
+        del known, values
+        return dist.Bernoulli(on)
+
     def without_learnt_spike(self) -> ArcPrior:
         """This built prior with no change where gates are closed, unless the user gave its size.
 
@@ -209,6 +217,11 @@ class ArcPrior(Described):
         if self.gated:
             draws["gates"] = (pick > 0).to(deltas.dtype)
         return draws
+
+
+def whole_event(law: dist.TorchDistribution) -> dist.TorchDistribution:
+    """A law of changes (*S, A, W, Q) whose arcs, weights and outcomes are one event."""
+    return law.to_event(3 - len(law.event_shape))
 
 
 def share_of(expected: float, num_arcs: int) -> float:

@@ -69,6 +69,11 @@ class ChangeSums(NamedTuple):
     second: Tensor
 
 
+def stacked(parts: list[Tensor]) -> Tensor:
+    """Classes behind, from (..., W, Q) that broadcast against each other."""
+    return torch.stack(torch.broadcast_tensors(*parts), -1)
+
+
 def normal_mixture(prob: Tensor, mean: Tensor, var: Tensor) -> dist.TorchDistribution:
     """The mixture of normals whose classes lie in the last dimension, weighed by ``prob``."""
     scale = var.sqrt()

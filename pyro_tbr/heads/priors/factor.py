@@ -212,6 +212,33 @@ class PriorFactor(nn.Module):
         share = torch.where(informed.reshape(-1, 1, 1, 1), now.class_prob.movedim(-2, 0), 0.0)
         return self.root_gap() + (share * (each - law.excess)).sum((0, 2, 3))
 
+    def exchange(self, now: TreePosterior, informed: Tensor) -> Tensor:
+        """Lets the trees of a weight's outcomes tell each other what passes have found.
+
+        Returns:
+            The largest change of an inclusion probability by that, (Q, W); 0 where outcomes have
+            nothing to tell.
+        """
+        del informed
+        return now.log_evidence.new_zeros(())
+
+    def together(self, inclusion: Tensor) -> Tensor:
+        """Expected log probability of gates that no gate's own term in the law has, (A, W).
+
+        Args:
+            inclusion: Probabilities of open gates, independent, (A, W, Q).
+        """
+        return torch.zeros_like(inclusion[..., 0])
+
+    def none_open(self, now: TreePosterior, outcomes: Tensor) -> Tensor:
+        """Probability that none of some outcomes (n,) changed, on arcs with rows, (A, W)."""
+        assert now.pips is not None  # the caller has asked for gates
+        return (1 - now.pips[:, outcomes]).prod(1).T
+
+    def prior_none(self, outcomes: Tensor) -> Tensor:
+        """Prior probability that none of some outcomes (n,) changed, (A, W)."""
+        return (1 - self.prior_inclusion()[..., outcomes]).prod(-1)
+
     @torch.no_grad()
     def draw(self, data: Evidence, num_samples: int, generator: Generator) -> dict[str, Tensor]:
         """Joint draws by site name, of joint hyperparameters too; others are at q's centre."""
@@ -234,11 +261,17 @@ class PriorFactor(nn.Module):
 
         Relative to a point mass at zero for gates that are closed, if the spike has no width.
         """
+        return self.log_density(data, now.log_evidence.sum(), draws, self.law())
+
+    def log_density(
+        self, data: Evidence, log_evidence: Tensor, draws: dict[str, Tensor], law: ExpectedLaw
+    ) -> Tensor:
+        """The same of draws under a law of changes, given the log evidence of all trees."""
         loc, scale = self.root_law()
         root, deltas = draws["root_weights"].double(), draws["deltas"].double()
-        log_q = data.log_potential(root, deltas) - now.log_evidence.sum()
+        log_q = data.log_potential(root, deltas) - log_evidence
         log_q = log_q + dist.Normal(loc, scale).log_prob(root).sum((1, 2))
-        law = ExpectedLaw(*(part.detach().double() for part in self.law()))
+        law = ExpectedLaw(*(part.detach().double() for part in law))
         normal = dist.Normal(law.mean, torch.where(law.var > 0, law.var, 1.0).sqrt())
         each = torch.where(law.var > 0, normal.log_prob(deltas.unsqueeze(-1)), 0.0)
         each = each + law.prob.clamp(min=1e-300).log()
@@ -250,11 +283,18 @@ class PriorFactor(nn.Module):
         informed = data.informed.reshape(-1, 1, 1)
         return log_q + torch.where(informed, total, 0.0).sum((1, 2, 3))
 
+    def draw_one(
+        self, data: Evidence, now: TreePosterior, generator: Generator
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """One joint draw as of :meth:`draw`, and its log q."""
+        draws = self.draw(data, 1, generator)
+        return draws, self.log_prob(data, now, draws)[0]
+
     def emit(self, data: Evidence, now: TreePosterior, generator: Generator) -> None:
         """Pyro sites: one joint draw along the tree, its log density on ``root_weights``."""
         values = {name: factor() for name, factor in self.hyper.items()}
-        draws = self.draw(data, 1, generator)
-        density = self.log_prob(data, now, draws)[0].to(draws["root_weights"])
+        draws, density = self.draw_one(data, now, generator)
+        density = density.to(draws["root_weights"])
         root = dist.Delta(draws["root_weights"][0], log_density=density, event_dim=2)
         pyro.sample("root_weights", root)
         # What the draws do not say has the prior, which cancels.
@@ -273,7 +313,9 @@ class PriorFactor(nn.Module):
 def _emit(name: str, law: dist.TorchDistribution, ours: Tensor, own: Tensor) -> Tensor:
     """A site with our value, whose density is accounted for elsewhere, or else the prior's."""
     value = torch.where(own, ours, law.sample())
-    density = torch.where(own, 0.0, law.log_prob(value)).sum()
+    # Outcomes that are one event have rows on the same arcs.
+    one = own[..., 0] if law.event_shape else own
+    density = torch.where(one, 0.0, law.log_prob(value)).sum()
     return pyro.sample(name, dist.Delta(value, log_density=density, event_dim=value.dim()))
 
 
