@@ -9,9 +9,10 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import logsigmoid
 
+from pyro_tbr.errors import DataError
 from pyro_tbr.heads.guide import Guide, logit
 from pyro_tbr.heads.hyper import quadrature
-from pyro_tbr.heads.moments import DeltaMoments, NodeMoments
+from pyro_tbr.heads.moments import ArcInclusion, DeltaMoments, NodeMoments
 from pyro_tbr.heads.priors.base import whole_event
 from pyro_tbr.heads.priors.classes import ChangeSums, ExpectedLaw, Values, normal_mixture
 from pyro_tbr.heads.statistics import Statistics
@@ -26,6 +27,11 @@ class MeanFieldState(Guide):
     def __init__(self, head: Any, informed_nodes: Tensor | None = None) -> None:
         super().__init__(head, informed_nodes)
         prior = self.head.prior
+        if prior.all_or_none:
+            raise DataError(
+                f"{prior!r}: {type(self).__name__} takes the outcomes' gates as independent, so "
+                "they cannot be all or none: use guide='tree' (TreeGuide), or gates='grouped'"
+            )
         self.root_loc = nn.Parameter(prior.root_loc.clone())
         self.root_log_scale = nn.Parameter(torch.full_like(self.root_loc, math.log(0.05)))
         shape = prior.delta_shape
@@ -145,6 +151,12 @@ class MeanFieldState(Guide):
     def path_inclusion(self, arcs: Tensor) -> Tensor:
         """See :meth:`Guide.path_inclusion`: arcs are independent."""
         return 1 - (1 - self.delta_moments().inclusion[arcs].double()).prod(0)
+
+    @torch.no_grad()
+    def arc_inclusion(self, outcomes: Tensor) -> ArcInclusion:
+        """See :meth:`Guide.arc_inclusion`: all gates are independent."""
+        none = (1 - self.delta_moments().inclusion[..., outcomes].double()).prod(-1)
+        return self._arc_inclusion_apart(none, outcomes)
 
     def forward(self, *args: object, **kwargs: object) -> None:
         """Pyro sites of q; the arguments are the model's and not used."""

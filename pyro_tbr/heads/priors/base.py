@@ -49,11 +49,13 @@ class ArcPrior(Described):
     Attributes:
         gated: The first class is the closed gate: a change is *included* in the others. Sites are
             then ``gates``, ``slab`` and, where the first class has a width, ``spike``.
+        all_or_none: An arc changes either all outcomes or none.
         has_spike: Arcs whose gate is closed change a little.
         use_lengths: What a change is depends on the length of its arc.
     """
 
     gated = False
+    all_or_none = False
     has_spike = False
     use_lengths = False
 

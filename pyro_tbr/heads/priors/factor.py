@@ -212,14 +212,19 @@ class PriorFactor(nn.Module):
         share = torch.where(informed.reshape(-1, 1, 1, 1), now.class_prob.movedim(-2, 0), 0.0)
         return self.root_gap() + (share * (each - law.excess)).sum((0, 2, 3))
 
-    def exchange(self, now: TreePosterior, informed: Tensor) -> Tensor:
+    def exchange(self, now: TreePosterior, informed: Tensor, step: float) -> Tensor:
         """Lets the trees of a weight's outcomes tell each other what passes have found.
 
+        Args:
+            now: The passes.
+            informed: Arcs with rows below, (A,) bool.
+            step: Share of the way from what they have told before.
+
         Returns:
-            The largest change of an inclusion probability by that, (Q, W); 0 where outcomes have
-            nothing to tell.
+            The largest change of an inclusion probability by the whole way, (Q, W); 0 where
+            outcomes have nothing to tell.
         """
-        del informed
+        del informed, step
         return now.log_evidence.new_zeros(())
 
     def together(self, inclusion: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Size, Tensor
 from torch.distributions import constraints
 
 _LEAST = 1e-100  # probability whose logarithm is taken
-_REST = 1e-12  # likewise, where it is one less another
+_REST = 1e-26  # likewise, where it is one less another
 
 
 class GateLevels(NamedTuple):

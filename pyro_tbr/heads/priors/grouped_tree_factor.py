@@ -31,9 +31,9 @@ from pyro_tbr.heads.priors.pairing import paired
 from pyro_tbr.tree import Tree
 from pyro_tbr.tree.messages import ArcLaw, InsideMessages, TreePosterior
 
-_STEP = 0.6  # of a message towards its new value
-_LEAST_RATE, _REST = 1e-100, 1e-12  # that an arc that may change is left with, or its rest
-_MOST = 600.0  # log Bayes factor of one gate
+_LEAST_RATE, _REST = 1e-100, 1e-12  # of a rate that a tree takes, and of what is left to 1
+_LEAST_REST = 1e-26  # likewise of the levels, where no gate of an active arc may be closed
+_MOST = 60.0  # log Bayes factor of one gate
 _LEAST = 1e-300
 _SURE_START = 30.0  # log Bayes factors of changes that a start takes for certain, and of others
 
@@ -57,7 +57,7 @@ class GroupedTreeFactor(GroupedFactor):
         """Logarithms of the two levels at q's centre, (A or 1, W, 1 or Q), all finite."""
         levels = self.expected_levels()
         logs = (part.clamp(min=_LEAST_RATE).log() for part in levels[2:])
-        rests = ((1 - part).clamp(min=_REST).log() for part in levels[2:])
+        rests = ((1 - part).clamp(min=_LEAST_REST).log() for part in levels[2:])
         active, within = logs
         inactive, closed = rests
         return LevelLogs(active, inactive, within, closed)
@@ -82,13 +82,12 @@ class GroupedTreeFactor(GroupedFactor):
         return torch.where(known, found, 0.0)
 
     @torch.no_grad()
-    def exchange(self, now: TreePosterior, informed: Tensor) -> Tensor:
+    def exchange(self, now: TreePosterior, informed: Tensor, step: float) -> Tensor:
         """See :meth:`PriorFactor.exchange`."""
         before = self._rates()
         said = self._said(now, before, informed)
-        # How far there is to go, whatever the step.
         moves = (self._rates(said) - before).abs()
-        self.log_bayes.copy_(torch.lerp(self.log_bayes, said.to(self.log_bayes), _STEP))
+        self.log_bayes.copy_(torch.lerp(self.log_bayes, said.to(self.log_bayes), step))
         return moves.amax(0).T
 
     # ---- what trees see

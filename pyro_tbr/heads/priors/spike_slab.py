@@ -148,6 +148,7 @@ class SpikeSlabPrior(ArcPrior):
         )
         if self.gates != "separate" and self.num_outcomes > 1:
             value = torch.ones(()) if self.gates == "shared" else None
+            self.all_or_none = self.gates == "shared"
             self.sharing = Rate(
                 "sharing", (self.num_weights, 1), value, concentration1=1, concentration0=1
             )
@@ -164,7 +165,7 @@ class SpikeSlabPrior(ArcPrior):
 
     @property
     def has_levels(self) -> bool:
-        """Gates of a built prior are at two levels: of several outcomes, and not independent."""
+        """Gates of this built prior are at two levels: of several outcomes, not independent."""
         return hasattr(self, "sharing")
 
     def without_learnt_spike(self) -> SpikeSlabPrior:
