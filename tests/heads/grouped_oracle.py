@@ -37,7 +37,8 @@ def enumerate_gates(tree, eta, lam, active, within, slab_scale, root_scale):
         log_prob = sum(fits[q][p] for q, p in enumerate(picks))
         for arc in on:
             follow = active * math.prod(within if g else 1 - within for g in arc.tolist())
-            log_prob = log_prob + math.log(follow + (1 - active) * float(arc.sum() == 0))
+            prob = follow + (1 - active) * float(arc.sum() == 0)
+            log_prob = log_prob + (math.log(prob) if prob > 0 else -math.inf)
         joint.append(log_prob)
         gates.append(on)
         nodes.append(torch.stack([means[q][p] for q, p in enumerate(picks)], -1))

@@ -49,12 +49,15 @@ class ArcPrior(Described):
     Attributes:
         gated: The first class is the closed gate: a change is *included* in the others. Sites are
             then ``gates``, ``slab`` and, where the first class has a width, ``spike``.
-        all_or_none: An arc changes either all outcomes or none.
+        has_levels: Of a built prior, gates of several outcomes depend on whether their arc is
+            active, so outcomes tell of each other's gates.
+        all_or_none: Of a built prior, an arc changes either all outcomes or none.
         has_spike: Arcs whose gate is closed change a little.
         use_lengths: What a change is depends on the length of its arc.
     """
 
     gated = False
+    has_levels = False
     all_or_none = False
     has_spike = False
     use_lengths = False

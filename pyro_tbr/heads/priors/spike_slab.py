@@ -148,7 +148,7 @@ class SpikeSlabPrior(ArcPrior):
         )
         if self.gates != "separate" and self.num_outcomes > 1:
             value = torch.ones(()) if self.gates == "shared" else None
-            self.all_or_none = self.gates == "shared"
+            self.has_levels, self.all_or_none = True, self.gates == "shared"
             self.sharing = Rate(
                 "sharing", (self.num_weights, 1), value, concentration1=1, concentration0=1
             )
@@ -162,11 +162,6 @@ class SpikeSlabPrior(ArcPrior):
             )
         if self.has_spike:
             self.spike_scale = self._scale("spike_scale", self.spike_scale_value, median=0.05)
-
-    @property
-    def has_levels(self) -> bool:
-        """Gates of this built prior are at two levels: of several outcomes, not independent."""
-        return hasattr(self, "sharing")
 
     def without_learnt_spike(self) -> SpikeSlabPrior:
         """See :meth:`ArcPrior.without_learnt_spike`."""
