@@ -63,17 +63,20 @@ class Activity:
         return whole
 
     def gates_log_lik(self, state: ChainState, factor: HyperFactor) -> Callable[[Tensor], Tensor]:
-        """Log likelihood of rate or sharing given activity and gates."""
-        values, gates = state.values, (state.classes > 0).double().permute(0, 2, 3, 1)
+        """Log likelihood of rate or sharing given the gates, the activity summed out."""
+        values, gates = state.values, (state.classes > 0).permute(0, 2, 3, 1)
 
         def log_lik(real: Tensor) -> Tensor:
             now = {**values, factor.hyper.name: factor.to_support(real)}
             prob = self.prior.arc_inclusion_prob(now["inclusion_rate"])
             logs = level_logs(prob, now["sharing"].unsqueeze(-3))
-            each = values["active"] * torch.where(gates > 0, logs.open, logs.closed)
+            each = torch.where(gates, logs.open, logs.closed).sum(-1, keepdim=True)
+            each = logs.active + each
+            none = torch.logaddexp(logs.inactive, each)
+            each = torch.where(gates.any(-1, keepdim=True), each, none)
             return torch.where(self.known, each, 0.0).sum((-1, -3)).unsqueeze(-1)
 
-        return self.with_prior(log_lik, values, factor)
+        return log_lik
 
     def moved(self, active: Tensor, latent: int) -> Tensor:
         """Places (G, ...) of one latent's activity, around a centre next to the first of them."""

@@ -208,6 +208,8 @@ class Chains:
         known = self.informed[:, None].expand_as(state.deltas)
         on, off = known & (state.classes > 0), known & (state.classes == 0)
         if self.activity is not None:
+            for name in LEVELS:
+                self._draw(name, self.activity.gates_log_lik(state, self.factors[name]))
             self.activity.draw(state.values, state.classes)
         self._rescale("slab_scale", on)
         if prior.has_spike:
@@ -218,10 +220,7 @@ class Chains:
         state, prior = self.state, self.prior
         known = self.informed[:, None].expand_as(state.deltas)
         on, off = known & (state.classes > 0), known & (state.classes == 0)
-        if self.activity is not None:
-            for name in LEVELS:
-                self._draw(name, self.activity.gates_log_lik(state, self.factors[name]))
-        else:
+        if self.activity is None:
             rate = self.factors["inclusion_rate"].hyper.shape
             gates = [part.double().permute(0, 2, 3, 1) for part in (on, off)]
             gates = [part.sum(-1, keepdim=True) if rate[-1] == 1 else part for part in gates]
