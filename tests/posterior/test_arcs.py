@@ -148,6 +148,29 @@ def test_files_of_before_have_separate_gates(fits, tmp_path):
     pd.testing.assert_frame_equal(old.pips(), fits["separate"].pips())
 
 
+def test_summary_has_the_sharing(fits):
+    assert (fits["shared"].summary().latents["sharing"] == 1).all()
+    assert fits["grouped"].summary().latents["sharing"].between(0.1, 0.99).all()
+    assert "sharing" not in fits["separate"].summary().latents
+
+
+def test_scikit_learn_and_arviz_faces():
+    pytest.importorskip("sklearn")
+    pytest.importorskip("arviz_base")
+    from pyro_tbr.io.arviz import to_datatree
+    from pyro_tbr.io.sklearn import TreeRegressor
+
+    x, y, env = toy(BALANCED.leaves, 15, shift={"a": 1.5}, num_outcomes=2)
+    frame = pd.DataFrame({"feature": x[:, 0], "leaf": env})
+    prior = tbr.SpikeSlabPrior(gates="grouped")
+    made = TreeRegressor(BALANCED, latent_dim=1, encoder="identity", prior=prior,
+                         env_column="leaf", options=FAST)  # fmt: skip
+    fitted = made.fit(frame, y)
+    assert fitted.predict(frame).shape == y.shape
+    data = to_datatree(fitted.posterior_, num_draws=50)
+    assert data["posterior"]["sharing"].shape == (1, 50, 2)
+
+
 def test_new_leaves_and_draws(fits):
     posterior = fits["shared"]
     x = np.ones((4, 2))

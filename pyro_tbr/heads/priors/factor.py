@@ -8,7 +8,6 @@ enumeration with the rate integrated out inclusion probabilities by the mean are
 
 from typing import Any, cast
 
-import pyro
 import pyro.distributions as dist
 import torch
 from torch import Generator, Tensor, nn
@@ -16,7 +15,13 @@ from torch import Generator, Tensor, nn
 from pyro_tbr.errors import DataError
 from pyro_tbr.heads.hyper.base import HyperFactor, by_name
 from pyro_tbr.heads.hyper.scales import ScaleFactor
-from pyro_tbr.heads.priors.classes import ChangeSums, ExpectedLaw, expected_law
+from pyro_tbr.heads.priors.classes import (
+    ChangeSums,
+    ExpectedLaw,
+    expected_law,
+    expected_log_density,
+)
+from pyro_tbr.heads.priors.emitting import emit_sites
 from pyro_tbr.heads.priors.evidence import Evidence
 from pyro_tbr.tree import Tree
 from pyro_tbr.tree.messages import ArcLaw, InsideMessages, TreePosterior, sample, smooth
@@ -183,7 +188,7 @@ class PriorFactor(nn.Module):
         sums = ChangeSums(*(part.detach().to(params[0]) for part in sums))
         for step in range(_CLIMB_STEPS):
             optimizer.param_groups[0]["lr"] = _CLIMB_RATE * (1 - step / _CLIMB_STEPS)
-            loss = -_expected_log_density(self.law(), sums).sum()
+            loss = -expected_log_density(self.law(), sums).sum()
             loss = loss + sum(factor.kl().sum() for factor in factors)
             optimizer.zero_grad()
             loss.backward()
@@ -299,38 +304,7 @@ class PriorFactor(nn.Module):
         """Pyro sites: one joint draw along the tree, its log density on ``root_weights``."""
         values = {name: factor() for name, factor in self.hyper.items()}
         draws, density = self.draw_one(data, now, generator)
-        density = density.to(draws["root_weights"])
-        root = dist.Delta(draws["root_weights"][0], log_density=density, event_dim=2)
-        pyro.sample("root_weights", root)
-        # What the draws do not say has the prior, which cancels.
-        laws, known = self.prior.site_laws(values), data.informed.reshape(-1, 1, 1)
-        deltas = draws["deltas"][0]
-        if not self.prior.gated:
-            _emit("deltas", laws["deltas"], deltas, known)
-            return
-        gates = _emit("gates", laws["gates"], draws["gates"][0], known)
-        _emit("slab", laws["slab"], deltas, known & (gates > 0))
-        if "spike" in laws:
-            own = known & self.prior.may_change() & (gates == 0)
-            _emit("spike", laws["spike"], deltas, own)
-
-
-def _emit(name: str, law: dist.TorchDistribution, ours: Tensor, own: Tensor) -> Tensor:
-    """A site with our value, whose density is accounted for elsewhere, or else the prior's."""
-    value = torch.where(own, ours, law.sample())
-    # Outcomes that are one event have rows on the same arcs.
-    one = own[..., 0] if law.event_shape else own
-    density = torch.where(one, 0.0, law.log_prob(value)).sum()
-    return pyro.sample(name, dist.Delta(value, log_density=density, event_dim=value.dim()))
-
-
-def _expected_log_density(law: ExpectedLaw, sums: ChangeSums) -> Tensor:
-    """Expected log density of changes under q of the hyperparameters, (A, W, Q)."""
-    precision = torch.where(law.var > 0, 1 / torch.where(law.var > 0, law.var, 1.0), 0.0)
-    log_scale = 0.5 * torch.where(law.var > 0, law.var, 1.0).log()
-    square = sums.second - 2 * law.mean * sums.first + law.mean.square() * sums.count
-    each = sums.count * (law.log_prob + law.excess - log_scale) - 0.5 * precision * square
-    return each.sum(-1)
+        emit_sites(self.prior, values, draws, density, data.informed)
 
 
 def root_square(now: TreePosterior, root_loc: Tensor) -> Tensor:
