@@ -23,7 +23,7 @@ from pyro_tbr.heads.priors.classes import ExpectedLaw
 from pyro_tbr.heads.priors.gate_levels import LevelLogs, gate_levels, level_logs
 from pyro_tbr.heads.priors.spike_slab_factor import SpikeSlabFactor
 
-_POINTS = 9  # of rate and of sharing, for what is expected of both
+_POINTS = {"inclusion_rate": 15, "sharing": 9}  # for what is expected of both
 _GRID = {"inclusion_rate": (-14.0, 8.0, 441), "sharing": (-8.0, 8.0, 161)}  # of logits
 _ROUNDS = 2  # of rate and sharing, each given the other
 _MOST_LENGTHS = 48  # of arcs that are told apart when these are learnt
@@ -71,7 +71,7 @@ class GroupedFactor(SpikeSlabFactor):
     def _points(self, relative_length: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Inclusion probabilities (T, A or 1, W, .), sharing (T, 1, W, 1), weights (T, 1, 1, 1)."""
         (rate, of_rate), (sharing, of_sharing) = (
-            cast(HyperFactor, self.hyper[name]).points(_POINTS) for name in _GRID
+            cast(HyperFactor, self.hyper[name]).points(_POINTS[name]) for name in _GRID
         )
         prob = self.prior.arc_inclusion_prob(rate.double(), relative_length)
         prob = prob if self.prior.use_lengths else prob[:, :1]
@@ -157,7 +157,7 @@ class GroupedFactor(SpikeSlabFactor):
         if not factor.learnt:
             return
         other = next(one for one in _GRID if one != name)
-        held, weights = cast(HyperFactor, self.hyper[other]).points(_POINTS)
+        held, weights = cast(HyperFactor, self.hyper[other]).points(_POINTS[other])
         real = torch.linspace(*_GRID[name], dtype=torch.float64, device=held.device)
         candidates = torch.sigmoid(real).reshape(-1, 1, 1, 1)
         values = {name: candidates, other: held.double().unsqueeze(0)}

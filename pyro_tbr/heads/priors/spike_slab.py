@@ -64,8 +64,8 @@ class SpikeSlabPrior(ArcPrior):
         use_lengths: Scale the rate by arc length, :math:`\pi_a = 1 - (1-\pi)^{l_a / \bar l}`:
             :math:`\pi` is then the rate of an arc of mean length, and an arc of length 0 never
             changes.
-        gates: ``"separate"``: t = 0; ``"grouped"``: t is learnt, one per latent; ``"shared"``:
-            t = 1. With one outcome they are the same.
+        gates: ``"grouped"``: t is learnt, one per latent; ``"separate"``: t = 0, no outcome tells
+            of another; ``"shared"``: t = 1. With one outcome they are the same.
 
     Raises:
         DataError: An argument is out of its range, or two say the same thing.
@@ -90,7 +90,7 @@ class SpikeSlabPrior(ArcPrior):
         slab_separation: float | None = None,
         spike_scale: float | Tensor | None = None,
         use_lengths: bool = False,
-        gates: str = "separate",
+        gates: str = "grouped",
     ) -> None:
         super().__init__(
             expected_num_nonzero=expected_num_nonzero,
