@@ -314,6 +314,31 @@ def test_what_pays():
     assert all(math.isfinite(value) for value in found.values())
 
 
+@pytest.mark.filterwarnings("ignore::pyro_tbr.errors.ModelWarning")
+@pytest.mark.filterwarnings("ignore::pyro_tbr.errors.IdentificationWarning")
+def test_gates_of_neurons(capsys):
+    table = run(
+        *("gates", "--neurons", "--data", data("neurons_m1").parent, "--max-outcomes", 2),
+        *("--latent-dim", 1, "--components", 1, "--restarts", 1),
+        *("--gates", "separate", "grouped"),
+    )["table"]
+    assert table["log score"].gt(-3).all()
+    assert table["intercepts"].gt(0).all()
+    assert "| grouped |" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::pyro_tbr.errors.ModelWarning")
+def test_gates(capsys, tmp_path):
+    found = run("gates", "--sets", 2, "--settings", "shared", "--csv", tmp_path / "fits.csv")
+    fits = found["fits"]
+    assert len(fits) == len(pd.read_csv(tmp_path / "fits.csv")) == 2 * 3
+    assert fits["AUROC"].gt(0.8).all()
+    mean = fits.groupby("gates")["log loss"].mean()
+    assert mean["grouped"] < mean["separate"]
+    assert "| shared | grouped |" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_averaged_bases(capsys):
     found = run("averaged_bases", "--fits", 2, "--rows", 30, "--settings", "few leaves")

@@ -14,7 +14,7 @@ from pyro_tbr.heads.head import Head
 from pyro_tbr.heads.hyper.base import HyperFactors, by_name
 from pyro_tbr.heads.likelihoods.expectations import Nuisance, as_dict
 from pyro_tbr.heads.local_params import LocalParamsModule
-from pyro_tbr.heads.moments import DeltaMoments, NodeMoments
+from pyro_tbr.heads.moments import ArcInclusion, DeltaMoments, NodeMoments
 from pyro_tbr.heads.priors import PriorFactor
 from pyro_tbr.heads.rows import DesignRows
 from pyro_tbr.heads.statistics import Statistics
@@ -23,7 +23,7 @@ from pyro_tbr.tree import Tree, descendant_sum
 _SITE_ELEMENTS = 500_000  # of one block of draws; a draw goes through all components of a message
 _FALL, _FALL_SHARE = 1.0, 1e-3  # of the bound in a step of sites that is not taken back
 _WHERE_ROWS_ARE = ("informed_arcs", "seen")  # parts of a guide's state
-_PATH_DRAWS, _PATH_SEED = 4000, 141_421  # behind the inclusion of a path without another form
+_PATH_DRAWS, _PATH_SEED = 4000, 141_421  # behind the inclusion of several without another form
 
 
 class Settled(NamedTuple):
@@ -306,6 +306,28 @@ class Guide(LocalParamsModule):
         generator = Generator().manual_seed(_PATH_SEED)
         blocks = self.sample_arcs("gates", _PATH_DRAWS, generator)
         return torch.cat([block[:, arcs].any(1) for block in blocks]).double().mean(0)
+
+    @torch.no_grad()
+    def arc_inclusion(self, outcomes: Tensor) -> ArcInclusion:
+        """Probabilities that some of these outcomes (n,) changed; here shares of draws."""
+        generator = Generator().manual_seed(_PATH_SEED)
+        total, num_latents = [], self.head.num_latents
+        for block in self.sample_arcs("gates", _PATH_DRAWS, generator):
+            some = (block[..., outcomes] > 0).any(-1)  # (s, A, W)
+            each = [some, some[..., :num_latents].any(-1, True), some.any(-1, True)]
+            total.append(torch.cat(each, -1).double().sum(0))
+        found = torch.stack(total).sum(0) / _PATH_DRAWS
+        return ArcInclusion(found[:, :-2], found[:, -2], found[:, -1])
+
+    def _arc_inclusion_apart(self, none: Tensor, outcomes: Tensor) -> ArcInclusion:
+        """The same of weights that are independent.
+
+        From the probability that none of the outcomes changed where there are rows, (A, W).
+        """
+        known = self.informed_arcs.reshape(-1, 1)
+        none = torch.where(known, none.double(), self.factor.prior_none(outcomes).double())
+        slopes = 1 - none[:, : self.head.num_latents].prod(-1)
+        return ArcInclusion(1 - none, slopes, 1 - none.prod(-1))
 
     def shrinkage(self) -> Tensor:
         """Posterior mean of the share of a change that its prior takes away, (A, W, Q).

@@ -202,7 +202,7 @@ class MeanFieldGuide(MeanFieldState):
         guide = TreeGuide(self.head, informed, num_components=8).to(self.root_loc.device)
         guide.nuisance.load_state_dict(self.nuisance.state_dict())
         if not guide.factor.joint:
-            guide.factor.load_state_dict(self.factor.state_dict())
+            guide.hyper.load_state_dict(self.hyper.state_dict())
         return guide
 
     def _take_better(self, tree: TreeGuide, stats: Statistics, run: Callable[[], object]) -> None:

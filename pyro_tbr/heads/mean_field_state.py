@@ -9,9 +9,11 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import logsigmoid
 
+from pyro_tbr.errors import DataError
 from pyro_tbr.heads.guide import Guide, logit
 from pyro_tbr.heads.hyper import quadrature
-from pyro_tbr.heads.moments import DeltaMoments, NodeMoments
+from pyro_tbr.heads.moments import ArcInclusion, DeltaMoments, NodeMoments
+from pyro_tbr.heads.priors.base import whole_event
 from pyro_tbr.heads.priors.classes import ChangeSums, ExpectedLaw, Values, normal_mixture
 from pyro_tbr.heads.statistics import Statistics
 from pyro_tbr.tree import path_sum
@@ -25,6 +27,11 @@ class MeanFieldState(Guide):
     def __init__(self, head: Any, informed_nodes: Tensor | None = None) -> None:
         super().__init__(head, informed_nodes)
         prior = self.head.prior
+        if prior.all_or_none:
+            raise DataError(
+                f"{prior!r}: {type(self).__name__} takes the outcomes' gates as independent, so "
+                "they cannot be all or none: use guide='tree' (TreeGuide), or gates='grouped'"
+            )
         self.root_loc = nn.Parameter(prior.root_loc.clone())
         self.root_log_scale = nn.Parameter(torch.full_like(self.root_loc, math.log(0.05)))
         shape = prior.delta_shape
@@ -130,7 +137,9 @@ class MeanFieldState(Guide):
         if self.head.prior.has_spike:
             closed = off + _normal_kl(law, slice(0, 1), self.spike_loc, self.spike_log_scale)
         each = on.exp() * (on + change) + off.exp() * closed
-        return torch.where(self._free, each, 0.0).sum()
+        together = self.factor.together(on.exp()).unsqueeze(-1)
+        total = torch.where(self._free, each, 0.0).sum()
+        return total - torch.where(self._free, together, 0.0).sum()
 
     def log_odds(self) -> Tensor:
         """See :meth:`Guide.log_odds`."""
@@ -142,6 +151,12 @@ class MeanFieldState(Guide):
     def path_inclusion(self, arcs: Tensor) -> Tensor:
         """See :meth:`Guide.path_inclusion`: arcs are independent."""
         return 1 - (1 - self.delta_moments().inclusion[arcs].double()).prod(0)
+
+    @torch.no_grad()
+    def arc_inclusion(self, outcomes: Tensor) -> ArcInclusion:
+        """See :meth:`Guide.arc_inclusion`: all gates are independent."""
+        none = (1 - self.delta_moments().inclusion[..., outcomes].double()).prod(-1)
+        return self._arc_inclusion_apart(none, outcomes)
 
     def forward(self, *args: object, **kwargs: object) -> None:
         """Pyro sites of q; the arguments are the model's and not used."""
@@ -161,7 +176,7 @@ class MeanFieldState(Guide):
         own = self._known
         if prior.gated:
             on = torch.where(self._free, torch.sigmoid(self.logits), prob[..., 1:].sum(-1))
-            gates = pyro.sample("gates", dist.Bernoulli(on).to_event(3))
+            gates = pyro.sample("gates", whole_event(prior.gates_given(on, self._free, values)))
             own = own & (gates > 0)
         law = self._sites(prob[..., first:], mean[..., first:], var[..., first:], own,
                           self.loc, self.log_scale)  # fmt: skip

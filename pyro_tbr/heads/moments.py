@@ -33,6 +33,20 @@ class DeltaMoments(NamedTuple):
     slab_var: Tensor
 
 
+class ArcInclusion(NamedTuple):
+    """Probabilities that an arc has a change of some outcome's effect.
+
+    Attributes:
+        each: Of each weight, (A, W).
+        slopes: Of some latent, whichever, (A,).
+        every: Of some latent or the intercept, (A,).
+    """
+
+    each: Tensor
+    slopes: Tensor
+    every: Tensor
+
+
 def predictor_moments(
     design: Tensor, env_index: Tensor, moments: NodeMoments, cov: Tensor | None = None
 ) -> NodeMoments:

@@ -13,6 +13,7 @@ from pyro_tbr.heads.tree_state import TreeState
 
 _MOST_UPDATES = 30
 _SETTLED = 0.02  # moves of a latent's log evidence below which updates end
+_TALK = 0.6  # step of what outcomes tell each other
 _WORTH = 0.1  # log evidence by which the second start must be better
 
 Factors = dict[str, HyperFactor]
@@ -60,6 +61,7 @@ def _climbed(
         if last is not None and (bound - last).abs().max() < _SETTLED:
             break
         last = bound
+        guide.factor.exchange(guide.current, guide.informed_arcs, _TALK)
         guide.factor.learn(guide.current, guide.informed_arcs)
         _restore({name: f for name, f in learnt.items() if name not in own}, kept)
     _restore(learnt, kept)

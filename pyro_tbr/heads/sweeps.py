@@ -33,6 +33,8 @@ _SHRINK = 0.5  # shorter by this factor after a sweep that moved more than the o
 _DRIFT = 0.1  # and more than this, which other components that are kept can do
 _CAREFUL = (0.3, 0.1)  # steps of the runs that go on where one has not come to rest
 _PROGRESS, _PATIENCE = 0.9, 10  # expectation propagation that does not get shorter by this ends
+_TALK = 0.6  # step of what outcomes tell each other of their gates,
+_QUIETER, _LEAST_TALK = 0.7, 0.2  # shorter by this factor, down to that, where news get larger
 _PACE = 0.7  # all weights move at once while each sweep moves less than this share of the last
 # Squared residuals over the noise variance, of a node and outcome, by which expectation propagation
 # may be above mean field, and as many again for each weight: it shrinks what is uncertain.
@@ -51,6 +53,7 @@ class Sweeps:
         likelihood = guide.head.likelihood
         self._moves_noise = likelihood.exact and (learn_nuisance or likelihood.by_node)
         self._done = 0
+        self._talk, self._told = _TALK, math.inf
 
     @property
     def few(self) -> int:
@@ -187,7 +190,9 @@ class Sweeps:
         guide.refresh(guide.passes(slice(None), components, refit=self.learn_hyper))
         after, var_after = self._moments()
         moves = (after - here).abs() / var_after.sqrt()
-        return torch.maximum(moves, ((var / var_after).sqrt() - 1).abs()) if coupled else moves
+        if coupled:
+            moves = torch.maximum(moves, ((var / var_after).sqrt() - 1).abs())
+        return self._with_gates(moves)
 
     @staticmethod
     def _potentials_given(
@@ -223,7 +228,17 @@ class Sweeps:
             if coupled:
                 moves[:, :, k] = torch.maximum(moves[:, :, k], (sd_before / sd - 1).abs())
         guide.refresh(guide.passes(slice(None), components, refit=self.learn_hyper))
-        return moves
+        return self._with_gates(moves)
+
+    def _with_gates(self, moves: Tensor) -> Tensor:
+        """Moves (E, Q, W), or those of inclusion probabilities as outcomes hear of each other."""
+        guide = self.guide
+        found = guide.factor.exchange(guide.current, guide.informed_arcs, self._talk)
+        told = found.max().item()
+        if told > max(self._told, _DRIFT):
+            self._talk = max(_LEAST_TALK, _QUIETER * self._talk)
+        self._told = told
+        return torch.maximum(moves, found)
 
     def _moments(self) -> tuple[Tensor, Tensor]:
         """Means and variances of the weights at the nodes with rows, (E, Q, W) each."""

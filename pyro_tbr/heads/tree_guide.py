@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from pyro_tbr.errors import TrainingError
 from pyro_tbr.heads.guide import Settled, allowed_fall, logit
 from pyro_tbr.heads.local_params import show_parameter
-from pyro_tbr.heads.moments import DeltaMoments, NodeMoments
+from pyro_tbr.heads.moments import ArcInclusion, DeltaMoments, NodeMoments
 from pyro_tbr.heads.rows import DesignRows
 from pyro_tbr.heads.sites import row_moments, row_sites
 from pyro_tbr.heads.statistics import Statistics, statistics
@@ -294,6 +294,12 @@ class TreeGuide(TreeState):
         value = -torch.expm1(self._log_off(on_path, self.current.log_evidence, sweeps=2))
         # The cap's error stays within what the single arcs allow.
         return torch.minimum(torch.maximum(value, single.amax(-1)), single.sum(-1).clamp(max=1.0))
+
+    @torch.no_grad()
+    def arc_inclusion(self, outcomes: Tensor) -> ArcInclusion:
+        """See :meth:`Guide.arc_inclusion`: by closed forms, latents independent."""
+        none = self.factor.none_open(self.current, outcomes)
+        return self._arc_inclusion_apart(none, outcomes)
 
     def forward(self, *args: object, **kwargs: object) -> None:
         """Pyro sites of q: one joint draw along the tree, its log density on ``root_weights``.

@@ -29,8 +29,8 @@ class TreeModel(LocalParamsModule):
 
     An encoder and a :class:`~pyro_tbr.heads.Head`. A Pyro model: ``model(x, env_index, y=None)``
     has the sites ``root_scale``, ``root_weights``, those of the prior (``inclusion_rate``,
-    ``slab_scale``, ``gates``, ``slab``, ``deltas``; ``global_scale``, ``local_scale``),
-    ``noise_scale``, ``z`` and ``y``. It believes in whatever units its ``y`` has;
+    ``sharing``, ``slab_scale``, ``gates``, ``slab``, ``deltas``; ``global_scale``,
+    ``local_scale``), ``noise_scale``, ``z`` and ``y``. It believes in whatever units its ``y`` has;
     :func:`~pyro_tbr.fit` gives it standardised outcomes.
 
     Args:

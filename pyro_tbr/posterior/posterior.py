@@ -15,6 +15,7 @@ from torch import nn
 import pyro_tbr.posterior.saving as saving
 import pyro_tbr.posterior.tables as tables
 from pyro_tbr.data import align_features
+from pyro_tbr.posterior.arcs import arc_pip_table
 from pyro_tbr.posterior.bases import bases_table
 from pyro_tbr.posterior.checking import check_of
 from pyro_tbr.posterior.convergence import convergence_table
@@ -50,6 +51,26 @@ class Posterior(PosteriorView):
         """
         pips = self.guide.delta_moments().inclusion
         return tables.pip_table(self.tree, pips, self.latent_names, self.outcome_names)
+
+    def arc_pips(self, outcome: Hashable = None) -> pd.DataFrame:
+        """Probability that a latent's effect changed along an arc for some outcome.
+
+        With one outcome these are :meth:`pips`. For ``guide="tree"`` and mean field it follows from
+        the inclusion probabilities, latents independent, and with ``SpikeSlabPrior(gates=)`` other
+        than ``"separate"`` from what all outcomes say of the arc; for others it is a share of
+        joint draws, standard error up to 0.008.
+
+        Args:
+            outcome: Name of the only outcome to ask for; ``None``: whichever.
+
+        Returns:
+            Rows (parent, child), columns latents, then ``any_slope``, that some latent's effect
+            changed, and ``any``, that this or the intercept did.
+
+        Raises:
+            DataError: The prior has no gates, or there is no such outcome.
+        """
+        return arc_pip_table(self, outcome)
 
     @torch.no_grad()
     def deltas(self, level: float = 0.9) -> pd.DataFrame:

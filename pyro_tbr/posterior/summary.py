@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pyro_tbr.heads.hyper import ScaleFactor
+from pyro_tbr.heads.hyper import HyperFactor, ScaleFactor
 from pyro_tbr.heads.priors import ArcPrior
 from pyro_tbr.posterior.identification import identify
 from pyro_tbr.posterior.latent_choice import LatentDimChoice
@@ -32,8 +32,8 @@ class Summary:
             likelihood has none.
         noise_range: Its ``least`` and ``most`` over environments with rows, by outcome; likewise.
         latents: By latent: share of the predictor's variance, expected number of changes (sum of
-            PIPs over arcs and outcomes), prior and posterior mean of the inclusion rate, whether
-            it is used.
+            PIPs over arcs and outcomes), prior and posterior mean of the inclusion rate, that of
+            the sharing where gates of outcomes hang together, whether it is used.
         changes: The surest changes, as in ``Posterior.deltas``, without log odds.
         folds: Folds of the cross-fit.
         optimism: Share by which held-out rows fit worse than rows of training.
@@ -96,6 +96,9 @@ def summarise(view: PosteriorView) -> Summary:
     if guide.has_gates:
         columns |= _prior_rate(model.prior)
         columns["posterior_rate"] = moments.prior_inclusion.mean((0, 2))
+        if "sharing" in guide.hyper:
+            sharing, weights = cast(HyperFactor, guide.hyper["sharing"]).points()
+            columns["sharing"] = torch.einsum("t,twq->w", weights, sharing)
         columns["expected_changes"] = moments.inclusion[informed].sum((0, 2))
     names = names_index(view.latent_names, "latent")
     latents = pd.DataFrame({name: v.cpu().numpy() for name, v in columns.items()}, index=names)

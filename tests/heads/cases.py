@@ -28,16 +28,21 @@ K, Q = 2, 2
 W = K + 1
 PRIORS = {  # learnt hyperparameters, fixed ones
     "spike and slab": (
-        lambda: SpikeSlabPrior(spike_scale=0),
-        lambda: SpikeSlabPrior(None, 0.3, 1.0, 2.0),
+        lambda: SpikeSlabPrior(spike_scale=0, gates="separate"),
+        lambda: SpikeSlabPrior(None, 0.3, 1.0, 2.0, gates="separate"),
     ),
     "lengths": (
-        lambda: SpikeSlabPrior(use_lengths=True),
-        lambda: SpikeSlabPrior(1.2, None, 1.0, 2.0, use_lengths=True),
+        lambda: SpikeSlabPrior(use_lengths=True, gates="separate"),
+        lambda: SpikeSlabPrior(1.2, None, 1.0, 2.0, use_lengths=True, gates="separate"),
     ),
     "wide spike": (
-        SpikeSlabPrior,
-        lambda: SpikeSlabPrior(None, 0.3, 1.0, 2.0, spike_scale=0.15),
+        lambda: SpikeSlabPrior(gates="separate"),
+        lambda: SpikeSlabPrior(None, 0.3, 1.0, 2.0, spike_scale=0.15, gates="separate"),
+    ),
+    "grouped": (SpikeSlabPrior, lambda: SpikeSlabPrior(None, 0.3, 1.0, 2.0)),
+    "grouped, lengths": (
+        lambda: SpikeSlabPrior(use_lengths=True, spike_scale=0),
+        lambda: SpikeSlabPrior(1.2, None, 1.0, 2.0, use_lengths=True, spike_scale=0.15),
     ),
     "gaussian": (GaussianPrior, lambda: GaussianPrior(0.7, 2.0)),
     "horseshoe": (HorseshoePrior, lambda: HorseshoePrior(global_scale=0.3, root_scale=2.0)),

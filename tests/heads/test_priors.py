@@ -27,6 +27,8 @@ PRIORS = {
     "lengths, expected": lambda: SpikeSlabPrior(1.5, use_lengths=True, slab_scale=1.0),
     "wide spike": lambda: SpikeSlabPrior(),
     "wide spike, fixed": lambda: SpikeSlabPrior(None, 0.3, 0.7, 2.0, spike_scale=0.1),
+    "separate": lambda: SpikeSlabPrior(gates="separate"),
+    "shared": lambda: SpikeSlabPrior(gates="shared"),
     "a rate each": lambda: SpikeSlabPrior(inclusion_prob=torch.rand(W, Q)),
     "horseshoe": lambda: HorseshoePrior(),
     "horseshoe, fixed": lambda: HorseshoePrior(global_scale=0.2, slab_scale=1.5, root_scale=2.0),
@@ -51,6 +53,8 @@ def expected_sites(prior):
     sites = {"root_scale": scale, "root_weights": (W, Q), "slab_scale": scale}
     if isinstance(prior, SpikeSlabPrior):
         sites |= {"inclusion_rate": scale, "gates": (A, W, Q), "slab": (A, W, Q)}
+        if prior.has_levels:
+            sites["sharing"] = scale
         if prior.halves:
             sites["slab_separation"] = (1, 1)
         if prior.has_spike:
@@ -147,6 +151,7 @@ def test_an_arc_of_length_zero_never_changes():
     draws = [prior()[1] for _ in range(200)]
     assert all((deltas[still] == 0).all() for deltas in draws)
     values = {"inclusion_rate": prior.inclusion_rate.fixed.expand(500, W, 1),
+              "sharing": torch.full((500, W, 1), 0.5),
               "slab_scale": prior.slab_scale.fixed.expand(500, W, Q)}  # fmt: skip
     changes = prior.draw_changes(values, torch.Generator().manual_seed(0))
     assert (changes["gates"][:, still] == 0).all()

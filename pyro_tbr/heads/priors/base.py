@@ -49,11 +49,16 @@ class ArcPrior(Described):
     Attributes:
         gated: The first class is the closed gate: a change is *included* in the others. Sites are
             then ``gates``, ``slab`` and, where the first class has a width, ``spike``.
+        has_levels: Of a built prior, gates of several outcomes depend on whether their arc is
+            active, so outcomes tell of each other's gates.
+        all_or_none: Of a built prior, an arc changes either all outcomes or none.
         has_spike: Arcs whose gate is closed change a little.
         use_lengths: What a change is depends on the length of its arc.
     """
 
     gated = False
+    has_levels = False
+    all_or_none = False
     has_spike = False
     use_lengths = False
 
@@ -155,7 +160,7 @@ class ArcPrior(Described):
         root = pyro.sample("root_weights", law)
         rest = (hyper for hyper in self.hyperparameters() if hyper is not self.root_scale)
         laws = self.site_laws({hyper.name: hyper() for hyper in rest})
-        sites = {name: pyro.sample(name, law.to_event(3)) for name, law in laws.items()}
+        sites = {name: pyro.sample(name, whole_event(law)) for name, law in laws.items()}
         if not self.gated:
             return root, sites["deltas"]
         deltas = sites["gates"] * sites["slab"]
@@ -182,6 +187,14 @@ class ArcPrior(Described):
             width = torch.where(var[..., 0] > 0, var[..., 0], 1.0).sqrt()
             laws["spike"] = dist.Normal(mean[..., 0], width)
         return laws
+
+    def gates_given(self, on: Tensor, known: Tensor, values: Values) -> dist.TorchDistribution:
+        """A law of gates that are independent where known, (A, 1, 1) bool, else the prior's.
+
+        Probabilities ``on`` of open gates, (*S, A, W, Q), are the prior's where not known.
+        """
+        del known, values
+        return dist.Bernoulli(on)
 
     def without_learnt_spike(self) -> ArcPrior:
         """This built prior with no change where gates are closed, unless the user gave its size.
@@ -213,6 +226,11 @@ class ArcPrior(Described):
         if self.gated:
             draws["gates"] = (pick > 0).to(deltas.dtype)
         return draws
+
+
+def whole_event(law: dist.TorchDistribution) -> dist.TorchDistribution:
+    """A law of changes (*S, A, W, Q) whose arcs, weights and outcomes are one event."""
+    return law.to_event(3 - len(law.event_shape))
 
 
 def share_of(expected: float, num_arcs: int) -> float:

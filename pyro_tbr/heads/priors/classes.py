@@ -69,6 +69,11 @@ class ChangeSums(NamedTuple):
     second: Tensor
 
 
+def stacked(parts: list[Tensor]) -> Tensor:
+    """Classes behind, from (..., W, Q) that broadcast against each other."""
+    return torch.stack(torch.broadcast_tensors(*parts), -1)
+
+
 def normal_mixture(prob: Tensor, mean: Tensor, var: Tensor) -> dist.TorchDistribution:
     """The mixture of normals whose classes lie in the last dimension, weighed by ``prob``."""
     scale = var.sqrt()
@@ -118,3 +123,12 @@ def expected_law(classes: Classes) -> ExpectedLaw:
         excess,
         (prob * (var + mean.square())).mean(0),
     )
+
+
+def expected_log_density(law: ExpectedLaw, sums: ChangeSums) -> Tensor:
+    """Expected log density of changes under q of the hyperparameters, (A, W, Q)."""
+    precision = torch.where(law.var > 0, 1 / torch.where(law.var > 0, law.var, 1.0), 0.0)
+    log_scale = 0.5 * torch.where(law.var > 0, law.var, 1.0).log()
+    square = sums.second - 2 * law.mean * sums.first + law.mean.square() * sums.count
+    each = sums.count * (law.log_prob + law.excess - log_scale) - 0.5 * precision * square
+    return each.sum(-1)

@@ -8,7 +8,6 @@ enumeration with the rate integrated out inclusion probabilities by the mean are
 
 from typing import Any, cast
 
-import pyro
 import pyro.distributions as dist
 import torch
 from torch import Generator, Tensor, nn
@@ -16,7 +15,13 @@ from torch import Generator, Tensor, nn
 from pyro_tbr.errors import DataError
 from pyro_tbr.heads.hyper.base import HyperFactor, by_name
 from pyro_tbr.heads.hyper.scales import ScaleFactor
-from pyro_tbr.heads.priors.classes import ChangeSums, ExpectedLaw, expected_law
+from pyro_tbr.heads.priors.classes import (
+    ChangeSums,
+    ExpectedLaw,
+    expected_law,
+    expected_log_density,
+)
+from pyro_tbr.heads.priors.emitting import emit_sites
 from pyro_tbr.heads.priors.evidence import Evidence
 from pyro_tbr.tree import Tree
 from pyro_tbr.tree.messages import ArcLaw, InsideMessages, TreePosterior, sample, smooth
@@ -183,7 +188,7 @@ class PriorFactor(nn.Module):
         sums = ChangeSums(*(part.detach().to(params[0]) for part in sums))
         for step in range(_CLIMB_STEPS):
             optimizer.param_groups[0]["lr"] = _CLIMB_RATE * (1 - step / _CLIMB_STEPS)
-            loss = -_expected_log_density(self.law(), sums).sum()
+            loss = -expected_log_density(self.law(), sums).sum()
             loss = loss + sum(factor.kl().sum() for factor in factors)
             optimizer.zero_grad()
             loss.backward()
@@ -212,6 +217,38 @@ class PriorFactor(nn.Module):
         share = torch.where(informed.reshape(-1, 1, 1, 1), now.class_prob.movedim(-2, 0), 0.0)
         return self.root_gap() + (share * (each - law.excess)).sum((0, 2, 3))
 
+    def exchange(self, now: TreePosterior, informed: Tensor, step: float) -> Tensor:
+        """Lets the trees of a weight's outcomes tell each other what passes have found.
+
+        Args:
+            now: The passes.
+            informed: Arcs with rows below, (A,) bool.
+            step: Share of the way from what they have told before.
+
+        Returns:
+            The largest change of an inclusion probability by the whole way, (Q, W); 0 where
+            outcomes have nothing to tell.
+        """
+        del informed, step
+        return now.log_evidence.new_zeros(())
+
+    def together(self, inclusion: Tensor) -> Tensor:
+        """Expected log probability of gates that no gate's own term in the law has, (A, W).
+
+        Args:
+            inclusion: Probabilities of open gates, independent, (A, W, Q).
+        """
+        return torch.zeros_like(inclusion[..., 0])
+
+    def none_open(self, now: TreePosterior, outcomes: Tensor) -> Tensor:
+        """Probability that none of some outcomes (n,) changed, on arcs with rows, (A, W)."""
+        assert now.pips is not None  # the caller has asked for gates
+        return (1 - now.pips[:, outcomes]).prod(1).T
+
+    def prior_none(self, outcomes: Tensor) -> Tensor:
+        """Prior probability that none of some outcomes (n,) changed, (A, W)."""
+        return (1 - self.prior_inclusion()[..., outcomes]).prod(-1)
+
     @torch.no_grad()
     def draw(self, data: Evidence, num_samples: int, generator: Generator) -> dict[str, Tensor]:
         """Joint draws by site name, of joint hyperparameters too; others are at q's centre."""
@@ -234,11 +271,17 @@ class PriorFactor(nn.Module):
 
         Relative to a point mass at zero for gates that are closed, if the spike has no width.
         """
+        return self.log_density(data, now.log_evidence.sum(), draws, self.law())
+
+    def log_density(
+        self, data: Evidence, log_evidence: Tensor, draws: dict[str, Tensor], law: ExpectedLaw
+    ) -> Tensor:
+        """The same of draws under a law of changes, given the log evidence of all trees."""
         loc, scale = self.root_law()
         root, deltas = draws["root_weights"].double(), draws["deltas"].double()
-        log_q = data.log_potential(root, deltas) - now.log_evidence.sum()
+        log_q = data.log_potential(root, deltas) - log_evidence
         log_q = log_q + dist.Normal(loc, scale).log_prob(root).sum((1, 2))
-        law = ExpectedLaw(*(part.detach().double() for part in self.law()))
+        law = ExpectedLaw(*(part.detach().double() for part in law))
         normal = dist.Normal(law.mean, torch.where(law.var > 0, law.var, 1.0).sqrt())
         each = torch.where(law.var > 0, normal.log_prob(deltas.unsqueeze(-1)), 0.0)
         each = each + law.prob.clamp(min=1e-300).log()
@@ -250,40 +293,18 @@ class PriorFactor(nn.Module):
         informed = data.informed.reshape(-1, 1, 1)
         return log_q + torch.where(informed, total, 0.0).sum((1, 2, 3))
 
+    def draw_one(
+        self, data: Evidence, now: TreePosterior, generator: Generator
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """One joint draw as of :meth:`draw`, and its log q."""
+        draws = self.draw(data, 1, generator)
+        return draws, self.log_prob(data, now, draws)[0]
+
     def emit(self, data: Evidence, now: TreePosterior, generator: Generator) -> None:
         """Pyro sites: one joint draw along the tree, its log density on ``root_weights``."""
         values = {name: factor() for name, factor in self.hyper.items()}
-        draws = self.draw(data, 1, generator)
-        density = self.log_prob(data, now, draws)[0].to(draws["root_weights"])
-        root = dist.Delta(draws["root_weights"][0], log_density=density, event_dim=2)
-        pyro.sample("root_weights", root)
-        # What the draws do not say has the prior, which cancels.
-        laws, known = self.prior.site_laws(values), data.informed.reshape(-1, 1, 1)
-        deltas = draws["deltas"][0]
-        if not self.prior.gated:
-            _emit("deltas", laws["deltas"], deltas, known)
-            return
-        gates = _emit("gates", laws["gates"], draws["gates"][0], known)
-        _emit("slab", laws["slab"], deltas, known & (gates > 0))
-        if "spike" in laws:
-            own = known & self.prior.may_change() & (gates == 0)
-            _emit("spike", laws["spike"], deltas, own)
-
-
-def _emit(name: str, law: dist.TorchDistribution, ours: Tensor, own: Tensor) -> Tensor:
-    """A site with our value, whose density is accounted for elsewhere, or else the prior's."""
-    value = torch.where(own, ours, law.sample())
-    density = torch.where(own, 0.0, law.log_prob(value)).sum()
-    return pyro.sample(name, dist.Delta(value, log_density=density, event_dim=value.dim()))
-
-
-def _expected_log_density(law: ExpectedLaw, sums: ChangeSums) -> Tensor:
-    """Expected log density of changes under q of the hyperparameters, (A, W, Q)."""
-    precision = torch.where(law.var > 0, 1 / torch.where(law.var > 0, law.var, 1.0), 0.0)
-    log_scale = 0.5 * torch.where(law.var > 0, law.var, 1.0).log()
-    square = sums.second - 2 * law.mean * sums.first + law.mean.square() * sums.count
-    each = sums.count * (law.log_prob + law.excess - log_scale) - 0.5 * precision * square
-    return each.sum(-1)
+        draws, density = self.draw_one(data, now, generator)
+        emit_sites(self.prior, values, draws, density, data.informed)
 
 
 def root_square(now: TreePosterior, root_loc: Tensor) -> Tensor:

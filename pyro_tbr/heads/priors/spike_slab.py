@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Hashable, Iterable, Mapping
-from typing import cast
 
+import pyro.distributions as dist
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from pyro_tbr.errors import DataError
-from pyro_tbr.heads.hyper import Rate, RateFactor, Separation, SeparationFactor
+from pyro_tbr.heads.hyper import Rate, Separation
 from pyro_tbr.heads.hyper.base import as_fixed, spread_fixed
 from pyro_tbr.heads.priors.arc_weights import as_arc_weights, as_arcs, weights_of_arcs
 from pyro_tbr.heads.priors.base import ArcPrior, share_of
-from pyro_tbr.heads.priors.classes import ChangeSums, Classes, ExpectedLaw, Values
+from pyro_tbr.heads.priors.classes import Classes, Values, stacked
 from pyro_tbr.heads.priors.factor import PriorFactor
+from pyro_tbr.heads.priors.gate_levels import GateLevels, GroupedGates, draw_active, gate_levels
+from pyro_tbr.heads.priors.grouped_factor import GroupedFactor
+from pyro_tbr.heads.priors.grouped_tree_factor import GroupedTreeFactor
+from pyro_tbr.heads.priors.spike_slab_factor import SpikeSlabFactor
 from pyro_tbr.tree import Tree
-from pyro_tbr.tree.messages import TreePosterior
 
 # Pseudo-counts of the learnt inclusion rate: mean 0.2, zero density at 0, worth 7.5 arcs.
 RATE_CONCENTRATION = (1.5, 6.0)
@@ -25,14 +28,7 @@ RATE_CONCENTRATION = (1.5, 6.0)
 # with few changes, all of one size, a flat law would let the halves shrink to two points. A lower
 # median says that small changes are common.
 _SEPARATION = (2.0, 0.5)
-
-# A start counts as a change where it is above this share of the latent's root mean square change.
-_START_SHARE = 0.1
-_LEAST_START = 0.3  # least slab scale to start from, over the hyperprior's median
-_ALTERNATIONS = 3  # of the slab's scale and separation, each given the other
-# The second start: inclusion rate, and slab and spike over the root mean square change now.
-_SECOND_RATE, _SECOND_SLAB, _SECOND_SPIKE = 0.05, 2.0, 0.5
-_SECOND_SPREAD = 0.2  # of the factors there, on the real line
+GATES = ("separate", "grouped", "shared")
 
 
 class SpikeSlabPrior(ArcPrior):
@@ -48,6 +44,12 @@ class SpikeSlabPrior(ArcPrior):
     from :math:`N(0, b^2)`; a PIP is then the probability of a change by more than that. In real
     data everything differs a bit, and learnt latents mix a little of each other, which looks like
     small changes.
+
+    Outcomes may change together. An arc is then *active* for a latent with probability
+    :math:`a = \pi^t`, and where it is, each outcome's gate is open with probability
+    :math:`b = \pi^{1-t}`: every gate is open with probability :math:`\pi = ab` as before, and the
+    *sharing* t, from 0 (outcomes change independently) to 1 (all or none), says how much the other
+    outcomes tell of one's gate. For :meth:`forward` the activity is summed out of ``gates``.
 
     Args:
         expected_num_nonzero: Expected number of changed arcs per latent and outcome; fixes
@@ -74,6 +76,11 @@ class SpikeSlabPrior(ArcPrior):
             for a clade ``tree.arcs_below(node)``. The horseshoe and the Gaussian prior, which have
             no gates, take none of these three.
         never_arcs: Arcs that never change, likewise.
+        gates: ``"grouped"``: t is learnt, one per latent; ``"separate"``: t = 0, no outcome tells
+            of another; ``"shared"``: t = 1. With one outcome they are the same.
+
+    Raises:
+        DataError: An argument is out of its range, or two say the same thing.
 
     Source:
         Mitchell & Beauchamp, JASA 83 (1988) 1023, whose slab is uniform. Slabs that vanish at zero:
@@ -98,6 +105,7 @@ class SpikeSlabPrior(ArcPrior):
         arc_weights: Mapping[Hashable, float] | None = None,
         only_arcs: Iterable[Hashable] | None = None,
         never_arcs: Iterable[Hashable] | None = None,
+        gates: str = "grouped",
     ) -> None:
         arc_weights = as_arc_weights(arc_weights)
         only_arcs, never_arcs = as_arcs(only_arcs, "only_arcs"), as_arcs(never_arcs, "never_arcs")
@@ -112,7 +120,11 @@ class SpikeSlabPrior(ArcPrior):
             arc_weights=arc_weights,
             only_arcs=only_arcs,
             never_arcs=never_arcs,
+            gates=gates,
         )
+        if gates not in GATES:
+            raise DataError(f"gates={gates!r} is not known: give one of {', '.join(GATES)}")
+        self.gates = gates
         if expected_num_nonzero is not None and inclusion_prob is not None:
             raise DataError(
                 f"expected_num_nonzero={expected_num_nonzero!r} and inclusion_prob="
@@ -159,6 +171,12 @@ class SpikeSlabPrior(ArcPrior):
         self.inclusion_rate = Rate(
             "inclusion_rate", shape, value, concentration1=one, concentration0=zero
         )
+        if self.gates != "separate" and self.num_outcomes > 1:
+            value = torch.ones(()) if self.gates == "shared" else None
+            self.has_levels, self.all_or_none = True, self.gates == "shared"
+            self.sharing = Rate(
+                "sharing", (self.num_weights, 1), value, concentration1=1, concentration0=1
+            )
         self.slab_scale = self._scale("slab_scale", self.slab_scale_value, median=0.5)
         if self.halves:
             median, spread = _SEPARATION
@@ -202,9 +220,20 @@ class SpikeSlabPrior(ArcPrior):
             return rate.unsqueeze(-3).expand(*rate.shape[:-2], len(length), *rate.shape[-2:])
         return -torch.expm1(length.to(rate) * torch.log1p(-rate).unsqueeze(-3))
 
-    def classes(self, values: Values, relative_length: Tensor | None = None) -> Classes:
-        """Closed gate, then the slab or its two halves."""
+    def levels(self, values: Values, relative_length: Tensor | None = None) -> GateLevels:
+        """Probabilities of both levels, given rate and sharing; arcs as of :meth:`classes`."""
         on = self.arc_inclusion_prob(values["inclusion_rate"], relative_length)
+        return gate_levels(on, values["sharing"].unsqueeze(-3))
+
+    def classes(self, values: Values, relative_length: Tensor | None = None) -> Classes:
+        """Closed gate, then the slab or its two halves.
+
+        With values of the activity too, ``active`` (*S, A', W, 1) of zeros and ones, it is the law
+        given these: the changes of several outcomes are then independent.
+        """
+        on = self.arc_inclusion_prob(values["inclusion_rate"], relative_length)
+        if "active" in values:
+            on = self.levels(values, relative_length).within * values["active"]
         each = values["slab_scale"].unsqueeze(-3)
         zero = torch.zeros_like(each)
         spike = zero
@@ -212,144 +241,47 @@ class SpikeSlabPrior(ArcPrior):
             spike = values["spike_scale"].unsqueeze(-3) * self.may_change(relative_length)
         if not self.halves:
             parts = [1 - on, on], [zero, zero], [spike.square(), each.square()]
-            return Classes(*map(_stack, parts))
+            return Classes(*map(stacked, parts))
         separation = values["slab_separation"].unsqueeze(-3)
         each = each / (1 + separation.square()).sqrt()
         away, var = separation * each, each.square()
         parts = [1 - on, on / 2, on / 2], [zero, away, -away], [spike.square(), var, var]
-        return Classes(*map(_stack, parts))
+        return Classes(*map(stacked, parts))
+
+    def site_laws(self, values: Values) -> dict[str, dist.TorchDistribution]:
+        """See :meth:`ArcPrior.site_laws`; gates of several outcomes may be one site's event."""
+        laws = super().site_laws(values)
+        if self.has_levels:
+            active, within = self.levels(values)
+            shape = active.shape[:-3]
+            active = active.expand(*shape, *self.delta_shape[:2], 1)[..., 0]
+            laws["gates"] = GroupedGates(active, within.expand(*shape, *self.delta_shape))
+        return laws
+
+    def gates_given(self, on: Tensor, known: Tensor, values: Values) -> dist.TorchDistribution:
+        """See :meth:`ArcPrior.gates_given`."""
+        if not self.has_levels:
+            return super().gates_given(on, known, values)
+        active, within = self.levels(values)
+        return GroupedGates(torch.where(known, 1.0, active)[..., 0], torch.where(known, on, within))
+
+    def draw_changes(
+        self, values: Values, generator: Generator, relative_length: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """See :meth:`ArcPrior.draw_changes`; those of several outcomes together."""
+        if self.has_levels:
+            levels = self.levels(values, relative_length)
+            shape = (*levels.active.shape[:-2], self.num_weights, 1)
+            values = {**values, "active": draw_active(levels, shape, generator)}
+        return super().draw_changes(values, generator, relative_length)
 
     def factor(self) -> PriorFactor:
         """See :meth:`ArcPrior.factor`."""
-        return _SpikeSlabFactor(self)
+        return GroupedFactor(self) if self.has_levels else SpikeSlabFactor(self)
 
-
-class _SpikeSlabFactor(PriorFactor):
-    """Closed forms of the expectations; for the density of a change see :class:`Separation`."""
-
-    def law(self, relative_length: Tensor | None = None) -> ExpectedLaw:
-        """See :meth:`PriorFactor.law`."""
-        prior = self.prior
-        rates, weights = self._rate().points()
-        weights = weights.reshape(-1, 1, 1, 1)
-        on = prior.arc_inclusion_prob(rates, relative_length)
-        log_keep = torch.log1p(-rates).unsqueeze(1)
-        if prior.arcs_differ:
-            log_keep = prior.arc_length(relative_length) * log_keep
-        parts = on.clamp(min=torch.finfo(on.dtype).tiny).log(), log_keep, on
-        log_on, log_off, mean_on = ((weights * part).sum(0) for part in parts)
-        precision, away, excess = self._slab()
-        zero = torch.zeros_like(precision)
-        square = self.scale("slab_scale").mean_power(2.0)
-        var, extra, spike_square = zero, zero, zero
-        if prior.has_spike:
-            spike, still = self.scale("spike_scale"), ~prior.may_change(relative_length)
-            inverse = spike.mean_power(-2.0)
-            var = torch.where(still, 0.0, 1 / inverse)
-            extra = torch.where(still, 0.0, -spike.mean_log() - 0.5 * inverse.log())
-            spike_square = torch.where(still, 0.0, (1 - mean_on) * spike.mean_power(2.0))
-        num = 2 if prior.halves else 1
-        open_square = mean_on * square / num
-        return ExpectedLaw(
-            _stack([1 - mean_on, *[mean_on / num] * num]),
-            _stack([log_off, *[log_on - torch.log(torch.tensor(float(num)))] * num]),
-            _stack([zero, away, -away][: num + 1]),
-            _stack([var, *[1 / precision] * num]),
-            _stack([extra, *[excess] * num]),
-            _stack([spike_square, *[open_square] * num]),
-        )
-
-    def _rate(self) -> RateFactor:
-        return cast(RateFactor, self.hyper["inclusion_rate"])
-
-    def _slab(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Precision, distance from zero and excess of one half, (W, Q) each."""
-        scale = self.scale("slab_scale")
-        inverse, log_scale = scale.mean_power(-2.0), scale.mean_log()
-        if not self.prior.halves:
-            return inverse, torch.zeros_like(inverse), -log_scale - 0.5 * inverse.log()
-        square, cross, log_square = self._separation().moments()
-        precision = square * inverse
-        away = cross * scale.mean_power(-1.0) / precision
-        excess = 0.5 * (1 - square + log_square - precision.log() + precision * away.square())
-        return precision, away, excess - log_scale
-
-    def _separation(self) -> SeparationFactor:
-        return cast(SeparationFactor, self.hyper["slab_separation"])
-
-    @torch.no_grad()
-    def start_from(self, root: Tensor, deltas: Tensor, informed: Tensor) -> None:
-        """See :meth:`PriorFactor.start_from`."""
-        prior, mask = self.prior, informed.reshape(-1, 1, 1)
-        square = torch.where(mask, deltas.square(), 0.0).double()
-        # Slabs start wide: from a slab as narrow as the estimates' errors the updates do not find
-        # back, since every change is then as likely as none.
-        least = _LEAST_START * prior.slab_scale.prior_loc.exp().amax().double()
-        typical = square.mean((0, 2), keepdim=True).clamp(min=least**2)
-        gates = torch.where(mask, (square > _START_SHARE**2 * typical).double(), 0.0)
-        square = gates * square.clamp(min=least**2)
-        self.learn_root((root - prior.root_loc).square())
-        self._learn_rate(gates, torch.where(mask, 1 - gates, 0.0))
-        # A spike starts at its hyperprior's middle: sparse estimates are zero where gates are off,
-        # and from no width at all the updates find none.
-        self._learn_slab(square.sum(0), square.sqrt().sum(0), gates.sum(0))
-
-    def learn_changes(self, sums: ChangeSums) -> None:
-        """See :meth:`PriorFactor.learn_changes`."""
-        prior = self.prior
-        on, off = sums.count[..., 1:].sum(-1), sums.count[..., 0]
-        self._learn_rate(on, off)
-        if prior.has_spike:
-            still = torch.where(prior.may_change(), off, 0.0)
-            self.update_scale("spike_scale", sums.second[..., 0].sum(0), still.sum(0))
-        size = sums.first[..., 1] - sums.first[..., -1]
-        self._learn_slab(sums.second[..., 1:].sum((0, -1)), size.sum(0), on.sum(0))
-
-    def _learn_rate(self, on: Tensor, off: Tensor) -> None:
-        """From expected gates that are on and off, (A, W, Q) each."""
-        rate = self._rate()
-        if rate.hyper.shape[-1] == 1:
-            on, off = on.sum(-1, keepdim=True), off.sum(-1, keepdim=True)
-        rate.update(on, off, self.prior.relative_length)
-
-    def _learn_slab(self, square: Tensor, size: Tensor, count: Tensor) -> None:
-        """From sums of squared changes, of changes times the sign of their half, and of gates."""
-        if not self.prior.halves:
-            self.update_scale("slab_scale", square, count)
-            return
-        scale, separation = self.scale("slab_scale"), self._separation()
-        for _ in range(_ALTERNATIONS):
-            one_plus, cross, _ = separation.moments()
-            self.update_scale("slab_scale", one_plus * square, count, cross * size)
-            separation.learn(
-                (square * scale.mean_power(-2.0)).sum(),
-                (size * scale.mean_power(-1.0)).sum(),
-                count.sum(),
-            )
-
-    def second_start(self, now: TreePosterior, informed: Tensor) -> bool:
-        """Few changes beside small ones everywhere, where the width of those is learnt.
-
-        Much the same data come from many changes of one size and nothing in between, or from small
-        changes everywhere and few that are larger. Each holds itself up: small changes taken for
-        changes leave none to widen the spike.
-        """
-        prior = self.prior
-        if not prior.has_spike or prior.spike_scale.fixed is not None:
-            return False
-        known = informed.to(now.delta_second.device) & prior.may_change().flatten()
-        if not known.any():
-            return False
-        size = now.delta_second[..., known].mean((1, 2)).sqrt().reshape(-1, 1)
-        self._rate().initialise(torch.tensor(_SECOND_RATE), _SECOND_SPREAD)
-        self.scale("slab_scale").initialise(_SECOND_SLAB * size, _SECOND_SPREAD)
-        self.scale("spike_scale").initialise(_SECOND_SPIKE * size, _SECOND_SPREAD)
-        return True
-
-
-def _stack(parts: list[Tensor]) -> Tensor:
-    """Classes behind, from (..., W, Q) that broadcast against each other."""
-    return torch.stack(torch.broadcast_tensors(*parts), -1)
+    def tree_factor(self) -> PriorFactor:
+        """See :meth:`ArcPrior.tree_factor`."""
+        return GroupedTreeFactor(self) if self.has_levels else SpikeSlabFactor(self)
 
 
 def _rate_for(expected: float, relative_length: Tensor) -> Tensor:

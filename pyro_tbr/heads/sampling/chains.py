@@ -15,6 +15,7 @@ from torch import Generator, Tensor
 
 from pyro_tbr.heads.guide import Guide
 from pyro_tbr.heads.hyper.base import HyperFactor, by_name
+from pyro_tbr.heads.sampling.active_step import LEVELS, Activity
 from pyro_tbr.heads.sampling.hyper_steps import (
     ChainState,
     draw_gates,
@@ -70,9 +71,12 @@ class Chains:
         nodes = torch.cat([torch.ones(1, dtype=torch.bool), self.informed])
         self._starts = nodes.nonzero()[:, 0].tolist()
         self._walks: dict[int, list[WalkStep]] = {}
+        self.activity = None
+        if self.prior.has_levels:
+            self.activity = Activity(self.prior, self.informed, generator)
         self.state = self._first_state(guide, num_chains)
         parts = (self.tree, self.informed, self.factors, self._law, generator)
-        self.moves = LatentMoves(*parts)
+        self.moves = LatentMoves(*parts, self.activity)
 
     def __iter__(self) -> Iterator[ChainState]:
         while True:
@@ -102,6 +106,8 @@ class Chains:
             new = (uniform[0].unsqueeze(-1) >= upto).sum(-1)
             never = law.log_prob.gather(-1, classes.unsqueeze(-1))[..., 0] == -torch.inf
             classes = torch.where((uniform[1] < _ANEW) | never, new, classes)
+        if self.activity is not None:
+            self.activity.draw(values, classes)
         nodes = torch.zeros(*classes.shape[:2], self.tree.num_nodes, classes.shape[-1]).double()
         return ChainState(values, classes, nodes, torch.zeros_like(deltas), torch.ones_like(deltas))
 
@@ -193,12 +199,18 @@ class Chains:
                     log_lik = gates_out_log_lik(
                         prior, state.values, factor, state.deltas, self.informed
                     )
+                    if self.activity is not None and name in LEVELS:
+                        log_lik = self.activity.with_prior(log_lik, state.values, factor)
                     self._draw(name, log_lik)
             draw_gates(prior, state, self.generator)
         else:
             self._draw_given_gates()
         known = self.informed[:, None].expand_as(state.deltas)
         on, off = known & (state.classes > 0), known & (state.classes == 0)
+        if self.activity is not None:
+            for name in LEVELS:
+                self._draw(name, self.activity.gates_log_lik(state, self.factors[name]))
+            self.activity.draw(state.values, state.classes)
         self._rescale("slab_scale", on)
         if prior.has_spike:
             self._rescale("spike_scale", off & prior.may_change()[:, :, 0])
@@ -208,11 +220,12 @@ class Chains:
         state, prior = self.state, self.prior
         known = self.informed[:, None].expand_as(state.deltas)
         on, off = known & (state.classes > 0), known & (state.classes == 0)
-        rate = self.factors["inclusion_rate"].hyper.shape
-        gates = [part.double().permute(0, 2, 3, 1) for part in (on, off)]
-        gates = [part.sum(-1, keepdim=True) if rate[-1] == 1 else part for part in gates]
-        length = prior.relative_length.flatten()
-        self._draw("inclusion_rate", rate_log_lik(gates[0], gates[1], length))
+        if self.activity is None:
+            rate = self.factors["inclusion_rate"].hyper.shape
+            gates = [part.double().permute(0, 2, 3, 1) for part in (on, off)]
+            gates = [part.sum(-1, keepdim=True) if rate[-1] == 1 else part for part in gates]
+            length = prior.relative_length.flatten()
+            self._draw("inclusion_rate", rate_log_lik(gates[0], gates[1], length))
         if not prior.halves:
             self._draw_scale("slab_scale", on)
             return

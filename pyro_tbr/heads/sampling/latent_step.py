@@ -19,6 +19,7 @@ import torch
 from torch import Generator, Tensor
 
 from pyro_tbr.heads.hyper import HyperFactor
+from pyro_tbr.heads.sampling.active_step import Activity
 from pyro_tbr.heads.sampling.hyper_steps import ChainState
 from pyro_tbr.heads.sampling.normal_messages import Arcs
 from pyro_tbr.tree import Tree, path_sum
@@ -84,6 +85,7 @@ class LatentMoves:
         factors: Of all hyperparameters, by site name.
         law_of: The law of changes given values of the hyperparameters.
         generator: On the CPU.
+        activity: Of arcs, which then moves along with the latent's tree.
 
     Attributes:
         taken: Shares of the proposals without hyperparameters that were taken, one a step.
@@ -96,8 +98,10 @@ class LatentMoves:
         factors: Mapping[str, HyperFactor],
         law_of: Callable[[dict[str, Tensor]], Arcs],
         generator: Generator,
+        activity: Activity | None = None,
     ) -> None:
         self.tree, self.informed, self.law_of, self.generator = tree, informed, law_of, generator
+        self.activity = activity
         self.own = {name: factors[name] for name in _OWN if name in factors}
         self.own = {name: factor for name, factor in self.own.items() if factor.learnt}
         self.taken: list[float] = []
@@ -114,7 +118,8 @@ class LatentMoves:
             potentials: Of its weights given those of the others, as for :class:`LatentTree`.
             root: Likewise.
         """
-        if self.own and int(torch.randint(3, (), generator=self.generator)):
+        moves = self.own or self.activity
+        if moves and int(torch.randint(3, (), generator=self.generator)):
             self._draw_with_hyper(state, latent, potentials, root)
             return
         law = self.law_of(state.values).of(latent)
@@ -152,7 +157,8 @@ class LatentMoves:
         weight = (gain + tree.log_weight(found.nodes).sum(-1)).softmax(0)  # (G, C)
         pick = torch.multinomial(weight.T, 1, generator=self.generator)[:, 0]
         chains = torch.arange(len(pick))
-        for name in self.own:
+        moved = [*self.own, "active"] if self.activity else self.own
+        for name in moved:
             state.values[name] = values[name][pick, chains]
         self._take(state, latent, LatentDraw(*(part[pick, chains] for part in found)), None)
 
@@ -176,6 +182,9 @@ class LatentMoves:
             moved = factor.to_support(real)
             moved[0] = values[name][0]
             values[name] = moved
+        if self.activity is not None:
+            values["active"] = self.activity.moved(values["active"], latent)
+            gain = gain + self.activity.log_prior(values)[..., latent]
         return values, gain
 
     def _take(

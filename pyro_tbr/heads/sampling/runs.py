@@ -62,7 +62,8 @@ def _sites(state: ChainState, gated: bool, dtype: torch.dtype) -> dict[str, Tens
         "deltas": state.deltas.permute(0, 2, 3, 1),
         **state.values,
     }
-    draws = {name: part.to(dtype, copy=True) for name, part in draws.items()}
+    # The activity of arcs is no site of the model.
+    draws = {name: p.to(dtype, copy=True) for name, p in draws.items() if name != "active"}
     if gated:
         draws["gates"] = (state.classes > 0).permute(0, 2, 3, 1).clone()
     return draws

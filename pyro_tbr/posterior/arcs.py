@@ -1,0 +1,36 @@
+"""Whether anything changed along an arc: inclusion of several outcomes and latents together."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+import pandas as pd
+import torch
+
+from pyro_tbr.errors import DataError
+from pyro_tbr.posterior.tables import arc_index, names_index
+from pyro_tbr.posterior.view import PosteriorView, require_gates
+
+ANY_SLOPE, ANY = "any_slope", "any"
+
+
+@torch.no_grad()
+def arc_pip_table(view: PosteriorView, outcome: Hashable) -> pd.DataFrame:
+    """See ``Posterior.arc_pips``."""
+    require_gates(view, "arc_pips()")
+    names = list(view.outcome_names)
+    if outcome is None:
+        chosen = list(range(len(names)))
+    elif outcome in names:
+        chosen = [names.index(outcome)]
+    else:
+        raise DataError(
+            f"outcome={outcome!r} is none of the outcomes {names}: give one of them, or None for "
+            "whichever"
+        )
+    where = view.guide.informed_arcs.device
+    found = view.guide.arc_inclusion(torch.tensor(chosen, device=where))
+    columns = names_index([*view.latent_names, ANY_SLOPE, ANY], "latent")
+    parts = [found.each, found.slopes.unsqueeze(-1), found.every.unsqueeze(-1)]
+    values = torch.cat(parts, -1).cpu().double().clamp(0, 1).numpy()
+    return pd.DataFrame(values, index=arc_index(view.tree), columns=columns)
