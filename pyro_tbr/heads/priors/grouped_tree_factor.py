@@ -18,11 +18,12 @@ Source:
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Generator, Tensor
 
+from pyro_tbr.heads.hyper import RateFactor
 from pyro_tbr.heads.priors.classes import ExpectedLaw
 from pyro_tbr.heads.priors.evidence import Evidence
 from pyro_tbr.heads.priors.gate_levels import LevelLogs
@@ -35,6 +36,7 @@ _LEAST_RATE, _REST = 1e-100, 1e-12  # of a rate that a tree takes, and of what i
 _LEAST_REST = 1e-26  # likewise of the levels, where no gate of an active arc may be closed
 _MOST = 60.0  # log Bayes factor of one gate
 _LEAST = 1e-300
+_START, _START_SPREAD = 0.1, 0.2  # of the sharing, the latter on the real line
 _SURE_START = 30.0  # log Bayes factors of changes that a start takes for certain, and of others
 
 
@@ -50,6 +52,7 @@ class GroupedTreeFactor(GroupedFactor):
     def __init__(self, prior: Any) -> None:
         super().__init__(prior)
         self.register_buffer("log_bayes", torch.zeros(prior.delta_shape, dtype=torch.float64))
+        self._talk_little()
 
     # ---- messages
 
@@ -131,6 +134,11 @@ class GroupedTreeFactor(GroupedFactor):
         self.log_bayes.copy_(_SURE_START * (2 * changed - 1))
         super().start_from(root, deltas, informed)
         self.log_bayes.zero_()
+        self._talk_little()
+
+    def _talk_little(self) -> None:
+        """Starts with hardly any sharing: from much of it trees agree on wrong arcs, and stay."""
+        cast(RateFactor, self.hyper["sharing"]).initialise(torch.tensor(_START), _START_SPREAD)
 
     def none_open(self, now: TreePosterior, outcomes: Tensor) -> Tensor:
         """See :meth:`PriorFactor.none_open`: by what all trees say of the arc."""

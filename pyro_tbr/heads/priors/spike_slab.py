@@ -24,6 +24,9 @@ from pyro_tbr.tree import Tree
 
 # Pseudo-counts of the learnt inclusion rate: mean 0.2, zero density at 0, worth 7.5 arcs.
 RATE_CONCENTRATION = (1.5, 6.0)
+# Of the learnt sharing: a quarter on average. Where a few arcs say nothing of it outcomes should be
+# nearly independent: a flat law would let them persuade each other.
+SHARING_CONCENTRATION = (1.0, 3.0)
 # Median of the learnt separation of the slab's halves and standard deviation of its logarithm:
 # with few changes, all of one size, a flat law would let the halves shrink to two points. A lower
 # median says that small changes are common.
@@ -174,8 +177,9 @@ class SpikeSlabPrior(ArcPrior):
         if self.gates != "separate" and self.num_outcomes > 1:
             value = torch.ones(()) if self.gates == "shared" else None
             self.has_levels, self.all_or_none = True, self.gates == "shared"
+            one, zero = SHARING_CONCENTRATION
             self.sharing = Rate(
-                "sharing", (self.num_weights, 1), value, concentration1=1, concentration0=1
+                "sharing", (self.num_weights, 1), value, concentration1=one, concentration0=zero
             )
         self.slab_scale = self._scale("slab_scale", self.slab_scale_value, median=0.5)
         if self.halves:

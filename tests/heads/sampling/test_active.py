@@ -45,8 +45,8 @@ def test_where_rows_say_nothing_draws_are_from_the_prior(prior):
     sharing, rate = (
         found.chains(name)[..., 0, 0].double() for name in ("sharing", "inclusion_rate")
     )
-    assert_draws_mean(sharing, torch.tensor(0.5).double())
-    assert_draws_mean(sharing.square(), torch.tensor(1 / 3).double())
+    assert_draws_mean(sharing, torch.tensor(0.25).double())
+    assert_draws_mean(sharing.square(), torch.tensor(0.1).double())
     assert_draws_mean(rate, torch.tensor(0.2).double())
     gates = found.chains("gates")[:, :, :, 0].double()
     assert_draws_mean(gates, torch.full((FOUR.num_arcs, Q), 0.2).double())
@@ -54,7 +54,7 @@ def test_where_rows_say_nothing_draws_are_from_the_prior(prior):
     size = 40_000
     one = torch._sample_dirichlet(torch.tensor([[1.5, 6.0]]).double().expand(size, 2), generator)
     values = {"inclusion_rate": one[:, :1, None], "slab_scale": torch.ones(size, 1, 1).double(),
-              "sharing": torch.rand(size, 1, 1, generator=generator).double(),
+              "sharing": 1 - torch.rand(size, 1, 1, generator=generator).double() ** (1 / 3),
               "spike_scale": torch.full((size, 1, 1), 0.1).double(),
               "slab_separation": torch.ones(size, 1, 1).double()}  # fmt: skip
     new = guide.head.prior.draw_changes(values, generator)["gates"][:, :, 0]
