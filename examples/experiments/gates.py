@@ -122,7 +122,7 @@ def neurons(args):
             progress=False,
         )  # fmt: skip
         line = {"gates": kind, "seconds": time.perf_counter() - start}
-        line["ELBO"] = float(posterior.guide.elbo(posterior.stats))
+        line["ELBO"] = posterior.guide.elbo(posterior.stats).item()
         found = posterior.predict(x.iloc[test], rows.env[test])
         line["log score"] = found.log_score(rows.y.iloc[test])
         chosen = posterior.select(fdr=0.05)

@@ -234,6 +234,7 @@ def test_a_guide_in_another_basis_is_that_of_a_fit_with_its_latents(averaged, fi
     assert off.max() < 0.2
 
 
+@pytest.mark.slow
 def test_weights_go_by_the_elbo_of_what_outcomes_are_worth(fitted):
     table = tbr.average_bases(fitted, **EVERY).bases()
     worth = fitted.identification().worth
@@ -298,6 +299,7 @@ def test_a_file_gives_the_same_answers(averaged, fitted, tmp_path, data):
     )
 
 
+@pytest.mark.slow
 def test_after_an_update_all_rows_count(fitted, data):
     x, y, _ = data.rows("leaf5", 10, seed=0)
     updated = fitted.update(x, y, "leaf5")

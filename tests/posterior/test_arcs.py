@@ -99,6 +99,7 @@ def test_mean_field_and_any_other_guide():
     assert (by_draws.slopes - slopes).abs().max() < 0.04
 
 
+@pytest.mark.slow
 def test_sampled(fits):
     sampled = tbr.sample_posterior(fits["grouped"], num_sweeps=1000)
     found, fitted = sampled.arc_pips(), fits["grouped"].arc_pips()

@@ -133,8 +133,8 @@ def check_by(posterior, sim, latents, features):
     design = torch.from_numpy(np.c_[sim.z[:, :latents], np.ones(len(sim.z))])
     unit = posterior.latent_units
     design[:, :latents] = (design[:, :latents] - unit.shift) / unit.scale
-    loc, scale = posterior.scaling
-    y = (torch.from_numpy(sim.y).reshape(len(sim.y), -1) - loc) / scale
+    scale = posterior.scaling.scale
+    y = posterior.scaling.to_model(torch.from_numpy(sim.y).reshape(len(sim.y), -1))
     index = torch.tensor([sim.tree.index(one) for one in sim.env])
     rows = DesignRows(design, y, index)
     names = posterior.latent_names, posterior.outcome_names

@@ -28,8 +28,9 @@ def test_chains_are_enumeration(tree, sharing, num_rows, seed):
     assert (some.each[:, 0] - expected.some).abs().max() < 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prior", [
-    pytest.param(SpikeSlabPrior(gates="grouped"), marks=pytest.mark.slow, id="default"),
+    pytest.param(SpikeSlabPrior(gates="grouped"), id="default"),
     pytest.param(SpikeSlabPrior(gates="grouped", slab_scale=1.0, root_scale=1.0), id="no spike"),
     pytest.param(SpikeSlabPrior(gates="grouped", slab_scale=1.0, root_scale=1.0, spike_scale=0.1),
                  id="spike"),

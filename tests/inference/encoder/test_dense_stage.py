@@ -45,8 +45,7 @@ def test_loss_estimates_the_noise_on_seen_and_on_new_rows():
     truth = (0.5 / data.y.std()) ** 2
     for part, is_seen in ((seen, True), (new, False)):
         loss = fit.loss(part, seen=is_seen)
-        error = loss.std() / len(loss) ** 0.5
-        assert abs(loss.mean() - truth) < 4 * error
+        assert abs(loss.mean() - truth) < 4 * loss.mean_var().sqrt()
 
 
 def test_mlp_learns_a_nonlinear_map():
