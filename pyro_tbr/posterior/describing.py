@@ -18,7 +18,7 @@ from pyro_tbr.errors import DataError
 from pyro_tbr.heads.guide import Guide
 from pyro_tbr.heads.likelihoods import GaussianLikelihood, Likelihood
 from pyro_tbr.heads.likelihoods.scaling import Scaling
-from pyro_tbr.heads.priors import ArcPrior, SpikeSlabPrior
+from pyro_tbr.heads.priors import ArcPrior
 from pyro_tbr.heads.registry import registered
 from pyro_tbr.models import Encoder, ModuleEncoder, TreeModel
 from pyro_tbr.models.encoders import ENCODERS, PreparedEncoder
@@ -133,14 +133,6 @@ def _likelihood_of(parts: dict[str, Any]) -> Any:
     return described
 
 
-def _prior_of(parts: dict[str, Any]) -> Any:
-    """Its description; before there were several kinds of gates they were separate."""
-    described, name = parts["prior"], SpikeSlabPrior.__name__
-    if isinstance(described, dict) and described["class"] == name:
-        return described | {"arguments": {"gates": "separate"} | described["arguments"]}
-    return described
-
-
 def _made(description: Any, base: type, *first: Any) -> Any:
     """A part from its description, these arguments before those it names; a name stays a name."""
     if isinstance(description, str):
@@ -190,7 +182,7 @@ def model_of(
         tree,
         parts["latent_dim"],
         encoder=_encoder_of(parts["encoder"], encoder, path),
-        prior=_made(_prior_of(parts), ArcPrior),
+        prior=_made(parts["prior"], ArcPrior),
         likelihood=_made(_likelihood_of(parts), Likelihood),
         intercept=parts["intercept"],
     )

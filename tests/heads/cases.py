@@ -28,21 +28,26 @@ K, Q = 2, 2
 W = K + 1
 PRIORS = {  # learnt hyperparameters, fixed ones
     "spike and slab": (
-        lambda: SpikeSlabPrior(spike_scale=0, gates="separate"),
-        lambda: SpikeSlabPrior(None, 0.3, 1.0, 2.0, gates="separate"),
+        lambda: SpikeSlabPrior(spike_scale=0),
+        lambda: SpikeSlabPrior(None, 0.3, 1.0, 2.0),
     ),
     "lengths": (
-        lambda: SpikeSlabPrior(use_lengths=True, gates="separate"),
-        lambda: SpikeSlabPrior(1.2, None, 1.0, 2.0, use_lengths=True, gates="separate"),
+        lambda: SpikeSlabPrior(use_lengths=True),
+        lambda: SpikeSlabPrior(1.2, None, 1.0, 2.0, use_lengths=True),
     ),
     "wide spike": (
-        lambda: SpikeSlabPrior(gates="separate"),
-        lambda: SpikeSlabPrior(None, 0.3, 1.0, 2.0, spike_scale=0.15, gates="separate"),
+        lambda: SpikeSlabPrior(),
+        lambda: SpikeSlabPrior(None, 0.3, 1.0, 2.0, spike_scale=0.15),
     ),
-    "grouped": (SpikeSlabPrior, lambda: SpikeSlabPrior(None, 0.3, 1.0, 2.0)),
+    "grouped": (
+        lambda: SpikeSlabPrior(gates="grouped"),
+        lambda: SpikeSlabPrior(None, 0.3, 1.0, 2.0, gates="grouped"),
+    ),
     "grouped, lengths": (
-        lambda: SpikeSlabPrior(use_lengths=True, spike_scale=0),
-        lambda: SpikeSlabPrior(1.2, None, 1.0, 2.0, use_lengths=True, spike_scale=0.15),
+        lambda: SpikeSlabPrior(use_lengths=True, spike_scale=0, gates="grouped"),
+        lambda: SpikeSlabPrior(
+            1.2, None, 1.0, 2.0, use_lengths=True, spike_scale=0.15, gates="grouped"
+        ),
     ),
     "gaussian": (GaussianPrior, lambda: GaussianPrior(0.7, 2.0)),
     "horseshoe": (HorseshoePrior, lambda: HorseshoePrior(global_scale=0.3, root_scale=2.0)),

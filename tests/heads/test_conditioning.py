@@ -22,7 +22,7 @@ from tests.heads.cases import GUIDES, TREE, informed_nodes, make_model, rows
 KEPT = {"learn_hyper": False, "learn_nuisance": False}
 FIXED = {
     "gaussian": lambda: GaussianPrior(0.7, 2.0),
-    "spike and slab": lambda: SpikeSlabPrior(None, 0.3, 1.0, 2.0, gates="separate"),
+    "spike and slab": lambda: SpikeSlabPrior(None, 0.3, 1.0, 2.0),
 }
 
 

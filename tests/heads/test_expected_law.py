@@ -12,11 +12,11 @@ NUM = 20_000
 CHANGES = (-0.7, 0.2, 2.0)
 PRIORS = {
     "gaussian": GaussianPrior,
-    "normal slab": lambda: SpikeSlabPrior(slab_separation=0, spike_scale=0, gates="separate"),
-    "halves": lambda: SpikeSlabPrior(spike_scale=0, gates="separate"),
-    "halves, wide spike": lambda: SpikeSlabPrior(gates="separate"),
-    "lengths": lambda: SpikeSlabPrior(use_lengths=True, gates="separate"),
-    "all fixed": lambda: SpikeSlabPrior(None, 0.3, 1.0, 2.0, spike_scale=0.15, gates="separate"),
+    "normal slab": lambda: SpikeSlabPrior(slab_separation=0, spike_scale=0),
+    "halves": lambda: SpikeSlabPrior(spike_scale=0),
+    "halves, wide spike": lambda: SpikeSlabPrior(),
+    "lengths": lambda: SpikeSlabPrior(use_lengths=True),
+    "all fixed": lambda: SpikeSlabPrior(None, 0.3, 1.0, 2.0, spike_scale=0.15),
     "horseshoe": HorseshoePrior,
 }
 priors = pytest.mark.parametrize("make", PRIORS.values(), ids=PRIORS.keys())

@@ -27,7 +27,7 @@ PRIORS = {
     "lengths, expected": lambda: SpikeSlabPrior(1.5, use_lengths=True, slab_scale=1.0),
     "wide spike": lambda: SpikeSlabPrior(),
     "wide spike, fixed": lambda: SpikeSlabPrior(None, 0.3, 0.7, 2.0, spike_scale=0.1),
-    "separate": lambda: SpikeSlabPrior(gates="separate"),
+    "grouped": lambda: SpikeSlabPrior(gates="grouped"),
     "shared": lambda: SpikeSlabPrior(gates="shared"),
     "a rate each": lambda: SpikeSlabPrior(inclusion_prob=torch.rand(W, Q)),
     "horseshoe": lambda: HorseshoePrior(),

@@ -17,7 +17,7 @@ from tests.tree.small_trees import SMALL_TREES
 RATE, SLAB, ROOT, NOISE = 0.3, 1.2, 2.0, 0.5
 trees = pytest.mark.parametrize("name", SMALL_TREES)
 FIXED = {
-    "spike and slab": lambda: SpikeSlabPrior(None, RATE, SLAB, ROOT, gates="separate"),
+    "spike and slab": lambda: SpikeSlabPrior(None, RATE, SLAB, ROOT),
     "gaussian": lambda: GaussianPrior(SLAB, ROOT),
 }
 

@@ -25,7 +25,7 @@ TREE = SMALL_TREES["balanced"]
 N, D, K, Q = 30, 4, 2, 3
 SITES = {
     "spike and slab": (SpikeSlabPrior, ["root_scale", "root_weights", "inclusion_rate",
-                                        "sharing", "slab_scale", "gates", "slab_separation", "slab",
+                                        "slab_scale", "gates", "slab_separation", "slab",
                                         "spike_scale", "spike", "deltas"]),
     "horseshoe": (HorseshoePrior, ["root_scale", "root_weights", "global_scale", "local_scale",
                                    "slab_scale", "deltas"]),

@@ -24,9 +24,7 @@ def toy(leaves, num_rows=100, noise=0.5, shift=None, num_outcomes=1, seed=0):
 
 def known_fit(tree, x, y, env, noise=0.5, rate=0.2, slab=1.0, root=1.0, guide="tree", **kwargs):
     """Fit with known latents, noise and hyperparameters, no intercept."""
-    prior = tbr.SpikeSlabPrior(
-        inclusion_prob=rate, slab_scale=slab, root_scale=root, gates="separate"
-    )
+    prior = tbr.SpikeSlabPrior(inclusion_prob=rate, slab_scale=slab, root_scale=root)
     model = tbr.TreeModel(
         tree,
         x.shape[1],

@@ -79,8 +79,8 @@ class SpikeSlabPrior(ArcPrior):
             for a clade ``tree.arcs_below(node)``. The horseshoe and the Gaussian prior, which have
             no gates, take none of these three.
         never_arcs: Arcs that never change, likewise.
-        gates: ``"grouped"``: t is learnt, one per latent; ``"separate"``: t = 0, no outcome tells
-            of another; ``"shared"``: t = 1. With one outcome they are the same.
+        gates: ``"separate"``: t = 0, no outcome tells of another; ``"grouped"``: t is learnt, one
+            per latent; ``"shared"``: t = 1. With one outcome they are the same.
 
     Raises:
         DataError: An argument is out of its range, or two say the same thing.
@@ -108,7 +108,7 @@ class SpikeSlabPrior(ArcPrior):
         arc_weights: Mapping[Hashable, float] | None = None,
         only_arcs: Iterable[Hashable] | None = None,
         never_arcs: Iterable[Hashable] | None = None,
-        gates: str = "grouped",
+        gates: str = "separate",
     ) -> None:
         arc_weights = as_arc_weights(arc_weights)
         only_arcs, never_arcs = as_arcs(only_arcs, "only_arcs"), as_arcs(never_arcs, "never_arcs")
