@@ -63,7 +63,8 @@ def method(name: str, args: argparse.Namespace) -> baselines.Baseline:
         return baselines.L1TBR(restarts=args.l1_restarts)
     if name.startswith("dense_tree"):
         return baselines.DenseTree()
-    return baselines.SparseTree(options=tbr.FitOptions(restarts=args.restarts, **CLOSED_FORM))
+    options = tbr.FitOptions(restarts=args.restarts, **CLOSED_FORM)
+    return baselines.SparseTree(prior=tbr.SpikeSlabPrior(gates=args.gates), options=options)
 
 
 def other_half(
@@ -202,6 +203,7 @@ def main(argv: list[str] | None = None) -> dict:
     parser.add_argument("--components", type=int, help="of the neurons' genes (30)")
     parser.add_argument("--max-outcomes", type=int, help="only the first outcomes")
     parser.add_argument("--restarts", type=int, default=16, help="of the rotation search")
+    parser.add_argument("--gates", default="separate", help="of ours, see SpikeSlabPrior")
     parser.add_argument("--l1-restarts", type=int, default=8, help="of L1-TBR")
     parser.add_argument("--draws", type=int, default=200, help="of outcomes of the other half")
     parser.add_argument("--csv", type=Path, help="file for the changes")
