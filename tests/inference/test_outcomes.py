@@ -302,3 +302,23 @@ def test_later_rows_are_held_against_the_fit():
         tbr.fit(tbr.TreeModel(TREE, 1, "identity"), x, y, env, groups=np.arange(400) % 20, **given)
     terms = RowTerms({"exposure": torch.ones(3, 1)}, torch.ones(3, 1))
     assert_close(terms.select(torch.tensor([0, 2])).values["exposure"], torch.ones(2, 1))
+
+
+@pytest.mark.parametrize("kind", mostly_slow({k: k for k in ("poisson", "student_t")}, "student_t"))
+def test_the_number_of_latents_of_other_outcomes(kind):
+    counts = {
+        "likelihood": "poisson", "weight_scale": 0.5, "intercept_mean": 1.0, "delta_min": 0.2,
+        "delta_scale": 0.3, "exposure_ratio": 4.0,
+    }  # fmt: skip
+    how = counts if kind == "poisson" else {"noise": "outliers", "noise_scale": 0.3}
+    sim = tbr.simulate(
+        num_leaves=6, latent_dim=2, num_features=6, num_outcomes=3, nuisance_dim=2,
+        rows_per_leaf=40, **how,
+    )  # fmt: skip
+    model = tbr.TreeModel(sim.tree, None, "linear", likelihood=kind)
+    given = {} if sim.exposure is None else {"exposure": sim.exposure}
+    choice = tbr.choose_latent_dim(
+        model, sim.x, sim.y, sim.env, [1, 2, 3], num_folds=2, progress=False, **given
+    )
+    assert choice.best == 2
+    assert choice.table["log_score"].idxmax() == 1

@@ -66,8 +66,7 @@ class StudentTLikelihood(NoiseLikelihood):
 
     def forward(self, predictor: Tensor, nuisance: Mapping[str, Tensor]) -> dist.TorchDistribution:
         """StudentT(2 + tail_df, predictor, noise_scale)."""
-        df = (_LEAST_DF + nuisance[_TAIL]).expand(predictor.shape)
-        return StudentT(df, predictor, nuisance["noise_scale"])
+        return StudentT(_LEAST_DF + nuisance[_TAIL], predictor, nuisance["noise_scale"])
 
     def expected_log_prob(self, y: Tensor, mean: Tensor, var: Tensor, nuisance: Nuisance) -> Tensor:
         """The lower bound of the class; closed form but for a sum over degrees of freedom."""
