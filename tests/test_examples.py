@@ -323,7 +323,9 @@ def test_gates_of_neurons(capsys):
         *("--gates", "separate", "grouped"),
     )["table"]
     assert table["log score"].gt(-3).all()
-    assert table["intercepts"].gt(0).all()
+    # So few outcomes and components hold hardly a change that is sure.
+    assert table["log score"].diff().abs().max() < 0.05
+    assert table["ELBO"].diff().abs().max() < 20
     assert "| grouped |" in capsys.readouterr().out
 
 

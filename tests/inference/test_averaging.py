@@ -248,6 +248,7 @@ def test_weights_go_by_the_elbo_of_what_outcomes_are_worth(fitted):
     )
 
 
+@pytest.mark.slow
 def test_bases_far_behind_or_too_many_or_the_same_are_left_out(fitted):
     assert len(tbr.average_bases(fitted).bases()) == 1
     assert len(tbr.average_bases(fitted, max_bases=2, **EVERY).bases()) == 2
