@@ -13,13 +13,14 @@ what to do; the user's objects are neither changed nor shared.
 
 from pyro_tbr.data.alignment import align_env, align_features, align_groups, align_training
 from pyro_tbr.data.columns import varying_columns
-from pyro_tbr.data.known import align_known
+from pyro_tbr.data.known import Known, align_known, as_given
 from pyro_tbr.data.matching import RowOrder, Rows, Schema
 from pyro_tbr.data.outcomes import Outcomes, align_outcomes
 from pyro_tbr.data.ranks import align_ranks, check_ranks
 from pyro_tbr.data.sparse import SparseFeatures
 
 __all__ = [
+    "Known",
     "Outcomes",
     "RowOrder",
     "Rows",
@@ -32,6 +33,7 @@ __all__ = [
     "align_outcomes",
     "align_ranks",
     "align_training",
+    "as_given",
     "check_ranks",
     "varying_columns",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,10 @@ from pyro_tbr.errors import DataError, ShapeError
 from pyro_tbr.tree.readers.naming import listed
 
 Array = NDArray[np.float64]
+_WEIGHTS = "row_weights"
+
+# What each is where it was not said.
+DEFAULTS = {"exposure": 1.0, "trials": 1.0, "y_se": 0.0}
 
 # What is refused of each, and what to do.
 _REFUSED: dict[str, tuple[Callable[[Array], NDArray[np.bool_]], str, str]] = {
@@ -36,7 +41,7 @@ _REFUSED: dict[str, tuple[Callable[[Array], NDArray[np.bool_]], str, str]] = {
         "value(s) below 0",
         "give standard errors, not their logarithms or log-ratios",
     ),
-    "row_weights": (
+    _WEIGHTS: (
         lambda v: v < 0,
         "value(s) below 0",
         "give 0 for a row that is not to count",
@@ -44,10 +49,39 @@ _REFUSED: dict[str, tuple[Callable[[Array], NDArray[np.bool_]], str, str]] = {
 }
 
 
+@dataclass(frozen=True)
+class Known:
+    """What was said of rows, in the user's units.
+
+    Attributes:
+        values: (N, Q) float64, by argument.
+        weights: By how much of a row each outcome counts, (N, Q) float64; ``None``: 1.
+    """
+
+    values: dict[str, Tensor]
+    weights: Tensor | None
+
+    def observed(self, y: Tensor) -> Tensor:
+        """Outcomes (N, Q), NaN where a row is not to count."""
+        return y if self.weights is None else torch.where(self.weights > 0, y, torch.nan)
+
+    def given(self, rows: Tensor) -> dict[str, Any]:
+        """Of some rows, by argument, as arrays."""
+        every = self.values if self.weights is None else {**self.values, _WEIGHTS: self.weights}
+        return {name: value[rows].numpy() for name, value in every.items()}
+
+
+def as_given(
+    exposure: Any = None, trials: Any = None, y_se: Any = None, row_weights: Any = None
+) -> dict[str, Any]:
+    """What users say of rows beside features, outcomes and environment, by argument."""
+    return {"exposure": exposure, "trials": trials, "y_se": y_se, _WEIGHTS: row_weights}
+
+
 def align_known(
     schema: Schema, given: Mapping[str, Any], takes: tuple[str, ...], order: RowOrder
-) -> dict[str, Tensor]:
-    """Values (N, Q) in float64 of what was said of rows, by argument; ``None`` was not said.
+) -> Known:
+    """What was said of rows; ``None`` was not said.
 
     Args:
         schema: Names of the outcomes.
@@ -61,13 +95,15 @@ def align_known(
     """
     said = {name: value for name, value in given.items() if value is not None}
     for name in said:
-        if name not in ("row_weights", *takes):
+        if name not in (_WEIGHTS, *takes):
             known = f"it takes {listed(takes)}" if takes else "it takes no such argument"
             raise DataError(
                 f"{name} was given, and this likelihood has no use for it ({known}): exposure is "
                 "for 'poisson' and 'negative_binomial', trials for 'binomial', y_se for 'gaussian'"
             )
-    return {name: _aligned(schema, value, name, order) for name, value in said.items()}
+    values = {name: _aligned(schema, value, name, order) for name, value in said.items()}
+    weights = values.pop(_WEIGHTS, None)
+    return Known(values, weights)
 
 
 def _aligned(schema: Schema, value: Any, name: str, order: RowOrder) -> Tensor:
@@ -93,6 +129,6 @@ def _aligned(schema: Schema, value: Any, name: str, order: RowOrder) -> Tensor:
     refuse_cells(name, table, ~np.isfinite(table), *NOT_FINITE, columns, order.index)
     bad, what, remedy = _REFUSED[name]
     refuse_cells(name, table, bad(table), what, remedy, columns, order.index)
-    if name == "row_weights" and not table.any():
+    if name == _WEIGHTS and not table.any():
         raise DataError("row_weights are all 0, so no row counts: give some weight to some rows")
     return torch.from_numpy(np.repeat(table, number, axis=1) if table.shape[1] == 1 else table)

@@ -11,7 +11,6 @@ import math
 import warnings
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pyro_tbr.data import align_groups, align_known, align_training
+from pyro_tbr.data import Known, align_groups, align_known, align_training, as_given
 from pyro_tbr.data.matching import Rows
 from pyro_tbr.errors import DataError, IdentificationWarning, ModelWarning, TreeError
 from pyro_tbr.evaluation.tree_comparison import TreeComparison
@@ -31,6 +30,7 @@ from pyro_tbr.inference.encoder.cross_fit import stratified_folds
 from pyro_tbr.inference.paired import mean_and_error
 from pyro_tbr.models import TreeModel
 from pyro_tbr.posterior import Posterior
+from pyro_tbr.posterior.view import check_number
 from pyro_tbr.tree import Tree
 from pyro_tbr.tree.readers.naming import listed
 
@@ -46,7 +46,7 @@ class _Task:
     rows: Rows
     labels: list[Hashable]
     groups: Tensor | None
-    known: dict[str, Tensor]
+    known: Known
     names: tuple[Hashable, ...]
     seed: int | None
     guide: Any
@@ -66,7 +66,7 @@ class _Task:
                 self.outcomes(inside),
                 env,
                 groups=groups,
-                **self.given(inside),
+                **self.known.given(inside),
                 guide=self.guide,
                 seed=self.seed,
                 progress=False,
@@ -76,7 +76,7 @@ class _Task:
     def scores(self, candidate: _Candidate, inside: Tensor) -> Tensor:
         """Log scores of the rows left out of a fit, NaN without outcomes, (n,)."""
         posterior, outside = self.fitted(candidate, inside), ~inside
-        given = self.given(outside)
+        given = self.known.given(outside)
         weights = given.pop("row_weights", None)
         prediction = posterior.predict(
             self.rows.x[outside], candidate.labels(self.labels, outside), seed=0, **given
@@ -94,10 +94,6 @@ class _Task:
         """Outcomes of the rows picked, by the user's names."""
         assert self.rows.y is not None  # training has outcomes
         return pd.DataFrame(self.rows.y[picked].numpy(), columns=list(self.names))
-
-    def given(self, picked: Tensor) -> dict[str, Any]:
-        """What is known of the rows picked, (n, Q) by argument."""
-        return {name: value[picked].numpy() for name, value in self.known.items()}
 
 
 @dataclass(frozen=True)
@@ -183,13 +179,11 @@ def compare_trees(
         )
     if hold_out not in ("rows", "leaves"):
         raise DataError(f"hold_out={hold_out!r} is not known: use 'rows' or 'leaves'")
-    whole = isinstance(num_folds, Integral) and not isinstance(num_folds, bool)
-    if not whole or num_folds < 2:
-        raise DataError(f"num_folds={num_folds!r} must be a whole number, 2 or more")
+    check_number(num_folds, "num_folds", 2)
     others = _checked(trees, model.tree)
     check = model.likelihood.check
     rows, schema = align_training(model.tree, x, y, env, check=check, learns=False)
-    given = {"exposure": exposure, "trials": trials, "y_se": y_se, "row_weights": row_weights}
+    given = as_given(exposure, trials, y_se, row_weights)
     known = align_known(schema, given, model.likelihood.takes, rows.order)
     if model.chooses_latent_dim:
         how: dict[str, Any] = {"groups": groups, "seed": seed, "options": options, **given}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import replace
-from numbers import Integral, Real
+from numbers import Real
 from typing import NamedTuple
 
 import torch
@@ -28,6 +28,7 @@ from pyro_tbr.inference.rotation.search import (
 )
 from pyro_tbr.posterior import Posterior
 from pyro_tbr.posterior.rivals import SAME_BASIS, aligned, distinct
+from pyro_tbr.posterior.view import check_number
 
 _STEPS = 500  # of Adam for the sparse weights that a basis starts from
 _FAR = 20.0  # search's evidence behind the best up to which a basis is looked at: it is rough
@@ -205,8 +206,7 @@ def _settled(guide: TreeGuide, nodes: Tensor, stats: Statistics, start: Candidat
 
 def _check(posterior: Posterior, max_bases: int, max_gap: float) -> None:
     """Refuses what cannot be averaged, before any work."""
-    if not isinstance(max_bases, Integral) or isinstance(max_bases, bool) or max_bases < 1:
-        raise DataError(f"max_bases={max_bases!r} must be a whole number, 1 or more")
+    check_number(max_bases, "max_bases")
     number = isinstance(max_gap, Real) and not isinstance(max_gap, bool)
     if not number or not 0 <= max_gap < math.inf:
         raise DataError(f"max_gap={max_gap!r} must be a finite number, 0 or more")

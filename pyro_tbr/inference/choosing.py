@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from pyro_tbr.data import as_given
 from pyro_tbr.errors import DataError
 from pyro_tbr.inference.latent_dims import NUM_FOLDS, Judge
 from pyro_tbr.inference.options import FitOptions
 from pyro_tbr.inference.preparing import Prepared, prepare, torch_settings
 from pyro_tbr.models import TreeModel
 from pyro_tbr.posterior import LatentDimChoice
+from pyro_tbr.posterior.view import check_number
 
 _MOST_LATENTS = 8  # that are tried where the number is left open
 
@@ -79,10 +81,8 @@ def choose_latent_dim(
         >>> choice
         LatentDimChoice(best=2, of 1 to 3, 180 rows in 4 folds)
     """
-    whole = isinstance(num_folds, Integral) and not isinstance(num_folds, bool)
-    if not whole or num_folds < 2:
-        raise DataError(f"num_folds={num_folds!r} must be a whole number, 2 or more")
-    given = {"exposure": exposure, "trials": trials, "y_se": y_se, "row_weights": row_weights}
+    check_number(num_folds, "num_folds", 2)
+    given = as_given(exposure, trials, y_se, row_weights)
     prepared = prepare(model, x, y, env, given, groups=groups, seed=seed, options=options)
     if model.encoder_spec not in ("linear", "mlp"):
         raise DataError(

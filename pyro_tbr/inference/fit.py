@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from pyro_tbr.data import Schema
+from pyro_tbr.data import Schema, as_given
 from pyro_tbr.errors import IdentificationWarning, ModelWarning, warn_user
 from pyro_tbr.heads.guide import Guide
 from pyro_tbr.heads.likelihoods.scaling import Scaling
@@ -103,7 +103,7 @@ def fit(
         IdentificationWarning: The latents are not determined by these environments and outcomes.
         ModelWarning: The model does not fit: see ``Posterior.check``.
     """
-    given = {"exposure": exposure, "trials": trials, "y_se": y_se, "row_weights": row_weights}
+    given = as_given(exposure, trials, y_se, row_weights)
     prepared = prepare(
         model, x, y, env, given, groups=groups, start=start, seed=seed, options=options,
         ranks=ranks,

@@ -26,7 +26,6 @@ from pyro_tbr.errors import DataError
 from pyro_tbr.heads.groups import RowGroups
 from pyro_tbr.heads.likelihoods import Likelihood
 from pyro_tbr.heads.likelihoods.scaling import Scaling
-from pyro_tbr.heads.rows import RowTerms
 from pyro_tbr.inference.encoder.rows import StandardRows
 from pyro_tbr.inference.options import FitOptions
 from pyro_tbr.inference.resuming import check_start
@@ -131,17 +130,14 @@ def prepare(
         rows, schema = align_training(model.tree, x, y, env, keep_sparse=True, **kind)
     assert rows.y is not None  # both ask for it
     known = align_known(schema, given, likelihood.takes, rows.order)
-    weights = known.pop("row_weights", None)
-    likelihood = likelihood.resolved(schema.outcome_names, known)
-    outcomes = Outcomes(rows.y.numpy(), schema.outcome_names, rows.order.index)
-    likelihood.check_with(outcomes, {name: value.numpy() for name, value in known.items()})
-    y = rows.y if weights is None else torch.where(weights > 0, rows.y, torch.nan)
+    likelihood = likelihood.resolved(schema.outcome_names, known.values)
+    y = likelihood.observed(Outcomes(rows.y.numpy(), schema.outcome_names, rows.order.index), known)
     if start is None:
-        scaling = likelihood.units(y, known, intercept=model.intercept)
+        scaling = likelihood.units(y, known.values, intercept=model.intercept)
     else:
         check_start(start, model, likelihood, schema, options.dtype)
         scaling = start.scaling
-    terms = RowTerms(likelihood.row_values(known, scaling, len(y)), weights)
+    terms = likelihood.row_terms(known, scaling, len(y))
     y = scaling.to_model(y).to(options.torch_dtype).to(options.device)
     standard = StandardRows(
         rows.x.to(options.device),
@@ -150,7 +146,7 @@ def prepare(
         _groups(groups, rows, likelihood, options),
         terms.to(y),
     )
-    return Prepared(model, rows, standard, schema, scaling, options, seed, tuple(known))
+    return Prepared(model, rows, standard, schema, scaling, options, seed, tuple(known.values))
 
 
 def _groups(

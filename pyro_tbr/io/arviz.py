@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pyro_tbr import __version__
+from pyro_tbr.data.known import as_given
 from pyro_tbr.data.matching import read_table
 from pyro_tbr.data.outcomes import names_as_text
 from pyro_tbr.errors import DataError
@@ -96,7 +97,7 @@ def to_datatree(
     missing = [name for name, value in given.items() if value is None]
     if 0 < len(missing) < 3:
         raise DataError(f"{' and '.join(missing)} missing: give x, y and env, or none of them")
-    known = {"exposure": exposure, "trials": trials, "y_se": y_se}
+    known = as_given(exposure, trials, y_se)
     data = None if missing else _data(posterior, x, y, env, known)  # before any drawing
     draws = posterior.draws(num_draws, torch.Generator().manual_seed(seed))
     in_units = {name: value.numpy() for name, value in posterior.user_draws(draws).items()}

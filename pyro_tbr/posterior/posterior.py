@@ -14,7 +14,7 @@ from torch import nn
 
 import pyro_tbr.posterior.saving as saving
 import pyro_tbr.posterior.tables as tables
-from pyro_tbr.data import align_features
+from pyro_tbr.data import align_features, as_given
 from pyro_tbr.posterior.arcs import arc_pip_table
 from pyro_tbr.posterior.bases import bases_table
 from pyro_tbr.posterior.checking import check_of
@@ -210,7 +210,7 @@ class Posterior(PosteriorView):
             y_se: Likewise.
             row_weights: Likewise.
         """
-        given = _given(exposure, trials, y_se, row_weights)
+        given = as_given(exposure, trials, y_se, row_weights)
         return updated(self, x, y, env, groups, given)
 
     @torch.no_grad()
@@ -287,7 +287,7 @@ class Posterior(PosteriorView):
         Returns:
             Mean, sd, lower and upper in the user's units.
         """
-        given = {"exposure": exposure, "trials": trials, "y_se": y_se}
+        given = as_given(exposure, trials, y_se)
         return predicted(self, x, env, level, num_draws, seed, given)
 
     @torch.no_grad()
@@ -376,7 +376,7 @@ class Posterior(PosteriorView):
         Raises:
             DataError: Some of x, y, env are missing; or none is given and the fit left no check.
         """
-        return check_of(self, x, y, env, _given(exposure, trials, y_se, row_weights))
+        return check_of(self, x, y, env, as_given(exposure, trials, y_se, row_weights))
 
     def summary(self) -> Summary:
         """The fit in a page: sizes, noise, expected changes by latent, the surest changes."""
@@ -402,11 +402,6 @@ class Posterior(PosteriorView):
         chosen = "" if self.report.latent_choice is None else " (chosen)"
         what = f"{self.model.latent_dim} latents{chosen}, {len(self.outcome_names)} outcomes"
         return f"Posterior({rows} rows at {nodes} nodes of {self.tree!r}, {what})"
-
-
-def _given(exposure: Any, trials: Any, y_se: Any, row_weights: Any) -> dict[str, Any]:
-    """What users say of rows beside features, outcomes and environment, by argument."""
-    return {"exposure": exposure, "trials": trials, "y_se": y_se, "row_weights": row_weights}
 
 
 @torch.inference_mode(False)

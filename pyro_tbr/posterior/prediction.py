@@ -45,7 +45,7 @@ def predicted(
     design, index = view.align_design(x)
     order = RowOrder(len(design), index).or_of(env=env, **given)
     places = places_of(view, env, order)
-    known = view.align_known(given, order).values
+    known = view.row_terms(view.align_known(given, order), order).values
     form = Form(view.schema.outcome_ndim == 1, index, view.outcome_names, order)
     return Prediction(view, design.cpu(), places, known, form, level, num_draws, seed)
 

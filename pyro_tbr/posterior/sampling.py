@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from numbers import Integral
 
 from pyro_tbr.errors import DataError
 from pyro_tbr.heads.averaging import AveragedGuide
@@ -12,6 +11,7 @@ from pyro_tbr.heads.likelihoods import GaussianLikelihood
 from pyro_tbr.heads.sampling import SUPPORTED_PRIORS, run_chains
 from pyro_tbr.posterior.convergence import convergence_table, warn_unconverged
 from pyro_tbr.posterior.posterior import Posterior
+from pyro_tbr.posterior.view import check_number
 
 _LEAST_CHAINS, _LEAST_SWEEPS = 2, 40
 
@@ -71,13 +71,8 @@ def sample_posterior(
 
 def _check(posterior: Posterior, num_chains: int, num_sweeps: int) -> None:
     """Refuses what cannot be sampled, before any work."""
-    for name, value, least in (
-        ("num_chains", num_chains, _LEAST_CHAINS),
-        ("num_sweeps", num_sweeps, _LEAST_SWEEPS),
-    ):
-        whole = isinstance(value, Integral) and not isinstance(value, bool)
-        if not whole or value < least:
-            raise DataError(f"{name}={value!r} must be a whole number, {least} or more")
+    check_number(num_chains, "num_chains", _LEAST_CHAINS)
+    check_number(num_sweeps, "num_sweeps", _LEAST_SWEEPS)
     if isinstance(posterior.guide, AveragedGuide):
         raise DataError(
             "sample_posterior samples the weights of one basis of the latents, and this posterior "

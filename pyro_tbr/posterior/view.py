@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from pyro_tbr.data import (
+    Known,
     Outcomes,
     RowOrder,
     Schema,
@@ -198,20 +199,13 @@ class PosteriorView:
         """Outcomes (N, Q) of later rows in the user's units, NaN where not observed."""
         return align_outcomes(self.schema, y, order, check=self.model.likelihood.check)
 
-    def align_known(
-        self, given: Mapping[str, Any], order: RowOrder, outcomes: Tensor | None = None
-    ) -> RowTerms:
-        """What users say of rows beside y, by argument, in the model's units.
+    def align_known(self, given: Mapping[str, Any], order: RowOrder) -> Known:
+        """What users say of rows beside y, by argument, in their units."""
+        return align_known(self.schema, given, self.model.likelihood.takes, order)
 
-        Outcomes (N, Q) in the user's units are held against it, where there are any.
-        """
-        likelihood = self.model.likelihood
-        known = align_known(self.schema, given, likelihood.takes, order)
-        weights = known.pop("row_weights", None)
-        if outcomes is not None:
-            y = Outcomes(outcomes.numpy(), self.outcome_names, order.index)
-            likelihood.check_with(y, {name: value.numpy() for name, value in known.items()})
-        return RowTerms(likelihood.row_values(known, self.scaling, order.size), weights)
+    def row_terms(self, known: Known, order: RowOrder) -> RowTerms:
+        """The same in the model's units."""
+        return self.model.likelihood.row_terms(known, self.scaling, order.size)
 
     def align_rows(
         self, x: Any, y: Any, env: Any, given: Mapping[str, Any], **others: Any
@@ -225,11 +219,11 @@ class PosteriorView:
         order = RowOrder(len(design), index).or_of(y=y, env=env, **others)
         outcomes = self.align_outcomes(y, order)
         nodes = align_env(self.tree, env, order).to(design.device)
-        terms = self.align_known(given, order, outcomes)
-        if terms.weights is not None:
-            outcomes = torch.where(terms.weights > 0, outcomes, torch.nan)
-        y_model = self.scaling.to_model(outcomes).to(design)
-        return DesignRows(design, y_model, nodes, terms=terms.to(y_model)), order
+        known = self.align_known(given, order)
+        seen = Outcomes(outcomes.numpy(), self.outcome_names, order.index)
+        y_model = self.scaling.to_model(self.model.likelihood.observed(seen, known)).to(design)
+        terms = self.row_terms(known, order).to(y_model)
+        return DesignRows(design, y_model, nodes, terms=terms), order
 
     # ---- moments and draws
 
@@ -305,10 +299,10 @@ def weights_at(tree: Tree, nodes: Tensor, draws: dict[str, Tensor]) -> Tensor:
     return torch.cat(blocks)
 
 
-def check_number(number: int, argument: str) -> None:
-    """Refuses what is no number of draws."""
-    if not isinstance(number, Integral) or isinstance(number, bool) or number < 1:
-        raise DataError(f"{argument}={number!r} must be a whole number, 1 or more")
+def check_number(number: int, argument: str, least: int = 1) -> None:
+    """Refuses what is no number of draws, folds, chains and their like."""
+    if not isinstance(number, Integral) or isinstance(number, bool) or number < least:
+        raise DataError(f"{argument}={number!r} must be a whole number, {least} or more")
 
 
 def check_level(level: float) -> None:

@@ -253,20 +253,22 @@ class AveragedGuide(HeldGuide):
     @torch.no_grad()
     def weight_evidence(self, stats: Statistics) -> Tensor:
         """See :meth:`Guide.weight_evidence`; statistics are of the reference's design."""
-        if self._single:
-            return self._guides()[0].weight_evidence(stats)
-        flat = stats.flattened()
-        pairs = zip(self.maps, self._guides(), strict=True)
-        return self._mean([guide.weight_evidence(flat.transform(turn)) for turn, guide in pairs])
+        each = [guide.weight_evidence(own) for guide, own in self._turned(stats)]
+        return self._mean(each)
 
     @torch.no_grad()
     def evidence_beyond(self, stats: Statistics, weight: int, others: Sequence[int]) -> float:
         """See :meth:`Guide.evidence_beyond`; statistics are of the reference's design."""
-        flat, total = stats.flattened(), 0.0
-        for part in self.parts():
-            own = flat if part.turn is None else flat.transform(part.turn)
-            total += part.weight * part.guide.evidence_beyond(own, weight, others)
-        return total
+        each = [guide.evidence_beyond(own, weight, others) for guide, own in self._turned(stats)]
+        return float((self.weight.cpu() * torch.tensor(each, dtype=torch.float64)).sum())
+
+    def _turned(self, stats: Statistics) -> list[tuple[Guide, Statistics]]:
+        """Each guide, with the statistics of its own design."""
+        flat = stats.flattened()
+        return [
+            (part.guide, flat if part.turn is None else flat.transform(part.turn))
+            for part in self.parts()
+        ]
 
     def nuisance_at(self, nodes: Tensor) -> HyperFactors:
         """See :meth:`Guide.nuisance_at`."""

@@ -9,7 +9,7 @@ from torch.nn.functional import logsigmoid, softplus
 
 from pyro_tbr.heads.hyper.base import HyperFactor, Hyperparameter
 
-_LOGITS = (-14.0, 8.0, 441)  # the grid on which a rate's posterior is summed
+LOGITS = (-14.0, 8.0, 441)  # the grid on which a rate's posterior is summed
 
 
 class Rate(Hyperparameter):
@@ -95,7 +95,7 @@ class RateFactor(HyperFactor):
         if hyper.fixed is not None:
             return
         assert isinstance(hyper, Rate)
-        logit = torch.linspace(*_LOGITS, dtype=torch.float64, device=on.device)
+        logit = torch.linspace(*LOGITS, dtype=torch.float64, device=on.device)
         # Arcs of one length as one: a grid for every arc of a large tree takes gigabytes.
         lengths, place = relative_length.double().flatten().unique(return_inverse=True)
         empty = on.new_zeros(len(lengths), *on.shape[1:], dtype=torch.float64)

@@ -37,6 +37,27 @@ class Kind(NamedTuple):
     discrete: bool
 
 
+class SeenRows(NamedTuple):
+    """Rows that parameters are learnt from, (N, Q) double; see :meth:`Likelihood.learn`."""
+
+    y: Tensor
+    mean: Tensor
+    var: Tensor
+    weights: Tensor
+    env_index: Tensor | None
+    values: Mapping[str, Tensor]
+
+    def of_outcomes(self, columns: Tensor) -> SeenRows:
+        """Of some outcomes (q,) alone."""
+        y, mean, var, weights = (part[:, columns] for part in self[:4])
+        values = {name: value[:, columns] for name, value in self.values.items()}
+        return SeenRows(y, mean, var, weights, self.env_index, values)
+
+    def square(self) -> Tensor:
+        """Expected squared distances of outcomes from their predictors, NaN where not observed."""
+        return (self.y - self.mean).square() + self.var
+
+
 class Likelihood(Support):
     r"""Maps a linear predictor to the distribution of an outcome; abstract.
 
@@ -259,35 +280,32 @@ class Likelihood(Support):
         Raises:
             TrainingError: Something is not finite.
         """
-        del env_index
+        y, mean, var, weights = (part.detach().double() for part in (y, mean, var, weights))
+        rows = SeenRows(y, mean, var, weights, env_index, values or {})
+        self._learn(nuisance, rows, common=common)
+
+    def _learn(self, nuisance: HyperFactors, rows: SeenRows, *, common: bool) -> None:
+        """See :meth:`learn`; what a likelihood with another way overrides."""
         factors = by_name(nuisance)
         learnt = {name: factor for name, factor in factors.items() if factor.learnt}
         if not learnt or not common:
             return
-        known = {} if values is None else values
-        y, mean, var, weights = (part.detach().double() for part in (y, mean, var, weights))
         rounding = max(torch.finfo(factor.loc.dtype).eps for factor in learnt.values())
-        typical = (weights * mean.square()).sum(0) / weights.sum(0).clamp(min=1e-300)
-        var = torch.maximum(var, rounding * typical)
-        self._climb(learnt, {**factors, **known}, y, mean, var, weights)
+        weights = rows.weights
+        typical = (weights * rows.mean.square()).sum(0) / weights.sum(0).clamp(min=1e-300)
+        rows = rows._replace(var=torch.maximum(rows.var, rounding * typical))
+        self._climb(learnt, {**factors, **rows.values}, rows)
 
-    def _climb(
-        self,
-        learnt: dict[str, HyperFactor],
-        nuisance: Nuisance,
-        y: Tensor,
-        mean: Tensor,
-        var: Tensor,
-        weights: Tensor,
-    ) -> None:
-        """Some factors at their optimum, the others as they are; arguments as for ``learn``."""
+    def _climb(self, learnt: dict[str, HyperFactor], nuisance: Nuisance, rows: SeenRows) -> None:
+        """Some factors at their optimum, the others as they are."""
+        y, mean, var, weights = rows[:4]
         chunks = row_chunks(mean, nuisance)
 
         def log_lik(moved: dict[str, HyperFactor]) -> Iterator[Tensor]:
-            for rows in chunks:
-                now: Nuisance = {**of_rows(nuisance, rows), **moved}
-                each = self.expected_log_prob(y[rows], mean[rows], var[rows], now)
-                yield torch.where(weights[rows] > 0, weights[rows] * each, 0.0).sum()
+            for some in chunks:
+                now: Nuisance = {**of_rows(nuisance, some), **moved}
+                each = self.expected_log_prob(y[some], mean[some], var[some], now)
+                yield torch.where(weights[some] > 0, weights[some] * each, 0.0).sum()
 
         climb(learnt, log_lik)
 

@@ -16,6 +16,7 @@ from pyro_tbr.heads.likelihoods.distributions import Binomial
 from pyro_tbr.heads.likelihoods.expectations import Nuisance, SiteTerms, touching
 from pyro_tbr.heads.likelihoods.logistic import Logistic, expected_logistic
 from pyro_tbr.heads.likelihoods.scaling import Scaling
+from pyro_tbr.heads.likelihoods.support import known_value, or_default
 from pyro_tbr.tree.readers.naming import listed
 
 _LEAST_PRECISION = 1e-8  # of a row's site: far out nothing is known but the slope
@@ -54,12 +55,11 @@ class BinomialLikelihood(Likelihood):
         self, values: Mapping[str, Tensor], scaling: Scaling, num_rows: int
     ) -> dict[str, Tensor]:
         """See :meth:`Likelihood.row_values`; 1 trial by default."""
-        one = torch.ones(num_rows, len(scaling.loc), dtype=torch.float64)
-        return {_TRIALS: values.get(_TRIALS, one)}
+        return {name: or_default(values, name, scaling, num_rows) for name in self.takes}
 
     def forward(self, predictor: Tensor, nuisance: Mapping[str, Tensor]) -> dist.TorchDistribution:
         """Binomial(trials, logits=predictor)."""
-        return Binomial(_trials(nuisance, predictor), logits=predictor)
+        return Binomial(known_value(nuisance, _TRIALS, predictor), logits=predictor)
 
     def expected_log_prob(self, y: Tensor, mean: Tensor, var: Tensor, nuisance: Nuisance) -> Tensor:
         """Closed form."""
@@ -81,13 +81,13 @@ class BinomialLikelihood(Likelihood):
     def _hits(self, y: Tensor, nuisance: Nuisance) -> tuple[Tensor, Tensor]:
         """Successes and trials; where nothing was observed some that are possible."""
         hits = self.filled(y)
-        return hits, _trials(nuisance, hits)
+        return hits, known_value(nuisance, _TRIALS, hits)
 
     def predictive_moments(
         self, mean: Tensor, var: Tensor, nuisance: Nuisance
     ) -> tuple[Tensor, Tensor]:
         """Of the number of successes: n p, and n p (1 - p) + n (n - 1) Var[sigma]."""
-        trials, found = _trials(nuisance, mean), expected_logistic(mean, var)
+        trials, found = known_value(nuisance, _TRIALS, mean), expected_logistic(mean, var)
         prob = found.sigmoid.clamp(0, 1)  # weights sum to 1 but for rounding
         between = prob - found.slope - prob.square()  # E[sigma^2] - E[sigma]^2
         return trials * prob, trials * (prob * (1 - prob) + (trials - 1) * between.clamp(min=0))
@@ -118,12 +118,6 @@ class BernoulliLikelihood(BinomialLikelihood):
                     f"{name!r}: there is nothing to learn, give both 0 and 1 or drop this outcome"
                 )
 
-    def row_values(
-        self, values: Mapping[str, Tensor], scaling: Scaling, num_rows: int
-    ) -> dict[str, Tensor]:
-        """Nothing is known of rows."""
-        return {}
-
     def forward(self, predictor: Tensor, nuisance: Mapping[str, Tensor]) -> dist.TorchDistribution:
         """Bernoulli(logits=predictor)."""
         del nuisance
@@ -151,8 +145,3 @@ def refuse_all_zero(y: Outcomes) -> None:
                 f"y is 0 in all {len(seen)} observed rows of column {name!r}: there is nothing to "
                 "learn, drop this outcome"
             )
-
-
-def _trials(nuisance: Nuisance | Mapping[str, Tensor], like: Tensor) -> Tensor:
-    trials = nuisance[_TRIALS] if _TRIALS in nuisance else None
-    return trials.to(like) if isinstance(trials, Tensor) else torch.ones_like(like)

@@ -16,6 +16,7 @@ from pyro_tbr.heads.likelihoods.distributions import NegativeBinomial, Poisson
 from pyro_tbr.heads.likelihoods.expectations import Nuisance
 from pyro_tbr.heads.likelihoods.logistic import expected_logistic
 from pyro_tbr.heads.likelihoods.scaling import Scaling
+from pyro_tbr.heads.likelihoods.support import known_value, or_default
 
 _EXPOSURE = "exposure"
 _AT_LEAST = 0.5  # is added to a count where its logarithm is asked for
@@ -58,8 +59,8 @@ class PoissonLikelihood(Likelihood):
         self, values: Mapping[str, Tensor], scaling: Scaling, num_rows: int
     ) -> dict[str, Tensor]:
         """See :meth:`Likelihood.row_values`; an exposure of 1 by default."""
-        one = torch.ones(num_rows, len(scaling.loc), dtype=torch.float64)
-        return {_EXPOSURE: values.get(_EXPOSURE, one) * scaling.loc.cpu().exp()}
+        exposure = or_default(values, _EXPOSURE, scaling, num_rows)
+        return {_EXPOSURE: exposure * scaling.loc.cpu().exp()}
 
     def start_moments(self, y: Tensor, nuisance: Nuisance) -> tuple[Tensor, Tensor]:
         """At each count itself: steps from elsewhere overshoot where a rate is far from it."""
@@ -148,8 +149,7 @@ def _dispersion(nuisance: Nuisance) -> ScaleFactor:
 
 
 def _log_exposure(nuisance: Nuisance | Mapping[str, Tensor], like: Tensor) -> Tensor:
-    exposure = nuisance[_EXPOSURE] if _EXPOSURE in nuisance else None
-    return exposure.to(like).log() if isinstance(exposure, Tensor) else torch.zeros_like(like)
+    return known_value(nuisance, _EXPOSURE, like).log()
 
 
 def _rate(log_rate: Tensor) -> Tensor:

@@ -71,20 +71,24 @@ def factors_of(nuisance: Nuisance) -> dict[str, HyperFactor]:
 
 def row_values(nuisance: Nuisance, rows: Tensor) -> dict[str, Tensor]:
     """What is known of some rows (n,), (n, Q) by name; of a node's own scales their medians."""
-    own = {n: p.loc.exp() for n, p in nuisance.items() if isinstance(p, LogNormalMoments)}
-    known = {name: part for name, part in nuisance.items() if isinstance(part, Tensor)}
-    return {name: part[rows] for name, part in {**own, **known}.items()}
+    seen = _seen_by(nuisance, rows).items()
+    return {n: p.loc.exp() if isinstance(p, LogNormalMoments) else p for n, p in seen}
 
 
 def of_rows(nuisance: Nuisance, rows: Tensor) -> dict[str, HyperFactor | LogNormalMoments | Tensor]:
     """The factors as some rows (n,) see them."""
-    own = {
-        name: LogNormalMoments(*(value[rows] for value in part))
-        for name, part in nuisance.items()
-        if isinstance(part, LogNormalMoments)
-    }
-    known = {name: part[rows] for name, part in nuisance.items() if isinstance(part, Tensor)}
-    return {**factors_of(nuisance), **own, **known}
+    return {**factors_of(nuisance), **_seen_by(nuisance, rows)}
+
+
+def _seen_by(nuisance: Nuisance, rows: Tensor) -> dict[str, LogNormalMoments | Tensor]:
+    """What each row has of its own, of some rows (n,)."""
+    found: dict[str, LogNormalMoments | Tensor] = {}
+    for name, part in nuisance.items():
+        if isinstance(part, LogNormalMoments):
+            found[name] = LogNormalMoments(*(value[rows] for value in part))
+        elif isinstance(part, Tensor):
+            found[name] = part[rows]
+    return found
 
 
 def row_chunks(like: Tensor, nuisance: Nuisance) -> tuple[Tensor, ...]:

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from pyro_tbr.errors import DataError
 from pyro_tbr.heads.hyper import HyperFactors, ScaleFactor
-from pyro_tbr.heads.likelihoods.base import Likelihood
+from pyro_tbr.heads.likelihoods.base import Likelihood, SeenRows
 from pyro_tbr.heads.likelihoods.expectations import Nuisance, SiteTerms
 from pyro_tbr.heads.likelihoods.noise import NoiseLikelihood, noise_of
 from pyro_tbr.heads.likelihoods.scaling import Scaling
+from pyro_tbr.heads.likelihoods.support import known_value, or_default
 
 Y_SE = "y_se"
 
@@ -23,15 +24,7 @@ Y_SE = "y_se"
 class GaussianLikelihood(NoiseLikelihood):
     r"""Normal outcomes, noise of a standard deviation each, site ``noise_scale`` (Q,).
 
-    By default every node v has its own, site ``node_noise_scale`` (V, Q),
-
-    .. math::
-        \log s_v \sim N(\log s, c^2)
-
-    around the common s, c the site ``noise_spread`` (Q,). Both are learnt, so where environments
-    differ little, or have few rows, their noise is drawn to the common one; the noise of a leaf
-    without data is a draw.
-
+    By default every environment has its own around a common one, see :class:`NoiseLikelihood`.
     Where rows have known measurement errors (``y_se``), their squares are added to the noise's,
     which is then common to all environments.
 
@@ -82,23 +75,9 @@ class GaussianLikelihood(NoiseLikelihood):
         """E[log density at the mean], (Q,)."""
         return -noise_of(nuisance).mean_log() - 0.5 * math.log(2 * math.pi)
 
-    def learn(
-        self,
-        nuisance: HyperFactors,
-        y: Tensor,
-        mean: Tensor,
-        var: Tensor,
-        weights: Tensor,
-        env_index: Tensor | None = None,
-        values: Mapping[str, Tensor] | None = None,
-        *,
-        common: bool = True,
-    ) -> None:
+    def _learn(self, nuisance: HyperFactors, rows: SeenRows, *, common: bool) -> None:
         """See :meth:`Likelihood.learn`; closed form."""
-        assert not self.by_node or env_index is not None
-        y, weights = self.filled(y.detach().double()), weights.detach().double()
-        square = (y - mean.detach().double()).square() + var.detach().double()
-        self.learn_noise(nuisance, square, y, weights, env_index, common=common)
+        self.learn_noise(nuisance, rows, rows.square(), common=common)
 
     def predictive_moments(
         self, mean: Tensor, var: Tensor, nuisance: Nuisance
@@ -120,20 +99,22 @@ class MeasuredGaussianLikelihood(NoiseLikelihood):
         self, values: Mapping[str, Tensor], scaling: Scaling, num_rows: int
     ) -> dict[str, Tensor]:
         """See :meth:`Likelihood.row_values`; no error by default."""
-        none = torch.zeros(num_rows, len(scaling.loc), dtype=torch.float64)
-        return {Y_SE: values.get(Y_SE, none) / scaling.outcome_scale().cpu()}
+        error = or_default(values, Y_SE, scaling, num_rows)
+        return {Y_SE: error / scaling.outcome_scale().cpu()}
 
     def forward(self, predictor: Tensor, nuisance: Mapping[str, Tensor]) -> dist.TorchDistribution:
         """Normal(predictor, sqrt(noise_scale^2 + y_se^2))."""
         noise = nuisance["noise_scale"]
-        error = nuisance.get(Y_SE, torch.zeros_like(noise)).to(noise)
+        error = known_value(nuisance, Y_SE, predictor)
         return dist.Normal(predictor, (noise.square() + error.square()).sqrt())
 
     def expected_log_prob(self, y: Tensor, mean: Tensor, var: Tensor, nuisance: Nuisance) -> Tensor:
         """Closed form in the predictor, a Gauss-Hermite sum over the noise."""
         square = (self.filled(y) - mean).square() + var
         noise, weights = cast(ScaleFactor, nuisance["noise_scale"]).points()
-        whole = noise.unsqueeze(1).square() + _error(nuisance, mean).square()  # (T, N, Q)
+        whole = (
+            noise.unsqueeze(1).square() + known_value(nuisance, Y_SE, mean).square()
+        )  # (T, N, Q)
         each = -0.5 * (square / whole + (2 * math.pi * whole).log())
         return torch.einsum("t,tnq->nq", weights.to(each), each)
 
@@ -142,9 +123,4 @@ class MeasuredGaussianLikelihood(NoiseLikelihood):
     ) -> tuple[Tensor, Tensor]:
         """Closed form."""
         noise = noise_of(nuisance).mean_power(2.0)
-        return mean, var + noise + _error(nuisance, mean).square()
-
-
-def _error(nuisance: Nuisance, like: Tensor) -> Tensor:
-    error = nuisance[Y_SE] if Y_SE in nuisance else None
-    return error.to(like) if isinstance(error, Tensor) else torch.zeros_like(like)
+        return mean, var + noise + known_value(nuisance, Y_SE, mean).square()

@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 from pyro_tbr.data.outcomes import Outcomes
 from pyro_tbr.errors import DataError
 from pyro_tbr.heads.hyper import HyperFactor, HyperFactors, Hyperparameter
-from pyro_tbr.heads.likelihoods.base import Kind, Likelihood
+from pyro_tbr.heads.likelihoods.base import Kind, Likelihood, SeenRows
 from pyro_tbr.heads.likelihoods.distributions import Columns
 from pyro_tbr.heads.likelihoods.expectations import Nuisance, SiteTerms
 from pyro_tbr.heads.likelihoods.scaling import Scaling
@@ -233,24 +233,11 @@ class MixedLikelihood(Likelihood):
 
         return SiteTerms(*self._several(sites, nuisance))
 
-    def learn(
-        self,
-        nuisance: HyperFactors,
-        y: Tensor,
-        mean: Tensor,
-        var: Tensor,
-        weights: Tensor,
-        env_index: Tensor | None = None,
-        values: Mapping[str, Tensor] | None = None,
-        *,
-        common: bool = True,
-    ) -> None:
+    def _learn(self, nuisance: HyperFactors, rows: SeenRows, *, common: bool) -> None:
         """See :meth:`Likelihood.learn`."""
         for group in self._groups:
-            part, at, _ = group
-            known = {name: value[:, at] for name, value in (values or {}).items()}
-            own, some = _own(group, nuisance), (y[:, at], mean[:, at], var[:, at], weights[:, at])
-            part.learn(own, *some, env_index, known, common=common)
+            own, some = _own(group, nuisance), rows.of_outcomes(group.columns)
+            group.likelihood._learn(own, some, common=common)
 
     def predictive_moments(
         self, mean: Tensor, var: Tensor, nuisance: Nuisance

@@ -21,7 +21,7 @@ from pyro_tbr.heads.hyper import (
     spread_fixed,
 )
 from pyro_tbr.heads.hyper.base import by_name
-from pyro_tbr.heads.likelihoods.base import Likelihood
+from pyro_tbr.heads.likelihoods.base import Likelihood, SeenRows
 from pyro_tbr.heads.likelihoods.expectations import Nuisance
 from pyro_tbr.heads.likelihoods.scaling import Scaling, standardised
 from pyro_tbr.tree.readers.naming import listed
@@ -161,20 +161,29 @@ class NoiseLikelihood(Likelihood):
     def learn_noise(
         self,
         nuisance: HyperFactors,
+        rows: SeenRows,
         square: Tensor,
-        y: Tensor,
-        weights: Tensor,
-        env_index: Tensor | None,
         *,
         common: bool,
     ) -> None:
         """Noise at its optimum given expected squares (N, Q) of what it draws, as ``learn``."""
-        anywhere = torch.zeros(len(y), dtype=torch.int64, device=y.device)
-        nodes, at = (anywhere if env_index is None else env_index).unique(return_inverse=True)
-        zero = y.new_zeros(len(nodes), y.shape[1])
-        parts = (weights * square, weights, weights * y.square())
+        nodes, at = self.nodes_of(rows).unique(return_inverse=True)
+        zero = square.new_zeros(len(nodes), square.shape[1])
+        weights, known = rows.weights, rows.weights > 0
+        parts = (
+            torch.where(known, weights * square, 0.0),
+            weights,
+            torch.where(known, weights * rows.y.square(), 0.0),
+        )
         square, count, total = (zero.index_add(0, at, part) for part in parts)
         self.learn_from_residuals(nuisance, square, count, nodes, total, common=common)
+
+    def nodes_of(self, rows: SeenRows) -> Tensor:
+        """Node of each row, (N,); any one where noise is common and nobody said."""
+        if rows.env_index is not None:
+            return rows.env_index
+        assert not self.by_node, "which node a row is at is not said"
+        return torch.zeros(len(rows.y), dtype=torch.int64, device=rows.y.device)
 
     def learn_from_residuals(
         self,

@@ -12,6 +12,7 @@ from torch import Tensor
 from pyro_tbr.errors import DataError
 from pyro_tbr.heads.hyper import HyperFactors, PositiveScale, ScaleFactor, as_fixed, spread_fixed
 from pyro_tbr.heads.hyper.base import by_name
+from pyro_tbr.heads.likelihoods.base import SeenRows
 from pyro_tbr.heads.likelihoods.distributions import StudentT
 from pyro_tbr.heads.likelihoods.expectations import Nuisance, as_dict
 from pyro_tbr.heads.likelihoods.noise import NoiseLikelihood, noise_of
@@ -77,41 +78,28 @@ class StudentTLikelihood(NoiseLikelihood):
         each = norm - (half + 0.5) * torch.log1p(0.5 * ratio / half)
         return torch.einsum("t,tnq->nq", weights.to(each), each) - noise_of(nuisance).mean_log()
 
-    def learn(
-        self,
-        nuisance: HyperFactors,
-        y: Tensor,
-        mean: Tensor,
-        var: Tensor,
-        weights: Tensor,
-        env_index: Tensor | None = None,
-        values: Mapping[str, Tensor] | None = None,
-        *,
-        common: bool = True,
-    ) -> None:
+    def _learn(self, nuisance: HyperFactors, rows: SeenRows, *, common: bool) -> None:
         """See :meth:`Likelihood.learn`: noise given the rows' own precisions, in turns with these.
 
         And in turns with the degrees of freedom, which climb the bound.
         """
-        y, mean, var, weights = (part.detach().double() for part in (y, mean, var, weights))
-        y = self.filled(y)
-        square = (y - mean).square() + var
-        nodes = torch.zeros(len(y), dtype=torch.int64, device=y.device)
-        nodes = nodes if env_index is None else env_index
+        square, nodes = rows.square(), self.nodes_of(rows)
         tail = by_name(nuisance)[_TAIL]
 
         def place() -> Tensor:
             noise = noise_of(self.at_nodes(nuisance, nodes)).mean_log()
-            return torch.cat([noise.expand_as(square), tail.state().loc.expand(1, y.shape[1])])
+            return torch.cat([noise.expand_as(square), tail.state().loc.expand(1, square.shape[1])])
 
         for _ in range(_TURNS):
             before = place().clone()
             for _ in range(_STEPS):
-                each = self.row_precision(y, mean, var, self.at_nodes(nuisance, nodes))
-                self.learn_noise(nuisance, each * square, y, weights, env_index, common=common)
+                each = self.row_precision(
+                    rows.y, rows.mean, rows.var, self.at_nodes(nuisance, nodes)
+                )
+                self.learn_noise(nuisance, rows, each * square, common=common)
             if tail.learnt and common:
                 now = as_dict(self.at_nodes(nuisance, nodes))
-                self._climb({_TAIL: tail}, now, y, mean, var, weights)
+                self._climb({_TAIL: tail}, now, rows)
             if (place() - before).abs().max() < _SETTLED:
                 break
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from pyro_tbr.data.known import DEFAULTS, Known
 from pyro_tbr.data.outcomes import Outcomes
 from pyro_tbr.heads.likelihoods.parameters import Parameters
 from pyro_tbr.heads.likelihoods.scaling import Scaling, unscaled
+from pyro_tbr.heads.rows import RowTerms
 
 
 class Support(Parameters):
@@ -44,6 +47,19 @@ class Support(Parameters):
         Raises:
             DataError: Names rows and columns.
         """
+
+    def observed(self, y: Outcomes, known: Known) -> Tensor:
+        """Outcomes (N, Q) in the user's units, NaN where not observed or not to count.
+
+        Raises:
+            DataError: They do not fit what is known of their rows.
+        """
+        self.check_with(y, {name: value.numpy() for name, value in known.values.items()})
+        return known.observed(torch.from_numpy(y.values))
+
+    def row_terms(self, known: Known, scaling: Scaling, num_rows: int) -> RowTerms:
+        """What is known of N rows in the model's units."""
+        return RowTerms(self.row_values(known.values, scaling, num_rows), known.weights)
 
     def standardise(self, y: Tensor, *, intercept: bool) -> Scaling:
         """Units the model is to see outcomes (N, Q) in, NaN where not observed.
@@ -80,3 +96,15 @@ class Support(Parameters):
     def filled(self, y: Tensor) -> Tensor:
         """Outcomes, with what it takes where none was observed."""
         return torch.where(torch.isnan(y), self.placeholder, y)
+
+
+def or_default(values: Mapping[str, Tensor], name: str, scaling: Scaling, num_rows: int) -> Tensor:
+    """What is known of N rows, (N, Q) double, or what stands for it where it was not said."""
+    shape = num_rows, len(scaling.loc)
+    return values.get(name, torch.full(shape, DEFAULTS[name], dtype=torch.float64))
+
+
+def known_value(nuisance: Mapping[str, Any] | nn.ModuleDict, name: str, like: Tensor) -> Tensor:
+    """What is known of each row among values or factors of parameters, or its default."""
+    value = nuisance[name] if name in nuisance else None
+    return value.to(like) if isinstance(value, Tensor) else torch.full_like(like, DEFAULTS[name])

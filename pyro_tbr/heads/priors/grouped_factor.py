@@ -19,12 +19,13 @@ import torch
 from torch import Tensor
 
 from pyro_tbr.heads.hyper import HyperFactor, RateFactor
+from pyro_tbr.heads.hyper.rates import LOGITS
 from pyro_tbr.heads.priors.classes import ExpectedLaw
 from pyro_tbr.heads.priors.gate_levels import LevelLogs, gate_levels, level_logs
 from pyro_tbr.heads.priors.spike_slab_factor import SpikeSlabFactor
 
 _POINTS = {"inclusion_rate": 15, "sharing": 9}  # for what is expected of both
-_GRID = {"inclusion_rate": (-14.0, 8.0, 441), "sharing": (-8.0, 8.0, 161)}  # of logits
+_GRID = {"inclusion_rate": LOGITS, "sharing": (-8.0, 8.0, 161)}  # of logits
 _ROUNDS = 2  # of rate and sharing, each given the other
 _MOST_LENGTHS = 48  # of arcs that are told apart when these are learnt
 
