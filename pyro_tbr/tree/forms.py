@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from pyro_tbr.tree.readers.arrange import TreeParts
+from pyro_tbr.tree.readers.clades import clade_text
 from pyro_tbr.tree.readers.linkage import read_linkage
 from pyro_tbr.tree.readers.newick import read_newick, write_newick
 from pyro_tbr.tree.readers.tables import (
@@ -30,6 +31,10 @@ class TreeForms:
 
     @classmethod
     def _of(cls, parts: TreeParts) -> Self:
+        raise NotImplementedError
+
+    def index(self, node: Hashable) -> int:
+        """Place of a node among the nodes."""
         raise NotImplementedError
 
     @classmethod
@@ -200,6 +205,27 @@ class TreeForms:
     def to_networkx(self) -> nx.DiGraph:
         """A graph with an arc per arc, attribute ``length`` where the arc has one."""
         return write_networkx(self._parts)
+
+    def describe(self, node: Hashable) -> str:
+        """The text of a node, with the leaves below it where it has no name of its own.
+
+        Nodes without a name are those that readers had to name (``inner14``, ``cluster7``), those
+        whose name is a number or a support value, and those numbered by other programs
+        (``Node12``).
+
+        Args:
+            node: A node's label.
+
+        Raises:
+            TreeError: No such node.
+
+        Example:
+            >>> from pyro_tbr import Tree
+            >>> tree = Tree.from_newick("(((A,B),(C,D)),E)r;")
+            >>> tree.describe("inner1"), tree.describe("inner2"), tree.describe("E")
+            ('inner1 (4 leaves: A to D)', 'inner2 (A, B)', 'E')
+        """
+        return clade_text(self._parts, self.index(node))
 
     def to_frame(self) -> pd.DataFrame:
         """A row an arc, which :meth:`from_parents` reads back.
