@@ -148,6 +148,10 @@ class Guide(LocalParamsModule):
         """Inclusion probabilities and moments of the changes."""
         raise NotImplementedError
 
+    def delta_cov(self) -> Tensor | None:
+        """Covariances of the changes of an arc, (A, Q, W, W); ``None``: independent."""
+        return None
+
     def kl(self) -> Tensor:
         """KL of q to the prior, all sites but the rows' own, differentiable."""
         raise NotImplementedError

@@ -25,6 +25,7 @@ from pyro_tbr.inference.preparing import Prepared, prepare, torch_settings
 from pyro_tbr.inference.resuming import go_on
 from pyro_tbr.inference.stages import Fitted, Stages, make_guide
 from pyro_tbr.models import TreeModel
+from pyro_tbr.models.principal_axes import column_moments
 from pyro_tbr.posterior import ModelCheck, Posterior
 from pyro_tbr.posterior.checking import checked, some_rows
 
@@ -132,6 +133,7 @@ def _fitted(
     counts = torch.bincount(rows.env_index, minlength=model.tree.num_nodes)
     fitted.model.num_rows = len(standard)
     report = replace(fitted.report, seed=seed, options=dict(vars(options)))
+    report = replace(report, feature_scale=column_moments(rows.x)[1].cpu())
     if standard.groups is not None:
         report = replace(report, group_correlation=standard.groups.correlation.cpu())
     check = _check(fitted, standard, scaling, schema)

@@ -71,6 +71,7 @@ class Prepared(NamedTuple):
             standard_error=0.5 * rows_a_node**-0.5,
             outcome_names=schema.outcome_names,
             known=self.known,
+            feature_names=schema.feature_names,
         )
         built.eval()  # dropout in a user's encoder works while it is trained, and only then
         if options.torch_dtype != torch.get_default_dtype():

@@ -101,6 +101,13 @@ class Encoder(LocalParamsModule):
             return torch.cat([self.encode(self.prepare(run)) for run in x.runs()])
         return self.encode(self.prepare(x))
 
+    def linear_map(self) -> Tensor | None:
+        """How the latents the model sees move with each feature, (D, K) double.
+
+        ``None`` where that differs from row to row.
+        """
+        return None
+
     @torch.no_grad()
     def set_output(self, loc: Tensor, linear: Tensor, offset: Tensor | None = None) -> None:
         """Appends an affine map: new latents are ``(z - loc) @ linear - offset``.
@@ -149,6 +156,10 @@ class IdentityEncoder(Encoder):
         x = x.dense() if isinstance(x, SparseFeatures) else x
         standard = (x.double() - self.feature_loc) / self.feature_scale
         return standard.to(self.output_map.dtype)
+
+    def linear_map(self) -> Tensor | None:
+        """See :meth:`Encoder.linear_map`."""
+        return self.output_map.double() / self.feature_scale.double().unsqueeze(-1)
 
     def body(self, prepared: Tensor) -> Tensor:
         """The features."""
@@ -226,6 +237,13 @@ class LinearEncoder(PreparedEncoder):
         """Sets the map to these directions of the prepared features, (R, K)."""
         self.layer.weight.copy_(directions.T)
 
+    def linear_map(self) -> Tensor | None:
+        """See :meth:`Encoder.linear_map`."""
+        projection = self.projection
+        if not projection.shape[1]:  # before there were rows
+            projection = torch.eye(self.num_features, self.width).to(projection)
+        return projection @ self.layer.weight.double().T @ self.output_map.double()
+
     def body(self, prepared: Tensor) -> Tensor:
         """One linear layer."""
         return self.layer(prepared)
@@ -281,6 +299,12 @@ class ModuleEncoder(Encoder):
         if any(part.is_floating_point() and part.dtype != dtype for part in tensors):
             self.module.to(dtype)
         return super().prepare(x)
+
+    def linear_map(self) -> Tensor | None:
+        """See :meth:`Encoder.linear_map`: of a single linear layer."""
+        if not isinstance(self.module, nn.Linear):
+            return None
+        return self.module.weight.double().T @ self.output_map.double()
 
     def body(self, prepared: Tensor) -> Tensor:
         """The user's module, its output checked."""

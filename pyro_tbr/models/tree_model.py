@@ -15,9 +15,17 @@ from pyro_tbr.heads.likelihoods import LIKELIHOODS, Likelihood, MixedLikelihood
 from pyro_tbr.heads.local_params import LocalParamsModule
 from pyro_tbr.heads.priors import ArcPrior, SpikeSlabPrior
 from pyro_tbr.heads.rows import RowTerms
-from pyro_tbr.models.encoders import ENCODERS, Encoder, LatentUnits, ModuleEncoder
+from pyro_tbr.models.encoders import (
+    ENCODERS,
+    Encoder,
+    IdentityEncoder,
+    LatentUnits,
+    ModuleEncoder,
+)
 from pyro_tbr.tree import Tree
 from pyro_tbr.tree.readers.naming import listed
+
+INTERCEPT = "intercept"  # the name of its weights
 
 
 class TreeModel(LocalParamsModule):
@@ -95,6 +103,7 @@ class TreeModel(LocalParamsModule):
         self._specs = (encoder, prior, likelihood)
         self.num_features: int | None = None
         self.num_outcomes: int | None = None
+        self._feature_names: tuple[str, ...] = ()  # where they name the latents
         if num_features is not None and num_outcomes is not None:
             self.build(num_features, num_outcomes)
 
@@ -148,9 +157,13 @@ class TreeModel(LocalParamsModule):
 
     @property
     def weight_names(self) -> tuple[str, ...]:
-        """``z0``, ``z1``, ..., then ``intercept`` where there is one."""
-        latents = tuple(f"z{k}" for k in range(self.latent_dim))
-        return (*latents, "intercept") if self.intercept else latents
+        """``z0``, ``z1``, ..., then ``intercept`` where there is one.
+
+        Latents that are the features bear their names, where all of these are text and none is
+        ``"intercept"``.
+        """
+        latents = self._feature_names or tuple(f"z{k}" for k in range(self.latent_dim))
+        return (*latents, INTERCEPT) if self.intercept else latents
 
     @property
     def prior(self) -> ArcPrior:
@@ -184,12 +197,13 @@ class TreeModel(LocalParamsModule):
         standard_error: float = 0.1,
         outcome_names: Sequence[Hashable] | None = None,
         known: Collection[str] = (),
+        feature_names: Sequence[Hashable] | None = None,
     ) -> TreeModel:
         """Makes every parameter and buffer; after that nothing is lazy.
 
         ``num_features`` is D, ``num_outcomes`` Q, ``latent_units`` are of latents that are the
-        features, ``outcome_names`` and ``known`` as of :meth:`Likelihood.build`; for the others see
-        :meth:`ArcPrior.build`. Returns this model.
+        features, whose names ``feature_names`` are, ``outcome_names`` and ``known`` as of
+        :meth:`Likelihood.build`; for the others see :meth:`ArcPrior.build`. Returns this model.
         """
         likelihood = _likelihood(self.likelihood_spec).build(
             num_outcomes, outcome_scale=outcome_scale, num_nodes=self.tree.num_nodes,
@@ -205,6 +219,8 @@ class TreeModel(LocalParamsModule):
             self.encoder = ModuleEncoder(copy.deepcopy(spec), num_features, self.latent_dim)
         if latent_units is not None:
             self.encoder.use_units(latent_units)
+        named = isinstance(self.encoder, IdentityEncoder) and _can_name_latents(feature_names)
+        self._feature_names = tuple(map(str, feature_names or ())) if named else ()
         prior = self.prior_spec.build(
             self.tree,
             self.num_weights,
@@ -248,6 +264,11 @@ class TreeModel(LocalParamsModule):
             )
         z = pyro.deterministic("z", self.encoder(x), event_dim=2)
         return self.head(self.design(z), env_index, y, terms)
+
+
+def _can_name_latents(names: Sequence[Hashable] | None) -> bool:
+    """All are text, so that a number still says a place, and none is the intercept's."""
+    return all(isinstance(name, str) and name != INTERCEPT for name in names or ())
 
 
 def _likelihood(spec: str | Likelihood) -> Likelihood:

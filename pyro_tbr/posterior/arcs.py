@@ -6,6 +6,7 @@ from collections.abc import Hashable
 
 import pandas as pd
 import torch
+from torch import Tensor
 
 from pyro_tbr.errors import DataError
 from pyro_tbr.posterior.tables import arc_index, names_index
@@ -34,3 +35,14 @@ def arc_pip_table(view: PosteriorView, outcome: Hashable) -> pd.DataFrame:
     parts = [found.each, found.slopes.unsqueeze(-1), found.every.unsqueeze(-1)]
     values = torch.cat(parts, -1).cpu().double().clamp(0, 1).numpy()
     return pd.DataFrame(values, index=arc_index(view.tree), columns=columns)
+
+
+@torch.no_grad()
+def slope_inclusion(view: PosteriorView) -> Tensor:
+    """Probability that some latent's effect on an outcome changed along an arc, (A, Q)."""
+    where = view.guide.informed_arcs.device
+    found = [
+        view.guide.arc_inclusion(torch.tensor([q], device=where)).slopes
+        for q in range(len(view.outcome_names))
+    ]
+    return torch.stack(found, -1).cpu().double().clamp(0, 1)

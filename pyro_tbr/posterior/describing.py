@@ -192,6 +192,7 @@ def model_of(
         outcome_scale=scaling.outcome_scale(),
         outcome_names=schema.outcome_names,
         known=parts.get("known", ()),
+        feature_names=schema.feature_names,
     )
     model.num_rows = parts["num_rows"]
     if isinstance(model.encoder, PreparedEncoder):

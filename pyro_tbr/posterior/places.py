@@ -77,14 +77,7 @@ class Places:
         Weights are those at the nodes, (S, n, W, Q), or at the one node that each draw picks where
         it is not known, (S, 1, W, Q); parameters likewise, or (S, 1, ...) where nodes share them.
         """
-
-        def make() -> dict[str, Tensor]:
-            generator = torch.Generator().manual_seed(_DRAW_SEED + seed)
-            draws = view.draws(num_draws, generator)
-            draws.pop("gates", None)  # large, and not asked for
-            return draws
-
-        draws = view.draws_kept.get((num_draws, seed), make)
+        draws = kept_draws(view, num_draws, seed)
         weights = weights_at(view.tree, self.nodes, draws)
         generator = torch.Generator().manual_seed(_CHANGE_SEED + seed)
         if self.relative_length is not None:
@@ -108,6 +101,18 @@ class Places:
         """The nodes (n,) as the likelihood counts them: V is one that the tree has not."""
         known = self.relative_length is None
         return self.nodes if known else torch.full_like(self.nodes, view.tree.num_nodes)
+
+
+def kept_draws(view: PosteriorView, num_draws: int, seed: int) -> dict[str, Tensor]:
+    """Draws without gates in the model's units that are kept, as many calls ask for the same."""
+
+    def make() -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(_DRAW_SEED + seed)
+        draws = view.draws(num_draws, generator)
+        draws.pop("gates", None)  # large, and not asked for
+        return draws
+
+    return view.draws_kept.get((num_draws, seed), make)
 
 
 def places_of(view: PosteriorView, env: Any, order: RowOrder) -> Places:

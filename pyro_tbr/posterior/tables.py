@@ -128,7 +128,7 @@ def long_table(
 ) -> pd.DataFrame:
     """One row an arc, latent and outcome; columns (A, W, Q) by name behind those of labels."""
     parents, children = zip(*tree.arcs, strict=True)
-    return _long({"parent": parents, "child": children}, columns, latents, outcomes)
+    return long_form({"parent": parents, "child": children}, columns, latents, outcomes)
 
 
 def _spike_slab_quantile(
@@ -147,7 +147,7 @@ def _spike_slab_quantile(
 def node_table(tree: Tree, moments: NodeMoments, latents: Names, outcomes: Names) -> pd.DataFrame:
     """One row a node, latent and outcome; moments (V, W, Q) in the user's units."""
     mean, sd = moments.mean.double(), moments.var.clamp(min=0).sqrt().double()
-    return _long({"node": tree.nodes}, {"mean": mean, "sd": sd}, latents, outcomes)
+    return long_form({"node": tree.nodes}, {"mean": mean, "sd": sd}, latents, outcomes)
 
 
 def noise_table(view: PosteriorView, level: float) -> pd.DataFrame:
@@ -179,20 +179,27 @@ def noise_table(view: PosteriorView, level: float) -> pd.DataFrame:
     }
     columns = {name: value.reshape(shape) for name, value in columns.items()}
     names = tuple(view.outcome_names[q] for q in which.tolist())
-    table = _long({"node": tree.nodes}, columns, ("",), names)
+    table = long_form({"node": tree.nodes}, columns, ("",), names)
     return table.drop(columns="latent")
 
 
-def _long(
-    labels: dict[str, tuple], values: dict[str, Tensor], latents: Names, outcomes: Names
+def long_form(
+    labels: dict[str, tuple],
+    values: dict[str, Tensor],
+    latents: Names,
+    outcomes: Names,
+    name: str = "latent",
 ) -> pd.DataFrame:
-    """Labels (n,), names of latents and outcomes, and values (n, W, Q), by column."""
+    """Labels (n,), names of latents and outcomes, and values (n, W, Q), by column.
+
+    ``name`` is the column of the latents, or of what stands in their place.
+    """
     shape = len(next(iter(labels.values()))), len(latents), len(outcomes)
     place, k, q = (part.ravel() for part in np.indices(shape))
-    columns: dict[str, Any] = {name: _objects(column)[place] for name, column in labels.items()}
-    columns["latent"] = names_index(latents, "latent").take(k)
+    columns: dict[str, Any] = {label: _objects(part)[place] for label, part in labels.items()}
+    columns[name] = names_index(latents, name).take(k)
     columns["outcome"] = names_index(outcomes, "outcome").take(q)
-    columns |= {name: value.reshape(-1).cpu().numpy() for name, value in values.items()}
+    columns |= {column: value.reshape(-1).cpu().numpy() for column, value in values.items()}
     return pd.DataFrame(columns)
 
 

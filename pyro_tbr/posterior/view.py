@@ -66,6 +66,8 @@ class FitReport:
         group_correlation: Correlation of two rows of a group given their predictors, (Q,); ``None``
             without groups.
         check: What the rows said of the model, see :meth:`Posterior.check`.
+        feature_scale: Standard deviation of each feature over the rows, (D,); ``None`` in files of
+            earlier versions.
         latent_choice: How many latents there are, see ``choose_latent_dim``, where the model was
             made with ``latent_dim=None``; else ``None``.
         seed: The seed.
@@ -84,6 +86,7 @@ class FitReport:
     alternative_evidence: Tensor = field(default_factory=lambda: torch.zeros(0))
     group_correlation: Tensor | None = None
     check: ModelCheck | None = None
+    feature_scale: Tensor | None = None
     latent_choice: LatentDimChoice | None = None
     seed: int = 0
     options: dict[str, Any] = field(default_factory=dict)

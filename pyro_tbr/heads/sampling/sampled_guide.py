@@ -134,9 +134,12 @@ class SampledGuide(HeldGuide):
     def node_cov(self, nodes: Tensor) -> Tensor:
         """See :meth:`Guide.node_cov`."""
         parts = [block[:, nodes].transpose(-1, -2) for block in self._node_blocks()]
-        weights = torch.cat(parts)  # (S, n, Q, W)
-        weights = weights - weights.mean(0)
-        return torch.einsum("snqv,snqw->nqvw", weights, weights) / (len(weights) - 1)
+        return _cov(torch.cat(parts))
+
+    @torch.no_grad()
+    def delta_cov(self) -> Tensor:
+        """See :meth:`Guide.delta_cov`."""
+        return _cov(self._all("deltas").double().transpose(-1, -2))
 
     @torch.no_grad()
     def delta_moments(self) -> DeltaMoments:
@@ -200,3 +203,9 @@ class SampledGuide(HeldGuide):
         rounds = -(-num_samples // size)
         order = [torch.randperm(size, generator=generator) for _ in range(rounds)]
         return torch.cat(order)[:num_samples].to(self.informed_arcs.device)
+
+
+def _cov(draws: Tensor) -> Tensor:
+    """Covariances over the first dimension of draws (S, n, Q, W), (n, Q, W, W)."""
+    draws = draws - draws.mean(0)
+    return torch.einsum("snqv,snqw->nqvw", draws, draws) / (len(draws) - 1)
