@@ -43,7 +43,7 @@ def predicted(
     check_number(num_draws, "num_draws")
     check_level(level)
     design, index = view.align_design(x)
-    order = RowOrder(len(design), index).or_of(env=env, **given)
+    order = RowOrder(len(design)).or_of(x=x, env=env, **given)
     places = places_of(view, env, order)
     known = view.row_terms(view.align_known(given, order), order).values
     form = Form(view.schema.outcome_ndim == 1, index, view.outcome_names, order)

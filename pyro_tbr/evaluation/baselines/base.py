@@ -205,7 +205,7 @@ class FittedBaseline:
             level: Probability of the central interval.
         """
         table, index = align_features(self.schema, x)
-        order = RowOrder(len(table), index).or_of(env=env)
+        order = RowOrder(len(table)).or_of(x=x, env=env)
         nodes = align_env(self.tree, env, order)
         standard = self.features(table)
         form = Form(self.schema.outcome_ndim == 1, index, self.schema.outcome_names, order)

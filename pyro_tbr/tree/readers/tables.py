@@ -10,6 +10,7 @@ import pandas as pd
 from pyro_tbr.errors import TreeError
 from pyro_tbr.tree.readers.arrange import TreeParts, arrange
 from pyro_tbr.tree.readers.naming import is_blank, listed, refuse_rounded, unknown_label
+from pyro_tbr.tree.readers.other_tables import as_pandas
 
 Row = tuple[Any, Any, Any]  # child, parent, length
 _SEVERAL = (list, set, Mapping, np.ndarray, pd.Series, pd.Index)  # what no label is
@@ -21,7 +22,7 @@ def read_parents(
     lengths: Mapping[Any, float] | pd.Series | None = None,
 ) -> TreeParts:
     """A tree from the parent of each node: see ``Tree.from_parents``."""
-    rows, num_columns, names = _as_rows(parents)
+    rows, num_columns, names = _as_rows(as_pandas(parents, "parents", TreeError))
     for place, column in enumerate(names):
         refuse_rounded(f"parents, column {column!r}", (row[place] for row in rows))
     if lengths is not None and num_columns == 3:
