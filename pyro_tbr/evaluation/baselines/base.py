@@ -26,7 +26,7 @@ from pyro_tbr.evaluation.baselines.prediction import BaselinePrediction
 from pyro_tbr.heads.likelihoods.scaling import Scaling
 from pyro_tbr.models import Encoder, LinearEncoder, TreeModel
 from pyro_tbr.models.encoders import PreparedEncoder
-from pyro_tbr.posterior.prediction import Form
+from pyro_tbr.posterior.form import Form
 from pyro_tbr.posterior.tables import long_table
 from pyro_tbr.tree import Tree
 
