@@ -88,7 +88,7 @@ def plot_latents(
         raise DataError(f"latents={latents!r}: the intercept is the same in every row; use z0, ...")
     z = posterior.encode(x)
     values = np.asarray(z)[:, places]
-    rows = RowOrder(len(values), getattr(z, "index", None))
+    rows = RowOrder(len(values)).or_of(x=x)
     nodes = align_env(posterior.tree, env, rows).numpy()
     place = np.argsort(tree_layout(posterior.tree).order)  # of each node in the drawing
     present, rank = np.unique(place[nodes], return_inverse=True)
