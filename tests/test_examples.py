@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+import warnings
 from pathlib import Path
 
 import pandas as pd
@@ -75,23 +76,42 @@ def test_own_loop(capsys):
     assert "true change, PIP, estimate" in capsys.readouterr().out
 
 
-def test_cell_types(capsys):
-    found = run(
-        *("cell_types", "--data", data("neurons_m1"), "--max-outcomes", 2),
-        *("--latent-dim", 1, "--components", 1, "--restarts", 1),
-    )
-    # As many latents as components, so that there is no encoder to learn.
-    assert 1 < found["expected_changes_z0"] < found["expected_changes_intercept"] < 34 * 2
+def test_cells(capsys, tmp_path):
+    with warnings.catch_warnings(action="ignore"):  # one latent of genes is not all there is
+        found = run(
+            *("cells", "--data", data("neurons_m1"), "--outcomes", "AP_width", "Rheobase"),
+            *("--latent-dim", 1, "--components", 3, "--restarts", 1, "--page", tmp_path / "p.html"),
+        )
     assert found["largest_pip"] > 0.9
-    # Two outcomes do not say whether many intercepts change or all do a little: none need be sure.
-    assert 0 <= found["selected"] < found["expected_changes_intercept"]
     assert 0 <= found["selected_fdr"] <= 0.05
-    # The latent is the leading component: no gene is all of it, some go with it.
-    assert 0.5 < found["gene_correlation_z0"] < 1
-    assert found["determined"]  # there is one component to choose from
+    assert found["largest_loading"] > 0
+    assert "Latents" in (tmp_path / "p.html").read_text()
     printed = capsys.readouterr().out
-    assert all(word in printed for word in ("prior PIP", "genes: ", "Selected at"))
-    assert "CGE -> Lamp5, " in printed  # among the first with other numbers of latents too
+    assert all(word in printed for word in ("surest changes", "z0: ", "The surest change: on"))
+
+
+def test_species(capsys, tmp_path):
+    with warnings.catch_warnings(action="ignore"):
+        found = run(
+            *("species", "--data", data("birds_niche"), "--outcomes", "log_mass"),
+            *("--latent-dim", 1, "--restarts", 1, "--species", 12, "--page", tmp_path / "p.html"),
+        )
+    assert found["covered"] > 0.4  # twelve species of one family, right or wrong together
+    assert found["before"] > 0 < found["after"]
+    assert "data:image/png;base64," in (tmp_path / "p.html").read_text()
+    assert "goes with" in capsys.readouterr().out
+
+
+def test_genomes(capsys, tmp_path):
+    with warnings.catch_warnings(action="ignore"):
+        found = run(
+            *("genomes", "--data", data("erythromycin_firmicutes"), "--components", 2),
+            *("--restarts", 1, "--page", tmp_path / "p.html"),
+        )
+    assert found["log_score"] > -3
+    assert 0 < found["width"] < 1
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in ("Odds of resistance", "changes most surely"))
 
 
 @pytest.mark.slow

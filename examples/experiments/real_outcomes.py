@@ -16,7 +16,7 @@ Prints R2, coverage of 90 % intervals and log score of every method, differences
 of held-out leaves with their standard errors, and which changes are selected at a false discovery
 rate of 0.05, and in how many of the fits; for the bacteria the scores of probabilities by genus and
 the share that is resistant among genomes with like probabilities. There is no true answer for the
-latents; what one fit to all neurons says of them: ``cell_types.py``.
+latents; what one fit to all neurons says of them: ``examples/cells.py``.
 
     python examples/experiments/real_outcomes.py neurons
     python examples/experiments/real_outcomes.py birds --protocols groups leaves

@@ -239,6 +239,26 @@ class TreeModel(LocalParamsModule):
         """Latents (N, K) with the intercept's 1 behind them: (N, W)."""
         return torch.cat([z, z.new_ones(*z.shape[:-1], 1)], dim=-1) if self.intercept else z
 
+    def __repr__(self) -> str:
+        latents = (
+            "latent_dim to be chosen" if self._latent_dim is None else f"{self.latent_dim} latents"
+        )
+        spec = self.encoder_spec
+        parts = [
+            f"tree: {self.tree!r}",
+            f"encoder: {spec!r}" if isinstance(spec, str) else f"encoder: {type(spec).__name__}",
+            f"prior: {self.prior_spec!r}",
+            f"likelihood: {_likelihood(self.likelihood_spec)!r}",
+        ]
+        if self.num_features is None:
+            parts.append("not built yet: fit, or model.build(num_features, num_outcomes), does it")
+        else:
+            trained = sum(part.numel() for part in self.encoder.parameters())
+            parts[1] += f", {self.num_features} features, {trained} parameters"
+            parts.append(f"{self.num_outcomes} outcomes, weights {listed(self.weight_names)}")
+        intercept = "with" if self.intercept else "without"
+        return "\n  ".join([f"TreeModel: {latents}, {intercept} intercept", *parts])
+
     def forward(
         self,
         x: Tensor,

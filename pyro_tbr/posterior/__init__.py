@@ -4,6 +4,7 @@ Tables carry the user's own labels, with index names ``parent``, ``child``, ``no
 ``outcome``; numbers are in the user's units.
 """
 
+from pyro_tbr.posterior.fit_report import FitReport
 from pyro_tbr.posterior.identification import Identification
 from pyro_tbr.posterior.latent_choice import LatentDimChoice
 from pyro_tbr.posterior.model_check import ModelCheck
@@ -13,7 +14,7 @@ from pyro_tbr.posterior.prediction import Prediction
 from pyro_tbr.posterior.sampling import sample_posterior
 from pyro_tbr.posterior.selection import Selection, select_at_fdr
 from pyro_tbr.posterior.summary import Summary
-from pyro_tbr.posterior.view import FitReport, LatentUnits, PosteriorView
+from pyro_tbr.posterior.view import LatentUnits, PosteriorView
 
 __all__ = [
     "FitReport",

@@ -123,8 +123,11 @@ class ChangeAnswers(PosteriorView):
             fdr: Bayesian false discovery rate; see :func:`~pyro_tbr.posterior.select_at_fdr`.
 
         Returns:
-            Rows and columns of :meth:`deltas`, surest first, and ``fdr``: the level of the list
-            down to this row. The last row's, the realised level, is in ``.attrs["fdr"]``.
+            Rows and columns of :meth:`deltas`, surest first; ``fdr``: the level of the list down
+            to this row; ``determined``: whether the row's latent is (of an intercept always), as
+            a PIP of another is that of one of several solutions. The last row's, the realised
+            level, is in ``.attrs["fdr"]``, what :meth:`identification` says in a sentence in
+            ``.attrs["verdict"]``.
         """
         return selected(self, fdr)
 

@@ -9,7 +9,7 @@ what the outcomes are worth.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -33,6 +33,7 @@ class Identification:
     """What ``Posterior.identification`` gives; ``str`` of it reads well.
 
     Attributes:
+        known: Latents are the features, or otherwise not learnt.
         num_environments: Nodes with rows.
         num_outcomes: Q.
         worth: How many independent outcomes the Q are worth, as their residuals correlate.
@@ -55,6 +56,7 @@ class Identification:
         reasons: Why latents in use are not determined; empty if they are.
     """
 
+    known: bool
     num_environments: int
     num_outcomes: int
     worth: float
@@ -73,6 +75,22 @@ class Identification:
     def determined(self) -> bool:
         """Nothing speaks against the latents in use being determined."""
         return not self.reasons
+
+    @property
+    def verdict(self) -> str:
+        """Whether the latents are determined and how to read them, in a sentence or two."""
+        sure = list(self.latents.index[self.latents["determined"]])
+        if self.known:
+            text = "Latents are known" if self.determined else "Latents are known, but"
+            return text + ("." if self.determined else f" {self.reasons[0]}.")
+        unused = f" Not used: {', '.join(self.unused)}." if self.unused else ""
+        if self.determined:
+            return f"Latents determined: {', '.join(sure) or 'none is used'}.{unused}"
+        but = f"; {', '.join(sure)} determined all the same" if sure else ""
+        return (
+            f"Latents NOT determined ({self.reasons[0]}){but}.{unused} Read predictions and "
+            "effects() of features, not PIPs of slopes."
+        )
 
     def __str__(self) -> str:
         where = f"{self.num_environments} environments, {self.num_outcomes} outcome(s)"
@@ -108,6 +126,11 @@ class Identification:
 @torch.no_grad()
 def identify(view: PosteriorView) -> Identification:
     """See ``Posterior.identification``."""
+    found = view.tables_kept.get("identification", lambda: _identify(view))
+    return replace(found, separation=found.separation.copy(), latents=found.latents.copy())
+
+
+def _identify(view: PosteriorView) -> Identification:
     report, model = view.report, view.model
     names, nodes = view.latent_names[: model.latent_dim], view.stats.nodes
     num_outcomes = len(view.outcome_names)
@@ -131,7 +154,9 @@ def identify(view: PosteriorView) -> Identification:
         },
         index=pd.Index(names, name="latent"),
     )  # fmt: skip
-    reasons = []
+    reasons = _too_little(view, len(nodes))
+    if reasons:
+        table["determined"] = False
     if learnt:
         if len(nodes) * worth < 2 * used.sum() + SPARE_ENVIRONMENTS:
             reasons.append(
@@ -143,6 +168,7 @@ def identify(view: PosteriorView) -> Identification:
     weights = view.guide.node_moments().mean[nodes].double()
     weights = weights.permute(0, 2, 1)[..., : len(names)][..., torch.from_numpy(used)]
     return Identification(
+        known=not model.encoder.trainable,
         num_environments=len(nodes),
         num_outcomes=num_outcomes,
         worth=worth,
@@ -157,6 +183,22 @@ def identify(view: PosteriorView) -> Identification:
         unused=tuple(name for name, use in zip(names, used, strict=True) if not use),
         reasons=tuple(reasons),
     )
+
+
+def _too_little(view: PosteriorView, num_environments: int) -> list[str]:
+    """Why nothing could determine these latents, whatever the rows say."""
+    reasons, model = [], view.model
+    if num_environments == 1:
+        reasons.append(
+            "all rows are of one environment, so nothing tells its changes from the root's weights"
+        )
+    num_features = view.schema.num_features
+    if model.encoder.linear_map() is not None and model.latent_dim > num_features:
+        reasons.append(
+            f"latent_dim={model.latent_dim} is above the number of features, {num_features}: more "
+            "linear latents than features do not exist"
+        )
+    return reasons
 
 
 def _in_use(view: PosteriorView) -> tuple[np.ndarray, np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import os
 from typing import Any
 
@@ -255,6 +256,46 @@ class Posterior(ChangeAnswers, FeatureAnswers):
             DataError: A label, or the user's own prior or likelihood, that would not come back.
         """
         saving.save_view(self, path)
+
+    def to_html(
+        self,
+        path: str | os.PathLike[str],
+        x: Any = None,
+        y: Any = None,
+        env: Any = None,
+        *,
+        title: str | None = None,
+        exposure: Any = None,
+        trials: Any = None,
+        y_se: Any = None,
+    ) -> None:
+        """Writes all that was found on one page, with its plots in it; it needs no network.
+
+        Verdict, tree with its surest changes, table of changes beside their priors, what makes each
+        latent, effects of features, how predictions fit, how it was fitted.
+
+        Args:
+            path: File to write; one that is there is replaced once the new one is complete.
+            x: Rows to check predictions by, best rows that the fit has not seen, and to average
+                slopes over where latents are not linear in the features; ``None``: without.
+            y: Their outcomes, as in ``fit``.
+            env: Their environments, as in ``fit``.
+            title: What stands at the top.
+            exposure: As in ``predict``.
+            trials: Likewise.
+            y_se: Likewise.
+
+        Raises:
+            DataError: Some of x, y, env are missing.
+            FileNotFoundError: No such folder.
+            ImportError: matplotlib is not installed.
+        """
+        # The page draws, and plots are made of posteriors: it stands below this room.
+        page = importlib.import_module("pyro_tbr.page")
+        page.write_page(self, path, x, y, env, title, as_given(exposure, trials, y_se))
+
+    def _repr_html_(self) -> str:
+        return self.summary()._repr_html_()
 
     def __repr__(self) -> str:
         rows, nodes = int(self.row_counts.sum()), int((self.row_counts > 0).sum())

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_tbr.posterior.view import FitReport
+from pyro_tbr.posterior.fit_report import FitReport
 
 SAME_LATENT = 0.95  # correlation above which a latent of another solution is the same one
 # Share of the search's solutions that have to agree. A latent that few of them have may be one of

@@ -8,8 +8,10 @@ it does not depend on the versions it was written with.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import nn
@@ -25,11 +27,12 @@ from pyro_tbr.posterior.describing import (
     guide_of,
     model_of,
 )
+from pyro_tbr.posterior.fit_report import FitReport
 from pyro_tbr.posterior.latent_choice import LatentDimChoice
 from pyro_tbr.posterior.model_check import ModelCheck
 from pyro_tbr.posterior.plain import from_plain, to_plain
 from pyro_tbr.posterior.tables import names_index
-from pyro_tbr.posterior.view import FitReport, PosteriorView
+from pyro_tbr.posterior.view import PosteriorView
 from pyro_tbr.tree import Tree
 
 LIBRARY = "pyro_tbr"
@@ -41,15 +44,21 @@ _WORDS = {"schema": "names of features and outcomes", "report": "report of the f
 
 
 def save_view(view: PosteriorView, path: str | os.PathLike[str]) -> None:
-    """See ``Posterior.save``; a file that is there is replaced once the new one is complete."""
+    """See ``Posterior.save``."""
+    with replacing(path) as file:
+        torch.save(_content(view), file)
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """A file to write; one that is there is replaced once the new one is complete."""
     target = Path(path).resolve()  # through links: these stay
     if not target.parent.is_dir():
         raise FileNotFoundError(f"{str(path)!r}: there is no folder {str(target.parent)!r}")
-    content = _content(view)
     part = target.with_name(f".{target.name}.{os.urandom(4).hex()}.part")
     try:
         with part.open("xb") as file:
-            torch.save(content, file)
+            yield file
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)

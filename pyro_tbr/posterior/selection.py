@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from pyro_tbr.errors import DataError
+from pyro_tbr.posterior.identification import identify
 from pyro_tbr.posterior.tables import deltas, long_table
 from pyro_tbr.posterior.view import PosteriorView, require_gates
 
@@ -82,7 +83,10 @@ def selected(view: PosteriorView, fdr: float) -> pd.DataFrame:
     found = select_at_fdr(table["pip"], fdr, order_by=table["log_odds"])
     table = table.iloc[found.chosen].reset_index(drop=True)
     table["fdr"] = found.running
-    table.attrs["fdr"] = found.fdr
+    identified = identify(view)
+    sure = identified.latents["determined"]
+    table["determined"] = table["latent"].map(sure).fillna(True).astype(bool)  # the intercept is
+    table.attrs |= {"fdr": found.fdr, "verdict": identified.verdict}
     return table
 
 

@@ -12,10 +12,12 @@ from torch import Tensor
 
 from pyro_tbr.heads.hyper import HyperFactor, ScaleFactor
 from pyro_tbr.heads.priors import ArcPrior
-from pyro_tbr.posterior.identification import identify
+from pyro_tbr.markup import box, fragment, listing, paragraph, table
+from pyro_tbr.posterior.identification import Identification, identify
 from pyro_tbr.posterior.latent_choice import LatentDimChoice
 from pyro_tbr.posterior.tables import deltas, names_index, noise_table
 from pyro_tbr.posterior.view import PosteriorView
+from pyro_tbr.tree import Tree
 
 _NUM_SHOWN = 10
 
@@ -34,10 +36,15 @@ class Summary:
         latents: By latent: share of the predictor's variance, expected number of changes (sum of
             PIPs over arcs and outcomes), prior and posterior mean of the inclusion rate, that of
             the sharing where gates of outcomes hang together, whether it is used.
-        changes: The surest changes, as in ``Posterior.deltas``, without log odds.
+        changes: The surest changes, as in ``Posterior.deltas``, without log odds: of latents in
+            use, on arcs with data below.
+        nodes: What nodes of these without a name of their own are, see ``Tree.describe``.
         folds: Folds of the cross-fit.
         optimism: Share by which held-out rows fit worse than rows of training.
+        how_latents: The same in words, with what to do where it matters.
         likelihood: Of the outcomes.
+        determined: Whether the latents in use are.
+        verdict: The same in words, see ``Posterior.identification``.
         latent_choice: How the number of latents was chosen; ``None``: it was given.
     """
 
@@ -48,9 +55,13 @@ class Summary:
     noise_range: pd.DataFrame
     latents: pd.DataFrame
     changes: pd.DataFrame
+    nodes: tuple[str, ...]
     folds: int
     optimism: float
+    how_latents: str
     likelihood: str
+    determined: bool
+    verdict: str
     latent_choice: LatentDimChoice | None = None
 
     def __str__(self) -> str:
@@ -60,20 +71,40 @@ class Summary:
         ]
         pairs = zip(self.noise_scale.items(), ranges, strict=True)
         noise = ", ".join(f"{name} {value:.4g}{ends}" for (name, value), ends in pairs)
-        how = f"{self.folds}-fold cross-fit" if self.folds else "the one encoder"
         lines = [
             f"{self.num_rows} rows in {self.num_environments} environments, {self.num_arcs} arcs",
             self.likelihood + (f", noise {noise}" if noise else ""),
-            f"latents of the rows by {how} (held-out rows fit {self.optimism:+.1%} worse than "
-            "rows of training)",
+            self.how_latents,
             *self._chosen(),
+            self.verdict,
             "",
             self.latents.to_string(float_format=lambda v: f"{v:.3f}"),
             "",
-            f"surest changes (first {len(self.changes)}; PIP beside its prior):",
-            self.changes.to_string(index=False, float_format=lambda v: f"{v:.3f}"),
+            *self._changes(),
         ]
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        first, *rest = str(self).split("\n\n", maxsplit=1)[0].splitlines()
+        rest.remove(self.verdict)
+        shown = self.latents.reset_index()
+        return fragment(
+            paragraph(first),
+            box(self.verdict, good=self.determined),
+            listing(rest),
+            table(shown.columns, shown.itertuples(index=False)),
+            paragraph(f"Surest changes (first {len(self.changes)}; PIP beside its prior)"),
+            table(self.changes.columns, self.changes.itertuples(index=False)),
+            listing(self.nodes),
+        )
+
+    def _changes(self) -> list[str]:
+        """The surest changes, and what nodes in them are."""
+        if not len(self.changes):
+            return ["no changes to speak of: no latent in use, or no arc with data below"]
+        changes = self.changes.to_string(index=False, float_format=lambda v: f"{v:.3f}")
+        head = f"surest changes (first {len(self.changes)}; PIP beside its prior):"
+        return [head, changes, *(f"  {text}" for text in self.nodes)]
 
     def _chosen(self) -> list[str]:
         """A line on the number of latents, where it was not given."""
@@ -102,11 +133,10 @@ def summarise(view: PosteriorView) -> Summary:
         columns["expected_changes"] = moments.inclusion[informed].sum((0, 2))
     names = names_index(view.latent_names, "latent")
     latents = pd.DataFrame({name: v.cpu().numpy() for name, v in columns.items()}, index=names)
-    used = identify(view).latents["used"].to_numpy()
+    identified = identify(view)
+    used = identified.latents["used"].to_numpy()
     latents["used"] = np.append(used, np.ones(len(names) - len(used), dtype=bool))
-    table = deltas(view, 0.9).drop(columns="log_odds")
-    sure = table["pip"] if guide.has_gates else (table["mean"] / table["sd"]).abs()
-    order = sure.sort_values(ascending=False, kind="stable").index[:_NUM_SHOWN]
+    changes = surest(view, identified)[:_NUM_SHOWN]
     return Summary(
         num_rows=int(view.row_counts.sum()),
         num_environments=int((view.row_counts > 0).sum()),
@@ -114,12 +144,38 @@ def summarise(view: PosteriorView) -> Summary:
         noise_scale=_noise_scale(view),
         noise_range=_noise_range(view),
         latents=latents,
-        changes=table.loc[order].reset_index(drop=True),
+        changes=changes,
+        nodes=described(view.tree, changes),
         folds=view.report.folds,
         optimism=view.report.optimism,
+        how_latents=view.report.how_latents,
         likelihood=repr(view.model.likelihood),
+        determined=identified.determined,
+        verdict=identified.verdict,
         latent_choice=view.report.latent_choice,
     )
+
+
+def surest(view: PosteriorView, identified: Identification) -> pd.DataFrame:
+    """Changes that the data speak of, surest first: rows of ``Posterior.deltas``, no log odds.
+
+    Those of latents that are not used, and on arcs without data below, whose PIP is the prior's,
+    are left out.
+    """
+    table = deltas(view, 0.9).drop(columns="log_odds")
+    informed = view.guide.informed_arcs.cpu().numpy()
+    spoken = np.repeat(informed, len(table) // len(informed))
+    table = table[spoken & ~table["latent"].isin(identified.unused).to_numpy()]
+    sure = table["pip"] if view.guide.has_gates else (table["mean"] / table["sd"]).abs()
+    order = sure.sort_values(ascending=False, kind="stable").index
+    return table.loc[order].reset_index(drop=True)
+
+
+def described(tree: Tree, changes: pd.DataFrame) -> tuple[str, ...]:
+    """What nodes in a table of changes are that have no name of their own, in order."""
+    nodes = dict.fromkeys([*changes["parent"], *changes["child"]])
+    texts = [(node, tree.describe(node)) for node in nodes]
+    return tuple(text for node, text in texts if text not in (str(node), tree.labels[node]))
 
 
 def _prior_rate(prior: ArcPrior) -> dict[str, Tensor]:

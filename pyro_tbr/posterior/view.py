@@ -11,7 +11,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from numbers import Integral
 from typing import Any, TypeVar
 
@@ -37,61 +36,12 @@ from pyro_tbr.heads.moments import DeltaMoments, NodeMoments
 from pyro_tbr.heads.statistics import Statistics
 from pyro_tbr.models import TreeModel
 from pyro_tbr.models.encoders import LatentUnits
-from pyro_tbr.posterior.latent_choice import LatentDimChoice
-from pyro_tbr.posterior.model_check import ModelCheck
+from pyro_tbr.posterior.fit_report import FitReport
 from pyro_tbr.tree import Tree, path_sum
 
 _BLOCK_ELEMENTS = 20_000_000  # weights at nodes are made in blocks of about this size
-_HISTORY = ["stage", "step", "loss", "held_out"]
 
 Own = TypeVar("Own", bound="PosteriorView")
-
-
-@dataclass(frozen=True)
-class FitReport:
-    """What a fit did and found on the way.
-
-    Attributes:
-        rank: Latents that exist; the others, last in order, are not used.
-        history: Training of the encoder: stage, step, loss (negative ELBO a row) and held-out loss
-            (negative expected log score a row). Stages are ``choosing``, on part of the rows, of
-            the recipe that did best on the others; ``dense``, on all rows; ``sparse``.
-        decay: Weight decay of the encoder that was chosen on held-out rows.
-        num_components: Leading components of the features that were chosen; ``None``: all.
-        folds: Folds of the cross-fit; 0: the encoder's own latents serve all rows.
-        optimism: Share by which the loss on held-out rows was above that on rows of training.
-        evidence: Log evidence of the basis of the latents, up to a constant of the data.
-        basis: Basis of the latents that was chosen, relative to white latents, (rank, rank).
-        alternatives: Other bases the search found, best first, (T, rank, rank), relative to white
-            latents.
-        alternative_evidence: Theirs, (T,).
-        group_correlation: Correlation of two rows of a group given their predictors, (Q,); ``None``
-            without groups.
-        check: What the rows said of the model, see :meth:`Posterior.check`.
-        feature_scale: Standard deviation of each feature over the rows, (D,); ``None`` in files of
-            earlier versions.
-        latent_choice: How many latents there are, see ``choose_latent_dim``, where the model was
-            made with ``latent_dim=None``; else ``None``.
-        seed: The seed.
-        options: The options, as a dict.
-    """
-
-    rank: int
-    history: pd.DataFrame = field(default_factory=partial(pd.DataFrame, columns=_HISTORY))
-    decay: float = 0.0
-    num_components: int | None = None
-    folds: int = 0
-    optimism: float = 0.0
-    evidence: float = 0.0
-    basis: Tensor = field(default_factory=lambda: torch.zeros(0, 0))
-    alternatives: Tensor = field(default_factory=lambda: torch.zeros(0, 0, 0))
-    alternative_evidence: Tensor = field(default_factory=lambda: torch.zeros(0))
-    group_correlation: Tensor | None = None
-    check: ModelCheck | None = None
-    feature_scale: Tensor | None = None
-    latent_choice: LatentDimChoice | None = None
-    seed: int = 0
-    options: dict[str, Any] = field(default_factory=dict)
 
 
 class Kept:
@@ -138,7 +88,7 @@ class PosteriorView:
         row_counts: Rows at each node, (V,).
         report: What the fit did.
         draws_kept: Draws behind the last predictions, as many calls ask for the same.
-        tables_kept: Tables of the changes by level: a horseshoe's takes seconds.
+        tables_kept: Answers that take seconds: the changes by level, the identification.
     """
 
     model: TreeModel

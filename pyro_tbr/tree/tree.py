@@ -12,11 +12,14 @@ import torch
 from torch import Tensor
 
 from pyro_tbr.errors import TreeError
+from pyro_tbr.markup import block, fragment, paragraph
 from pyro_tbr.tree.forms import TreeForms
 from pyro_tbr.tree.readers.arrange import TreeParts
+from pyro_tbr.tree.readers.drawing import draw_tree
 from pyro_tbr.tree.readers.naming import arc_text, listed_texts, same_kind, unknown_label
 
 Node = Hashable
+_MOST_LINES = 60  # of a drawing in a notebook
 
 
 class Tree(TreeForms):
@@ -265,6 +268,10 @@ class Tree(TreeForms):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tree:
         return self  # nothing in it changes
+
+    def _repr_html_(self) -> str:
+        drawing = "\n".join(draw_tree(self._parts, _MOST_LINES))
+        return fragment(paragraph(repr(self)), block(drawing))
 
     def __repr__(self) -> str:
         return (

@@ -17,6 +17,7 @@ from tests.brief import mostly_slow
 from tests.posterior.small_fits import FAST, NOISE_SCALE
 
 WEIGHTS = ["z0", "z1", "intercept"]
+NAMED = ["size", "depth", "intercept"]  # where latents are the features
 
 
 def test_tables_of_one_outcome(linear, sim):
@@ -38,7 +39,7 @@ def test_tables_of_one_outcome(linear, sim):
 def test_tables_of_several_outcomes(several, frame_sim):
     pips, deltas = several.pips(), several.deltas()
     assert pips.columns.names == ["outcome", "latent"]
-    assert list(pips.columns) == [(outcome, w) for outcome in "abc" for w in WEIGHTS]
+    assert list(pips.columns) == [(outcome, w) for outcome in "abc" for w in NAMED]
     assert len(deltas) == frame_sim.tree.num_arcs * 9
     assert several.outcome_names == ("a", "b", "c")
     long = deltas.set_index(["parent", "child", "latent", "outcome"])["pip"]
@@ -74,7 +75,7 @@ def test_weights_of_known_latents_are_near_the_truth(several, frame_sim):
         at = sim.tree.index(leaf)
         for q, outcome in enumerate("abc"):
             truth = [*sim.node_weights[at, :, q], sim.node_intercepts[at, q]]
-            for weight, value in zip(WEIGHTS, truth, strict=True):
+            for weight, value in zip(NAMED, truth, strict=True):
                 found = rows.loc[(leaf, weight, outcome)]
                 assert abs(found["mean"] - value) < 4.5 * found["sd"]
     # Standard error of a regression with 30 rows; shared strength makes it smaller, not larger.
@@ -83,7 +84,7 @@ def test_weights_of_known_latents_are_near_the_truth(several, frame_sim):
 
 
 def test_pips_of_known_latents_tell_changes(several, frame_sim):
-    pips = np.stack([several.pips()[outcome][["z0", "z1"]] for outcome in "abc"], axis=-1)
+    pips = np.stack([several.pips()[outcome][["size", "depth"]] for outcome in "abc"], axis=-1)
     # Arcs under a root with two children share their evidence: which of the two is not known.
     below = np.array([parent != frame_sim.tree.root for parent, _ in frame_sim.tree.arcs])
     assert pip_auroc(pips[below], frame_sim.gates[below]) > 0.8
@@ -129,7 +130,7 @@ def test_prediction_is_design_times_weights(several, frames):
     noise = several.noise().set_index(["node", "outcome"])["mean"]
     for i, leaf in enumerate(env.iloc[rows]):
         for outcome in "abc":
-            at = [weights.loc[(leaf, w, outcome)] for w in WEIGHTS]
+            at = [weights.loc[(leaf, w, outcome)] for w in NAMED]
             mean = sum(d * w["mean"] for d, w in zip(design[i], at, strict=True))
             spread = sum((d * w["sd"]) ** 2 for d, w in zip(design[i], at, strict=True))
             one = found.mean.iloc[i][outcome]
@@ -215,7 +216,7 @@ def test_pandas_in_pandas_out(several, frames):
         assert list(value.columns) == ["a", "b", "c"]
     z = several.encode(some)
     assert z.index.equals(some.index)
-    assert list(z.columns) == ["z0", "z1"]
+    assert list(z.columns) == ["size", "depth"]
     assert z.to_numpy() == pytest.approx(some.to_numpy(), rel=1e-6)  # the features are the latents
     assert found.sample(5).shape == (5, 3, 3)
     swapped = several.predict(some[["depth", "size"]], env.loc[some.index])
@@ -311,7 +312,7 @@ def test_summary_adds_up(several, frame_sim):
         np.full(3, frame_sim.noise_scale), rel=5 / math.sqrt(2 * 180)
     )
     pips = several.pips()
-    for weight in WEIGHTS:
+    for weight in NAMED:
         total = pips.xs(weight, axis=1, level="latent").to_numpy().sum()
         assert summary.latents.loc[weight, "expected_changes"] == pytest.approx(total, rel=1e-5)
     surest = np.sort(pips.to_numpy().ravel())[::-1][: len(summary.changes)]

@@ -1,4 +1,4 @@
-"""Real tables in one form, for ``cell_types.py`` and ``real_outcomes.py``.
+"""Real tables in one form, for ``real_outcomes.py``.
 
 Each data set is a folder of plain files: ``features.csv.gz``, outcomes, what is known of the rows,
 and ``tree.csv``; a README in it says where they come from.

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from pyro_tbr.errors import DataError
+from pyro_tbr.data.outcomes import Outcomes
+from pyro_tbr.errors import DataError, warn_user
 from pyro_tbr.heads.hyper import (
     HyperFactor,
     HyperFactors,
@@ -64,6 +66,16 @@ class NoiseLikelihood(Likelihood):
             raise DataError(f"noise={noise!r} is not known: give one of {listed(_NOISES)}")
         self.scale_value = as_fixed(scale, "scale")
         self.by_node = (noise or ("by_environment" if scale is None else "common")) != "common"
+
+    def check_informative(self, y: Outcomes) -> None:
+        """Warns of outcomes that are 0 and 1 alone: intervals around a number suit them badly."""
+        seen = ~np.isnan(y.values)
+        only = ((y.values == 0) | (y.values == 1) | ~seen).all(0)
+        both = (y.values == 0).any(0) & (y.values == 1).any(0)
+        names = [name for name, binary in zip(y.names, only & both, strict=True) if binary]
+        if names:
+            which = "y holds" if len(y.names) == 1 else f"y: {listed(names)} hold(s)"
+            warn_user(f"{which} 0 and 1 alone: likelihood='bernoulli' gives probabilities of 1")
 
     def _build(self, num_outcomes: int, unit: Tensor) -> None:
         fixed = self.scale_value
