@@ -1,7 +1,7 @@
 """The first hour: three starts, each from raw files to a page, and how long each step takes.
 
-- *cells*: an AnnData file of 700 blood cells and 765 genes (scanpy's ``pbmc68k_reduced``), a tree of
-  ten cell types as a table, four columns of ``obs`` as outcomes; ``examples/cells.py`` does it.
+- *cells*: an AnnData file of 700 blood cells and 765 genes (scanpy's ``pbmc68k_reduced``), a tree
+  of ten cell types as a table, four columns of ``obs`` as outcomes; ``examples/cells.py`` does it.
 - *species*: 300 species in a Newick file, a csv table with gaps; ``examples/from_a_table.py``.
 - *encoder*: an encoder of one's own, a torch module, first in a loop of one's own in Pyro, then by
   ``fit``.
@@ -25,9 +25,9 @@ import pyro_tbr as tbr
 
 EXAMPLES = Path(__file__).resolve().parents[1]
 BLOOD = {
-    "CD4+/CD25 T Reg": "CD4 T", "CD4+/CD45RA+/CD25- Naive T": "CD4 T", "CD4+/CD45RO+ Memory": "CD4 T",
-    "CD8+ Cytotoxic T": "CD8 T", "CD8+/CD45RA+ Naive Cytotoxic": "CD8 T", "CD4 T": "T",
-    "CD8 T": "T", "T": "lymphoid", "CD56+ NK": "lymphoid", "CD19+ B": "lymphoid",
+    "CD4+/CD25 T Reg": "CD4 T", "CD4+/CD45RA+/CD25- Naive T": "CD4 T",
+    "CD4+/CD45RO+ Memory": "CD4 T", "CD8+ Cytotoxic T": "CD8 T",
+    "CD8+/CD45RA+ Naive Cytotoxic": "CD8 T", "CD4 T": "T", "CD8 T": "T", "T": "lymphoid", "CD56+ NK": "lymphoid", "CD19+ B": "lymphoid",
     "CD14+ Monocyte": "myeloid", "Dendritic": "myeloid", "lymphoid": "blood", "myeloid": "blood",
     "CD34+": "blood",
 }  # fmt: skip

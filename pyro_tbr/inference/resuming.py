@@ -118,7 +118,7 @@ def go_on(stages: Stages, rows: StandardRows, start: Posterior) -> Fitted:
     stats, design, trace = stages.sparse_stage(model, guide, rows, honest.z, reference)
     history = report.history
     if trace is not None:  # its steps count on from those before
-        new, last = trace_table(trace, "sparse"), history["step"][history["stage"] == "sparse"]
+        new, last = trace_table({"sparse": trace}), history["step"][history["stage"] == "sparse"]
         new = new.assign(step=new["step"] + (int(last.iloc[-1]) if len(last) else 0))
         history = new if history.empty else pd.concat([history, new], ignore_index=True)
     report = replace(report, history=history, folds=honest.folds)

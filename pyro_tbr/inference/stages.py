@@ -93,7 +93,7 @@ class Stages:
             design = model.design(model.encoder(rows.x))
             stats = self.settle(guide, design, rows, last=True)
             return Fitted(model, guide, stats, design, FitReport(rank=model.latent_dim))
-        reference, measured = self._dense(stage, rows)
+        reference, measured, choosing = self._dense(stage, rows)
         self.bar.set_description("honest latents")
         honest = honest_latents(stage, reference, rows, self.options.cross_fit, measured)
         self.bar.set_description("rotation")
@@ -102,10 +102,11 @@ class Stages:
         wide = widened(found, model.latent_dim)
         guide = make_guide(self.guide_kind, model, rows, self.options)
         guide.start(wide.root.to(rows.y), wide.deltas.to(rows.y))
-        stats, design, _ = self.sparse_stage(model, guide, rows, z, reference)
+        stats, design, sparse = self.sparse_stage(model, guide, rows, z, reference)
+        traces = {"choosing": choosing, "dense": reference.trace, "sparse": sparse}
         report = FitReport(
             rank=found.basis.shape[0],
-            history=trace_table(reference.trace, "dense"),
+            history=trace_table(traces),
             decay=reference.recipe.decay,
             num_components=reference.recipe.num_components,
             folds=honest.folds,
@@ -134,10 +135,12 @@ class Stages:
         # Means of environments scatter, and that of all rows with them.
         return reference_point(estimates, len(stats.nodes) ** -0.5)
 
-    def _dense(self, stage: DenseStage, rows: StandardRows) -> tuple[DenseFit, tuple[float, float]]:
-        """The reference encoder, fitted to all rows, and the optimism of its kind."""
+    def _dense(
+        self, stage: DenseStage, rows: StandardRows
+    ) -> tuple[DenseFit, tuple[float, float], FitTrace | None]:
+        """The reference encoder, fitted to all rows, the optimism of its kind, how that went."""
         if len(rows) < _LEAST_ROWS_TO_HOLD_OUT:
-            return stage.fit(rows, stage.recipes(len(rows))[0]), (0.0, 0.0)
+            return stage.fit(rows, stage.recipes(len(rows))[0]), (0.0, 0.0), None
         num_folds = max(2, round(1 / self.options.validation_share))
         fold = stratified_folds(rows.env_index, num_folds, self.generator, rows.groups)
         fold = fold.to(rows.y.device)
@@ -149,8 +152,8 @@ class Stages:
         if isinstance(chosen.model.encoder, LinearEncoder):
             # Its closed form starts afresh on all rows; then as many steps as were good.
             steps = 0 if chosen.trace is None else chosen.trace.best_step
-            return stage.fit(rows, chosen.recipe._replace(steps=steps)), measured
-        return stage.fit(rows, chosen.recipe, start=chosen), measured
+            return stage.fit(rows, chosen.recipe._replace(steps=steps)), measured, chosen.trace
+        return stage.fit(rows, chosen.recipe, start=chosen), measured, chosen.trace
 
     @torch.no_grad()
     def _rotate(

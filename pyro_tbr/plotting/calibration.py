@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import pyro_tbr.plotting.canvas as canvas
+import pyro_tbr.plotting.text as text
 from pyro_tbr.errors import DataError, ShapeError
-from pyro_tbr.evaluation import reliability
+from pyro_tbr.evaluation import Simulation, reliability, true_changes
 from pyro_tbr.evaluation.checks import as_float
-from pyro_tbr.posterior import Prediction
+from pyro_tbr.plotting.selection import inclusion
+from pyro_tbr.posterior import Posterior, Prediction
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,12 +27,17 @@ def plot_reliability(
     """Share of true changes against the mean PIP of a bin; true PIPs lie on the diagonal.
 
     A bar is the 95 % interval of the share (Wilson's, for independent places), the area of a point
-    goes with the number of PIPs in its bin, which stands beside it. Works as well for predicted
+    goes with the number of PIPs in its bin, which stands above it. Works as well for predicted
     probabilities and binary outcomes.
 
+    ``plot_reliability(posterior, simulation)`` matches the latents of a fit with the true ones
+    first, whatever their order and signs (:func:`pyro_tbr.evaluation.true_changes`), and leaves
+    out arcs without data below, whose PIPs are the prior's.
+
     Args:
-        pips: Inclusion probabilities, any shape.
-        gates: Whether there is a change, same shape.
+        pips: Inclusion probabilities, any shape, or a posterior.
+        gates: Whether there is a change, same shape; of a posterior the simulation it was fitted
+            to.
         bins: As in :func:`pyro_tbr.evaluation.reliability`.
         ax: Where to draw; ``None``: a new figure.
 
@@ -39,8 +46,11 @@ def plot_reliability(
 
     Raises:
         ShapeError: The shapes differ.
-        DataError: PIPs outside [0, 1], gates that are not 0 or 1, or unusable bins.
+        DataError: PIPs outside [0, 1], gates that are not 0 or 1, or unusable bins; a posterior
+            without a simulation, on another tree, or whose prior has no inclusion probabilities.
     """
+    if isinstance(pips, Posterior) or isinstance(gates, Simulation):
+        pips, gates = _pips_and_truth(pips, gates)
     table = reliability(pips, gates, bins)
     table = table[table["count"] > 0]
     count, share = table["count"].to_numpy(float), table["true_share"].to_numpy()
@@ -48,17 +58,32 @@ def plot_reliability(
     z2 = _TWO_SIGMA**2 / count
     centre = (share + z2 / 2) / (1 + z2)
     half = _TWO_SIGMA * np.sqrt(share * (1 - share) / count + z2 / (4 * count)) / (1 + z2)
-    ax = _square_axes(ax, 0.03, "mean PIP of the bin", "share of true changes")
+    ax = _square_axes(ax, 0.03, "mean PIP of the bin (above: how many)", "share of true changes")
     ends = centre - half, centre + half
     ax.vlines(table["mean_pip"], *ends, color=canvas.INK, linewidth=1.2, zorder=2)
     area = 12 + 150 * count / count.max()
     ax.scatter(table["mean_pip"], share, s=area, color=canvas.INK, alpha=0.8, zorder=3)
-    for x, y, n, a in zip(table["mean_pip"], share, count, area, strict=True):
-        side, aside = ("right", -1) if x > 0.85 else ("left", 1)
-        offset = aside * (3 + np.sqrt(a) / 2), -4 if y < 0.95 else -8
-        style = {"textcoords": "offset points", "fontsize": 7, "color": "#444444"}
-        ax.annotate(f"{n:.0f}", (x, y), xytext=offset, ha=side, **style)
+    boxes = text.TextBoxes(ax)
+    for x, n in sorted(zip(table["mean_pip"], count, strict=True), key=lambda pair: -pair[1]):
+        number, size = f"{n:.0f}", 7.0
+        half = len(number) * text.WIDTH * size / 2
+        if boxes.add(number, np.array([x, 1.03]), size, (-half, 2.0)):
+            style = {"textcoords": "offset points", "fontsize": size, "color": "#444444"}
+            ax.annotate(number, (x, 1.03), xytext=(0, 2), ha="center", va="bottom", **style)
     return ax
+
+
+def _pips_and_truth(posterior: Any, simulation: Any) -> tuple[Any, Any]:
+    """PIPs of a posterior, and whether there is a change, where there are data below."""
+    if not (isinstance(posterior, Posterior) and isinstance(simulation, Simulation)):
+        kinds = type(posterior).__name__, type(simulation).__name__
+        raise DataError(
+            f"pips and gates are {kinds[0]} and {kinds[1]}: give a posterior and the simulation it "
+            "was fitted to, or two arrays"
+        )
+    truth = true_changes(simulation, posterior)
+    known = truth["informed"].to_numpy()
+    return inclusion(posterior).ravel()[known], truth["change"].to_numpy()[known]
 
 
 def plot_coverage(
@@ -109,8 +134,8 @@ def plot_coverage(
     half = _TWO_SIGMA * np.sqrt(levels * (1 - levels) / len(reached))
     ax = _square_axes(ax, 0, "probability of the interval", "share of outcomes inside")
     band = np.clip(levels - half, 0, 1), np.clip(levels + half, 0, 1)
-    text = f"if true (n={len(reached)})"
-    ax.fill_between(levels, *band, color=canvas.MUTED, linewidth=0, label=text, zorder=0.5)
+    words = f"if true (n={len(reached)})"
+    ax.fill_between(levels, *band, color=canvas.MUTED, linewidth=0, label=words, zorder=0.5)
     ax.plot(levels, share, color=canvas.INK, linewidth=1.6, label="observed")
     ax.legend(loc="upper left", frameon=False, fontsize=7)
     return ax

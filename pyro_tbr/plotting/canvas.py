@@ -1,13 +1,15 @@
-"""What all plots share: figures of their own, a scale for probabilities, labels that fit."""
+"""What all plots share: figures of their own, scales of colours, rows."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
-from math import ceil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+import pyro_tbr.plotting.text as text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 GREY, MUTED, INK, ALARM = "#9a9a9a", "#d4d4d4", "#1e5093", "#c8501e"
+PALE = "#9fb9de"  # of bars that a stroke of ink lies on
 # Ten steps of equal length in CIELAB from light grey to indigo: as far apart as they look.
 _PROBABILITY = (
     *("#d4d4d4", "#bbcad5", "#9fbed5", "#83b0d2", "#659fcc", "#478dc2", "#2d78b4", "#1e64a4"),
@@ -25,10 +28,9 @@ CATEGORIES = (
     *("#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7", "#8a7a00"),
     *("#000000", "#7f7f7f", "#c0c0c0"),
 )
+# From orange over white to blue, so that signs are told apart by all.
+_SIGNED = ("#7a2c05", "#c8501e", "#e9a98c", "#f5f5f5", "#93b3dc", "#1e5093", "#2b2c71")
 KEY: dict[str, Any] = {"frameon": False, "fontsize": 7, "borderaxespad": 0.2}  # of small legends
-_NOTE: dict[str, Any] = {"loc": "right", "fontsize": 7, "color": "#666666"}
-_MAX_LENGTH = 32  # characters of a label
-_SMALL, _LARGE = 6.0, 9.0  # points
 
 
 def new_axes(ax: Axes | None, width: float = 6.4, height: float = 4.8) -> Axes:
@@ -67,72 +69,23 @@ def probability_colours() -> Colormap:
     return LinearSegmentedColormap.from_list("pip", _PROBABILITY)
 
 
+def signed_colours() -> Colormap:
+    """The scale for numbers of both signs, 0 in its middle."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("signed", _SIGNED)
+
+
 def colour_bar(ax: Axes, coloured: Any, label: str) -> None:
-    """What the colours mean, in a bar of three inches at most."""
-    inches = ax.get_window_extent().height / ax.figure.dpi
-    bar = ax.figure.colorbar(coloured, ax=ax, shrink=min(1.0, 3.0 / inches), aspect=18)
-    bar.set_label(label, parse_math=False)
+    """What the colours mean, in a bar of three inches at most; a long label on several lines."""
+    inches = min(3.0, ax.get_window_extent().height / ax.figure.dpi)
+    share = inches * ax.figure.dpi / ax.get_window_extent().height
+    bar = ax.figure.colorbar(coloured, ax=ax, shrink=share, aspect=18)
+    size = 9.0
+    lines = textwrap.wrap(label, max(12, int(0.9 * inches * 72 / (text.WIDTH * size))))
+    bar.set_label("\n".join(lines), parse_math=False, fontsize=size)
+    bar.ax.tick_params(labelsize=size)
     bar.outline.set_visible(False)
-
-
-def short(label: object) -> str:
-    """A label on one line, its middle left out where it is long."""
-    text = " ".join(str(label).split())
-    keep = (_MAX_LENGTH - 1) // 2
-    return text if len(text) <= _MAX_LENGTH else f"{text[:keep]}…{text[-keep:]}"
-
-
-def room_for_text(ax: Axes, num_rows: int) -> tuple[float, float]:
-    """Font size in points, and the least distance of two labels in rows."""
-    points = 0.97 * ax.get_window_extent().height / ax.figure.dpi * 72
-    a_row = points / max(num_rows, 1)
-    size = float(np.clip(0.8 * a_row, _SMALL, _LARGE))
-    return size, 1.15 * size / a_row
-
-
-def spread_out(
-    positions: NDArray[Any], importance: NDArray[Any] | None, least: float
-) -> NDArray[np.int64]:
-    """Which labels to show so that none overlap: the important ones first, then what fits.
-
-    Args:
-        positions: Where the labels would be, one apart from the first on.
-        importance: Of each; ``None``: all alike, then they are evenly thinned.
-        least: Distance that two labels must have.
-
-    Returns:
-        Their places, by position.
-    """
-    if importance is None:
-        return np.arange(0, len(positions), max(1, ceil(least)))
-    free = np.ones(len(positions), dtype=bool)
-    kept = np.zeros_like(free)
-    for place in np.lexsort((positions, -importance)):
-        if free[place]:
-            kept[place] = True
-            free &= np.abs(positions - positions[place]) >= least - 1e-9
-    return np.flatnonzero(kept)
-
-
-def label_rows(
-    ax: Axes,
-    positions: NDArray[Any],
-    labels: Sequence[object],
-    importance: NDArray[Any] | None = None,
-) -> None:
-    """Labels at the left of rows one apart, as many as fit, with a note where some do not."""
-    size, least = room_for_text(ax, len(labels))
-    shown = spread_out(positions, importance, least)
-    texts = [short(labels[i]) for i in shown]
-    ax.set_yticks(positions[shown], texts, fontsize=size, parse_math=False)
-    ax.tick_params(axis="y", length=2)
-    note_cut(ax, len(shown), len(labels), "labels")
-
-
-def note_cut(ax: Axes, shown: int, total: int, what: str) -> None:
-    """A note in the line of the title, at its right end, where not all is labelled."""
-    if shown < total:
-        ax.set_title(f"{shown} of {total} {what} shown", **_NOTE)
 
 
 def rank_axes(ax: Axes, num_rows: int) -> None:
@@ -141,61 +94,67 @@ def rank_axes(ax: Axes, num_rows: int) -> None:
     open_frame(ax)
 
 
-def finish_rows(ax: Axes, labels: Sequence[object], quantity: str, marker_size: float) -> None:
-    """Labels of rows one apart, what is shown along them, and the key in a line above the axes.
+def shortfall_axis(ax: Axes, most: float, least: float) -> None:
+    """An axis for how far things are behind the best, which is at the top, on a log scale.
 
-    A note that stands there goes a line higher.
+    What is nearer to the best than ``least`` is on a scale as given.
+    """
+    from matplotlib.ticker import FuncFormatter
+
+    ax.set_yscale("symlog", linthresh=least)
+    ax.set_ylim(2 * most, -0.4 * least)
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    ax.yaxis.minorticks_off()
+
+
+def key_above(ax: Axes, columns: int = 3, **style: Any) -> None:
+    """The key in a line above the axes; a note that stands there goes a line higher."""
+    if note := ax.get_title(loc="right"):
+        ax.set_title(note, pad=18, **text.NOTE)
+    place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": columns, "columnspacing": 1}
+    ax.legend(**place, **KEY, **style)
+
+
+def bar_width(ax: Axes, num_rows: int) -> float:
+    """Width in points of a bar along each of so many rows."""
+    points = ax.get_window_extent().height / ax.figure.dpi * 72
+    return float(np.clip(0.45 * points / num_rows, 1.6, 5.0))
+
+
+def strokes(
+    ax: Axes, x: Any, y: Any, width: float, *, color: str, label: str, bar: str = "none"
+) -> None:
+    """Strokes across bars of a width: unlike dots they hide no bar, however short.
+
+    In the key they lie on a bar of a colour, if one is given.
+    """
+    edge: dict[str, Any] = {"markeredgewidth": 1.3, "markeredgecolor": color, "marker": "|"}
+    ax.plot(x, y, linestyle="", markersize=width + 2.5, zorder=3, **edge)
+    ax.plot([], [], color=bar, linewidth=4.5, markersize=8, label=label, **edge)
+
+
+def label_columns(ax: Axes, names: Sequence[str]) -> None:
+    """Names below columns one apart, turned where they would not fit beside each other."""
+    inches = 0.7 * ax.figure.bbox.width / ax.figure.dpi
+    size = 8.0
+    turned = max(map(len, names)) * text.WIDTH * size / 72 > 0.9 * inches / len(names)
+    style: dict[str, Any] = {"rotation": 90 if turned else 0, "parse_math": False}
+    ax.set_xticks(np.arange(len(names)) + 0.5, names, fontsize=size, **style)
+    ax.tick_params(axis="x", length=0)
+
+
+def finish_rows(
+    ax: Axes,
+    labels: Sequence[str],
+    quantity: str,
+    importance: NDArray[Any] | None = None,
+    colours: Sequence[str] | None = None,
+) -> None:
+    """Labels of rows one apart, what is shown along them, and the key above the axes.
+
+    ``importance`` and ``colours`` are as in :func:`pyro_tbr.plotting.text.label_rows`.
     """
     rank_axes(ax, len(labels))
-    label_rows(ax, np.arange(len(labels)), labels)
+    text.label_rows(ax, np.arange(len(labels)), labels, importance, colours)
     ax.set_xlabel(quantity, parse_math=False)
-    if text := ax.get_title(loc="right"):
-        ax.set_title(text, pad=18, **_NOTE)
-    key = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 3, "columnspacing": 1}
-    # Markers large enough to tell apart.
-    ax.legend(markerscale=max(1.0, 4 / marker_size), **key, **KEY)
-
-
-class TextBoxes:
-    """Boxes that texts take up, about, so that a text that would cover another can be left out.
-
-    Args:
-        ax: Where they stand, its limits as they will be.
-    """
-
-    def __init__(self, ax: Axes) -> None:
-        box = ax.get_window_extent()
-        (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
-        self._origin = np.array([left, bottom])
-        points = np.array([0.9 * box.width, 0.97 * box.height]) / ax.figure.dpi * 72
-        self._scale = points / [right - left, top - bottom]
-        self._taken = np.empty((0, 2, 2))  # lower left and upper right corners, in points
-
-    def add(
-        self,
-        text: str,
-        at: NDArray[np.float64],
-        size: float,
-        offset: tuple[float, float],
-        *,
-        right: bool = False,
-    ) -> bool:
-        """Takes the place of a text if it is free.
-
-        Args:
-            text: The text.
-            at: Where it is anchored, in data, (2,).
-            size: Of the font, in points.
-            offset: From there to its lower left (or right) corner, in points.
-            right: It ends there rather than begins.
-
-        Returns:
-            Whether it was free.
-        """
-        extent = np.array([0.6 * size * len(text), size])
-        low = (at - self._origin) * self._scale + offset - [extent[0] if right else 0, 0]
-        high = low + extent
-        free = not ((low < self._taken[:, 1]) & (self._taken[:, 0] < high)).all(1).any()
-        if free:
-            self._taken = np.append(self._taken, [[low, high]], axis=0)
-        return free
+    key_above(ax)

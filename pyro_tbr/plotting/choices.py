@@ -8,7 +8,17 @@ import numpy as np
 
 from pyro_tbr.errors import DataError
 from pyro_tbr.evaluation import TreeComparison
-from pyro_tbr.plotting.canvas import ALARM, GREY, INK, KEY, height_for, new_axes, open_frame, short
+from pyro_tbr.plotting.canvas import (
+    ALARM,
+    GREY,
+    INK,
+    height_for,
+    key_above,
+    new_axes,
+    open_frame,
+    shortfall_axis,
+)
+from pyro_tbr.plotting.text import short
 from pyro_tbr.posterior import LatentDimChoice
 
 if TYPE_CHECKING:
@@ -41,14 +51,13 @@ def plot_latent_dims(choice: LatentDimChoice, *, ax: Axes | None = None) -> Axes
     ax.errorbar(dims - 0.06, lost, error, label="held-out log score", **style)
     shortfall = -table["evidence"].to_numpy()
     ax.plot(dims + 0.06, shortfall, "s-", color=ALARM, markersize=4, linewidth=1, label="evidence")
-    ax.set_yscale("symlog", linthresh=_LEAST_EVIDENCE)
     most = max(float((lost + error).max()), float(shortfall.max()), 10.0)
-    ax.set_ylim(2 * most, -0.5)
+    shortfall_axis(ax, most, _LEAST_EVIDENCE)
     ax.set_xticks(dims)
     ax.set_xlabel("number of latents")
     ax.set_ylabel("below the best, nats")
     open_frame(ax)
-    ax.legend(loc="lower center", **KEY)  # a peak is empty below
+    key_above(ax)
     return ax
 
 
@@ -74,16 +83,14 @@ def plot_trees(comparison: TreeComparison, *, ax: Axes | None = None) -> Axes:
     ax.hlines(places, mean - 2 * error, mean + 2 * error, color=INK, linewidth=1)
     ax.hlines(places, mean - error, mean + error, color=INK, linewidth=3)
     ax.plot(mean, places, "o", color=INK, markersize=5)
+    beside = {"xycoords": ("axes fraction", "data"), "fontsize": 7}
     for place, evidence in zip(places, table["evidence"], strict=True):
-        ax.annotate(
-            f"{evidence:+.1f}", (1.02, place), xycoords=("axes fraction", "data"), fontsize=7,
-            va="center",
-        )  # fmt: skip
-    ax.annotate(
-        "evidence", (1.02, -0.55), xycoords=("axes fraction", "data"), fontsize=7, color="#666666"
-    )
-    ax.set_yticks(places, [short(name) for name in table.index], parse_math=False)
+        ax.annotate(f"{evidence:+.1f}", (1.02, place), va="center", **beside)
+    ax.annotate("evidence", (1.02, -0.55), color="#666666", **beside)
+    ax.set_yticks(places, [short(name) for name in table.index], fontsize=9, parse_math=False)
     ax.set_ylim(len(table) - 0.4, -0.6)
-    ax.set_xlabel(f"log score of held-out {comparison.hold_out}, a row, over the given tree's")
+    ax.set_xlabel(
+        f"log score of a row, {comparison.hold_out} held out,\nless that by the given tree"
+    )
     open_frame(ax)
     return ax

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from typing import Any
 
 import numpy as np
@@ -12,12 +12,27 @@ from numpy.typing import NDArray
 
 from pyro_tbr.errors import DataError, ShapeError
 from pyro_tbr.posterior import Posterior
+from pyro_tbr.posterior.arcs import ANY, ANY_SLOPE
 from pyro_tbr.tree.readers.naming import listed
+
+CHANGED_FROM = 0.5  # arcs with this PIP or more count as changed where names have to be chosen
 
 
 def latent_place(posterior: Posterior, latent: str | int) -> int:
     """Place of a latent, by name or number."""
     return _place(posterior.latent_names, latent, "latent")
+
+
+def slope_places(posterior: Posterior, latents: Iterable[str | int]) -> list[int]:
+    """Places of latents, by name or number; the intercept is none."""
+    places = [latent_place(posterior, latent) for latent in latents]
+    names = posterior.latent_names[: posterior.model.latent_dim]
+    if any(place >= len(names) for place in places):
+        raise DataError(
+            f"latent={posterior.latent_names[-1]!r}: the intercept is the same in every row; use "
+            f"one of {listed(names)}"
+        )
+    return places
 
 
 def outcome_place(posterior: Posterior, outcome: str | int | None) -> int:
@@ -71,6 +86,23 @@ def pick(
         return values.max(-1), f"largest of {len(names)} {argument}s"
     place = 0 if wanted is None else _place(names, wanted, argument)
     return values[..., place], str(names[place])
+
+
+def arc_pips(
+    posterior: Posterior, latent: str | int | None, outcome: str | int | None
+) -> tuple[NDArray[np.float64], tuple[str, str]]:
+    """A PIP for every arc, (A,), of what a user asks for, with words for latent and outcome."""
+    names = posterior.outcome_names
+    if latent in (ANY, ANY_SLOPE) and latent not in posterior.latent_names:
+        inclusion(posterior)  # refuses priors without
+        which = None if outcome is None else names[outcome_place(posterior, outcome)]
+        some = "any outcome" if which is None else str(which)
+        what = "any latent" if latent == ANY_SLOPE else "any latent or intercept"
+        found = posterior.arc_pips(which)[latent].to_numpy()
+        return found, (what, some if len(names) > 1 else "")
+    pips, of_outcome = pick_outcome(posterior, inclusion(posterior), outcome)
+    found, of_latent = pick(posterior.latent_names, pips, latent, "latent")
+    return found, (of_latent, of_outcome)
 
 
 def arc_values(posterior: Posterior, values: Any) -> NDArray[np.float64]:

@@ -8,7 +8,7 @@ not determined. The encoder counts as known in all of this.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from typing import Any
 
 import pandas as pd
@@ -44,7 +44,7 @@ def effect_table(
 ) -> pd.DataFrame:
     """See ``Posterior.effects``."""
     check_level(level)
-    places, names = _features_asked(view, features)
+    places, names = features_asked(view, features)
     at = _nodes_asked(view, nodes)
     _check_size(len(at), len(names), view, "nodes=")
     loadings = _loadings(view, x, per)[places]
@@ -64,7 +64,7 @@ def effect_change_table(
 ) -> pd.DataFrame:
     """See ``Posterior.effect_changes``."""
     check_level(level)
-    places, names = _features_asked(view, features)
+    places, names = features_asked(view, features)
     _check_size(view.tree.num_arcs, len(names), view)
     loadings = _loadings(view, x, per)[places]
     moments = []
@@ -199,12 +199,13 @@ def _average_gradient(view: PosteriorView, x: Any) -> Tensor:
 # ---- what is asked for
 
 
-def _features_asked(view: PosteriorView, features: Any) -> tuple[list[int], tuple[Hashable, ...]]:
+def features_asked(view: PosteriorView, features: Any) -> tuple[list[int], tuple[Hashable, ...]]:
     """Places and names of the features asked for; ``None``: all."""
     names = feature_names(view)
     if features is None:
         return list(range(len(names))), names
-    wanted = [features] if isinstance(features, str) or features in names else list(features)
+    one = isinstance(features, str) or not isinstance(features, Iterable) or features in names
+    wanted = [features] if one else list(features)
     place = {name: d for d, name in enumerate(names)}
     for name in wanted:
         if name not in place:

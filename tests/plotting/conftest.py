@@ -28,6 +28,40 @@ def awkward():
     return x, y, env, known_fit(tree, x, y, env)
 
 
+@pytest.fixture(scope="session", params=[10, 300])
+def sized(request):
+    """x, y, env and the fit of :func:`large`."""
+    return large(request.param)
+
+
+@pytest.fixture(scope="session")
+def crowded():
+    """The fit of :func:`large` to 300 leaves."""
+    return large(300)
+
+
+@pytest.fixture(scope="session")
+def learnt():
+    """A simulation and the fit of a linear encoder in closed form to it: two latents, 4 features."""
+    sim = tbr.simulate(num_leaves=6, latent_dim=2, num_features=4, rows_per_leaf=30, seed=1)
+    options = tbr.FitOptions(restarts=4, sparse_steps=50)
+    model = tbr.TreeModel(sim.tree, 2, encoder="linear")
+    return sim, tbr.fit(model, sim.x, sim.y, sim.env, progress=False, options=options)
+
+
+@pytest.fixture(scope="session")
+def trained():
+    """A simulation and the fit of a network to it, trained for a few steps."""
+    sim = tbr.simulate(num_leaves=5, latent_dim=1, num_features=3, rows_per_leaf=30, seed=1)
+    options = tbr.FitOptions(
+        restarts=2, max_steps=150, encoder_decays=(0.1,), sparse_steps=20, cross_fit=0
+    )
+    model = tbr.TreeModel(sim.tree, 1, encoder="mlp")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # so few steps do not find the latents
+        return sim, tbr.fit(model, sim.x, sim.y, sim.env, progress=False, options=options)
+
+
 def large(num_leaves, rows=2):
     """Known latents, some leaves without data; fast at any size."""
     sim = tbr.simulate(

@@ -58,7 +58,9 @@ def test_trees():
     np.testing.assert_allclose(dots.get_xdata(), [0, -0.2])
     assert [text.get_text() for text in ax.texts] == ["+0.0", "-31.2", "evidence"]
     assert ax.get_yticklabels()[1].get_text().startswith("a $very$ long")
-    assert "held-out leaves" in ax.get_xlabel()
+    assert "leaves held out" in ax.get_xlabel()
+    box, page = ax.xaxis.label.get_window_extent(), figure.bbox
+    assert page.x0 <= box.x0 < box.x1 <= page.x1
 
 
 def test_wrong_calls():

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 import pyro_tbr as tbr
 from pyro_tbr import plotting
 from pyro_tbr.errors import DataError, ShapeError, TreeError
-from pyro_tbr.plotting import canvas
+from pyro_tbr.plotting import canvas, text
 from pyro_tbr.plotting.layout import tree_layout
-from tests.plotting.conftest import AWKWARD, large
+from tests.plotting.conftest import AWKWARD
 from tests.posterior.small_fits import CHERRY, known_fit, toy
 
 PLOTS = {
@@ -23,7 +23,12 @@ PLOTS = {
     "effect": lambda x, y, env, p, **kw: plotting.plot_effect(
         p, "z0", p.outcome_names[0], num_draws=50, **kw
     ),
-    "history": lambda x, y, env, p, **kw: plotting.plot_history(p, **kw),
+    "any change": lambda x, y, env, p, **kw: plotting.plot_tree(p, "any", **kw),
+    "effects": lambda x, y, env, p, **kw: plotting.plot_effects(p, None, p.outcome_names[0], **kw),
+    "one effect": lambda x, y, env, p, **kw: plotting.plot_effects(
+        p, "x1", p.outcome_names[0], **kw
+    ),
+    "loadings": lambda x, y, env, p, **kw: plotting.plot_loadings(p, **kw),
     "latents": lambda x, y, env, p, **kw: plotting.plot_latents(p, x, env, **kw),
     "reliability": lambda x, y, env, p, **kw: plotting.plot_reliability(
         p.pips(), p.pips() > 0.5, **kw
@@ -35,11 +40,6 @@ PLOTS = {
         p, x, y, env, 0, num_draws=50, **kw
     ),
 }
-
-
-@pytest.fixture(scope="module", params=[10, 300])
-def sized(request):
-    return large(request.param)
 
 
 @pytest.mark.parametrize("name", PLOTS)
@@ -138,9 +138,9 @@ def test_tree_arcs_have_the_colours_of_their_pips(awkward):
     assert arcs.get_clim() == (0, 1)
     np.testing.assert_allclose(arcs.get_array(), np.sort(pips[known]))
     assert len(dotted.get_paths()) == (~known).sum() == 1  # the arc to the leaf without rows
-    texts = {text.get_text() for text in ax.texts}
+    texts = {one.get_text() for one in ax.texts}
     assert {"it's_me $x^2$ $", "_under", "d", "100.0:g__C"} <= texts  # and the clade that changed
-    assert any(text.startswith("p__A; c__B") and "…" in text for text in texts)
+    assert any(one.startswith("p__A; c__B") and "…" in one for one in texts)
 
 
 def test_pips_rows_are_in_tree_order_and_largest_over_outcomes(awkward):
@@ -224,18 +224,6 @@ def _lab(rgb):
     return np.stack([116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], -1)
 
 
-def test_crowded_labels_are_thinned_important_ones_first():
-    positions = np.arange(100.0)
-    importance = np.zeros(100)
-    importance[[17, 18, 50]] = [0.9, 0.8, 0.7]
-    kept = canvas.spread_out(positions, importance, 3.0)
-    assert {17, 50} <= set(kept)
-    assert 18 not in kept
-    assert (np.diff(kept) >= 3).all()
-    even = canvas.spread_out(positions, None, 2.5)
-    assert (np.diff(even) == 3).all()
-
-
 def test_large_tree_notes_what_it_does_not_label(sized):
     *_, posterior = sized
     ax = plotting.plot_tree(posterior, "z0")
@@ -258,14 +246,6 @@ def test_priors_without_gates_need_values(gateless):
     arcs = next(part for part in ax.collections if isinstance(part, LineCollection))
     np.testing.assert_allclose(arcs.get_array(), np.sort(table.to_numpy()))
     plotting.plot_effect(gateless)
-
-
-def test_history_of_a_trained_encoder_has_its_losses(gateless, monkeypatch):
-    assert "closed form" in plotting.plot_history(gateless).texts[0].get_text()
-    rows = {"stage": ["dense"] * 3, "step": [1, 2, 3], "loss": [3.0, 2, 1], "held_out": [4.0, 3, 2]}
-    monkeypatch.setattr(type(gateless), "history", pd.DataFrame(rows))
-    lines = plotting.plot_history(gateless).lines
-    assert [line.get_ydata().tolist() for line in lines] == [[3, 2, 1], [4, 3, 2]]
 
 
 WRONG = {
@@ -308,5 +288,5 @@ def test_wrong_calls_say_what_and_how(call, error, message, awkward):
 
 
 def test_labels_of_the_test_are_awkward():
-    assert canvas.short(AWKWARD[0]) != AWKWARD[0]
-    assert canvas.short("a\nb") == "a b"
+    assert text.short(AWKWARD[0]) != AWKWARD[0]
+    assert text.short("a\nb") == "a b"

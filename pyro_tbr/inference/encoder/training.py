@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import pandas as pd
@@ -162,8 +163,12 @@ def _blown(model: TreeModel, guide: Guide, step: int, trace: FitTrace, elbo: Ten
     )
 
 
-def trace_table(trace: FitTrace | None, stage: str) -> pd.DataFrame:
-    """Steps of an encoder's training, as in ``Posterior.history``."""
-    rows = () if trace is None else zip(trace.steps, trace.loss, trace.held_out, strict=True)
-    columns = ["stage", "step", "loss", "held_out"]
-    return pd.DataFrame([(stage, *row) for row in rows], columns=columns)
+def trace_table(traces: Mapping[str, FitTrace | None]) -> pd.DataFrame:
+    """Steps of an encoder's training by stage, as in ``Posterior.history``."""
+    rows = [
+        (stage, *row)
+        for stage, trace in traces.items()
+        if trace is not None
+        for row in zip(trace.steps, trace.loss, trace.held_out, strict=True)
+    ]
+    return pd.DataFrame(rows, columns=["stage", "step", "loss", "held_out"])
