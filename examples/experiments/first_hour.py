@@ -25,12 +25,22 @@ import pyro_tbr as tbr
 
 EXAMPLES = Path(__file__).resolve().parents[1]
 BLOOD = {
-    "CD4+/CD25 T Reg": "CD4 T", "CD4+/CD45RA+/CD25- Naive T": "CD4 T",
-    "CD4+/CD45RO+ Memory": "CD4 T", "CD8+ Cytotoxic T": "CD8 T",
-    "CD8+/CD45RA+ Naive Cytotoxic": "CD8 T", "CD4 T": "T", "CD8 T": "T", "T": "lymphoid", "CD56+ NK": "lymphoid", "CD19+ B": "lymphoid",
-    "CD14+ Monocyte": "myeloid", "Dendritic": "myeloid", "lymphoid": "blood", "myeloid": "blood",
+    "CD4+/CD25 T Reg": "CD4 T",
+    "CD4+/CD45RA+/CD25- Naive T": "CD4 T",
+    "CD4+/CD45RO+ Memory": "CD4 T",
+    "CD8+ Cytotoxic T": "CD8 T",
+    "CD8+/CD45RA+ Naive Cytotoxic": "CD8 T",
+    "CD4 T": "T",
+    "CD8 T": "T",
+    "T": "lymphoid",
+    "CD56+ NK": "lymphoid",
+    "CD19+ B": "lymphoid",
+    "CD14+ Monocyte": "myeloid",
+    "Dendritic": "myeloid",
+    "lymphoid": "blood",
+    "myeloid": "blood",
     "CD34+": "blood",
-}  # fmt: skip
+}
 OUTCOMES = ("n_genes", "percent_mito", "S_score", "G2M_score")
 
 

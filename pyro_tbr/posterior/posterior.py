@@ -327,7 +327,8 @@ class Posterior(ChangeAnswers, FeatureAnswers):
         """
         # The page draws, and plots are made of posteriors: it stands below this room.
         page = importlib.import_module("pyro_tbr.page")
-        page.write_page(self, path, x, y, env, title, as_given(exposure, trials, y_se))
+        given = {"exposure": exposure, "trials": trials, "y_se": y_se}
+        page.write_page(self, path, x, y, env, title, given)
 
     def _repr_html_(self) -> str:
         return self.summary()._repr_html_()
