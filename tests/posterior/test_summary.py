@@ -92,9 +92,7 @@ def test_one_environment_is_never_determined():
 
 def test_more_latents_than_features_are_never_determined(sim):
     model = tbr.TreeModel(sim.tree, 5, encoder="linear")
-    with pytest.warns(
-        IdentificationWarning, match="latent_dim=5 is above the number of features"
-    ):
+    with pytest.warns(IdentificationWarning, match="latent_dim=5 is above the number of features"):
         posterior = tbr.fit(model, sim.x, sim.y, sim.env, progress=False, options=FAST)
     assert not posterior.identification().determined
 
