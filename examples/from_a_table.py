@@ -7,8 +7,9 @@ Rows that belong together, such as those of one animal, are named by ``--groups`
 
 Writes into a folder: ``changes.csv`` (how likely and how large every change along the tree is),
 ``selected.csv`` (those that are taken for true at a false discovery rate of 0.05), ``latents.csv``,
-``tree_with_pips.nwk`` (for FigTree and ggtree), ``posterior.tbr`` (for ``tbr.load``), and
-``predictions.csv`` where new rows are given: leaves without any measurement may be among them.
+``tree_with_pips.nwk`` (for FigTree and ggtree), ``posterior.tbr`` (for ``tbr.load``),
+``page.html`` (all of it with plots, to look at), and ``predictions.csv`` where new rows are given:
+leaves without any measurement may be among them.
 
     python examples/from_a_table.py rows.csv --tree tree.nwk --env species --outcomes mass \
         --latent-dim 2 --new new_rows.csv --out results
@@ -89,7 +90,6 @@ def main(argv: list[str] | None = None) -> dict[str, pd.DataFrame]:
         options=tbr.FitOptions(restarts=args.restarts),
     )
     print(posterior.summary())
-    print(posterior.identification())
 
     # 3. The results.
     tables = {
@@ -100,14 +100,14 @@ def main(argv: list[str] | None = None) -> dict[str, pd.DataFrame]:
     if args.new:
         new = pd.read_csv(args.new, index_col=0)
         found = posterior.predict(new[x.columns], new[args.env], level=0.9)
-        parts = {"mean": found.mean, "lower": found.lower, "upper": found.upper}
-        tables["predictions"] = pd.concat(parts, axis=1).swaplevel(axis=1)[args.outcomes]
+        tables["predictions"] = found.to_frame()
     for name, table in tables.items():
         table.to_csv(args.out / f"{name}.csv")
     (args.out / "tree_with_pips.nwk").write_text(
         posterior.tree.to_newick(posterior.pips(), style="beast")
     )
     posterior.save(args.out / "posterior.tbr")
+    posterior.to_html(args.out / "page.html", title=f"{', '.join(args.outcomes)} by {args.env}")
     print(f"\nAll results are in {args.out}.")
     return tables
 

@@ -6,6 +6,7 @@ import base64
 import io
 import os
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -100,7 +101,7 @@ def _changes(posterior: Posterior, identified: Identification) -> Iterator[str]:
         yield listing(described(posterior.tree, found.head(_MOST_CHANGES)))
         return
     any_change = posterior.arc_pips()["any"]
-    yield _image(lambda: plot_tree(posterior, values=any_change, label="PIP of any change"))
+    yield _image(partial(plot_tree, posterior, values=any_change, label="PIP of any change"))
     selected = posterior.select(_FDR)
     number = max(len(selected), int((found["pip"] >= _SURE).sum()))
     shown = found.head(min(max(number, 1), _MOST_CHANGES))
@@ -131,9 +132,8 @@ def _features(posterior: Posterior, identified: Identification, x: Any) -> Itera
             "note",
         )
         return
-    how = {"per": "sd", "x": x}
     if posterior.model.encoder.trainable:
-        yield _image(lambda: plot_loadings(posterior, x=x))
+        yield _image(partial(plot_loadings, posterior, x=x))
     names = posterior.loadings(x, per="sd").abs().max(axis=1)
     strongest = list(names.sort_values(ascending=False, kind="stable").index[:_MOST_FEATURES])
     yield "<h2>Effects of features</h2>"
@@ -141,9 +141,9 @@ def _features(posterior: Posterior, identified: Identification, x: Any) -> Itera
         "What one standard deviation of a feature does to an outcome, through all latents. It does "
         "not depend on which latents there are, so it can be read where they are not determined."
     )
-    for outcome in posterior.outcome_names[:_MOST_OUTCOMES]:
-        yield _image(lambda o=outcome: plot_effects(posterior, strongest, o, x=x))
-    changes = posterior.effect_changes(strongest, **how)
+    for outcome in _outcomes(posterior):
+        yield _image(partial(plot_effects, posterior, strongest, outcome, x=x))
+    changes = posterior.effect_changes(strongest, x, per="sd")
     changes = changes[changes["sd"] > 0]
     order = (changes["mean"] / changes["sd"]).abs().sort_values(ascending=False).index
     yield paragraph("Effects that change most for their standard deviation:")
@@ -157,8 +157,8 @@ def _predictions(
     yield "<h2>Predictions against outcomes</h2>"
     yield paragraph("Of the rows given to this page; where the fit saw them it knows them.", "note")
     yield _wide(posterior.score(*rows, **given).reset_index())
-    for outcome in posterior.outcome_names[:_MOST_OUTCOMES]:
-        yield _image(lambda o=outcome: plot_predictive_check(posterior, *rows, o))
+    for outcome in _outcomes(posterior):
+        yield _image(partial(plot_predictive_check, posterior, *rows, outcome))
 
 
 def _model(posterior: Posterior) -> Iterator[str]:
@@ -167,7 +167,12 @@ def _model(posterior: Posterior) -> Iterator[str]:
     yield paragraph(f"pyro_tbr {__version__}")
     yield block(f"{posterior.model!r}\n{posterior.report!r}")
     yield block(posterior.identification())
-    yield _image(lambda: plot_history(posterior))
+    yield _image(partial(plot_history, posterior))
+
+
+def _outcomes(posterior: Posterior) -> list[Any]:
+    """Names of the outcomes that are drawn."""
+    return list(posterior.outcome_names[:_MOST_OUTCOMES])
 
 
 def _wide(frame: pd.DataFrame) -> str:

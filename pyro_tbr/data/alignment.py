@@ -124,7 +124,9 @@ def check_whole(
 def align_features(
     schema: Schema, x: Any, *, keep_sparse: bool = False
 ) -> tuple[Any, pd.Index | None]:
-    """Features (N, D) in the order of training, and the user's index.
+    """Features (N, D) in the order of training, and the index of what is said of each row.
+
+    That is the user's where ``x`` is a table, of pandas or another library, else ``None``.
 
     Columns of a table are matched by name if training had names, so their order is free. Sparse
     ones become a dense tensor unless asked to stay.
@@ -136,7 +138,8 @@ def align_features(
     Warns:
         DataWarning: Columns that training had not; they are ignored.
     """
-    x, index = read_table(x, "x")
+    x, _ = read_table(x, "x")
+    index = x.index if isinstance(x, pd.DataFrame) else None
     if isinstance(x, pd.DataFrame) and schema.feature_names is not None:
         x = select_columns(x, schema.feature_names, "x")
     table, _ = _features(x, index)

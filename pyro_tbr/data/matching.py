@@ -6,46 +6,29 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from torch import Tensor
 
 from pyro_tbr.data.numbers import plain
 from pyro_tbr.errors import DataError, ShapeError, warn_user
 from pyro_tbr.tree.readers.naming import NearestNode, listed
+from pyro_tbr.tree.readers.other_tables import as_pandas
 
 
 def read_table(value: Any, name: str) -> tuple[Any, pd.Index | None]:
     """What was given, as pandas where it knows its columns, and the labels of its rows.
 
-    A table of another library (pyarrow, polars, ...) becomes a DataFrame, since an array of it
-    would have lost the names and so the order of its columns. Its rows go by position, unless it
-    brings labels of its own along.
+    A table of another library (polars, pyarrow, ...) becomes a DataFrame. Its rows go by position,
+    unless it brings labels of its own along.
 
     Raises:
         DataError: It knows its columns, but cannot be made a DataFrame here.
     """
-    if isinstance(value, pd.Series | pd.DataFrame):
-        return value, value.index
-    named = hasattr(value, "columns") or hasattr(value, "column_names")
-    convert = getattr(value, "to_pandas", None)
-    if isinstance(value, np.ndarray | Tensor | pd.Index) or not (named or convert):
-        return value, None
-    kind = f"{name} is a {type(value).__module__}.{type(value).__qualname__}"
-    if convert is None:
-        raise DataError(f"{kind}, whose columns cannot be read: give it as a pandas DataFrame")
-    try:
-        table = convert()
-    except ImportError as error:
-        if not named:  # without columns there is nothing to confuse
-            return value, None
-        raise DataError(
-            f"{kind}, whose to_pandas() fails ({error}): install what it needs, or give {name} as "
-            "a pandas DataFrame"
-        ) from error
+    table = as_pandas(value, name)
     if not isinstance(table, pd.Series | pd.DataFrame):
         return table, None
-    return table, None if isinstance(table.index, pd.RangeIndex) else table.index
+    own = table is value or not isinstance(table.index, pd.RangeIndex)
+    return table, table.index if own else None
 
 
 @dataclass(frozen=True)

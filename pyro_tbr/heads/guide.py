@@ -24,6 +24,8 @@ _SITE_ELEMENTS = 500_000  # of one block of draws; a draw goes through all compo
 _FALL, _FALL_SHARE = 1.0, 1e-3  # of the bound in a step of sites that is not taken back
 _WHERE_ROWS_ARE = ("informed_arcs", "seen")  # parts of a guide's state
 _PATH_DRAWS, _PATH_SEED = 4000, 141_421  # behind the inclusion of several without another form
+# What a class of guides has to say for itself; the rest follows from these.
+_OWN_METHODS = ("node_moments", "delta_moments", "kl", "start", "update", "step", "sample")
 
 
 class Settled(NamedTuple):
@@ -58,7 +60,8 @@ class Guide(LocalParamsModule):
     """An approximate posterior of everything but the encoder; abstract.
 
     A guide holds factors of the hyperparameters; what it says of root weights and changes is the
-    business of its class. All parameters exist after construction.
+    business of its class: ``node_moments``, ``delta_moments``, ``kl``, ``start``, ``update``,
+    ``step`` and ``sample``. All parameters exist after construction.
 
     Args:
         head: A head, or a built model that has one; a guide does not own it.
@@ -70,6 +73,9 @@ class Guide(LocalParamsModule):
         nuisance: Factors of the likelihood's own parameters by site name.
         along_tree: Closed forms along the tree move it, in :meth:`absorb` and :meth:`step`; else
             gradients of the ELBO do.
+
+    Raises:
+        DataError: The class lacks some of these methods; the message has their names.
     """
 
     informed_arcs: Tensor
@@ -77,6 +83,14 @@ class Guide(LocalParamsModule):
 
     def __init__(self, head: Any, informed_nodes: Tensor | None = None) -> None:
         super().__init__()
+        kind = type(self)
+        missing = [name for name in _OWN_METHODS if getattr(kind, name) is getattr(Guide, name)]
+        if missing:
+            raise DataError(
+                f"{kind.__name__} lacks {len(missing)} of the {len(_OWN_METHODS)} methods of a "
+                f"guide: {', '.join(missing)}; define them as pyro_tbr.heads.Guide describes, or "
+                "subclass MeanFieldGuide or TreeGuide, which have all"
+            )
         head = head if isinstance(head, Head) else head.head
         self._head = (head,)  # in a tuple: a guide does not own its head
         nodes = torch.ones(head.tree.num_nodes, dtype=torch.bool)

@@ -34,6 +34,8 @@ from pyro_tbr.models.encoders import LatentUnits, PreparedEncoder
 from pyro_tbr.models.principal_axes import column_moments
 from pyro_tbr.posterior import Posterior
 
+_TRIED_OUT = 100  # rows that a user's encoder is tried out on
+
 
 class Prepared(NamedTuple):
     """A task that has been checked; rows as they were aligned, and in the units of training.
@@ -76,7 +78,11 @@ class Prepared(NamedTuple):
         built.eval()  # dropout in a user's encoder works while it is trained, and only then
         if options.torch_dtype != torch.get_default_dtype():
             built.to(dtype=options.torch_dtype)
-        return built.to(device=options.device)
+        built.to(device=options.device)
+        if not isinstance(model.encoder_spec, str):  # before any training
+            with torch_settings(built, self.seed, None):
+                built.encoder.try_out(rows.x[torch.arange(min(len(rows), _TRIED_OUT))])
+        return built
 
 
 def prepare(

@@ -7,18 +7,19 @@ with ``pip install pyro-tbr[anndata]``.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from pyro_tbr.data.outcomes import names_as_text
 from pyro_tbr.data.sparse import sparse_of_frame
 from pyro_tbr.errors import DataError
 from pyro_tbr.posterior import Posterior
-from pyro_tbr.tree.readers.naming import unknown_label
+from pyro_tbr.tree.readers.naming import listed, unknown_label
 
 _PARTS = ("obs", "obsm", "uns", "var_names", "obs_names")
 
@@ -29,17 +30,26 @@ def from_anndata(
     env: str | None,
     y: str | Sequence[str] | None = None,
     layer: str | None = None,
+    use_raw: bool = False,
     obsm: str | None = None,
 ) -> tuple[pd.DataFrame, pd.Series | pd.DataFrame | None, pd.Series | None]:
     """Features, outcomes and environments of the cells, as ``fit`` and ``predict`` take them.
 
+    Genes may be outcomes, ``y="CD3D"``. Then they are not among the features, so that no gene is
+    predicted from itself. Features from ``obsm`` are left as they are: what was made from all
+    genes, such as ``X_pca``, has seen the outcome too, and predicts it better than it should; make
+    it anew without these genes where that matters.
+
     Args:
         adata: An AnnData object, in memory or backed, or the path of an h5ad file.
         env: Column of ``obs`` with each cell's node; None where it is not known.
-        y: Column or columns of ``obs`` with the outcomes, NaN where not observed; or a key of
-            ``obsm``. None: no outcomes, as in a prediction.
-        layer: Take features from this layer rather than from ``X``.
-        obsm: Take features from this key of ``obsm``, such as ``"X_pca"``.
+        y: Column or columns of ``obs`` with the outcomes, NaN where not observed, and genes, by
+            their ``var_names``; or a key of ``obsm``. None: no outcomes, as in a prediction.
+        layer: Take genes, features and outcomes both, from this layer rather than from ``X``.
+            ``"raw"`` means ``use_raw=True``, unless a layer has that name.
+        use_raw: Take them from ``adata.raw``, and its ``var_names``.
+        obsm: Take features from this key of ``obsm``, such as ``"X_pca"``; ``layer`` and
+            ``use_raw`` then say where genes among the outcomes come from.
 
     Returns:
         x, y, env with ``obs_names`` as index. x has columns ``var_names``, so that genes are
@@ -47,7 +57,8 @@ def from_anndata(
         sparse counts stay sparse. y is (N,) for one column, else (N, Q).
 
     Raises:
-        DataError: A key that is not there, with the nearest; a layer and an obsm key at a time.
+        DataError: A key that is not there, with the nearest; a name that means two things; a layer
+            and an obsm key at a time, where no outcome is a gene.
         ImportError: A path was given and anndata is not installed.
     """
     if isinstance(adata, str | os.PathLike):
@@ -59,8 +70,11 @@ def from_anndata(
             ) from error
         adata = anndata.read_h5ad(Path(adata))
     _check_kind(adata)
-    x = _features(adata, layer, obsm)
-    outcomes = None if y is None else _outcomes(adata, y)
+    genes = _Genes.of(adata, layer, use_raw)
+    outcomes, used = (None, []) if y is None else _outcomes(adata, y, genes)
+    if obsm is not None and genes.chosen and not used:
+        raise DataError(f"{genes.chosen} and obsm={obsm!r}: features come from one of them")
+    x = _features(adata, genes, obsm, without=used)
     labels = None if env is None else adata.obs[_key(env, adata.obs.columns, "env", "obs columns")]
     return x, outcomes, labels
 
@@ -71,6 +85,7 @@ def to_anndata(
     *,
     key: str = "tbr",
     layer: str | None = None,
+    use_raw: bool = False,
     obsm: str | None = None,
     copy: bool = False,
 ) -> Any:
@@ -86,6 +101,7 @@ def to_anndata(
             (see ``Posterior.deltas``; the parent's and child's labels as text), ``node_weights``,
             ``latents`` and ``outcomes`` (their names) and ``tree``, whose comments are the PIPs.
         layer: Where features come from, as in :func:`from_anndata`.
+        use_raw: Likewise.
         obsm: Likewise.
         copy: Write into a copy, which is returned.
 
@@ -96,8 +112,14 @@ def to_anndata(
     _check_kind(adata)
     if not key or "/" in key:
         raise DataError(f"key={key!r}: give a word without a slash, which h5ad takes for a group")
-    x: Any = _features(adata, layer, obsm)
-    if posterior.schema.feature_names is None:  # by position, for a fit to an array
+    genes = _Genes.of(adata, layer, use_raw)
+    if obsm is not None and genes.chosen:
+        raise DataError(f"{genes.chosen} and obsm={obsm!r}: features come from one of them")
+    known = posterior.schema.feature_names
+    # Genes that were outcomes of the fit were none of its features.
+    outcomes = [] if known is None else [n for n in posterior.outcome_names if n not in known]
+    x: Any = _features(adata, genes, obsm, without=outcomes)
+    if known is None:  # by position, for a fit to an array
         stored = sparse_of_frame(x)
         x = x.to_numpy() if stored is None else stored
     latents = np.asarray(posterior.encode(x))
@@ -114,30 +136,103 @@ def to_anndata(
     return adata
 
 
+class _Genes(NamedTuple):
+    """Where a user has genes from."""
+
+    source: Any  # the AnnData object or its raw
+    layer: str | None
+    chosen: str  # the argument that says so, for messages; empty for X
+
+    @classmethod
+    def of(cls, adata: Any, layer: str | None, use_raw: bool) -> _Genes:
+        """As ``from_anndata`` says."""
+        known = list(adata.layers)
+        chosen = "" if layer is None else f"layer={layer!r}"
+        if layer == "raw" and "raw" not in known:
+            layer, use_raw = None, True
+        elif use_raw:
+            chosen = f"{chosen} and use_raw=True".removeprefix(" and ")
+        if layer is not None and use_raw:
+            raise DataError(f"{chosen}: genes come from one of them")
+        if use_raw:
+            if adata.raw is None:
+                what = f"; layers are {listed(known)}" if known else ""
+                raise DataError(f"{chosen}: adata.raw is empty{what}")
+            return cls(adata.raw, None, chosen)
+        layer = None if layer is None else _key(layer, known, "layer", "layers")
+        return cls(adata, layer, chosen)
+
+    @property
+    def names(self) -> pd.Index:
+        """``var_names``."""
+        return self.source.var_names
+
+    def matrix(self) -> Any:
+        """Values of all genes, in memory or in a file, sparse where they are."""
+        values = self.source.X if self.layer is None else self.source.layers[self.layer]
+        if values is None:
+            raise DataError(
+                "adata.X is empty: name the layer or the obsm key that features come from"
+            )
+        return values
+
+    def column(self, name: str) -> NDArray[Any]:
+        """Values of one gene, dense, (N,); by its place, as raw in a file gives all for a name."""
+        values = self.matrix()[:, [self.names.get_loc(name)]]
+        return np.asarray(values.toarray() if hasattr(values, "toarray") else values)[:, 0]
+
+
 def _check_kind(adata: Any) -> None:
     if not all(hasattr(adata, part) for part in _PARTS):
         raise DataError(f"adata: expected an AnnData object, received {type(adata).__name__}")
 
 
-def _features(adata: Any, layer: str | None, obsm: str | None) -> pd.DataFrame:
-    """A DataFrame, sparse where the features are."""
-    if layer is not None and obsm is not None:
-        raise DataError(f"layer={layer!r} and obsm={obsm!r}: features come from one of them")
+def _features(
+    adata: Any, genes: _Genes, obsm: str | None, without: Sequence[Hashable]
+) -> pd.DataFrame:
+    """A DataFrame, sparse where the features are, of all genes but some."""
     if obsm is not None:
         return _obsm_table(adata, _key(obsm, adata.obsm, "obsm", "obsm keys"))
-    known = None if layer is None else _key(layer, adata.layers, "layer", "layers")
-    values = adata.X if known is None else adata.layers[known]
-    if values is None:
-        raise DataError("adata.X is empty: name the layer or the obsm key that features come from")
-    return _table(values, adata.obs_names, adata.var_names)
+    kept = ~genes.names.isin(list(without))
+    values = genes.matrix()
+    if not kept.all():
+        values = values[:, np.flatnonzero(kept)]
+    return _table(values, adata.obs_names, genes.names[kept])
 
 
-def _outcomes(adata: Any, y: str | Sequence[str]) -> pd.Series | pd.DataFrame:
-    if isinstance(y, str) and y not in adata.obs.columns and y in adata.obsm:
-        return _obsm_table(adata, y)
+def _outcomes(
+    adata: Any, y: str | Sequence[str], genes: _Genes
+) -> tuple[pd.Series | pd.DataFrame, list[str]]:
+    """Outcomes, and which of them are genes."""
+    columns = adata.obs.columns
+    if isinstance(y, str) and y in adata.obsm and y not in columns and y not in genes.names:
+        return _obsm_table(adata, y), []
+    found: dict[str, pd.Series] = {}
     for name in [y] if isinstance(y, str) else y:
-        _key(name, adata.obs.columns, "y", "obs columns")
-    return adata.obs[y if isinstance(y, str) else list(y)]
+        places = {
+            "an obs column": name in columns,
+            "a gene": name in genes.names,
+            "a key of obsm": isinstance(y, str) and name in adata.obsm,
+        }
+        kinds = [kind for kind, there in places.items() if there]
+        if len(kinds) > 1:
+            renamed = f"adata.obs = adata.obs.rename(columns={{{name!r}: {name + '_obs'!r}}})"
+            remedy = renamed if name in columns else "rename the key of obsm"
+            raise DataError(f"y: {name!r} is {' and '.join(kinds)}, so say which: {remedy}")
+        if name in columns:
+            found[name] = adata.obs[name]
+            continue
+        _key(name, [*columns, *genes.names], "y", "obs columns and genes")
+        times = int((genes.names == name).sum())
+        if times > 1:
+            raise DataError(
+                f"y: {times} genes are called {name!r}: adata.var_names_make_unique() first"
+            )
+        found[name] = pd.Series(genes.column(name), index=adata.obs_names, name=name)
+    used = [name for name in found if name not in columns]
+    if isinstance(y, str):
+        return found[y], used
+    return pd.DataFrame(found, index=adata.obs_names, columns=list(y)), used
 
 
 def _obsm_table(adata: Any, key: str) -> pd.DataFrame:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_tbr.data import SparseFeatures, varying_columns
-from pyro_tbr.errors import ShapeError
+from pyro_tbr.errors import DataError, ShapeError, TbrError
 from pyro_tbr.heads.local_params import LocalParamsModule
 from pyro_tbr.models.principal_axes import column_moments, principal_axes
 
@@ -95,7 +95,8 @@ class Encoder(LocalParamsModule):
         """Latents (N, K) from features (N, D); sparse ones block by block."""
         if x.shape[-1] != self.num_features:
             raise ShapeError(
-                f"x has {x.shape[-1]} columns, the encoder was built for {self.num_features}"
+                f"x has {x.shape[-1]} columns, encoder {self.class_name} was built for "
+                f"{self.num_features}: give it these features, or make it anew"
             )
         if isinstance(x, SparseFeatures):
             return torch.cat([self.encode(self.prepare(run)) for run in x.runs()])
@@ -107,6 +108,32 @@ class Encoder(LocalParamsModule):
         ``None`` where that differs from row to row.
         """
         return None
+
+    @torch.no_grad()
+    def try_out(self, x: Tensor | SparseFeatures) -> None:
+        """Encodes some rows (n, D), so that what does not fit is said before any training.
+
+        Raises:
+            ShapeError: Latents or features are of another number.
+            DataError: What comes out is no tensor of floats, or an error comes out.
+        """
+        try:
+            self(x)
+        except TbrError:
+            raise
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            kind = str(self.output_map.dtype).removeprefix("torch.")
+            raise DataError(
+                f"encoder {self.class_name} fails on x of shape {tuple(x.shape)}, {kind}: "
+                f"{type(error).__name__}: {error}; it has to take (N, {self.num_features}) in this "
+                "precision (FitOptions(dtype='float64') gives double) and return "
+                f"(N, {self.latent_dim})"
+            ) from error
+
+    @property
+    def class_name(self) -> str:
+        """What messages call it: its class."""
+        return type(self).__name__
 
     @torch.no_grad()
     def set_output(self, loc: Tensor, linear: Tensor, offset: Tensor | None = None) -> None:
@@ -308,13 +335,36 @@ class ModuleEncoder(Encoder):
 
     def body(self, prepared: Tensor) -> Tensor:
         """The user's module, its output checked."""
-        z = self.module(prepared).to(prepared.dtype)
+        z = self.module(prepared)
+        said = f"encoder {self.class_name} returned "
+        if not isinstance(z, Tensor):
+            what, remedy = f"no tensor but {type(z).__name__}", "keep to torch, which can train it"
+            if isinstance(z, tuple | list):
+                what, remedy = f"a {type(z).__name__} of {len(z)}", "return one tensor"
+            raise DataError(f"{said}{what}: {remedy}, (N, {self.latent_dim}), one column a latent")
+        if not z.is_floating_point():
+            kind = str(z.dtype).removeprefix("torch.")
+            raise DataError(f"{said}{kind}: latents are floats, such as z.to(x.dtype) makes them")
         if z.shape != (*prepared.shape[:-1], self.latent_dim):
             raise ShapeError(
-                f"encoder returned shape {tuple(z.shape)} for {tuple(prepared.shape)}: expected "
-                f"(N, {self.latent_dim}), one column a latent"
+                f"{said}shape {tuple(z.shape)} for x of shape {tuple(prepared.shape)}: expected "
+                f"{(*prepared.shape[:-1], self.latent_dim)}, one column a latent and a row for "
+                f"each row of x; {self._remedy(z, prepared)}"
             )
-        return z
+        return z.to(prepared.dtype)
+
+    def _remedy(self, z: Tensor, prepared: Tensor) -> str:
+        """What to do about latents of another shape."""
+        if z.shape[:1] != prepared.shape[:1]:
+            return "leave the rows apart: no pooling, no flattening over them"
+        if z.dim() == 2:
+            return f"give its last layer {self.latent_dim} outputs, or latent_dim={z.shape[1]}"
+        return "a single latent is z[:, None]" if z.dim() == 1 else "flatten all but the rows"
+
+    @property
+    def class_name(self) -> str:
+        """The class of the user's module."""
+        return type(self.module).__name__
 
 
 ENCODERS: dict[str, Callable[..., Encoder]] = {

@@ -39,7 +39,9 @@ class TreeModel(LocalParamsModule):
     has the sites ``root_scale``, ``root_weights``, those of the prior (``inclusion_rate``,
     ``sharing``, ``slab_scale``, ``gates``, ``slab``, ``deltas``; ``global_scale``,
     ``local_scale``), ``noise_scale``, ``z`` and ``y``. It believes in whatever units its ``y`` has;
-    :func:`~pyro_tbr.fit` gives it standardised outcomes.
+    :func:`~pyro_tbr.fit` gives it standardised outcomes. Pyro's HMC, NUTS and autoguides work with
+    :class:`HorseshoePrior` and :class:`GaussianPrior`; the gates of :class:`SpikeSlabPrior` are 0
+    or 1, which they cannot move: that is what ``fit`` and ``sample_posterior`` are for.
 
     Args:
         tree: The environments.
@@ -214,6 +216,12 @@ class TreeModel(LocalParamsModule):
         if isinstance(spec, str):
             self.encoder = ENCODERS[spec](num_features, self.latent_dim)
         elif isinstance(spec, Encoder):
+            own, asked = spec.latent_dim, self.latent_dim
+            if own != asked:
+                raise ShapeError(
+                    f"encoder {spec.class_name} makes {own} latents, and the model has latent_dim="
+                    f"{asked}: make them equal"
+                )
             self.encoder = copy.deepcopy(spec)
         else:
             self.encoder = ModuleEncoder(copy.deepcopy(spec), num_features, self.latent_dim)

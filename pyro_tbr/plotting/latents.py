@@ -53,7 +53,7 @@ def plot_latents(
     places = slope_places(posterior, latents)
     z = posterior.encode(x)
     values = np.asarray(z)[:, places]
-    rows = RowOrder(len(values), getattr(z, "index", None))
+    rows = RowOrder(len(values)).or_of(x=x)
     nodes = align_env(posterior.tree, env, rows).numpy()
     colours, keys, title = _coloured(posterior.tree, nodes)
     ax = canvas.new_axes(ax, 7.2, 4.8)

@@ -65,8 +65,8 @@ def plot_predictive_check(
     if statistic not in _STATISTICS:
         raise DataError(f"statistic={statistic!r} is not known: use one of {_STATISTICS}")
     q, tree = outcome_place(posterior, outcome), posterior.tree
-    features, index = align_features(posterior.schema, x)
-    order = RowOrder(len(features), index).or_of(y=y, env=env)
+    features, _ = align_features(posterior.schema, x)
+    order = RowOrder(len(features)).or_of(x=x, y=y, env=env)
     nodes = align_env(tree, env, order).numpy()
     values = posterior.align_outcomes(y, order).numpy()[:, q]
     drawn = posterior.predict(x, env, seed=seed).sample(num_draws, seed=seed)

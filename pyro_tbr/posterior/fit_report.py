@@ -76,8 +76,8 @@ class FitReport:
         else:
             found = f"rows held out from training fit {off:.0%} worse than rows of training"
         text = f"latents of the rows by {how}: {found}"
-        if off > _EVEN and not self.folds:
-            return text + "; noise and PIPs are too sure of that: FitOptions(cross_fit=5)"
+        if off > _EVEN and self.options.get("cross_fit") == 0:
+            return text + ", and so noise and PIPs are too sure: leave options.cross_fit to the fit"
         if off > _LARGE:
             return text + "; the encoder learns its rows by heart: more rows, fewer features"
         return text

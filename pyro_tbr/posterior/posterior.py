@@ -150,6 +150,41 @@ class Posterior(ChangeAnswers, FeatureAnswers):
         given = as_given(exposure, trials, y_se)
         return predicted(self, x, env, level, num_draws, seed, given)
 
+    def score(
+        self,
+        x: Any,
+        y: Any,
+        env: Any,
+        *,
+        level: float = 0.9,
+        num_draws: int = 400,
+        seed: int = 0,
+        exposure: Any = None,
+        trials: Any = None,
+        y_se: Any = None,
+    ) -> pd.DataFrame:
+        """How well outcomes of other rows are predicted, a row an outcome.
+
+        Of the rows of the fit it is too good: hold some out.
+
+        Args:
+            x: Features, as in :meth:`predict`; and so all others but ``y``.
+            y: Outcomes, as ``fit`` took them; what is NaN is left out.
+            env: Node labels, or one for all rows.
+            level: Probability of the interval whose coverage is told.
+            num_draws: Draws of the weights behind log scores and intervals.
+            seed: Of these draws.
+            exposure: Of the rows.
+            trials: Likewise.
+            y_se: Likewise.
+
+        Returns:
+            Columns num_rows, log_score, r2, auroc, coverage: see :meth:`Prediction.score`. One
+            number for all is ``score(x, y, env)["r2"].mean()``, as scikit-learn has it.
+        """
+        given = as_given(exposure, trials, y_se)
+        return predicted(self, x, env, level, num_draws, seed, given).score(y)
+
     @torch.no_grad()
     def sample(self, n: int = 1000, seed: int = 0) -> dict[str, np.ndarray]:
         """Joint draws from the posterior.
@@ -292,7 +327,8 @@ class Posterior(ChangeAnswers, FeatureAnswers):
         """
         # The page draws, and plots are made of posteriors: it stands below this room.
         page = importlib.import_module("pyro_tbr.page")
-        page.write_page(self, path, x, y, env, title, as_given(exposure, trials, y_se))
+        given = {"exposure": exposure, "trials": trials, "y_se": y_se}
+        page.write_page(self, path, x, y, env, title, given)
 
     def _repr_html_(self) -> str:
         return self.summary()._repr_html_()

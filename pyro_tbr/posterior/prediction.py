@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,8 +22,10 @@ from pyro_tbr.data import RowOrder
 from pyro_tbr.errors import DataError
 from pyro_tbr.heads.likelihoods.expectations import as_dict
 from pyro_tbr.heads.moments import predictor_moments
+from pyro_tbr.posterior.form import Form
 from pyro_tbr.posterior.mixture import Mixture, drawn, quantiles
 from pyro_tbr.posterior.places import Places, places_of
+from pyro_tbr.posterior.scoring import score_table
 from pyro_tbr.posterior.view import PosteriorView, check_level, check_number
 
 _CHUNK_ELEMENTS = 1_000_000  # rows are taken in chunks of about this many numbers: fits caches
@@ -43,7 +45,7 @@ def predicted(
     check_number(num_draws, "num_draws")
     check_level(level)
     design, index = view.align_design(x)
-    order = RowOrder(len(design), index).or_of(env=env, **given)
+    order = RowOrder(len(design)).or_of(x=x, env=env, **given)
     places = places_of(view, env, order)
     known = view.row_terms(view.align_known(given, order), order).values
     form = Form(view.schema.outcome_ndim == 1, index, view.outcome_names, order)
@@ -198,6 +200,45 @@ class Prediction:
         scores, outcomes = self._log_densities(y)
         return self._form.table(torch.where(torch.isnan(outcomes), torch.nan, scores))
 
+    def score(self, y: Any) -> pd.DataFrame:
+        """How well outcomes were predicted, a row an outcome; what is NaN in y is left out.
+
+        Args:
+            y: Outcomes, as in :meth:`log_score`.
+
+        Returns:
+            Rows outcomes, columns num_rows (observed), log_score (mean log density or probability,
+            in nats, larger is better), r2 (of the means, against the mean of these outcomes),
+            auroc (of the probabilities of a binary outcome), coverage (share of the outcomes in
+            their interval; it should be ``level``, of counts a little more). NaN where one makes no
+            sense: r2 and coverage of a binary outcome, auroc of others, r2 where y is constant.
+
+        Raises:
+            DataError: Nothing is observed, or values cannot be used.
+            ShapeError: The numbers of rows or outcomes differ.
+        """
+        scores, standard = self._log_densities(y)
+        names = self._view.outcome_names
+        wide = len(scores), len(names)
+        mean, lower, upper = (np.reshape(v, wide) for v in (self.mean, self.lower, self.upper))
+        binary = np.zeros(len(names), dtype=bool)
+        for kind in self._view.model.likelihood.kinds():
+            columns = slice(None) if kind.columns is None else kind.columns.cpu().numpy()
+            binary[columns] = kind.interval == "mean"
+        outcomes = self._view.scaling.to_user(standard)
+        return score_table(names, binary, outcomes.numpy(), scores.numpy(), mean, (lower, upper))
+
+    def to_frame(self) -> pd.DataFrame:
+        """All of it as one table, a row a row of the prediction, for csv files and the like.
+
+        Returns:
+            Columns mean, sd, lower, upper; with several outcomes (outcome, statistic), so that
+            ``frame["growth"]`` is the table of one. The index is that of the features, else of
+            the environments, else 0, 1, ...
+        """
+        parts = ("mean", "sd", "lower", "upper")
+        return self._form.frame({name: getattr(self, name) for name in parts})
+
     @torch.no_grad()
     def _log_densities(self, y: Any) -> tuple[Tensor, Tensor]:
         """Log densities in the user's unit (N, Q), and standardised outcomes, NaN if missing."""
@@ -253,33 +294,3 @@ def linear_predictor(design: Tensor, weights: Tensor, position: Tensor) -> Tenso
         for rows in _chunks(len(design), num_draws * math.prod(shape))
     ]
     return torch.cat(parts, dim=1)
-
-
-@dataclass(frozen=True)
-class Form:
-    """How per-row results are given back.
-
-    Attributes:
-        flat: (N,) rather than (N, Q).
-        index: The user's row index where the features were a DataFrame, else ``None``.
-        names: Names of the outcomes.
-        order: Of the rows, for outcomes that come later.
-    """
-
-    flat: bool
-    index: pd.Index | None
-    names: tuple[Hashable, ...]
-    order: RowOrder
-
-    def draws(self, values: Tensor) -> np.ndarray:
-        """(..., N, Q) values as numpy."""
-        return (values[..., 0] if self.flat else values).numpy()
-
-    def table(self, values: Tensor) -> Any:
-        """(N, Q) values as numpy or pandas."""
-        array = self.draws(values.cpu().double())
-        if self.index is None:
-            return array
-        if self.flat:
-            return pd.Series(array, index=self.index, name=self.names[0])
-        return pd.DataFrame(array, index=self.index, columns=list(self.names))

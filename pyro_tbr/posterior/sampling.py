@@ -82,8 +82,8 @@ def _check(posterior: Posterior, num_chains: int, num_sweeps: int) -> None:
     if type(likelihood) is not GaussianLikelihood:
         raise DataError(
             "sample_posterior needs normal outcomes, whose statistics say all of the rows; the "
-            f"likelihood is {type(likelihood).__name__}: use the fitted posterior itself, or NUTS "
-            "of Pyro on the model"
+            f"likelihood is {type(likelihood).__name__}: use the fitted posterior itself, or "
+            "Pyro's NUTS on a model with HorseshoePrior or GaussianPrior (it cannot move gates)"
         )
     if type(prior) not in SUPPORTED_PRIORS:
         known = " or ".join(kind.__name__ for kind in SUPPORTED_PRIORS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import cast
 
@@ -105,6 +106,13 @@ class Summary:
         changes = self.changes.to_string(index=False, float_format=lambda v: f"{v:.3f}")
         head = f"surest changes (first {len(self.changes)}; PIP beside its prior):"
         return [head, changes, *(f"  {text}" for text in self.nodes)]
+
+    def to_csv(self, path: str | os.PathLike[str]) -> None:
+        """Writes ``changes``, a row each, PIP beside its prior; ``latents`` has its own to_csv.
+
+        All changes, not the surest ten alone: ``posterior.deltas().to_csv(path, index=False)``.
+        """
+        self.changes.to_csv(path, index=False)
 
     def _chosen(self) -> list[str]:
         """A line on the number of latents, where it was not given."""

@@ -170,8 +170,8 @@ class PosteriorView:
         ``others`` are arguments that may order the rows too. A row of weight 0 is not observed.
         """
         with torch.no_grad():
-            design, index = self.align_design(x)
-        order = RowOrder(len(design), index).or_of(y=y, env=env, **others)
+            design, _ = self.align_design(x)
+        order = RowOrder(len(design)).or_of(x=x, y=y, env=env, **others)
         outcomes = self.align_outcomes(y, order)
         nodes = align_env(self.tree, env, order).to(design.device)
         known = self.align_known(given, order)

@@ -15,6 +15,7 @@ from pyro_tbr.tree.readers.clades import clade_text
 from pyro_tbr.tree.readers.linkage import read_linkage
 from pyro_tbr.tree.readers.newick import read_newick, write_newick
 from pyro_tbr.tree.readers.tables import (
+    read_children,
     read_networkx,
     read_parents,
     read_treedata,
@@ -54,7 +55,8 @@ class TreeForms:
                 parent: DataFrame, ``(n, 2)`` array, list of pairs. A third column holds the length
                 of the arc to the parent, in any unit. A DataFrame with columns ``child``,
                 ``parent`` and perhaps ``length`` is read by these names, in any order. The root may
-                be left out as a child, or have None, NaN, ``""`` or itself as its parent.
+                be left out as a child, or have None, NaN, ``""`` or itself as its parent. For lists
+                of children see :meth:`from_children`.
             lengths: Lengths by child, instead of a third column; None or absent where not known.
 
         Raises:
@@ -68,6 +70,30 @@ class TreeForms:
             (0.5, 1.5)
         """
         return cls._of(read_parents(parents, lengths=lengths))
+
+    @classmethod
+    def from_children(
+        cls,
+        children: Mapping[Any, Any] | pd.Series,
+        *,
+        lengths: Mapping[Any, float] | pd.Series | None = None,
+    ) -> Self:
+        """Builds the tree from the children of each node, siblings in the order given.
+
+        Args:
+            children: A mapping (or Series) parent -> list of its children; a single child may
+                stand by itself. Leaves may be left out as parents, or have an empty list.
+            lengths: Lengths of the arcs by child, in any unit; None or absent where not known.
+
+        Raises:
+            TreeError: No such mapping, or no rooted tree, as in :meth:`from_parents`.
+
+        Example:
+            >>> from pyro_tbr import Tree
+            >>> Tree.from_children({"blood": ["T", "B"], "T": ["CD4", "CD8"]}).leaves
+            ('B', 'CD4', 'CD8')
+        """
+        return cls._of(read_children(children, lengths=lengths))
 
     @classmethod
     def from_networkx(cls, graph: nx.DiGraph) -> Self:

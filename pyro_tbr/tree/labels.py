@@ -140,6 +140,8 @@ def _unknown_labels(
                 f"{type(node).__name__} ({node!r}): convert one of them"
             )
             break
+    if tree.num_leaves == 1 < tree.num_arcs:
+        way_out += "; this tree is a chain with one leaf: Tree.from_parents takes child -> parent"
     return (
         f"{argument}: {is_bad.sum()} of {len(codes)} rows carry {len(bad)} labels that are no "
         f"node of the tree: {listed_texts(texts)}; {way_out}"

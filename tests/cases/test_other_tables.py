@@ -1,12 +1,15 @@
 """Tables of other libraries, which know their columns: by name, as a DataFrame, or refused."""
 
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
 
+import pyro_tbr as tbr
 from pyro_tbr.data import RowOrder, align_env, align_groups
 from pyro_tbr.data.matching import read_table
-from pyro_tbr.errors import DataError
+from pyro_tbr.errors import DataError, TreeError
 from tests.cases.toy import identity_fit, same_fit, star, toy
 
 LEAVES = ["a", "b", "c"]
@@ -84,18 +87,39 @@ def arrow(frame):
     return pytest.importorskip("pyarrow", reason="pip install pyarrow").Table.from_pandas(frame)
 
 
+def polars(frame):
+    table = pytest.importorskip("polars", reason="pip install polars").DataFrame
+    return table({name: frame[name].tolist() for name in frame.columns})
+
+
+@pytest.fixture
+def without_pyarrow(monkeypatch):
+    """What polars says where pyarrow is not installed."""
+
+    def fails(*_, **__):
+        raise ModuleNotFoundError("pyarrow is required for converting to pandas")
+
+    library = pytest.importorskip("polars", reason="pip install polars")
+    for kind in (library.DataFrame, library.Series):
+        monkeypatch.setattr(kind, "to_pandas", fails)
+
+
 @pytest.fixture(scope="module")
 def fitted():
     return identity_fit(TREE, FRAME, TWO, ENV, mixture_components=2)
 
 
-@pytest.mark.parametrize("table", [Table, arrow], ids=["any", "pyarrow"])
+kinds = pytest.mark.parametrize("table", [Table, arrow, polars], ids=["any", "pyarrow", "polars"])
+
+
+@kinds
 def test_columns_go_by_name(table, fitted):
     turned = table(FRAME[["size", "age"]])
     expected = fitted.predict(FRAME, ENV)
     prediction = fitted.predict(turned, ENV)
     np.testing.assert_array_equal(prediction.mean, expected.mean)
-    np.testing.assert_array_equal(fitted.encode(turned), fitted.encode(FRAME))
+    pd.testing.assert_frame_equal(prediction.mean, expected.mean)  # results are of pandas
+    pd.testing.assert_frame_equal(fitted.encode(turned), fitted.encode(FRAME))
     outcomes = table(TWO[["yield", "growth"]])
     assert prediction.log_score(outcomes) == expected.log_score(TWO)
     same_fit(fitted.update(turned, outcomes, table(LABELS)), fitted.update(FRAME, TWO, ENV))
@@ -141,7 +165,7 @@ def test_columns_without_names_are_values():
     assert read_table(column, "env") == (column, None)
 
 
-@pytest.mark.parametrize("table", [Table, arrow], ids=["any", "pyarrow"])
+@kinds
 def test_scikit_learns_face(table):
     sklearn = pytest.importorskip("pyro_tbr.io.sklearn")
     whole = FRAME.assign(env=ENV)
@@ -151,3 +175,62 @@ def test_scikit_learns_face(table):
     again = sklearn.TreeRegressor(TREE, encoder="identity").fit(table(whole), Y)
     same_fit(again.posterior_, model.posterior_)
     assert list(again.feature_names_in_) == ["age", "size", "env"]
+
+
+@pytest.mark.usefixtures("without_pyarrow")
+def test_polars_needs_narwhals_or_pyarrow(monkeypatch, fitted):
+    import polars as pl
+
+    expected = fitted.predict(FRAME, ENV).mean
+    env, groups = pl.Series(ENV, dtype=pl.Categorical), pl.Series(np.arange(60) // 2)
+    pytest.importorskip("narwhals")
+    pd.testing.assert_frame_equal(
+        fitted.predict(polars(FRAME[["size", "age"]]), env).mean, expected
+    )
+    found = read_table(pl.DataFrame({"n": [1, None], "s": ["a", None], "b": [True, False]}), "x")[0]
+    assert np.isnan(found["n"][1])
+    assert (found["s"].tolist(), found["b"].tolist()) == (["a", None], [True, False])
+    pairs = align_groups(groups, align_env(TREE, env, RowOrder(60)), RowOrder(60))
+    assert pairs.tolist() == align_groups(np.arange(60) // 2, align_env(
+        TREE, ENV, RowOrder(60)), RowOrder(60)).tolist()  # fmt: skip
+    monkeypatch.setitem(sys.modules, "narwhals", None)
+    match = (
+        r"x is a polars.*to_pandas\(\) fails \(pyarrow is .*: install what it needs, or narwhals"
+    )
+    with pytest.raises(DataError, match=match):
+        fitted.predict(polars(FRAME), ENV)
+
+
+def test_columns_of_polars_have_names_where_they_were_given_some():
+    pl = pytest.importorskip("polars", reason="pip install polars")
+    names = [read_table(pl.Series(name, [1.0, 2.0]), "y")[0].name for name in ("growth", "")]
+    assert names == ["growth", None]
+
+
+def test_lazy_tables_are_to_be_collected(fitted):
+    pytest.importorskip("narwhals")
+    lazy = polars(FRAME).lazy()
+    with pytest.raises(DataError, match=r"x is a .*LazyFrame, which is lazy.*by \.collect\(\)"):
+        fitted.encode(lazy)
+
+
+ARCS = pd.DataFrame({"child": ["a", "b", "c"], "parent": ["m", "m", "r"], "length": [1.0, 2, 3]})
+ARCS.loc[3] = ["m", "r", 0.5]
+
+
+@kinds
+def test_trees_come_from_such_tables(table):
+    expected = tbr.Tree.from_parents(ARCS)
+    assert tbr.Tree.from_parents(table(ARCS[["parent", "length", "child"]])) == expected
+    ranks = pd.DataFrame({"genus": ["g", "g", "h"], "species": ["s", "t", "u"]})
+    expected = tbr.Tree.from_taxonomy(ranks, ["genus", "species"])
+    assert tbr.Tree.from_taxonomy(table(ranks[["species", "genus"]]), list(ranks)) == expected
+    with pytest.raises(TreeError, match="parents is a .*Interchange"):
+        tbr.Tree.from_parents(Interchange(ARCS))
+
+
+def test_names_of_leaves_may_be_a_column_of_arrow():
+    pa = pytest.importorskip("pyarrow", reason="pip install pyarrow")
+    merges = np.array([[0, 1, 1.0, 2], [2, 3, 2.0, 3]])
+    tree = tbr.Tree.from_linkage(merges, pa.chunked_array([["a", "b", "c"]]))
+    assert set(tree.leaves) == {"a", "b", "c"}

@@ -7,7 +7,7 @@ import scipy.sparse as sp
 
 import pyro_tbr as tbr
 from pyro_tbr.errors import DataError
-from tests.cases.toy import linear_fit, same_fit, star, toy
+from tests.cases.toy import identity_fit, linear_fit, same_fit, star, toy
 
 anndata = pytest.importorskip("anndata", reason="needs anndata: pip install pyro-tbr[anndata]")
 
@@ -25,6 +25,9 @@ def cells(x=X):
     var = pd.DataFrame(index=[f"gene{j}" for j in range(4)])
     adata = anndata.AnnData(x, obs=obs, var=var)
     adata.layers["half"] = x / 2
+    raw = np.concatenate([2 * X, X[:, :1] + 1], axis=1)
+    names = pd.DataFrame(index=[*var.index, "CD3D"])
+    adata.raw = anndata.AnnData(raw if isinstance(x, np.ndarray) else type(x)(raw), obs, names)
     adata.obsm["X_pca"] = X[:, :2]
     adata.obsm["targets"] = pd.DataFrame({"p": Y, "q": Y}, index=obs.index)
     return adata
@@ -108,7 +111,82 @@ def test_results_of_a_fit_to_arrays_and_to_a_key(posterior):
         tbr.to_anndata(reduced, adata)
 
 
+@pytest.mark.parametrize("form", [np.asarray, sp.csr_matrix])
+def test_genes_are_outcomes_and_then_no_features(form):
+    adata = cells(form(X))
+    x, y, _ = tbr.from_anndata(adata, env="type", y="gene1")
+    assert list(x.columns) == ["gene0", "gene2", "gene3"]
+    assert (y.name, y.index.equals(adata.obs_names)) == ("gene1", True)
+    np.testing.assert_array_equal(y, X[:, 1])
+    np.testing.assert_array_equal(x, X[:, [0, 2, 3]])
+    x, y, _ = tbr.from_anndata(adata, env="type", y=["gene3", "score"], layer="half")
+    assert (list(x.columns), list(y.columns)) == (["gene0", "gene1", "gene2"], ["gene3", "score"])
+    np.testing.assert_array_equal(y["gene3"], X[:, 3] / 2)
+    x, y, _ = tbr.from_anndata(adata, env="type", y="CD3D", obsm="X_pca", use_raw=True)
+    assert list(x.columns) == ["X_pca_0", "X_pca_1"]
+    np.testing.assert_array_equal(y, X[:, 0] + 1)
+
+
+def test_raw_has_genes_of_its_own(tmp_path):
+    adata = cells(sp.csr_matrix(X))
+    x, y, env = tbr.from_anndata(adata, env="type", y="CD3D", layer="raw")
+    assert list(x.columns) == ["gene0", "gene1", "gene2", "gene3"]
+    np.testing.assert_array_equal(x, 2 * X)
+    posterior = identity_fit(TREE, x, y, env, mixture_components=2)
+    written = tbr.to_anndata(posterior, adata, use_raw=True, copy=True)
+    np.testing.assert_array_equal(written.obsm["X_tbr"], posterior.encode(x))
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    backed = anndata.read_h5ad(tmp_path / "cells.h5ad", backed="r")
+    for key in ({"use_raw": True}, {"layer": "half"}, {}):
+        memory = tbr.from_anndata(adata, env="type", y="gene2", **key)
+        for one, other in zip(tbr.from_anndata(backed, env="type", y="gene2", **key), memory,
+                              strict=True):  # fmt: skip
+            np.testing.assert_array_equal(one, other)
+    backed.file.close()
+    adata.layers["raw"] = X / 4  # a layer of that name goes first
+    np.testing.assert_array_equal(tbr.from_anndata(adata, env=None, layer="raw")[0], X / 4)
+    assert len(tbr.from_anndata(adata, env=None, use_raw=True)[0].columns) == 5
+
+
+def both_ways(adata):
+    adata.obs["gene0"] = 1.0
+    return adata
+
+
+def doubled(adata):
+    adata.var_names = ["gene0", "gene1", "gene1", "gene3"]
+    return adata
+
+
+def without_raw(adata):
+    del adata.raw
+    return adata
+
+
 ERRORS = {
+    "gene and column": (
+        lambda a: tbr.from_anndata(both_ways(a), env="type", y=["score", "gene0"]),
+        r"y: 'gene0' is an obs column and a gene, so say which: .*rename.*'gene0': 'gene0_obs'",
+    ),
+    "two genes of a name": (
+        lambda a: tbr.from_anndata(doubled(a), env="type", y="gene1"),
+        "y: 2 genes are called 'gene1': adata.var_names_make_unique",
+    ),
+    "a gene of raw alone": (
+        lambda a: tbr.from_anndata(a, env="type", y="CD3D"), "y: 'CD3D'.*7 obs columns and genes"
+    ),
+    "no raw": (
+        lambda a: tbr.from_anndata(without_raw(a), env="type", layer="raw"),
+        "layer='raw': adata.raw is empty; layers are 'half'",
+    ),
+    "raw and a layer": (
+        lambda a: tbr.from_anndata(a, env="type", layer="half", use_raw=True),
+        "layer='half' and use_raw=True: genes come from one of them",
+    ),
+    "raw and obsm": (
+        lambda a: tbr.from_anndata(a, env="type", y="score", obsm="X_pca", use_raw=True),
+        "use_raw=True and obsm='X_pca'",
+    ),
     "env": (lambda a: tbr.from_anndata(a, env="typ"), "env: 'typ'.*3 obs columns; nearest: 'type'"),
     "y": (lambda a: tbr.from_anndata(a, env="type", y=["score", "x"]), "y: 'x'"),
     "layer": (lambda a: tbr.from_anndata(a, env="type", layer="Half"), "layer: 'Half'.*'half'"),

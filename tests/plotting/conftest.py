@@ -42,7 +42,7 @@ def crowded():
 
 @pytest.fixture(scope="session")
 def learnt():
-    """A simulation and the fit of a linear encoder to it in closed form: 2 latents, 4 features."""
+    """A simulation and the fit of a linear encoder in closed form: two latents, 4 features."""
     sim = tbr.simulate(num_leaves=6, latent_dim=2, num_features=4, rows_per_leaf=30, seed=1)
     options = tbr.FitOptions(restarts=4, sparse_steps=50)
     model = tbr.TreeModel(sim.tree, 2, encoder="linear")

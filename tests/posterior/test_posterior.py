@@ -304,7 +304,7 @@ def test_dropout_of_an_encoder_is_off(linear, sim):
     assert posterior.encode(sim.x) == pytest.approx(by_hand, abs=1e-5)
 
 
-def test_summary_adds_up(several, frame_sim):
+def test_summary_adds_up(several, frame_sim, tmp_path):
     summary = several.summary()
     assert (summary.num_rows, summary.num_environments, summary.num_arcs) == (180, 6, 10)
     assert summary.latents["variance_share"].sum() == pytest.approx(1.0)
@@ -317,6 +317,9 @@ def test_summary_adds_up(several, frame_sim):
         assert summary.latents.loc[weight, "expected_changes"] == pytest.approx(total, rel=1e-5)
     surest = np.sort(pips.to_numpy().ravel())[::-1][: len(summary.changes)]
     assert summary.changes["pip"].to_numpy() == pytest.approx(surest)
+    summary.to_csv(tmp_path / "changes.csv")
+    written = pd.read_csv(tmp_path / "changes.csv", dtype={"parent": object, "child": object})
+    pd.testing.assert_frame_equal(written, summary.changes, check_dtype=False)
     text = str(summary)
     assert text.splitlines()[0] == "180 rows in 6 environments, 10 arcs"
     assert "intercept" in text

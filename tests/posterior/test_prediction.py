@@ -8,8 +8,10 @@ import pandas as pd
 import pytest
 import torch
 from scipy import stats
+from sklearn.metrics import r2_score, roc_auc_score
 
 import pyro_tbr as tbr
+from pyro_tbr.evaluation import interval_coverage
 from pyro_tbr.posterior import prediction
 from tests.brief import mostly_slow
 from tests.posterior.small_fits import BALANCED, FAST, NOISE_SCALE, RATE, SLAB_SCALE, known_fit, toy
@@ -38,6 +40,62 @@ def test_log_score_is_the_mean_over_what_was_observed(held_out, monkeypatch):
         found.log_score([np.nan] * 3)
     with pytest.raises(tbr.ShapeError, match="y has 2"):
         found.log_score([0.0, 1.0])
+
+
+def test_all_of_it_is_one_table(held_out, several, frames):
+    found = held_out.predict(FAR, "leaf3", level=0.5)
+    table = found.to_frame()
+    assert list(table.columns) == ["mean", "sd", "lower", "upper"]
+    assert list(table.index) == [0, 1, 2]
+    for name in table:
+        np.testing.assert_array_equal(table[name], getattr(found, name))
+    labels = pd.Series(["leaf3"] * 3, index=["r", "s", "t"])
+    assert list(held_out.predict(FAR, labels).to_frame().index) == ["r", "s", "t"]
+    x, _, env = frames
+    found = several.predict(x.iloc[:4], env)
+    table = found.to_frame()
+    assert table.columns.names == ["outcome", "statistic"]
+    assert table.shape == (4, 12)
+    assert table.index.equals(x.index[:4])
+    for name in ("mean", "sd", "lower", "upper"):
+        part = table.xs(name, axis=1, level="statistic").rename_axis(columns=None)
+        pd.testing.assert_frame_equal(part, getattr(found, name))
+
+
+def test_scores_by_outcome(several, frames):
+    x, y, env = frames
+    y = y.copy()
+    y.iloc[::3, 1], y["c"] = np.nan, np.nan
+    found = several.predict(x, env, level=0.8)
+    table = several.score(x, y.iloc[::-1], env, level=0.8)
+    pd.testing.assert_frame_equal(table, found.score(y))
+    assert table["num_rows"].tolist() == [len(y), y["b"].notna().sum(), 0]
+    for name in ("a", "b"):
+        seen, mean = y[name].notna(), found.mean[name]
+        truth, row = y.loc[seen, name], table.loc[name]
+        assert row["r2"] == pytest.approx(r2_score(truth, mean[seen]))
+        assert row["log_score"] == pytest.approx(found.log_scores(y)[name].mean())
+        lower, upper = found.lower[name][seen], found.upper[name][seen]
+        assert row["coverage"] == interval_coverage(truth, lower, upper)
+        assert abs(row["coverage"] - 0.8) < 0.1
+    assert table.loc["c", "log_score":].isna().all()
+    assert table["auroc"].isna().all()
+    with pytest.raises(tbr.DataError, match="no observed value"):
+        found.score(y * np.nan)
+    assert several.score(x[:1], y[:1], env)["r2"].isna().all()  # one row: no spread
+
+
+def test_scores_of_binary_outcomes():
+    sim = tbr.simulate(num_leaves=3, latent_dim=1, num_features=1, rows_per_leaf=30,
+                       likelihood="bernoulli", seed=3)  # fmt: skip
+    model = tbr.TreeModel(sim.tree, 1, "identity", tbr.GaussianPrior(), "bernoulli")
+    posterior = tbr.fit(model, sim.z, sim.y, sim.env, progress=False, options=FAST)
+    row = posterior.score(sim.z, sim.y, sim.env).loc["y0"]
+    probability = posterior.predict(sim.z, sim.env).mean
+    assert row["auroc"] == pytest.approx(roc_auc_score(sim.y, probability))
+    assert row[["r2", "coverage"]].isna().all()
+    ones = sim.y == 1
+    assert np.isnan(posterior.score(sim.z[ones], sim.y[ones], sim.env[ones])["auroc"].iloc[0])
 
 
 def test_rows_of_one_draw_share_their_weights_in_chunks_too(held_out, monkeypatch):

@@ -26,7 +26,7 @@ from pyro_tbr.evaluation.baselines.prediction import BaselinePrediction
 from pyro_tbr.heads.likelihoods.scaling import Scaling
 from pyro_tbr.models import Encoder, LinearEncoder, TreeModel
 from pyro_tbr.models.encoders import PreparedEncoder
-from pyro_tbr.posterior.prediction import Form
+from pyro_tbr.posterior.form import Form
 from pyro_tbr.posterior.tables import long_table
 from pyro_tbr.tree import Tree
 
@@ -205,7 +205,7 @@ class FittedBaseline:
             level: Probability of the central interval.
         """
         table, index = align_features(self.schema, x)
-        order = RowOrder(len(table), index).or_of(env=env)
+        order = RowOrder(len(table)).or_of(x=x, env=env)
         nodes = align_env(self.tree, env, order)
         standard = self.features(table)
         form = Form(self.schema.outcome_ndim == 1, index, self.schema.outcome_names, order)

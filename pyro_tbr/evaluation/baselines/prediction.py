@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from pyro_tbr.data import Schema, align_outcomes
+from pyro_tbr.posterior.form import Form
 from pyro_tbr.posterior.mixture import Mixture
-from pyro_tbr.posterior.prediction import Form, mean_over_observed
+from pyro_tbr.posterior.prediction import mean_over_observed
 from pyro_tbr.posterior.view import check_level
 
 _CHUNK_ROWS = 2000

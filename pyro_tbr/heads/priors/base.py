@@ -15,6 +15,7 @@ from pyro_tbr.heads.hyper import PositiveScale, as_fixed, spread_fixed
 from pyro_tbr.heads.hyper.base import Described
 from pyro_tbr.heads.priors.classes import Classes, Values, draw_classes, normal_mixture
 from pyro_tbr.heads.priors.factor import PriorFactor
+from pyro_tbr.heads.priors.gates import Gates
 from pyro_tbr.tree import Tree
 
 
@@ -180,7 +181,7 @@ class ArcPrior(Described):
         if not self.gated:
             return {"deltas": normal_mixture(prob, mean, var)}
         laws: dict[str, dist.TorchDistribution] = {
-            "gates": dist.Bernoulli(prob[..., 1:].sum(-1)),
+            "gates": Gates(prob[..., 1:].sum(-1)),
             "slab": normal_mixture(prob[..., 1:], mean[..., 1:], var[..., 1:]),
         }
         if self.has_spike:
@@ -194,7 +195,7 @@ class ArcPrior(Described):
         Probabilities ``on`` of open gates, (*S, A, W, Q), are the prior's where not known.
         """
         del known, values
-        return dist.Bernoulli(on)
+        return Gates(on)
 
     def without_learnt_spike(self) -> ArcPrior:
         """This built prior with no change where gates are closed, unless the user gave its size.

@@ -9,6 +9,8 @@ import torch
 from torch import Size, Tensor
 from torch.distributions import constraints
 
+from pyro_tbr.heads.priors.gates import zero_or_one
+
 _LEAST = 1e-100  # probability whose logarithm is taken
 _REST = 1e-26  # likewise, where it is one less another
 
@@ -102,7 +104,7 @@ class GroupedGates(dist.TorchDistribution):
         "active": constraints.unit_interval,
         "within": constraints.independent(constraints.unit_interval, 1),
     }
-    support = constraints.independent(constraints.boolean, 1)
+    support = constraints.independent(zero_or_one, 1)
 
     def __init__(self, active: Tensor, within: Tensor, validate_args: bool | None = None) -> None:
         batch = torch.broadcast_shapes(active.shape, within.shape[:-1])

@@ -50,6 +50,7 @@ def arrange(
     *,
     nodes: Iterable[Hashable] = (),
     turn_round: str,
+    only_children: str | None = None,
 ) -> TreeParts:
     """Checks that arcs form a rooted tree and puts them in level order. Linear in the arcs.
 
@@ -59,6 +60,7 @@ def arrange(
         lengths: One per arc in any unit; None, NaN or ``pd.NA`` where not known.
         nodes: Nodes that may be without arcs: a second root among them is an error.
         turn_round: How to reverse the arcs, told where they seem to run from child to parent.
+        only_children: What it may mean that no node of several trees has two children.
     """
     nodes = list(nodes)
     _check_labels(argument, arcs, nodes)
@@ -73,9 +75,12 @@ def arrange(
     length_of = dict(zip((child for _, child in arcs), lengths, strict=True))
     roots = [node for node in nodes if node not in length_of]
     if len(roots) > 1:
+        way_out = "put one node above them or keep one of the trees"
+        if only_children is not None and len({parent for parent, _ in arcs}) == len(arcs):
+            way_out = f"and no node has two children: {only_children}"
         raise TreeError(
             f"{argument}: a tree has one root, but {len(roots)} nodes have no parent: "
-            f"{listed(roots)}; put one node above them or keep one of the trees"
+            f"{listed(roots)}; {way_out}"
         )
     order, parents = level_order(roots[0], arcs) if roots else ([], [])
     if len(order) < len(nodes):

@@ -19,6 +19,7 @@ from pyro_tbr.tree.readers.naming import (
     refuse_repeated,
     refuse_rounded,
 )
+from pyro_tbr.tree.readers.other_tables import as_pandas
 
 _LEAST_COLUMNS = 3  # two clusters and the height at which they merge; scipy adds a count
 
@@ -119,7 +120,7 @@ def _leaf_names(labels: Any, num_leaves: int) -> list[Hashable]:
         raise TreeError(
             f"labels: expected a list of {num_leaves} names, received {type(labels).__name__}"
         )
-    names = _as_list(labels)
+    names = _as_list(as_pandas(labels, "labels", TreeError))
     refuse_rounded("labels", names, "place")
     if len(names) != num_leaves:
         raise TreeError(

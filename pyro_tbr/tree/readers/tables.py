@@ -10,8 +10,10 @@ import pandas as pd
 from pyro_tbr.errors import TreeError
 from pyro_tbr.tree.readers.arrange import TreeParts, arrange
 from pyro_tbr.tree.readers.naming import is_blank, listed, refuse_rounded, unknown_label
+from pyro_tbr.tree.readers.other_tables import as_pandas
 
 Row = tuple[Any, Any, Any]  # child, parent, length
+_SEVERAL = (list, set, Mapping, np.ndarray, pd.Series, pd.Index)  # what no label is
 
 
 def read_parents(
@@ -20,18 +22,68 @@ def read_parents(
     lengths: Mapping[Any, float] | pd.Series | None = None,
 ) -> TreeParts:
     """A tree from the parent of each node: see ``Tree.from_parents``."""
-    rows, num_columns, names = _as_rows(parents)
+    rows, num_columns, names = _as_rows(as_pandas(parents, "parents", TreeError))
     for place, column in enumerate(names):
         refuse_rounded(f"parents, column {column!r}", (row[place] for row in rows))
+    if lengths is not None and num_columns == 3:
+        raise TreeError("lengths: parents has lengths in a third column already; give one")
+    several = [row[:2] for row in rows if isinstance(row[1], _SEVERAL)]
+    if several:
+        key, value = several[0]
+        raise TreeError(
+            f"parents: {len(several)} of {len(rows)} nodes have a {type(value).__name__} for their "
+            f"parent, the first {key!r}: {value!r}; if these are its children, use "
+            "Tree.from_children({parent: [children]}); else name the one parent of each child"
+        )
+    return _of_rows(
+        "parents",
+        rows,
+        lengths,
+        turn_round="give child -> parent, in a table the child's column first",
+        only_children="a dict has one value a key, so if its keys are parents, other children of "
+        "theirs are lost: give {child: parent}, or {parent: [children]} to Tree.from_children",
+    )
+
+
+def read_children(
+    children: Mapping[Any, Any] | pd.Series,
+    *,
+    lengths: Mapping[Any, float] | pd.Series | None = None,
+) -> TreeParts:
+    """A tree from the children of each node: see ``Tree.from_children``."""
+    if not isinstance(children, Mapping | pd.Series):
+        raise TreeError(
+            "children: expected a mapping parent -> list of children, received "
+            f"{type(children).__name__}; for tables of child and parent use Tree.from_parents"
+        )
+    rows: list[Row] = []
+    for parent, below in children.items():
+        if isinstance(below, Mapping):
+            raise TreeError(
+                f"children: those of {parent!r} are a dict within a dict; give every parent an "
+                f"entry of its own: {{{parent!r}: {list(below)!r}, ...}}"
+            )
+        single = isinstance(below, str | bytes) or not isinstance(below, Iterable)
+        rows += [(child, parent, None) for child in ([below] if single else below)]
+    return _of_rows("children", rows, lengths, turn_round="give parent -> list of its children")
+
+
+def _of_rows(
+    argument: str,
+    rows: list[Row],
+    lengths: Mapping[Any, float] | pd.Series | None,
+    *,
+    turn_round: str,
+    only_children: str | None = None,
+) -> TreeParts:
+    """A tree from rows, lengths by child where there are some; hints are those of ``arrange``."""
     if lengths is not None:
-        if num_columns == 3:
-            raise TreeError("lengths: parents has lengths in a third column already; give one")
         by_child = dict(lengths.items())
         refuse_rounded("lengths", by_child, "entry")
         rows = [(child, parent, by_child.pop(child, None)) for child, parent, _ in rows]
         if by_child:
             raise TreeError(
-                f"lengths: {len(by_child)} keys are no child in parents: {listed(by_child)}; "
+                f"lengths: {len(by_child)} keys are no child in {argument}: {listed(by_child)}; "
                 "lengths go by the child of the arc"
             )
     if all(_is_whole(child) for child, *_ in rows):
@@ -39,22 +91,23 @@ def read_parents(
     missing = [place for place, row in enumerate(rows) if is_blank(row[0])]
     if missing:
         raise TreeError(
-            f"parents: {len(missing)} of {len(rows)} rows have no child label, at rows "
+            f"{argument}: {len(missing)} of {len(rows)} rows have no child label, at rows "
             f"{listed(missing)}; name the child or drop the row"
         )
     roots = [(child, parent) for child, parent, _ in rows if _marks_root(child, parent)]
     arcs = [row for row in rows if not _marks_root(*row[:2])]
     parts = arrange(
-        "parents",
+        argument,
         [(parent, child) for child, parent, _ in arcs],
         [length for _, _, length in arcs],
         nodes=[child for child, _ in roots],
-        turn_round="give child -> parent, in a table the child's column first",
+        turn_round=turn_round,
+        only_children=only_children,
     )
     both = [child for child, _ in roots if child != parts.nodes[0]]
     if both:
         raise TreeError(
-            f"parents: {len(both)} nodes are marked as the root and have a parent too: "
+            f"{argument}: {len(both)} nodes are marked as the root and have a parent too: "
             f"{listed(both)}; drop one of the rows"
         )
     return parts

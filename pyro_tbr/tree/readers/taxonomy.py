@@ -26,6 +26,7 @@ from pyro_tbr.tree.readers.naming import (
     unknown_label,
     warn_of_missing_as_text,
 )
+from pyro_tbr.tree.readers.other_tables import as_pandas
 
 GAPS = ("unclassified", "unknown", "unassigned")
 
@@ -41,6 +42,7 @@ def read_taxonomy(
     gaps: Iterable[str] = GAPS,
 ) -> TreeParts:
     """A tree from a table with one column a rank: see ``Tree.from_taxonomy``."""
+    frame = as_pandas(frame, "frame", TreeError)
     columns = _columns(frame, ranks, leaves)
     if isinstance(gaps, str):
         raise TreeError(f"gaps: expected a list of words, received {gaps!r}; give [{gaps!r}]")
