@@ -89,9 +89,9 @@ class FitReport:
             self.how_latents,
         ]
         if len(self.history):
-            last = self.history.iloc[-1]
-            steps = f"{len(self.history)} rows of history, last at step {int(last['step'])}"
-            rows.append(f"training of the encoder: {steps}, weight decay {self.decay:.3g}")
+            stages = self.history.groupby("stage", sort=False)["step"].max()
+            steps = ", ".join(f"{stage} {step}" for stage, step in stages.items())
+            rows.append(f"steps that trained the encoder: {steps}; weight decay {self.decay:.3g}")
         else:
             rows.append("encoder in closed form, or none to train: no history")
         if self.num_components is not None:

@@ -7,7 +7,7 @@ import pytest
 
 import pyro_tbr as tbr
 from pyro_tbr.errors import ConvergenceWarning
-from tests.brief import sweeps
+from tests.brief import search_steps, sweeps
 from tests.posterior.small_fits import known_fit
 
 AWKWARD = ("p__A; c__B (class) with a very long taxonomic name", "it's_me $x^2$ $", "_under", "d")
@@ -46,7 +46,8 @@ def learnt():
     sim = tbr.simulate(num_leaves=6, latent_dim=2, num_features=4, rows_per_leaf=30, seed=1)
     options = tbr.FitOptions(restarts=4, sparse_steps=50)
     model = tbr.TreeModel(sim.tree, 2, encoder="linear")
-    return sim, tbr.fit(model, sim.x, sim.y, sim.env, progress=False, options=options)
+    with search_steps(50):
+        return sim, tbr.fit(model, sim.x, sim.y, sim.env, progress=False, options=options)
 
 
 @pytest.fixture(scope="session")
@@ -57,7 +58,7 @@ def trained():
         restarts=2, max_steps=150, encoder_decays=(0.1,), sparse_steps=20, cross_fit=0
     )
     model = tbr.TreeModel(sim.tree, 1, encoder="mlp")
-    with warnings.catch_warnings():
+    with search_steps(50), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # so few steps do not find the latents
         return sim, tbr.fit(model, sim.x, sim.y, sim.env, progress=False, options=options)
 
