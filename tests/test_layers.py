@@ -13,7 +13,7 @@ import pyro_tbr
 
 PACKAGE = Path(pyro_tbr.__file__).parent
 ROOMS = [  # io and plotting stand side by side
-    {"errors"}, {"tree"}, {"data"}, {"heads"}, {"models"}, {"posterior"},
+    {"errors"}, {"progress"}, {"tree"}, {"data"}, {"heads"}, {"models"}, {"posterior"},
     {"inference"}, {"evaluation"}, {"io", "plotting"},
 ]  # fmt: skip
 RANK = {room: rank for rank, rooms in enumerate(ROOMS) for room in rooms}
