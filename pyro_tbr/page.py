@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from pyro_tbr import __version__
@@ -30,10 +31,12 @@ if TYPE_CHECKING:
 
 _FDR = 0.05
 _MOST_CHANGES, _MOST_FEATURES, _MOST_OUTCOMES = 30, 12, 8  # of tables and plots
+_LIKELY = 0.95
 _SURE = 0.5  # PIP from which a change is shown beside those that are selected
 _DPI = 130
 _PAGE_STYLE = """
-body { max-width: 62em; margin: 2em auto; padding: 0 1.5em; }
+body { max-width: 68em; margin: 2em auto; padding: 0 1.5em; }
+table { font-size: 0.93em; }
 img { max-width: 100%; height: auto; display: block; margin: 0.8em 0; }
 .wide { overflow-x: auto; }
 """
@@ -100,11 +103,15 @@ def _changes(posterior: Posterior, identified: Identification) -> Iterator[str]:
         yield _wide(found.head(_MOST_CHANGES).drop(columns=["pip", "prior_pip"]))
         yield listing(described(posterior.tree, found.head(_MOST_CHANGES)))
         return
-    any_change = posterior.arc_pips()["any"]
-    yield _image(partial(plot_tree, posterior, values=any_change, label="PIP of any change"))
+    yield _image(partial(plot_tree, posterior))
     selected = posterior.select(_FDR)
     number = max(len(selected), int((found["pip"] >= _SURE).sum()))
     shown = found.head(min(max(number, 1), _MOST_CHANGES))
+    changed = posterior.arc_pips()["any"]
+    yield paragraph(
+        f"Something changed, in some outcome, on {int((changed >= _LIKELY).sum())} of "
+        f"{posterior.tree.num_arcs} arcs with a probability of {_LIKELY} or more (arc_pips())."
+    )
     yield paragraph(
         f"{len(selected)} changes can be reported at a Bayesian false discovery rate of {_FDR:.0%} "
         f"(realised {selected.attrs['fdr']:.1%}). Below are the surest {len(shown)}; a PIP near "
@@ -134,16 +141,15 @@ def _features(posterior: Posterior, identified: Identification, x: Any) -> Itera
         return
     if posterior.model.encoder.trainable:
         yield _image(partial(plot_loadings, posterior, x=x))
-    names = posterior.loadings(x, per="sd").abs().max(axis=1)
-    strongest = list(names.sort_values(ascending=False, kind="stable").index[:_MOST_FEATURES])
     yield "<h2>Effects of features</h2>"
     yield paragraph(
         "What one standard deviation of a feature does to an outcome, through all latents. It does "
         "not depend on which latents there are, so it can be read where they are not determined."
     )
     for outcome in _outcomes(posterior):
-        yield _image(partial(plot_effects, posterior, strongest, outcome, x=x))
-    changes = posterior.effect_changes(strongest, x, per="sd")
+        image = partial(plot_effects, posterior, outcome=outcome, x=x, num_features=_MOST_FEATURES)
+        yield _image(image)
+    changes = posterior.effect_changes(_most_changed(posterior, x), x, per="sd")
     changes = changes[changes["sd"] > 0]
     order = (changes["mean"] / changes["sd"]).abs().sort_values(ascending=False).index
     yield paragraph("Effects that change most for their standard deviation:")
@@ -168,6 +174,15 @@ def _model(posterior: Posterior) -> Iterator[str]:
     yield block(f"{posterior.model!r}\n{posterior.report!r}")
     yield block(posterior.identification())
     yield _image(partial(plot_history, posterior))
+
+
+def _most_changed(posterior: Posterior, x: Any) -> list[Any]:
+    """Features whose effect changes most along some arc, in standard deviations of an outcome."""
+    loadings = posterior.loadings(x, per="sd")
+    means = posterior.user_deltas().mean / posterior.scaling.outcome_scale()
+    slopes = means[:, : loadings.shape[1]].movedim(1, 0).flatten(1).numpy()  # (K, A Q)
+    size = np.abs(loadings.to_numpy() @ slopes).max(axis=1)
+    return list(loadings.index[np.argsort(-size, kind="stable")[:_MOST_FEATURES]])
 
 
 def _outcomes(posterior: Posterior) -> list[Any]:

@@ -143,7 +143,7 @@ def plot_loadings(
 
     Args:
         posterior: Whose encoder.
-        latent: Name or number; ``None``: all, one below the other.
+        latent: Name or number; ``None``: all that are used, one below the other.
         x: As in ``posterior.loadings``: rows, where latents are not linear in the features.
         per: ``"sd"``: latent per standard deviation of a feature, or ``"unit"``.
         num_features: How many features of each latent; ``None``: 3 to 10, by the number of latents.
@@ -157,7 +157,11 @@ def plot_loadings(
             number, or ``x`` is needed.
     """
     table = posterior.loadings(x, per=per)
-    which = slope_places(posterior, range(table.shape[1]) if latent is None else [latent])
+    latents: list[Any] = [latent]
+    if latent is None:
+        unused = posterior.identification().unused
+        latents = [name for name in table if name not in unused] or list(table)
+    which = slope_places(posterior, latents)
     if num_features is None:
         num_features = int(np.clip(_MOST_BARS // len(which), 3, 10))
     check_number(num_features, "num_features")
