@@ -67,6 +67,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     parser.add_argument("--components", type=int, default=30, help="principal components of genes")
     parser.add_argument("--restarts", type=int, default=64, help="starts of the rotation search")
     parser.add_argument("--page", type=Path, default="cells.html")
+    parser.add_argument("--figure", type=Path, help="also draw the tree for the first outcome")
     args = parser.parse_args(argv)
 
     # 1. The data: genes as they are; the latents' loadings are then by gene.
@@ -91,6 +92,11 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     selected = posterior.select(fdr=0.05)
     print(selected.to_string(max_rows=20, float_format="{:.2f}".format))
     posterior.to_html(args.page, title="Genes and electrophysiology along a cell-type taxonomy")
+
+    if args.figure:
+        from pyro_tbr.plotting import plot_tree
+
+        plot_tree(posterior, outcome=args.outcomes[0]).figure.savefig(args.figure, dpi=110)
 
     # 4. In words.
     changes = posterior.deltas()
