@@ -73,9 +73,12 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     source = own_cells(args) if args.h5ad else neurons(args.data, args.outcomes)
     genes, outcomes, types, groups, tree = source
 
-    # 2. The fit. Cells of one mouse are alike, so they count as fewer.
+    # 2. The fit. Cells of one mouse are alike, so they count as fewer. With a thousand cells the
+    # closed form of the encoder predicts as well as training it further does, in less time.
     model = tbr.TreeModel(tree, args.latent_dim, encoder="linear")
-    options = tbr.FitOptions(num_components=(args.components,), restarts=args.restarts)
+    options = tbr.FitOptions(
+        num_components=(args.components,), max_steps=1, sparse_steps=0, restarts=args.restarts
+    )
     y = normal_scores(outcomes)
     posterior = tbr.fit(model, genes, y, types, groups=groups, options=options)
 

@@ -50,10 +50,11 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     posterior = tbr.fit(model, x[known], y[known], species[known], options=options)
     print(posterior.summary())
 
-    # 3. Which genes speak for resistance, on the scale of the logit.
-    effects = posterior.effects(nodes=tree.root, per="sd")
+    # 3. Which genes speak for resistance, on the scale of the logit, where most genomes are.
+    common = species[known].value_counts().index[0]
+    effects = posterior.effects(nodes=common, per="sd")
     effects = effects.sort_values("mean", key=abs, ascending=False, kind="stable")
-    print("\nOdds of resistance for one standard deviation more of a class of genes:")
+    print(f"\n{common}: odds of resistance for one standard deviation more of a class of genes")
     for row in effects.head(5).itertuples():
         ends = " to ".join(f"{np.exp(end):.2f}" for end in (row.lower, row.upper))
         print(f"  {row.feature}: times {np.exp(row.mean):.2f} (90 %: {ends})")
@@ -64,9 +65,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     share = float(y[left_out].mean())
     print(
         f"\n{args.left_out}, without data: {share:.0%} resistant, {prediction.mean.mean():.0%} "
-        f"predicted (90 % intervals of a genome's probability are "
-        f"{(prediction.upper - prediction.lower).mean():.2f} wide); log score {score:.2f}, of "
-        f"always saying 1/2 {np.log(0.5):.2f}"
+        f"predicted; log score {score:.2f}, of always saying 1/2 {np.log(0.5):.2f}"
     )
     posterior.to_html(
         args.page, x[left_out], y[left_out], species[left_out], title="Resistance to erythromycin"
@@ -74,17 +73,16 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
     # 5. In words.
     surest = posterior.deltas().sort_values("pip").iloc[-1]
+    width = float((prediction.upper - prediction.lower).mean())
     what = "level of resistance" if surest["latent"] == "intercept" else "worth of the genes"
+    enough = "can be told" if width < 0.5 else "cannot be told"
     print(
         f"\nThe {what} changes most surely on the way from {tree.describe(surest['parent'])} to "
         f"{tree.describe(surest['child'])} (probability {surest['pip']:.2f}, prior "
-        f"{surest['prior_pip']:.2f}). The page is {args.page}."
+        f"{surest['prior_pip']:.2f}), and so the resistance of a {args.left_out} {enough} from "
+        f"that of its relatives. The page is {args.page}."
     )
-    return {
-        "log_score": score,
-        "largest_pip": float(surest["pip"]),
-        "width": float((prediction.upper - prediction.lower).mean()),
-    }
+    return {"log_score": score, "largest_pip": float(surest["pip"]), "width": width}
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ import pyro_tbr
 
 PACKAGE = Path(pyro_tbr.__file__).parent
 ROOMS = [  # io and plotting stand side by side
-    {"errors"}, {"markup"}, {"tree"}, {"data"}, {"heads"}, {"models"}, {"posterior"},
-    {"inference"}, {"evaluation"}, {"io", "plotting"}, {"page"},
+    {"errors"}, {"markup"}, {"progress"}, {"tree"}, {"data"}, {"heads"}, {"models"},
+    {"posterior"}, {"inference"}, {"evaluation"}, {"io", "plotting"}, {"page"},
 ]  # fmt: skip
 RANK = {room: rank for rank, rooms in enumerate(ROOMS) for room in rooms}
 

@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from pyro_tbr.data import Known, align_groups, align_known, align_training, as_given
 from pyro_tbr.data.matching import Rows
@@ -31,6 +30,7 @@ from pyro_tbr.inference.paired import mean_and_error
 from pyro_tbr.models import TreeModel
 from pyro_tbr.posterior import Posterior
 from pyro_tbr.posterior.view import check_number
+from pyro_tbr.progress import stage, working
 from pyro_tbr.tree import Tree
 from pyro_tbr.tree.readers.naming import listed
 
@@ -157,7 +157,7 @@ def compare_trees(
         num_folds: Folds; each row (or leaf) is held out once.
         guide: As in ``fit``.
         seed: Of folds and fits.
-        progress: Show a bar.
+        progress: As in ``fit``.
         options: As in ``fit``.
 
     Returns:
@@ -196,19 +196,17 @@ def compare_trees(
     candidates = _candidates(model, rows, others)
     every = torch.ones_like(fold, dtype=torch.bool)
     scores, evidence = {}, {}
-    with tqdm(
-        total=len(candidates) * (num_folds + 1), disable=not progress, unit=" fits", leave=False
-    ) as bar:
+    with working("compare_trees", show=progress, plan=dict.fromkeys(candidates, 1.0)):
         for name, candidate in candidates.items():
-            bar.set_description(name)
-            posterior = task.fitted(candidate, every)
-            evidence[name] = posterior.guide.elbo(posterior.stats).item()
-            bar.update()
-            score = torch.full((len(fold),), torch.nan, dtype=torch.float64)
-            for f in range(num_folds):
-                if bool((fold == f).any()):
-                    score[fold == f] = task.scores(candidate, fold != f)
-                bar.update()
+            with stage(name, total=num_folds + 1):
+                with stage(f"fit 1 of {num_folds + 1}", total=1):
+                    posterior = task.fitted(candidate, every)
+                    evidence[name] = posterior.guide.elbo(posterior.stats).item()
+                score = torch.full((len(fold),), torch.nan, dtype=torch.float64)
+                for f in range(num_folds):
+                    with stage(f"fit {f + 2} of {num_folds + 1}", total=1):
+                        if bool((fold == f).any()):
+                            score[fold == f] = task.scores(candidate, fold != f)
             scores[name] = score
     arcs = {n: 0 if one.pooled else one.model.tree.num_arcs for n, one in candidates.items()}
     table = _table(scores, evidence, arcs, unit)

@@ -23,6 +23,7 @@ from pyro_tbr.heads.rows import RowSource
 from pyro_tbr.heads.sandwich import inflation
 from pyro_tbr.heads.sites import row_moments, row_sites
 from pyro_tbr.heads.statistics import Sites, Statistics, statistics
+from pyro_tbr.progress import aside, beat, detail, stage
 from pyro_tbr.tree.readers.naming import listed
 
 SWEEPS = 60  # after which a guide that still moves goes on with care
@@ -32,6 +33,7 @@ _LEAST_STEP = 0.05  # down to which a step is halved where it lowers the bound
 _SETTLED = 0.01  # mean change of the predictor, in its standard deviations, that ends the rounds
 _GAIN = 1.0  # of the bound by a whole update: with more there is another one
 _ROUGH_SHARE = 8  # a round in between has this share of the sweeps
+_MOSTLY = 25  # sweeps of all updates together
 _CORRELATION_ROUNDS = 8  # at most, of weights and the correlation of rows of a group
 _CORRELATION_SETTLED = 0.015  # change of a correlation that ends them: one step of its grid
 
@@ -70,29 +72,45 @@ def condition(
     Warns:
         ConvergenceWarning: The guide did not come to rest.
     """
-    exact = guide.head.likelihood.exact
-    if rows.groups is not None and not exact:
+    if rows.groups is not None and not guide.head.likelihood.exact:
         raise DataError(
             "groups need numeric outcomes with normal noise, and this model's are others: leave "
             "groups out, or make each group a leaf of the tree"
         )
-    if exact:
-        if rows.groups is not None and learn_groups:
-            _learn_correlation(guide, rows, rows.groups, sweeps, learn_hyper)
-        stats = _exact_statistics(guide, rows, grouped=True)
-        if sandwich:
-            by_node = guide.head.likelihood.by_node
-            plain = stats if rows.groups is None else _exact_statistics(guide, rows)
-            stats = stats._replace(inflation=inflation(rows, plain, by_node=by_node))
-        stats = stats if before is None else before + stats
-        settled = guide.update(
-            stats, sweeps=sweeps, learn_hyper=learn_hyper, learn_nuisance=learn_nuisance
-        )
-    else:
-        stats, settled = _by_sites(guide, rows, sweeps, before, learn_hyper, learn_nuisance)
+    how = learn_hyper, learn_nuisance
+    with stage("", about=_MOSTLY, unit="sweep"):
+        if guide.head.likelihood.exact:
+            if rows.groups is not None and learn_groups:
+                _learn_correlation(guide, rows, rows.groups, sweeps, learn_hyper)
+            stats, settled = _exactly(guide, rows, sweeps, before, *how, sandwich=sandwich)
+        else:
+            stats, settled = _by_sites(guide, rows, sweeps, before, *how)
+    detail("weights moved by %.3g in the last of %d sweeps", settled.moved, settled.sweeps)
     if names is not None and settled.trouble:
-        warnings.warn(_unsettled(guide, settled, *names), ConvergenceWarning, stacklevel=2)
+        with aside():
+            warnings.warn(_unsettled(guide, settled, *names), ConvergenceWarning, stacklevel=2)
     return stats
+
+
+def _exactly(
+    guide: Guide,
+    rows: RowSource,
+    sweeps: int,
+    before: Statistics | None,
+    learn_hyper: bool,
+    learn_nuisance: bool,
+    *,
+    sandwich: bool,
+) -> tuple[Statistics, Settled]:
+    """One update, as the rows' statistics say all of them."""
+    stats = _exact_statistics(guide, rows, grouped=True)
+    if sandwich:
+        by_node = guide.head.likelihood.by_node
+        plain = stats if rows.groups is None else _exact_statistics(guide, rows)
+        stats = stats._replace(inflation=inflation(rows, plain, by_node=by_node))
+    stats = stats if before is None else before + stats
+    how = {"learn_hyper": learn_hyper, "learn_nuisance": learn_nuisance}
+    return stats, guide.update(stats, sweeps=sweeps, **how)
 
 
 def _exact_statistics(guide: Guide, rows: RowSource, *, grouped: bool = False) -> Statistics:
@@ -167,6 +185,7 @@ def _by_sites(
     settled = move(rough)
     for done in range(1, _ROUNDS + 1):
         new, points = sites()
+        beat()
         now = _Round(guide.state_copy(), stats, new, points, guide.elbo(new).item())
         # So that a bound that is not finite has fallen too.
         fell = last is not None and not now.bound >= last.bound - allowed_fall(last.bound)

@@ -14,6 +14,7 @@ from pyro_tbr.heads.mean_field_state import MeanFieldState
 from pyro_tbr.heads.rows import DesignRows
 from pyro_tbr.heads.statistics import Statistics
 from pyro_tbr.heads.tree_guide import TreeGuide
+from pyro_tbr.progress import step
 from pyro_tbr.tree import descendant_sum
 
 _STEPS = 10  # of Adam in a sweep
@@ -181,6 +182,7 @@ class MeanFieldGuide(MeanFieldState):
             if likelihood.exact and (learn_nuisance or likelihood.by_node):
                 self.learn_nuisance_from(stats, common=learn_nuisance)
             self.check_finite("after a step up the ELBO")
+            step(unit="sweep")
         return self.elbo(stats).item() - before
 
     def _normals(self) -> list[tuple[Tensor, Tensor]]:

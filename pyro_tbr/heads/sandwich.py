@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyro_tbr.heads.rows import RowSource
 from pyro_tbr.heads.statistics import Statistics
+from pyro_tbr.progress import beat
 
 _SURE = 2.0  # standard errors by which a ratio must be above 1 to be believed
 _ROWS_A_WEIGHT = 2  # leaves with fewer rows a weight say nothing of their residuals
@@ -44,6 +45,7 @@ def inflation(rows: RowSource, stats: Statistics, *, by_node: bool = False) -> T
             sandwich[:, q].index_add_(0, at, share.unsqueeze(-1) * part)
             fourth[:, q].index_add_(0, at, share.unsqueeze(-1) * part.square())
             square[:, q].index_add_(0, at, share * residual.square())
+            beat()
     free = torch.where(rich, stats.count - num_weights, 0.0)
     noise = torch.where(rich, square, 0.0).sum(0) / free.sum(0).clamp(min=1)  # (Q,)
     noise = noise.expand_as(square)

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from pyro_tbr.heads.hyper.base import FactorState, HyperFactor
 from pyro_tbr.heads.tree_state import TreeState
+from pyro_tbr.progress import stage, step
 
-_MOST_UPDATES = 30
+_MOST_UPDATES, _MOSTLY = 30, 20
 _SETTLED = 0.02  # moves of a latent's log evidence below which updates end
 _TALK = 0.6  # step of what outcomes tell each other
 _WORTH = 0.1  # log evidence by which the second start must be better
@@ -34,9 +35,10 @@ def choose_start(guide: TreeState, num_components: int | None) -> bool:
     own = {name: f for name, f in learnt.items() if len(f.loc) == len(guide.eta)}  # a latent's own
     start = {name: factor.state() for name, factor in own.items()}
     _restore(learnt, kept)
-    first, bound = _climbed(guide, num_components, own, learnt, kept)
-    _restore(own, start)
-    second, other = _climbed(guide, num_components, own, learnt, kept)
+    with stage("second start", about=_MOSTLY, units=0):
+        first, bound = _climbed(guide, num_components, own, learnt, kept)
+        _restore(own, start)
+        second, other = _climbed(guide, num_components, own, learnt, kept)
     better = other > bound + _WORTH  # (W,)
     for name, factor in own.items():
         pairs = zip(first[name], second[name], strict=True)
@@ -56,6 +58,7 @@ def _climbed(
     last = None
     for _ in range(_MOST_UPDATES):
         guide.refresh(guide.passes(num_components=num_components))
+        step()
         bound = guide.log_evidence() - sum(factor.kl().sum(-1) for factor in own.values())
         state = {name: factor.state() for name, factor in own.items()}
         if last is not None and (bound - last).abs().max() < _SETTLED:

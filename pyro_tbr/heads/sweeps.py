@@ -14,6 +14,7 @@ import math
 import torch
 from torch import Tensor
 
+import pyro_tbr.progress as progress
 from pyro_tbr.heads.coupling import NodeRows, Potential
 from pyro_tbr.heads.guide import Settled
 from pyro_tbr.heads.second_start import choose_start
@@ -155,6 +156,7 @@ class Sweeps:
         moves = guide.eta.new_zeros(len(self.stats.nodes), *guide.eta.shape[1::-1])
         for _ in range(limit):
             self._done += 1
+            progress.step(unit="sweep")
             if together:
                 moves = self._all_at_once(coupled, components, step, mean)
             else:

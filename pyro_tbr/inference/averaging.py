@@ -29,14 +29,20 @@ from pyro_tbr.inference.rotation.search import (
 from pyro_tbr.posterior import Posterior
 from pyro_tbr.posterior.rivals import SAME_BASIS, aligned, distinct
 from pyro_tbr.posterior.view import check_number
+from pyro_tbr.progress import stage, step, working
 
 _STEPS = 500  # of Adam for the sparse weights that a basis starts from
+# Stages, and about which share of the time each takes; sweeps that a basis mostly takes.
+_PLAN = {"latents in use": 5, "weights of bases": 10, "bases compared": 30, "weights of each": 55}
+_MOSTLY = 25
 _FAR = 20.0  # search's evidence behind the best up to which a basis is looked at: it is rough
 
 
 @torch.inference_mode(False)
 @torch.no_grad()
-def average_bases(posterior: Posterior, *, max_bases: int = 6, max_gap: float = 7.0) -> Posterior:
+def average_bases(
+    posterior: Posterior, *, max_bases: int = 6, max_gap: float = 7.0, progress: bool = True
+) -> Posterior:
     r"""The same fit averaged over the bases of the latents that explain the data nearly as well.
 
     What the rows say of the latents is up to their basis, and a fit answers for the best basis its
@@ -64,6 +70,7 @@ def average_bases(posterior: Posterior, *, max_bases: int = 6, max_gap: float = 
         posterior: A fit, or one from a file, with learnt latents and ``guide="tree"``; not changed.
         max_bases: Bases at most, that of the fit among them.
         max_gap: Those whose ELBO is further behind that of the best are left out, in nats.
+        progress: As in ``fit``.
 
     Returns:
         The averaged posterior; :meth:`Posterior.bases` says which bases, and how alike. Where no
@@ -78,7 +85,7 @@ def average_bases(posterior: Posterior, *, max_bases: int = 6, max_gap: float = 
         >>> options = tbr.FitOptions(restarts=8, mixture_components=8)
         >>> model = tbr.TreeModel(sim.tree, 2, encoder="linear")
         >>> posterior = tbr.fit(model, sim.x, sim.y, sim.env, progress=False, options=options)
-        >>> averaged = tbr.average_bases(posterior, max_bases=3)
+        >>> averaged = tbr.average_bases(posterior, max_bases=3, progress=False)
         >>> list(averaged.bases().columns)
         ['gap', 'weight', 'z0', 'z1']
         >>> bool(abs(averaged.bases()["weight"].sum() - 1) < 1e-9)
@@ -88,10 +95,17 @@ def average_bases(posterior: Posterior, *, max_bases: int = 6, max_gap: float = 
         Hoeting, Madigan, Raftery & Volinsky, Statistical Science 14 (1999) 382.
     """
     _check(posterior, max_bases, max_gap)
+    with working("average_bases", show=progress, plan=_PLAN):
+        return _averaged(posterior, max_bases, max_gap)
+
+
+def _averaged(posterior: Posterior, max_bases: int, max_gap: float) -> Posterior:
+    """See :func:`average_bases`."""
     own = copy.deepcopy(posterior)
     guide = own.guide
     assert isinstance(guide, TreeGuide)
-    found = own.identification()
+    with stage("latents in use"):
+        found = own.identification()
     used = torch.from_numpy(found.latents["used"].to_numpy().copy())
     stats = own.stats.flattened()
     share = found.worth / found.num_outcomes
@@ -104,13 +118,19 @@ def average_bases(posterior: Posterior, *, max_bases: int = 6, max_gap: float = 
     if len(turns.basis) > 1:
         head = judging_head(own.model.head)
         each = [bases.take(torch.tensor(c)) for c in range(len(turns.basis))]
-        scores = torch.tensor([basis_elbo(head, nodes, stats, one) for one in each]).double()
+        scores = torch.zeros(len(each), dtype=torch.float64)
+        with stage("bases compared", total=len(each), unit="basis"):
+            for place, one in enumerate(each):
+                scores[place] = basis_elbo(head, nodes, stats, one)
+                step(unit="basis")
         gap = share * (scores[0] - scores)
     kept = torch.nonzero((gap <= gap.min() + max_gap) | (torch.arange(len(gap)) == 0))[:, 0]
     guides: list[Guide] = [guide]
     maps = expand_basis(bases.basis, bases.offset, stats.gram.shape[-1])[kept]
-    for c, turn in zip(kept[1:], maps[1:], strict=True):
-        guides.append(_settled(guide, nodes, stats.transform(turn), bases.take(c)))
+    with stage("weights of each", total=len(kept) - 1):
+        for number, (c, turn) in enumerate(zip(kept[1:], maps[1:], strict=True), start=1):
+            with stage(f"basis {number} of {len(kept) - 1}", about=_MOSTLY, unit="sweep"):
+                guides.append(_settled(guide, nodes, stats.transform(turn), bases.take(c)))
     averaged = AveragedGuide(
         own.model.head,
         nodes,

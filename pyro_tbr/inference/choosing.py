@@ -7,7 +7,6 @@ from numbers import Integral
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from pyro_tbr.data import as_given
 from pyro_tbr.errors import DataError
@@ -17,6 +16,7 @@ from pyro_tbr.inference.preparing import Prepared, prepare, torch_settings
 from pyro_tbr.models import TreeModel
 from pyro_tbr.posterior import LatentDimChoice
 from pyro_tbr.posterior.view import check_number
+from pyro_tbr.progress import working
 
 _MOST_LATENTS = 8  # that are tried where the number is left open
 
@@ -63,7 +63,7 @@ def choose_latent_dim(
         row_weights: Likewise.
         num_folds: Folds of the rows, 2 or more.
         seed: Of folds and encoders.
-        progress: Show a bar.
+        progress: As in ``fit``.
         options: As in ``fit``.
 
     Returns:
@@ -111,10 +111,10 @@ def chosen_latent_dim(
     built = prepared.built(largest)
     generator = torch.Generator().manual_seed(seed)
     with (
-        tqdm(disable=not progress, unit=" steps", leave=False) as bar,
+        working("choose_latent_dim", show=progress, plan={"encoders": 50, "numbers": 50}),
         torch_settings(built, seed, options.num_threads),
     ):
-        judge = Judge(built, standard, options, generator, bar, num_folds)
+        judge = Judge(built, standard, options, generator, num_folds)
         return judge.choose(latent_dims, patience)
 
 

@@ -8,11 +8,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from pyro_tbr.data import Schema, as_given
 from pyro_tbr.errors import IdentificationWarning, ModelWarning, warn_user
@@ -28,6 +28,7 @@ from pyro_tbr.models import TreeModel
 from pyro_tbr.models.principal_axes import column_moments
 from pyro_tbr.posterior import ModelCheck, Posterior
 from pyro_tbr.posterior.checking import checked, some_rows
+from pyro_tbr.progress import aside, stage, step, working
 
 _PATIENCE = 2  # numbers no better than the best before, after which no more are tried
 
@@ -83,7 +84,8 @@ def fit(
             say of which latents there are is not asked again: for that, fit afresh.
         seed: Of all randomness of the fit; ``None``: another one each time. No global random state
             is read or changed.
-        progress: Show a bar.
+        progress: Show on a terminal and in notebooks a bar, elsewhere a line a stage, on stderr.
+            The logger ``pyro_tbr`` has records in any case.
         options: See :class:`FitOptions`.
         ranks: Only where several processes run under ``torch.distributed`` (``torchrun``), and
             must be said there. ``"together"``: each has a part of the rows of one data set; rows
@@ -109,26 +111,23 @@ def fit(
         model, x, y, env, given, groups=groups, start=start, seed=seed, options=options,
         ranks=ranks,
     )  # fmt: skip
-    return _fitted(prepared, guide, start, progress)
+    with working("fit", show=progress, plan=_plan(prepared.model, start)):
+        return _fitted(prepared, guide, start)
 
 
-def _fitted(
-    prepared: Prepared, guide: str | type[Guide], start: Posterior | None, progress: bool
-) -> Posterior:
+def _fitted(prepared: Prepared, guide: str | type[Guide], start: Posterior | None) -> Posterior:
     """The posterior of a task, the number of latents chosen first where that is left open."""
     model, rows, standard, schema, scaling, options, seed, _ = prepared
     choice = None
     if model.chooses_latent_dim:
-        choice = chosen_latent_dim(prepared, None, progress, patience=_PATIENCE)
+        with stage("number of latents", total=1):
+            choice = chosen_latent_dim(prepared, None, progress=False, patience=_PATIENCE)
         model = model.with_latent_dim(choice.best)
     built = prepared.built(model, start)
     make_guide(guide, built, standard, options)  # refuses early
     generator = torch.Generator().manual_seed(seed)
-    with (
-        tqdm(disable=not progress, unit=" steps", leave=False) as bar,
-        torch_settings(built, seed, options.num_threads),
-    ):
-        stages = Stages(built, guide, options, generator, bar, schema.outcome_names)
+    with torch_settings(built, seed, options.num_threads):
+        stages = Stages(built, guide, options, generator, schema.outcome_names)
         fitted = stages.run(standard) if start is None else go_on(stages, standard, start)
     counts = torch.bincount(rows.env_index, minlength=model.tree.num_nodes)
     fitted.model.num_rows = len(standard)
@@ -136,15 +135,36 @@ def _fitted(
     report = replace(report, feature_scale=column_moments(rows.x)[1].cpu())
     if standard.groups is not None:
         report = replace(report, group_correlation=standard.groups.correlation.cpu())
-    check = _check(fitted, standard, scaling, schema)
-    report = replace(report, check=check, latent_choice=choice)
-    posterior = Posterior(fitted.model, fitted.guide, fitted.stats, schema, scaling, counts, report)
-    found = posterior.identification()
-    if not found.determined:
-        warn_user(str(found), IdentificationWarning)
-    if check.reasons:
-        warn_user(str(check), ModelWarning)
+    with stage("checks", total=2):
+        check = _check(fitted, standard, scaling, schema)
+        step()
+        report = replace(report, check=check, latent_choice=choice)
+        parts = fitted.model, fitted.guide, fitted.stats, schema, scaling, counts
+        posterior = Posterior(*parts, report)
+        found = posterior.identification()
+        step()
+    with aside():
+        if not found.determined:
+            warn_user(str(found), IdentificationWarning)
+        if check.reasons:
+            warn_user(str(check), ModelWarning)
     return posterior
+
+
+def _plan(model: TreeModel, start: Posterior | None) -> Mapping[str, float]:
+    """The stages, and about which share of the time each takes.
+
+    Measured on fits of 8, 20, 40 and 300 leaves with linear, neural and no encoders; from one to
+    another they differ by half of themselves.
+    """
+    if start is not None:
+        return {"dense stage": 10, "honest latents": 20, "sparse stage": 65, "checks": 5}
+    if model.encoder_spec == "identity":
+        return {"dense stage": 5, "reference point": 7, "sparse stage": 83, "checks": 5}
+    found = {"number of latents": 25.0} if model.chooses_latent_dim else {}
+    shares = (4, 3, 63, 28, 2) if model.encoder_spec == "linear" else (45, 25, 10, 18, 2)
+    names = "dense stage", "honest latents", "rotation", "sparse stage", "checks"
+    return found | dict(zip(names, shares, strict=True))
 
 
 @torch.no_grad()

@@ -17,7 +17,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 from torch.distributions import Normal
-from tqdm import tqdm
 
 from pyro_tbr.heads import GaussianPrior, TreeGuide, condition
 from pyro_tbr.heads.likelihoods.expectations import expectation
@@ -35,6 +34,7 @@ from pyro_tbr.inference.options import FitOptions
 from pyro_tbr.inference.paired import mean_and_error
 from pyro_tbr.models import LinearEncoder, TreeModel
 from pyro_tbr.posterior import LatentDimChoice
+from pyro_tbr.progress import detail, stage
 
 NUM_FOLDS = 4
 _SWEEPS = 4  # of the weights of one number of latents, which are only compared
@@ -51,7 +51,6 @@ class Judge:
         rows: The rows.
         options: Of the fit.
         generator: Of folds and encoders.
-        bar: Of progress.
         num_folds: Folds of the rows, which keep groups together.
     """
 
@@ -59,7 +58,6 @@ class Judge:
     rows: StandardRows
     options: FitOptions
     generator: torch.Generator
-    bar: tqdm
     num_folds: int = NUM_FOLDS
 
     def choose(self, dims: Sequence[int], patience: int | None = None) -> LatentDimChoice:
@@ -67,59 +65,66 @@ class Judge:
 
         With ``patience`` the path ends where so many in a row have less evidence than the best.
         """
-        self.bar.set_description("number of latents")
         fold = stratified_folds(
             self.rows.env_index, self.num_folds, self.generator, self.rows.groups
         ).to(self.rows.y.device)
-        spans, own = self._spans(fold)
+        with stage("encoders", plan={"recipe": 10, "folds": 70, "all rows": 20}):
+            spans, own = self._spans(fold)
         seen = ~torch.isnan(self.rows.y).all(-1)
         unit = None if self.rows.groups is None else self.rows.groups.index[seen]
         scores: list[Tensor] = []
         evidence: list[float] = []
-        for number in dims:
-            each, total = self._judged(number, fold, spans, own)
-            scores.append(each[seen])
-            evidence.append(total)
-            waited = len(evidence) - 1 - evidence.index(max(evidence))
-            if patience is not None and waited >= patience:
-                break
+        with stage("numbers", total=len(dims)):
+            for number in dims:
+                with stage(f"{number} of up to {max(dims)} latents", total=self.num_folds + 1):
+                    each, total = self._judged(number, fold, spans, own)
+                detail("%d latents: log evidence %.6g", number, total)
+                scores.append(each[seen])
+                evidence.append(total)
+                waited = len(evidence) - 1 - evidence.index(max(evidence))
+                if patience is not None and waited >= patience:
+                    break
         table = _table(dims[: len(scores)], scores, evidence, unit)
         return LatentDimChoice(table, chosen(table), int(seen.sum()), self.num_folds)
 
     def _spans(self, fold: Tensor) -> tuple[list[Tensor], Tensor]:
         """Ordered latents of all rows by each fold's encoder, and by that of all rows, (N, K)."""
-        rows, stage = self.rows, DenseStage(self.model, self.options, self.generator, self.bar)
-        recipe, first = self._recipe(stage, fold)
+        rows, maker = self.rows, DenseStage(self.model, self.options, self.generator)
+        with stage("recipe", total=1):
+            recipe, first = self._recipe(maker, fold)
         spans = []
-        for f in range(self.num_folds):
-            inside = fold != f
-            if f or first is None:
-                spans.append(self._span(stage, recipe, inside))
-            else:
-                spans.append(_ordered(first.model, rows, inside))
+        with stage("folds", total=self.num_folds):
+            for f in range(self.num_folds):
+                inside = fold != f
+                with stage(f"fold {f + 1} of {self.num_folds}", total=1):
+                    if f or first is None:
+                        spans.append(self._span(maker, recipe, inside))
+                    else:
+                        spans.append(_ordered(first.model, rows, inside))
         every = torch.ones_like(fold, dtype=torch.bool)
-        return spans, self._span(stage, recipe, every, first)
+        with stage("all rows", total=1):
+            return spans, self._span(maker, recipe, every, first)
 
     def _span(
-        self, stage: DenseStage, recipe: Recipe, inside: Tensor, start: DenseFit | None = None
+        self, maker: DenseStage, recipe: Recipe, inside: Tensor, start: DenseFit | None = None
     ) -> Tensor:
         """Ordered latents of all rows by an encoder fitted to those inside, (N, K)."""
         rows = self.rows.select(inside)
-        model = stage.fit(rows, recipe, start=start).model if recipe.steps else None
-        return _ordered(stage.begun(rows, recipe) if model is None else model, self.rows, inside)
+        model = maker.fit(rows, recipe, start=start).model if recipe.steps else None
+        return _ordered(maker.begun(rows, recipe) if model is None else model, self.rows, inside)
 
-    def _recipe(self, stage: DenseStage, fold: Tensor) -> tuple[Recipe, DenseFit | None]:
+    def _recipe(self, maker: DenseStage, fold: Tensor) -> tuple[Recipe, DenseFit | None]:
         """How encoders are trained, and that of the first fold where it was trained to tell.
 
         A linear one stays at its closed form.
         """
-        recipes = stage.recipes(len(self.rows))
+        recipes = maker.recipes(len(self.rows))
         if isinstance(self.model.encoder, LinearEncoder):
             recipes = [recipe._replace(steps=0) for recipe in recipes]
             if len(recipes) == 1:
                 return recipes[0], None
         training, held_out = self.rows.select(fold != 0), self.rows.select(fold == 0)
-        best = stage.choose(training, held_out, recipes)
+        best = maker.choose(training, held_out, recipes)
         linear = isinstance(self.model.encoder, LinearEncoder)
         return best.recipe, None if linear else best
 
@@ -137,7 +142,6 @@ class Judge:
             score[outside] = self._log_scores(guide, z[outside], self.rows.select(outside))
             honest[outside] = align(z[inside], reference[inside], z[outside])
         guide, evidence = self._weights(honest, self.rows)
-        self.bar.update()
         return score, evidence
 
     def _weights(self, z: Tensor, rows: StandardRows) -> tuple[TreeGuide, float]:

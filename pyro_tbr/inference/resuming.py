@@ -23,6 +23,7 @@ from pyro_tbr.inference.encoder.training import trace_table
 from pyro_tbr.inference.stages import Fitted, Stages, make_guide
 from pyro_tbr.models import TreeModel
 from pyro_tbr.posterior import Posterior
+from pyro_tbr.progress import stage
 from pyro_tbr.tree.readers.naming import listed
 
 
@@ -96,16 +97,17 @@ def go_on(stages: Stages, rows: StandardRows, start: Posterior) -> Fitted:
     Model and rows are in the units of that fit.
     """
     options, report = stages.options, start.report
-    stage = DenseStage(stages.model, options, stages.generator, stages.bar)
+    maker = DenseStage(stages.model, options, stages.generator)
     model = copy.deepcopy(stages.model)
     model.encoder = copy.deepcopy(start.model.encoder).to(rows.y.device)
-    recipe = stage.recipes(len(rows))[0]
+    recipe = maker.recipes(len(rows))[0]
     recipe = Recipe(report.decay, report.num_components, recipe.steps, recipe.lr)
-    reference = stage.resumed(model.encoder, rows, recipe)
-    stages.bar.set_description("honest latents")
+    with stage("dense stage", total=1):
+        reference = maker.resumed(model.encoder, rows, recipe)
     folds = report.folds if options.cross_fit is None else options.cross_fit
     folds = folds if is_trained(reference) else 0
-    honest = honest_latents(stage, reference, rows, folds, (report.optimism, 0.0))
+    with stage("honest latents", total=1):
+        honest = honest_latents(maker, reference, rows, folds, (report.optimism, 0.0))
     guide = make_guide(stages.guide_kind, model, rows, options)
     mine, theirs = model.prior_spec, start.model.prior_spec
     same_prior = type(mine) is type(theirs) and mine.description == theirs.description

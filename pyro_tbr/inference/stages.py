@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from pyro_tbr.errors import DataError, TrainingError
 from pyro_tbr.heads import (
@@ -45,12 +44,18 @@ from pyro_tbr.inference.rotation.reference import reference_point
 from pyro_tbr.inference.rotation.search import expand_basis, rotation_problem
 from pyro_tbr.models import LinearEncoder, TreeModel
 from pyro_tbr.posterior import FitReport
+from pyro_tbr.progress import detail, stage
 
 # Below this many rows nothing is held out: the choice would be noise.
 _LEAST_ROWS_TO_HOLD_OUT = 40
 # Directions of the latents with less than this share of the largest variance do not exist.
 _LEAST_VARIANCE_SHARE = 1e-7
 SEARCH_STEPS = 1500  # of Adam in the rotation search, over which its penalty sharpens
+# Parts of the rotation, and about which share of its time each takes.
+_ROTATION = {
+    "dense weights": 5, "search": 45, "directions": 3, "climb": 27, "weights of bases": 6,
+    "reference points": 4, "bases that are close": 10,
+}  # fmt: skip
 _ENCODER_LR_SHARE = 0.2  # of the dense stage's peak rates, in the sparse stage: it is nearly there
 
 
@@ -72,18 +77,18 @@ class Stages:
     guide_kind: str | type[Guide]
     options: FitOptions
     generator: torch.Generator
-    bar: tqdm
     outcome_names: tuple[Hashable, ...]
 
     def run(self, rows: StandardRows) -> Fitted:
         """Dense stage, honest latents, rotation, sparse stage."""
-        stage = DenseStage(self.model, self.options, self.generator, self.bar)
+        maker = DenseStage(self.model, self.options, self.generator)
         model = copy.deepcopy(self.model)
-        self.bar.set_description("dense stage")
         if not model.encoder.trainable:
-            dense = stage.fit(rows, stage.recipes(len(rows))[0])
+            with stage("dense stage", total=1):
+                dense = maker.fit(rows, maker.recipes(len(rows))[0])
             root, deltas = dense.guide.node_moments().mean[0], dense.guide.delta_moments().mean
-            offset = self._reference_point(dense)
+            with stage("reference point"):
+                offset = self._reference_point(dense)
             model.encoder.set_output(offset, torch.eye(len(offset)).to(offset))
             if model.intercept:  # seen from the reference point
                 root[-1] += torch.einsum("k,kq->q", offset.to(root), root[:-1])
@@ -91,13 +96,15 @@ class Stages:
             guide = make_guide(self.guide_kind, model, rows, self.options)
             guide.start(root.to(rows.y), deltas.to(rows.y), sparse=False)
             design = model.design(model.encoder(rows.x))
-            stats = self.settle(guide, design, rows, last=True)
+            with stage("sparse stage", total=1):
+                stats = self.settle(guide, design, rows, last=True)
             return Fitted(model, guide, stats, design, FitReport(rank=model.latent_dim))
-        reference, measured, choosing = self._dense(stage, rows)
-        self.bar.set_description("honest latents")
-        honest = honest_latents(stage, reference, rows, self.options.cross_fit, measured)
-        self.bar.set_description("rotation")
-        z, found = self._rotate(reference, honest.z, rows)
+        with stage("dense stage", plan={"choice": 60, "all rows": 40}):
+            reference, measured, choosing = self._dense(maker, rows)
+        with stage("honest latents", total=1):
+            honest = honest_latents(maker, reference, rows, self.options.cross_fit, measured)
+        with stage("rotation", plan=_ROTATION):
+            z, found = self._rotate(reference, honest.z, rows)
         model.encoder = reference.model.encoder
         wide = widened(found, model.latent_dim)
         guide = make_guide(self.guide_kind, model, rows, self.options)
@@ -136,24 +143,29 @@ class Stages:
         return reference_point(estimates, len(stats.nodes) ** -0.5)
 
     def _dense(
-        self, stage: DenseStage, rows: StandardRows
+        self, maker: DenseStage, rows: StandardRows
     ) -> tuple[DenseFit, tuple[float, float], FitTrace | None]:
         """The reference encoder, fitted to all rows, the optimism of its kind, how that went."""
         if len(rows) < _LEAST_ROWS_TO_HOLD_OUT:
-            return stage.fit(rows, stage.recipes(len(rows))[0]), (0.0, 0.0), None
+            with stage("all rows", total=1):
+                return maker.fit(rows, maker.recipes(len(rows))[0]), (0.0, 0.0), None
         num_folds = max(2, round(1 / self.options.validation_share))
         fold = stratified_folds(rows.env_index, num_folds, self.generator, rows.groups)
         fold = fold.to(rows.y.device)
         training, held_out = rows.select(fold != 0), rows.select(fold == 0)
-        chosen = stage.choose(training, held_out)
+        with stage("choice", total=1):
+            chosen = maker.choose(training, held_out)
         measured = optimism(chosen, training, held_out)
+        detail("rows held out fit %+.1f %% worse than rows of training", 100 * measured[0])
         if rows.groups is not None and training.groups is not None:
             rows.groups.correlation = training.groups.correlation  # training weighs rows by it
-        if isinstance(chosen.model.encoder, LinearEncoder):
-            # Its closed form starts afresh on all rows; then as many steps as were good.
-            steps = 0 if chosen.trace is None else chosen.trace.best_step
-            return stage.fit(rows, chosen.recipe._replace(steps=steps)), measured, chosen.trace
-        return stage.fit(rows, chosen.recipe, start=chosen), measured, chosen.trace
+        with stage("all rows", total=1):
+            if isinstance(chosen.model.encoder, LinearEncoder):
+                # Its closed form starts afresh on all rows; then as many steps as were good.
+                steps = 0 if chosen.trace is None else chosen.trace.best_step
+                recipe = chosen.recipe._replace(steps=steps)
+                return maker.fit(rows, recipe), measured, chosen.trace
+            return maker.fit(rows, chosen.recipe, start=chosen), measured, chosen.trace
 
     @torch.no_grad()
     def _rotate(
@@ -179,7 +191,8 @@ class Stages:
         dense = self.model.head.with_prior(GaussianPrior(), rank)
         guide = TreeGuide(dense, rows.nodes(tree.num_nodes)).to(rows.y.device)
         white = self.model.design((honest - centre) @ whiten)
-        stats = self.settle(guide, white, rows).flattened()
+        with stage("dense weights", total=1):
+            stats = self.settle(guide, white, rows).flattened()
         problem = rotation_problem(
             tree,
             stats,
@@ -196,7 +209,8 @@ class Stages:
         judge, nodes = judging_head(self.model.head), rows.nodes(tree.num_nodes)
         quick = self.guide_kind == "tree" and not judge.prior.tree_factor().joint
         if rank == latent_dim and quick:
-            found = decided(found, lambda one: basis_elbo(judge, nodes, stats, one))
+            with stage("bases that are close", total=1):
+                found = decided(found, lambda one: basis_elbo(judge, nodes, stats, one))
         turned = stats.transform(expand_basis(found.basis, found.offset, stats.gram.shape[-1]))
         found = arranged(tree, found, turned)
         linear = own.new_zeros(latent_dim, latent_dim)
@@ -239,11 +253,19 @@ class Stages:
             The rows' statistics; their design (N, W); what SVI did, ``None`` where nothing is
             trained.
         """
-        self.bar.set_description("sparse stage")
         if not (self.options.sparse_steps and is_trained(reference)):
             design = model.design(z)
-            return self.settle(guide, design, rows, last=True), design, None
-        self.settle(guide, model.design(z), rows)
+            with stage("sparse stage", total=1):
+                return self.settle(guide, design, rows, last=True), design, None
+        with stage("sparse stage", plan={"first weights": 40, "encoder": 25, "last weights": 35}):
+            return self._trained(model, guide, rows, z, reference)
+
+    def _trained(
+        self, model: TreeModel, guide: Guide, rows: StandardRows, z: Tensor, reference: DenseFit
+    ) -> tuple[Statistics, Tensor, FitTrace]:
+        """The sparse stage with SVI of the encoder."""
+        with stage("first weights", total=1):
+            self.settle(guide, model.design(z), rows)
         with torch.no_grad():
             before = model.encoder(rows.x).double()
         schedule = Schedule(
@@ -254,7 +276,8 @@ class Stages:
             encoder_decay=reference.recipe.decay,
         )
         data = rows.prepared(model.encoder)
-        trace = train(model, guide, data, schedule, self.generator, progress=self.bar)
+        with stage("encoder", total=1):
+            trace = train(model, guide, data, schedule, self.generator)
         with torch.no_grad():
             after = model.encoder(rows.x)
             spread = after.std(0)
@@ -262,7 +285,8 @@ class Stages:
             model.encoder.set_output(after.mean(0), torch.diag(1 / spread))
             z = align(before, model.encoder(rows.x).double(), z)
         design = model.design(z)
-        return self.settle(guide, design, rows, last=True), design, trace
+        with stage("last weights", total=1):
+            return self.settle(guide, design, rows, last=True), design, trace
 
 
 def make_guide(

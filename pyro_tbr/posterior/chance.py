@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from pyro_tbr.heads import DesignRows
+from pyro_tbr.progress import beat
 
 _MOST_DIRECTIONS = 30  # leading ones of the features
 _ROUNDING = 1e-9  # of a column's square: what the design leaves of it is no more
@@ -104,6 +105,7 @@ class Reference:
             used = spread > 0
             weight = torch.where(used, 1 / torch.where(used, spread, 1.0), 0.0)
             for place, sign in enumerate([torch.ones_like(u), *self.signs]):
+                beat()
                 score = self.environments.sums(own * (sign * u).unsqueeze(-1))
                 total[place] += (weight * score.square()).sum(0)
         return self._beyond(total)
@@ -116,6 +118,7 @@ class Reference:
         for u, own in self.outcomes(columns):
             spread += own.T @ own
             for place, sign in enumerate([torch.ones_like(u), *self.signs]):
+                beat()
                 score = self.environments.sums(own * (sign * u).unsqueeze(-1))
                 scatter[place] += score.T @ score
         values, axes = torch.linalg.eigh(spread)

@@ -16,6 +16,7 @@ from pyro_tbr.heads.hyper.base import by_name
 from pyro_tbr.heads.sampling import SampledGuide
 from pyro_tbr.heads.sampling.diagnostics import bulk_ess, rhat
 from pyro_tbr.posterior.view import PosteriorView, weights_at
+from pyro_tbr.progress import beat
 from pyro_tbr.tree.readers.naming import arc_text
 
 MOST_RHAT = 1.01  # above it chains have not found one distribution
@@ -43,6 +44,7 @@ def convergence_table(view: PosteriorView) -> pd.DataFrame:
     worst: dict[str, list[tuple[float, float, str, str, int]]] = {}
     for part in _quantities(view, guide):
         one, two = rhat(part.draws), bulk_ess(part.draws)
+        beat()
         moving = np.isfinite(one) & np.isfinite(two)
         if moving.any():
             high, low = int(np.nanargmax(one)), int(np.nanargmin(two))

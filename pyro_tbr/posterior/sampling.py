@@ -12,12 +12,18 @@ from pyro_tbr.heads.sampling import SUPPORTED_PRIORS, run_chains
 from pyro_tbr.posterior.convergence import convergence_table, warn_unconverged
 from pyro_tbr.posterior.posterior import Posterior
 from pyro_tbr.posterior.view import check_number
+from pyro_tbr.progress import stage, working
 
 _LEAST_CHAINS, _LEAST_SWEEPS = 2, 40
 
 
 def sample_posterior(
-    posterior: Posterior, *, num_chains: int = 16, num_sweeps: int = 1000, seed: int = 0
+    posterior: Posterior,
+    *,
+    num_chains: int = 16,
+    num_sweeps: int = 1000,
+    seed: int = 0,
+    progress: bool = True,
 ) -> Posterior:
     """The same fit with weights, gates and hyperparameters by blocked Gibbs sampling.
 
@@ -37,6 +43,7 @@ def sample_posterior(
         num_chains: Chains, which run as one batch, from wider starts than the fit's.
         num_sweeps: Of each chain; the first half is warm-up and dropped.
         seed: Of all draws.
+        progress: As in ``fit``.
 
     Returns:
         The sampled posterior; see also :meth:`Posterior.convergence`.
@@ -53,7 +60,7 @@ def sample_posterior(
         >>> prior = tbr.SpikeSlabPrior(inclusion_prob=0.2, slab_scale=1.0, root_scale=1.0)
         >>> model = tbr.TreeModel(sim.tree, 1, encoder="identity", prior=prior)
         >>> posterior = tbr.fit(model, sim.x, sim.y, sim.env, progress=False)
-        >>> sampled = tbr.sample_posterior(posterior, num_sweeps=300)
+        >>> sampled = tbr.sample_posterior(posterior, num_sweeps=300, progress=False)
         >>> bool((sampled.pips() - posterior.pips()).abs().to_numpy().max() < 0.1)
         True
         >>> list(sampled.convergence().index)
@@ -61,11 +68,14 @@ def sample_posterior(
     """
     _check(posterior, num_chains, num_sweeps)
     own = copy.deepcopy(posterior)
-    guide = run_chains(
-        own.guide, own.stats, num_chains=num_chains, num_sweeps=num_sweeps, seed=seed
-    )
-    sampled = replace(own, guide=guide)
-    warn_unconverged(convergence_table(sampled), num_sweeps)
+    sizes = {"num_chains": num_chains, "num_sweeps": num_sweeps}
+    with working("sample_posterior", show=progress, plan={"chains": 95, "convergence": 5}):
+        with stage("chains", total=num_sweeps, unit="sweep"):
+            guide = run_chains(own.guide, own.stats, **sizes, seed=seed)
+        sampled = replace(own, guide=guide)
+        with stage("convergence"):
+            table = convergence_table(sampled)
+    warn_unconverged(table, num_sweeps)
     return sampled
 
 

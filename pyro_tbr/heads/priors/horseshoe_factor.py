@@ -28,6 +28,7 @@ from pyro_tbr.heads.priors.horseshoe_classes import (
     scale_classes,
 )
 from pyro_tbr.heads.priors.horseshoe_grid import ScaleGrid
+from pyro_tbr.progress import beat
 from pyro_tbr.tree.messages import ArcLaw, TreePosterior, outside_pass, sample
 
 _GRID_SITES = ("global_scale", "slab_scale")
@@ -150,6 +151,7 @@ class HorseshoeTreeFactor(HorseshoeFactor):
         """Passes at some points of the grid, which lead."""
         classes = self._classes(data, points)
         found = outside_pass(data.tree, self.inside(data, _arc_law(classes)))
+        beat()
         prob, precision = found.class_prob, data.change_precision().unsqueeze(-1)
         return HorseshoePosterior(
             **found.__dict__,

@@ -33,6 +33,7 @@ from pyro_tbr.heads.sampling.normal_messages import Arcs
 from pyro_tbr.heads.sampling.row_sums import RowSums
 from pyro_tbr.heads.sampling.tree_step import tree_step
 from pyro_tbr.heads.statistics import Statistics
+from pyro_tbr.progress import beat
 from pyro_tbr.tree.walks import WalkStep, walk_from
 
 _SPREAD = 2.0  # of starts on the real line, over that of the guide's factor
@@ -137,6 +138,7 @@ class Chains:
             order = torch.randperm(state.nodes.shape[-1], generator=self.generator)
             for latent in order.tolist():
                 self._draw_latent(latent, root)
+                beat()
         self._draw_root_scale()
         (self._draw_sparse if self.prior.gated else self._draw_dense)()
         self.noise.draw(state.values, state.nodes)

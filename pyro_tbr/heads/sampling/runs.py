@@ -11,6 +11,7 @@ from pyro_tbr.heads.sampling.chains import Chains
 from pyro_tbr.heads.sampling.hyper_steps import ChainState
 from pyro_tbr.heads.sampling.sampled_guide import SampledGuide
 from pyro_tbr.heads.statistics import Statistics
+from pyro_tbr.progress import step
 
 SUPPORTED_PRIORS: tuple[type[ArcPrior], ...] = (SpikeSlabPrior, GaussianPrior)
 _MOST_ELEMENTS = 50_000_000  # of the changes of all draws that are kept
@@ -39,6 +40,7 @@ def run_chains(
     inclusion = torch.zeros(guide.head.prior.delta_shape, dtype=torch.float64)
     dtype = guide.head.prior.root_loc.dtype
     for sweep, state in zip(range(num_sweeps), chains, strict=False):
+        step(note="warm-up" if sweep < warm_up else "", unit="sweep")
         if sweep < warm_up:
             continue
         inclusion += state.inclusion.mean(0).permute(1, 2, 0)

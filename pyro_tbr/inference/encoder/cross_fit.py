@@ -17,6 +17,7 @@ from torch import Tensor
 from pyro_tbr.heads.groups import RowGroups
 from pyro_tbr.inference.encoder.dense_stage import DenseFit, DenseStage, spans_all
 from pyro_tbr.inference.encoder.rows import StandardRows
+from pyro_tbr.progress import stage
 
 _DEFAULT_FOLDS = 4
 # Optimism below this share of the noise changes a standard error by less than 2.5 %.
@@ -67,7 +68,7 @@ def stratified_folds(
 
 
 def honest_latents(
-    stage: DenseStage,
+    maker: DenseStage,
     reference: DenseFit,
     rows: StandardRows,
     folds: int | None,
@@ -85,13 +86,15 @@ def honest_latents(
         folds = 0 if negligible else _DEFAULT_FOLDS
     if not folds:
         return HonestLatents(own, 0, excess)
-    fold = stratified_folds(rows.env_index, folds, stage.generator, rows.groups).to(own.device)
+    fold = stratified_folds(rows.env_index, folds, maker.generator, rows.groups).to(own.device)
     z = torch.empty_like(own)
-    for f in range(folds):
-        inside, outside = fold != f, fold == f
-        fit = stage.fit(rows.select(inside), reference.recipe)
-        theirs = fit.latents(rows.x)
-        z[outside] = align(theirs[inside], own[inside], theirs[outside])
+    with stage("", total=folds):
+        for f in range(folds):
+            inside, outside = fold != f, fold == f
+            with stage(f"fold {f + 1} of {folds}", total=1):
+                fit = maker.fit(rows.select(inside), reference.recipe)
+            theirs = fit.latents(rows.x)
+            z[outside] = align(theirs[inside], own[inside], theirs[outside])
     return HonestLatents(z, folds, excess)
 
 

@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from pyro_tbr.data import SparseFeatures
 from pyro_tbr.heads import GaussianPrior, MeanFieldGuide, Statistics, TreeGuide, condition
@@ -24,6 +23,7 @@ from pyro_tbr.inference.encoder.training import GUIDE_LR, FitTrace, Schedule, tr
 from pyro_tbr.inference.options import FitOptions
 from pyro_tbr.models.encoders import Encoder, LinearEncoder, PreparedEncoder
 from pyro_tbr.models.tree_model import TreeModel
+from pyro_tbr.progress import detail, stage
 
 _ROWS_A_FEATURE = 10  # with fewer rows than this a feature, the number of components is chosen
 _DENSE_SWEEPS = 40
@@ -101,7 +101,6 @@ class DenseStage:
     model: TreeModel
     options: FitOptions
     generator: torch.Generator
-    progress: tqdm | None = None
 
     def recipes(self, num_rows: int) -> list[Recipe]:
         """What to choose from on held-out rows, in the order of warm starts."""
@@ -127,12 +126,17 @@ class DenseStage:
     ) -> DenseFit:
         """The fit to ``rows`` by the recipe that does best on held-out rows, of these or of all."""
         best, best_score, last = None, float("inf"), None
-        for recipe in self.recipes(len(rows)) if recipes is None else recipes:
-            warm = last is not None and last.recipe.num_components == recipe.num_components
-            last = self.fit(rows, recipe, held_out, start=last if warm else None)
-            score = last.loss(held_out, seen=False).mean().item()
-            if best is None or score < best_score:
-                best, best_score = last, score
+        recipes = self.recipes(len(rows)) if recipes is None else recipes
+        with stage("", total=len(recipes)):
+            for number, recipe in enumerate(recipes, start=1):
+                warm = last is not None and last.recipe.num_components == recipe.num_components
+                name = f"encoder {number} of {len(recipes)}" if len(recipes) > 1 else ""
+                with stage(name, total=1):
+                    last = self.fit(rows, recipe, held_out, start=last if warm else None)
+                score = last.loss(held_out, seen=False).mean().item()
+                detail("%s has loss %.4g on held-out rows", recipe, score)
+                if best is None or score < best_score:
+                    best, best_score = last, score
         assert best is not None  # there is at least one recipe
         return best
 
@@ -147,12 +151,14 @@ class DenseStage:
 
         Held-out rows choose among states of the training.
         """
-        model = self.begun(rows, recipe) if start is None else copy.deepcopy(start.model)
-        trace = None
-        trainable = any(p.requires_grad for p in model.encoder.parameters())
-        if trainable and not spans_all(model.encoder) and recipe.steps:
-            trace = self._train(model, rows, recipe, held_out, start)
-        return DenseFit(model, *self._weights(model, rows), recipe, trace)
+        with stage("", plan={"start": 15, "training": 75, "weights": 10}):
+            with stage("start", total=1):
+                model = self.begun(rows, recipe) if start is None else copy.deepcopy(start.model)
+            trace = None
+            trainable = any(p.requires_grad for p in model.encoder.parameters())
+            if trainable and not spans_all(model.encoder) and recipe.steps:
+                trace = self._train(model, rows, recipe, held_out, start)
+            return DenseFit(model, *self._weights(model, rows), recipe, trace)
 
     def resumed(self, encoder: Encoder, rows: StandardRows, recipe: Recipe) -> DenseFit:
         """The dense fit of an encoder that is trained already, by this recipe."""
@@ -193,7 +199,9 @@ class DenseStage:
         guide = MeanFieldGuide(model, rows.nodes(model.tree.num_nodes)).to(rows.y.device)
         known = start.guide if start is not None else None
         if known is None and isinstance(model.encoder, LinearEncoder):
-            known = self._weights(model, rows)[0]  # the encoder is good already: so be the weights
+            with stage("start", total=1):
+                # The encoder is good already: so be the weights.
+                known = self._weights(model, rows)[0]
         if known is not None:
             guide.start(known.node_moments().mean[0], known.delta_moments().mean)
         else:
@@ -215,7 +223,6 @@ class DenseStage:
             schedule,
             self.generator,
             held_out=None if held_out is None else held_out.prepared(model.encoder),
-            progress=self.progress,
         )
 
     def _weights(self, model: TreeModel, rows: StandardRows) -> tuple[TreeGuide, Statistics]:

@@ -10,13 +10,13 @@ from typing import NamedTuple
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from pyro_tbr.errors import TrainingError
 from pyro_tbr.heads import Guide
 from pyro_tbr.inference.elbo import TreeELBO, expected_log_lik
 from pyro_tbr.inference.encoder.rows import PreparedRows
 from pyro_tbr.models import TreeModel
+from pyro_tbr.progress import beat, stage, step
 
 # Peak rate of what a guide learns by gradients. Its parameters are locations and logarithms of
 # scales in the units of training, all of order one, so one rate suits them.
@@ -61,7 +61,6 @@ def train(
     generator: torch.Generator,
     *,
     held_out: PreparedRows | None = None,
-    progress: tqdm | None = None,
 ) -> FitTrace:
     """Climbs the ELBO in encoder and guide, both trained in place.
 
@@ -82,49 +81,49 @@ def train(
     best_state, best, best_step = None, math.inf, 0
     trace = FitTrace([], [], [], math.nan, 0)
     losses: list[Tensor] = []
-    waited, step, num_rows = 0, 0, len(rows)
+    waited, done, num_rows = 0, 0, len(rows)
     objective, weights, model.num_rows = TreeELBO(), rows.weights(), num_rows
     model.encoder.train()
-    while step < schedule.steps and waited < schedule.patience:
-        order = torch.randperm(num_rows, generator=generator).to(rows.rows.y.device)
-        for batch in order.split(schedule.batch_size):
-            for group, (_, peak) in zip(optimizer.param_groups, used, strict=True):
-                group["lr"] = peak * _ramp(step / schedule.steps)
-            share = None if weights is None else weights[batch]
-            elbo = objective.of_rows(model.head, guide, rows.encoded(model, batch), share)
-            elbo = elbo / num_rows
-            optimizer.zero_grad()
-            (-elbo).backward()
-            total = nn.utils.clip_grad_norm_(encoder_params + guide_params, 100.0)
-            if not torch.isfinite(total + elbo):
-                raise TrainingError(_blown(model, guide, step, trace, elbo))
-            optimizer.step()
-            losses.append(-elbo.detach())
-            step += 1
-            if progress is not None:
-                progress.update()
-            if step % schedule.check_every == 0 or step == schedule.steps:
-                trace.steps.append(step)
-                trace.loss.append(torch.stack(losses).mean().item())
-                losses.clear()
-                score = _score(model, guide, held_out)
-                trace.held_out.append(score)
-                if held_out is not None:
-                    waited += 1
-                    if score < best:
-                        best, best_step, waited = score, step, 0
-                        best_state = copy.deepcopy([model.encoder.state_dict(), guide.state_dict()])
-                if progress is not None:
-                    progress.set_postfix(loss=f"{trace.loss[-1]:.3f}", refresh=False)
-            if step >= schedule.steps or waited >= schedule.patience:
-                break
+    with stage("training", total=schedule.steps):
+        while done < schedule.steps and waited < schedule.patience:
+            order = torch.randperm(num_rows, generator=generator).to(rows.rows.y.device)
+            for batch in order.split(schedule.batch_size):
+                for group, (_, peak) in zip(optimizer.param_groups, used, strict=True):
+                    group["lr"] = peak * _ramp(done / schedule.steps)
+                share = None if weights is None else weights[batch]
+                elbo = objective.of_rows(model.head, guide, rows.encoded(model, batch), share)
+                elbo = elbo / num_rows
+                optimizer.zero_grad()
+                (-elbo).backward()
+                total = nn.utils.clip_grad_norm_(encoder_params + guide_params, 100.0)
+                if not torch.isfinite(total + elbo):
+                    raise TrainingError(_blown(model, guide, done, trace, elbo))
+                optimizer.step()
+                losses.append(-elbo.detach())
+                done += 1
+                step()
+                if done % schedule.check_every == 0 or done == schedule.steps:
+                    trace.steps.append(done)
+                    trace.loss.append(torch.stack(losses).mean().item())
+                    losses.clear()
+                    score = _score(model, guide, held_out)
+                    trace.held_out.append(score)
+                    if held_out is not None:
+                        waited += 1
+                        if score < best:
+                            best, best_step, waited = score, done, 0
+                            state = model.encoder.state_dict(), guide.state_dict()
+                            best_state = copy.deepcopy(state)
+                    step(0, f"loss {trace.loss[-1]:.3f}")
+                if done >= schedule.steps or waited >= schedule.patience:
+                    break
     model.encoder.eval()
     if best_state is not None:
         model.encoder.load_state_dict(best_state[0])
         guide.load_state_dict(best_state[1])
     return trace._replace(
         best_held_out=best if held_out is not None else math.nan,
-        best_step=best_step if held_out is not None else step,
+        best_step=best_step if held_out is not None else done,
     )
 
 
@@ -146,6 +145,7 @@ def _score(model: TreeModel, guide: Guide, rows: PreparedRows | None) -> float:
         share = None if weights is None else weights[start : start + len(block)]
         start += len(block)
         total += expected_log_lik(model.head, guide, block, share).sum().item()
+        beat()
         observed += int((~torch.isnan(block.y)).any(-1).sum())
     model.encoder.train()
     return -total / max(1, observed)

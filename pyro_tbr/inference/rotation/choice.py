@@ -36,6 +36,7 @@ from pyro_tbr.inference.rotation.search import (
     sparse_weights,
 )
 from pyro_tbr.posterior.rivals import SAME_BASIS, latent_match
+from pyro_tbr.progress import detail, stage, step
 from pyro_tbr.tree import Tree, path_sum
 
 _NUM_CLIMBING = 24  # of the search's bases climb their evidence
@@ -80,8 +81,10 @@ def rotate_to_sparsity(
     for_weights = max(1, steps // _SHARE_FOR_WEIGHTS)
     found = search(blunt, restarts, max(1, steps - for_weights), generator)
     rows = rows_of(found.take(torch.isfinite(found.loss)).basis)
-    directions = _directions(problem, rows.flatten(0, 1), generator)
+    with stage("directions"):
+        directions = _directions(problem, rows.flatten(0, 1), generator)
     arrived = climb(problem, rows[:_NUM_CLIMBING], directions)
+    detail("%d bases, the best with log evidence %.5g", len(arrived.rows), arrived.evidence.max())
 
     inverse = torch.linalg.inv(arrived.rows)
     basis = inverse / inverse.norm(dim=1, keepdim=True)
@@ -89,7 +92,8 @@ def rotate_to_sparsity(
     close = torch.nonzero(arrived.evidence > arrived.evidence.max() - _CLOSE)[:_MOST_CLOSE, 0]
     offset = weights.offset * problem.offset_scale
     if problem.root.shape[0] > problem.latent_dim:  # an intercept takes up the offset
-        offset[close] = torch.stack([intercept_offset(problem, one) for one in basis[close]])
+        with stage("reference points", total=len(close), unit="basis"):
+            offset[close] = torch.stack([intercept_offset(problem, one) for one in basis[close]])
     # Each start counts where it has arrived; bases that none of them reached count once.
     every = torch.arange(len(basis), device=basis.device)
     place = torch.cat([arrived.place, every[~torch.isin(every, arrived.place)]])
@@ -109,6 +113,7 @@ def _directions(problem: RotationProblem, found: Tensor, generator: torch.Genera
 def intercept_offset(problem: RotationProblem, basis: Tensor) -> Tensor:
     """Offset (K,) of the latents ``z @ basis`` at which the intercept changes most sparsely."""
     found, zero = node_estimates(problem), basis.new_zeros(problem.latent_dim)
+    step(unit="basis")
     turn = torch.linalg.inv(expand_basis(basis, zero, found.mean.shape[-1]))
     mean, cov = (turn @ found.mean.unsqueeze(-1)).squeeze(-1), turn @ found.cov @ turn.mT
     return reference_point(found._replace(mean=mean, cov=cov), problem.offset_scale)
@@ -152,7 +157,11 @@ def decided(found: RotationResult, elbo: Callable[[Candidates], float]) -> Rotat
     if len(finalists) < 2:
         return found
 
-    scores = [elbo(everything.take(torch.tensor(place))) for place in finalists]
+    scores = []
+    with stage("", total=len(finalists), unit="basis"):
+        for place in finalists:
+            scores.append(elbo(everything.take(torch.tensor(place))))
+            step(unit="basis")
     shift = torch.tensor(scores).to(evidence) - evidence[finalists]
     evidence = evidence + torch.where(double_of < 0, shift.mean(), shift[double_of])
     return ranked(everything, evidence - evidence.max() + found.evidence)

@@ -26,6 +26,7 @@ from pyro_tbr.inference.rotation.basis import (
 )
 from pyro_tbr.inference.rotation.polish import polish, sharpened
 from pyro_tbr.inference.rotation.search import BLUNT_CURVATURE, RotationProblem, capped, curvature
+from pyro_tbr.progress import stage, step
 
 SHARPER = 8.0  # curvature of a level over that of the one before
 _STEPS = 4  # at a level
@@ -69,12 +70,15 @@ def climb(problem: RotationProblem, rows: Tensor, directions: Tensor) -> Climbed
     now = _met(Climbed(rows, rows.new_zeros(len(rows)), place), _ALIKE)
     directions = _distinct(directions)
     arrived = []
-    for most in levels(problem):
-        level, last = leaf_estimates(capped(problem, most)), most == torch.inf
-        now = _level(level, now, directions, _LAST_STEPS if last else _STEPS)
-        if most >= telling_curvature(problem) and not last:
-            directions = promising(level, directions)
-        arrived.append(now)
+    every = levels(problem)
+    with stage("climb", total=len(every), unit="level"):
+        for most in every:
+            level, last = leaf_estimates(capped(problem, most)), most == torch.inf
+            now = _level(level, now, directions, _LAST_STEPS if last else _STEPS)
+            if most >= telling_curvature(problem) and not last:
+                directions = promising(level, directions)
+            arrived.append(now)
+            step(unit="level")
     return max(arrived, key=lambda one: one.evidence.max().item())
 
 

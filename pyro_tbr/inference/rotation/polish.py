@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pyro_tbr.inference.rotation.basis import RATES, Estimates, log_evidence, spread_of
+from pyro_tbr.progress import beat
 
 _GAIN = 0.02  # of log evidence: a step that gains less is the last one
 TRIES = 4  # sizes of a step, each a quarter of the one before, until one gains
@@ -59,6 +60,7 @@ def _polish(estimates: Estimates, rows: Tensor, steps: int) -> Tensor:
     for _ in range(steps):
         here = rows[moving]
         total, gradient, inclusion = slope(estimates, here, rates[moving])
+        beat()
         step = _newton_step(estimates, here, gradient, inclusion)
         total = total.sum(-1) + estimates.jacobian(here)
         gain = torch.zeros_like(total)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from pyro_tbr.heads.statistics import Statistics
+from pyro_tbr.progress import stage, step
 from pyro_tbr.tree import Tree, path_sum
 
 BLUNT_CURVATURE = 200.0  # most curvature of a node's weights while searching
@@ -128,13 +129,16 @@ def search(
     """Candidates from random orthogonal starts, best first; for a :func:`capped` problem."""
     k = problem.latent_dim
     drawn = torch.randn(restarts, k, k, generator=generator, dtype=torch.float64)
-    found = _descend(problem, torch.linalg.qr(drawn.to(problem.root.device))[0], steps)
+    start = torch.linalg.qr(drawn.to(problem.root.device))[0]
+    with stage("search", total=steps):
+        found = _descend(problem, start, steps)
     return found.take(found.loss.argsort())
 
 
 def sparse_weights(problem: RotationProblem, basis: Tensor, steps: int) -> Candidates:
     """The bases (S, K, K) with offsets, root weights and sparse deltas fitted to them."""
-    return _descend(problem, basis, steps, hold=True)
+    with stage("weights of bases", total=steps):
+        return _descend(problem, basis, steps, hold=True)
 
 
 def curvature(problem: RotationProblem) -> Tensor:
@@ -166,9 +170,9 @@ def _descend(
     if root.shape[1] > problem.latent_dim:  # an intercept takes up the offset
         moving.append(offset)
     optimizer = torch.optim.Adam([{"params": [p]} for p in moving], betas=(0.9, 0.99))
-    for step in range(steps + 1):
-        done = step / steps
-        width = _SMOOTH * (_SHARP / _SMOOTH) ** min(1.0, done / 0.8)
+    for done in range(steps + 1):
+        share = done / steps
+        width = _SMOOTH * (_SHARP / _SMOOTH) ** min(1.0, share / 0.8)
         unit_basis = basis / basis.norm(dim=1, keepdim=True)
         weights = path_sum(problem.tree, root, deltas, event_dim=2)[:, problem.nodes]
         shift = offset * problem.offset_scale  # in standard deviations of its prior
@@ -177,14 +181,15 @@ def _descend(
         fit = 0.5 * (error * (precision @ error.unsqueeze(-1)).squeeze(-1)).sum((1, 2, 3))
         penalty = torch.log1p(deltas.abs() / width).sum((1, 2, 3))
         penalty = penalty + 0.5 * offset.square().sum(1)
-        if step == steps:
+        if done == steps:
             break
         for group in optimizer.param_groups:
             faster = _OFFSET_RATE if group["params"][0] is offset else 1.0
-            group["lr"] = faster * _PEAK_RATE * min(1.0, (1 - done) / 0.3 + 0.01)
+            group["lr"] = faster * _PEAK_RATE * min(1.0, (1 - share) / 0.3 + 0.01)
         optimizer.zero_grad()
         (fit + penalty).sum().backward()
         optimizer.step()
+        step()
     loss = (fit + penalty).detach().double()
     loss = torch.where(torch.isfinite(loss), loss, torch.inf)
     offset, root, deltas = (part.detach().double() for part in (offset, root, deltas))

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from pyro_tbr.progress import beat
 from pyro_tbr.tree.messages.folding import FoldedLevel
 from pyro_tbr.tree.messages.laws import ClassRows, LawTable
 from pyro_tbr.tree.messages.merging import Context, shrink_density
@@ -60,6 +61,7 @@ def contexts_from(
             take(concatenate(blocks), level.slot) for blocks in zip(*steps, strict=True)
         )
         found.append((at_node, at_parent))
+        beat()
     if wide is None:
         return [(Context(one, one), Context(two, two)) for one, two in found]
     return [

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pyro_tbr.errors import ShapeError
+from pyro_tbr.progress import beat
 from pyro_tbr.tree.messages.contexts import contexts_from
 from pyro_tbr.tree.messages.folding import FoldedLevel, FoldedTree, fold
 from pyro_tbr.tree.messages.laws import WORK, ArcLaw, LawTable, law_table, with_helper
@@ -191,6 +192,7 @@ def _rise(
         arc.insert(0, sent)
         node_groups.insert(0, merged)
         arc_groups.insert(0, merged_arc)
+        beat()
     return node, arc, node_groups, arc_groups
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pyro_tbr.progress import beat
 from pyro_tbr.tree.messages.folding import FoldedLevel
 from pyro_tbr.tree.messages.inside import InsideMessages
 from pyro_tbr.tree.messages.laws import ClassRows
@@ -64,6 +65,7 @@ def outside_pass(tree: Tree, inside: InsideMessages) -> TreePosterior:
             at_arcs.append(change)
             posterior = crossed if not block else posterior  # of the nodes with children
             start = stop
+        beat()
     order = folded.node_order  # from blocks of levels laid end to end to that of the tree
     node_moments = [torch.cat(parts)[order] for parts in zip(*at_nodes, strict=True)]
     changes = [torch.cat(parts)[order[1:] - 1] for parts in zip(*at_arcs, strict=True)]

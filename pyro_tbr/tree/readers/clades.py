@@ -17,7 +17,9 @@ def clade_text(parts: TreeParts, place: int) -> str:
     node = parts.nodes[place]
     written = parts.labels.get(node, str(node))
     first, last = (_end(parts.parents, place, side) for side in (0, -1))
-    if place in (0, first) or not (node in parts.support or not written or _NUMBERED.fullmatch(written)):
+    if place in (0, first) or not (
+        node in parts.support or not written or _NUMBERED.fullmatch(written)
+    ):
         return written or str(node)
     number, few = _leaves_below(parts.parents, place)
     names = [_name(parts, leaf) for leaf in (few if number <= _FEW else [first, last])]
