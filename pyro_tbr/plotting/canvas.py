@@ -30,6 +30,7 @@ CATEGORIES = (
 )
 # From orange over white to blue, so that signs are told apart by all.
 _SIGNED = ("#7a2c05", "#c8501e", "#e9a98c", "#f5f5f5", "#93b3dc", "#1e5093", "#2b2c71")
+_COLUMN_SIZE = 8.0  # points of names below columns
 KEY: dict[str, Any] = {"frameon": False, "fontsize": 7, "borderaxespad": 0.2}  # of small legends
 
 
@@ -133,13 +134,17 @@ def strokes(
     ax.plot([], [], color=bar, linewidth=4.5, markersize=8, label=label, **edge)
 
 
+def height_of_columns(names: Sequence[str], width: float) -> float:
+    """Inches for names below columns in a figure of a width: some turned by a right angle."""
+    longest = max(map(len, names)) * text.WIDTH * _COLUMN_SIZE / 72
+    return longest if longest > 0.6 * width / len(names) else 0.0
+
+
 def label_columns(ax: Axes, names: Sequence[str]) -> None:
     """Names below columns one apart, turned where they would not fit beside each other."""
-    inches = 0.7 * ax.figure.bbox.width / ax.figure.dpi
-    size = 8.0
-    turned = max(map(len, names)) * text.WIDTH * size / 72 > 0.9 * inches / len(names)
+    turned = height_of_columns(names, ax.figure.bbox.width / ax.figure.dpi) > 0
     style: dict[str, Any] = {"rotation": 90 if turned else 0, "parse_math": False}
-    ax.set_xticks(np.arange(len(names)) + 0.5, names, fontsize=size, **style)
+    ax.set_xticks(np.arange(len(names)) + 0.5, names, fontsize=_COLUMN_SIZE, **style)
     ax.tick_params(axis="x", length=0)
 
 

@@ -20,7 +20,7 @@ from pyro_tbr.posterior.view import check_level, check_number, weights_at
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_FAR = 0.25  # of the largest effect: leaves whose effects are so far from the root's are named
+_FAR = 0.25  # of the largest effect: leaves where effects step so far from the root's are named
 _MOST_FEATURES = 20  # in a heat map
 _MOST_BARS = 60  # of loadings, all latents together
 
@@ -38,8 +38,8 @@ def plot_effect(
     """Weight of a latent at every leaf, with intervals, leaves in the order of the drawn tree.
 
     A bar is the interval, the stroke in it the median. Leaves without data are grey: they are
-    predicted through the tree. The dashed line is the weight at the root; where not all leaves can
-    be named, those are whose interval leaves it out, and those without data.
+    predicted through the tree. The dashed line is the weight at the root. Where not all leaves can
+    be named, those are where the weight steps away from it, and those without data.
 
     Args:
         posterior: Whose weights.
@@ -195,6 +195,11 @@ def _on(posterior: Posterior, outcome: int) -> str:
     return f" on {text.short(names[outcome])}" if len(names) > 1 else ""
 
 
+def _beside(steps: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Rows (n,) at either side of a step from a row to the next, (n - 1,)."""
+    return np.append(False, steps) | np.append(steps, False)
+
+
 def _draw_leaves(
     posterior: Posterior, ends: NDArray[np.float64], quantity: str, ax: Axes | None
 ) -> Axes:
@@ -215,7 +220,10 @@ def _draw_leaves(
                 ax, middle[rows], height[rows], thick, color=stroke, label=words, bar=bar
             )
     differs = np.maximum(lower - at_root, at_root - upper)
-    importance = np.where(differs > 0, 1 + differs, np.where(seen, 0, 0.5))
+    outside = (middle[1:] < lower[:-1]) | (middle[1:] > upper[:-1])
+    outside &= (middle[:-1] < lower[1:]) | (middle[:-1] > upper[1:])
+    named = (differs > 0) & _beside(outside)
+    importance = np.where(named, 1 + differs, np.where(seen, 0, 0.5))
     labels = [text.node_text(tree, tree.nodes[leaf]) for leaf in leaves]
     canvas.finish_rows(ax, labels, quantity, importance)
     return ax
@@ -232,9 +240,10 @@ def _draw_heat_map(
     """Effects (1 + L, F) at the root and the leaves, which are shown, of F of so many features."""
     tree, leaves = posterior.tree, tree_layout(posterior.tree).leaf_order
     shown, number, rows = effects[1:], len(features), np.arange(len(leaves))
-    ax = canvas.new_axes(
-        ax, float(np.clip(0.28 * number + 3.4, 4.6, 14.0)), canvas.height_for(len(leaves))
-    )
+    columns = [text.short(name) for name in features]
+    width = float(np.clip(0.28 * number + 3.4, 4.6, 14.0))
+    below = canvas.height_of_columns(columns, width)
+    ax = canvas.new_axes(ax, width, canvas.height_for(len(leaves)) + below)
     most = float(np.abs(shown).max()) or 1.0
     style: dict[str, Any] = {"cmap": canvas.signed_colours(), "vmin": -most, "vmax": most}
     if len(leaves) <= 130:
@@ -251,8 +260,9 @@ def _draw_heat_map(
     ax.spines[:].set_visible(False)
     labels = [text.node_text(tree, tree.nodes[leaf]) for leaf in leaves]
     far = np.abs(shown - effects[0]).max(1)
-    text.label_rows(ax, rows, labels, np.where(far > _FAR * most, far, 0.0))
-    canvas.label_columns(ax, [text.short(name) for name in features])
+    named = (far > _FAR * most) & _beside(np.abs(np.diff(shown, axis=0)).max(1) > _FAR * most)
+    text.label_rows(ax, rows, labels, np.where(named, far, 0.0))
+    canvas.label_columns(ax, columns)
     text.note_cut(ax, number, total, "features")
     if len(without):
         canvas.key_above(ax)

@@ -44,7 +44,9 @@ def plot_pips(
     labels = [text.node_text(tree, tree.nodes[arc + 1]) for arc in rows]
     longest = max(map(len, labels)) * text.WIDTH * 8 / 72  # inches
     width = float(np.clip(0.5 * len(names) + 2.6 + longest, 4.2, 14.0))
-    ax = canvas.new_axes(ax, width, canvas.height_for(tree.num_arcs))
+    columns = [text.short(name) for name in names]
+    below = canvas.height_of_columns(columns, width)
+    ax = canvas.new_axes(ax, width, canvas.height_for(tree.num_arcs) + below)
     fine = tree.num_arcs <= 130
     lines = {"edgecolors": "white", "linewidth": 0.8} if fine else {"linewidth": 0}
     colours = canvas.probability_colours()
@@ -56,7 +58,7 @@ def plot_pips(
     largest = pips[rows].max(1)
     importance = np.where(informed & (largest >= CHANGED_FROM), largest, 0.0)
     text.label_rows(ax, np.arange(len(rows)) + 0.5, labels, importance)
-    canvas.label_columns(ax, [text.short(name) for name in names])
+    canvas.label_columns(ax, columns)
     ax.set_ylabel("arc into")
     canvas.colour_bar(ax, image, f"PIP, {of_outcome}" if of_outcome else "PIP")
     return ax

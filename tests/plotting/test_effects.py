@@ -5,7 +5,7 @@ import pytest
 from matplotlib.collections import LineCollection, QuadMesh
 
 from pyro_tbr.errors import DataError, TreeError
-from pyro_tbr.plotting import plot_effects, plot_loadings, plot_tree
+from pyro_tbr.plotting import plot_effect, plot_effects, plot_loadings, plot_tree
 from pyro_tbr.plotting.layout import tree_layout
 
 
@@ -125,3 +125,19 @@ WRONG = {
 def test_wrong_calls_say_what_and_how(call, message, learnt):
     with pytest.raises((DataError, TreeError), match=message):
         call(learnt[1])
+
+
+def test_leaves_where_the_effect_steps_are_named(crowded):
+    *_, posterior = crowded
+    ax = plot_effect(posterior, "z0")
+    leaves = _leaves(posterior)
+    bars = [part for part in ax.collections if isinstance(part, LineCollection)][:2]
+    segments = {line[0, 1]: line[:, 0] for part in bars for line in part.get_segments()}
+    lower, upper = np.array([segments[height] for height in range(len(leaves))]).T
+    root = next(line for line in ax.lines if line.get_label() == "root").get_xdata()[0]
+    apart = (lower[1:] > upper[:-1]) | (upper[1:] < lower[:-1])
+    alone = np.append(True, apart) & np.append(apart, True) & ((lower > root) | (upper < root))
+    black = {one.get_text() for one in ax.get_yticklabels() if one.get_color() == "#000000"}
+    assert alone.sum() > 5
+    assert {leaf for leaf, one in zip(leaves, alone, strict=True) if one} <= black
+    assert len(black) < 250
