@@ -44,7 +44,8 @@ def to_float64(
     if array.dtype.kind in "fiub":
         return np.array(array, dtype=np.float64, order="C")
     if array.dtype.kind not in "OUS":
-        raise DataError(f"{name} has dtype {array.dtype}: give real numbers")
+        what = "Complex data not supported" if array.dtype.kind == "c" else "no numbers"
+        raise DataError(f"{name} has dtype {array.dtype} ({what}): give real numbers")
     if array.dtype.kind in "US" and not isinstance(value, np.ndarray):
         array = np.asarray(value, dtype=object)  # numpy turned the numbers in it to text
     numbers = np.full(array.shape, np.nan)
