@@ -26,7 +26,7 @@ from pyro_tbr.posterior.prediction import Prediction, predicted
 from pyro_tbr.posterior.selection import exceedances, selected
 from pyro_tbr.posterior.summary import Summary, summarise
 from pyro_tbr.posterior.updating import updated
-from pyro_tbr.posterior.view import PosteriorView, check_number, require_gates
+from pyro_tbr.posterior.view import PosteriorView, check_number, check_seed, require_gates
 
 
 class Posterior(PosteriorView):
@@ -343,6 +343,7 @@ class Posterior(PosteriorView):
             changes act on the latents of the fit, gates are of those of the basis.
         """
         check_number(n, "n")
+        check_seed(seed)
         draws = self.draws(n, torch.Generator().manual_seed(seed))
         return {name: value.numpy() for name, value in self.user_draws(draws).items()}
 
