@@ -28,6 +28,9 @@ from pyro_tbr.data.sparse import SparseFeatures, is_sparse, sparse_of_frame
 from pyro_tbr.errors import DataError, ShapeError, TreeError
 from pyro_tbr.tree import Tree, match_labels
 from pyro_tbr.tree.labels import factorize_labels
+from pyro_tbr.tree.readers.naming import unknown_label
+
+_LOOKED_AT = 100  # rows that say whether arguments have changed places
 
 
 def align_training(
@@ -74,6 +77,7 @@ def read_rows(
 ) -> tuple[Rows, Schema]:
     """As :func:`align_training`, without what only the whole data set can tell."""
     x, index = read_table(x, "x")
+    _refuse_swapped(tree, x, y)
     table, names = _features(x, index)
     if 0 in table.shape:
         raise ShapeError(f"x has shape {tuple(table.shape)}: fitting needs rows and columns")
@@ -89,6 +93,27 @@ def read_rows(
         rounding_of(x, table.shape[1]),
     )
     return rows, Schema(names, table.shape[1], outcomes.names, ndim)
+
+
+def _refuse_swapped(tree: Tree, x: Any, y: Any) -> None:
+    """Refuses what are good arguments in another order."""
+    given = {"x": x, "y": y}
+    dims = [getattr(value, "ndim", None) for value in given.values()]
+    order = "the order is fit(model, x, y, env)"
+    if dims == [1, 2] and len(x) == len(y):
+        shapes = f"x has shape {tuple(x.shape)}, y {tuple(y.shape)}"
+        raise ShapeError(f"{shapes}: they seem to have changed places; {order}")
+    labels = y if isinstance(y, np.ndarray | pd.Series) else None
+    if labels is None and isinstance(y, list | tuple):
+        labels = np.array([label for label in y if isinstance(label, str)], dtype=object)
+    if labels is None or labels.ndim != 1 or not len(labels):
+        return
+    texts = [label for label in labels[:_LOOKED_AT] if isinstance(label, str)]
+    if texts and all(tree.find(text) is not None for text in texts):
+        raise DataError(
+            f"y holds nodes of the tree, first {texts[0]!r}: y and env seem to have changed "
+            f"places; {order}"
+        )
 
 
 def check_whole(
@@ -180,6 +205,11 @@ def align_env(tree: Tree, env: Any, order: RowOrder) -> Tensor:
         raise ShapeError(f"env has shape {env.shape}: give one label a row, shape ({order.size},)")
     one = isinstance(env, str | bytes) or not isinstance(env, Iterable)
     if one or (isinstance(env, tuple | frozenset) and tree.find(env) is not None):
+        if isinstance(env, str) and tree.find(env) is None:
+            raise TreeError(
+                f"env: {unknown_label(env, tree.nodes, 'nodes')}; one label stands for all rows, "
+                f"and a column of a table is table[{env!r}]"
+            )
         single = match_labels(tree, [env])
         return single.expand(order.size).clone()
     if not isinstance(env, Sized):
@@ -201,8 +231,13 @@ def align_groups(groups: Any, env_index: Tensor, order: RowOrder, *, learns: boo
         DataError: A label is missing, with ``learns`` no two rows share group and node, or the
             index of a Series does not fit those of the others.
     """
-    if isinstance(groups, str | bytes) or not hasattr(groups, "__len__"):
-        raise DataError(f"groups={groups!r} is no label for each row: give {len(env_index)} labels")
+    bad = isinstance(groups, str | bytes | Mapping | Set) or not hasattr(groups, "__len__")
+    if bad:
+        shown = repr(groups) if isinstance(groups, str | bytes) else type(groups).__name__
+        raise DataError(
+            f"groups: {shown} is no label for each row: give a list or Series of {len(env_index)} "
+            "labels, of a table its column"
+        )
     groups, index = read_table(groups, "groups")
     if isinstance(groups, pd.DataFrame) and groups.shape[1] == 1:
         groups = groups.iloc[:, 0]

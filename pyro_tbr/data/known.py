@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from numbers import Number
 from typing import Any
 
 import numpy as np
@@ -108,7 +109,7 @@ def align_known(
 
 def _aligned(schema: Schema, value: Any, name: str, order: RowOrder) -> Tensor:
     names, number = schema.outcome_names, len(schema.outcome_names)
-    if np.ndim(value) == 0 and not isinstance(value, str | bytes):
+    if isinstance(value, Number) or getattr(value, "ndim", 1) == 0:
         value = np.full(order.size, value)
     value, index = read_table(value, name)
     columns: tuple[Hashable, ...] | None = None
@@ -130,5 +131,5 @@ def _aligned(schema: Schema, value: Any, name: str, order: RowOrder) -> Tensor:
     bad, what, remedy = _REFUSED[name]
     refuse_cells(name, table, bad(table), what, remedy, columns, order.index)
     if name == _WEIGHTS and not table.any():
-        raise DataError("row_weights are all 0, so no row counts: give some weight to some rows")
+        raise DataError("row_weights are all zero, so no row counts: give some weight to some rows")
     return torch.from_numpy(np.repeat(table, number, axis=1) if table.shape[1] == 1 else table)

@@ -1,6 +1,6 @@
 """Numbers from whatever holds them: float64 copies, and the place of what is no number."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence, Set
 from numbers import Number
 from typing import Any
 
@@ -40,11 +40,13 @@ def to_float64(
     except ValueError as error:
         raise ShapeError(f"{name} has rows of different lengths: give a table") from error
     if array.ndim == 0:
-        raise ShapeError(f"{name} is a single {type(value).__name__}: give an array of numbers")
+        remedy = _remedy(value, name)
+        raise ShapeError(f"{name} is a single {type(value).__name__}: {remedy}")
     if array.dtype.kind in "fiub":
         return np.array(array, dtype=np.float64, order="C")
     if array.dtype.kind not in "OUS":
-        raise DataError(f"{name} has dtype {array.dtype}: give real numbers")
+        what = "Complex data not supported" if array.dtype.kind == "c" else "no numbers"
+        raise DataError(f"{name} has dtype {array.dtype} ({what}): give real numbers")
     if array.dtype.kind in "US" and not isinstance(value, np.ndarray):
         array = np.asarray(value, dtype=object)  # numpy turned the numbers in it to text
     numbers = np.full(array.shape, np.nan)
@@ -58,7 +60,7 @@ def to_float64(
         else:
             bad[place] = cell is not None and cell is not pd.NA
     if bad.any():
-        values = tuple(dict.fromkeys(array[bad].tolist()))
+        values = list({repr(cell): cell for cell in array[bad].tolist()}.values())
         hint = "categories need a column each, as pd.get_dummies makes them"
         if name == "y":
             hint = "two classes are 0 and 1, with likelihood='bernoulli'"
@@ -66,9 +68,26 @@ def to_float64(
         raise DataError(
             f"{name} has {bad.sum()} cell(s) that are no numbers, first "
             f"{cell_text(array[place], place, columns, index)}; such values are "
-            f"{listed(values, 4)}: give numbers (text, such as '1.5', is not converted; {hint})"
+            f"{listed(values, 4)}: give numbers (text, such as '1.5', is not converted, "
+            f"pd.to_numeric does it; {hint})"
         )
     return numbers
+
+
+def _remedy(value: Any, name: str) -> str:
+    """What to give in place of what is no array."""
+    if isinstance(value, str | bytes):
+        return (
+            f"for {value!r} give the column itself, table[{value!r}]; a file is to be read first, "
+            "such as by pd.read_csv"
+        )
+    if isinstance(value, Mapping):
+        return f"of a dict of columns pd.DataFrame({name}) makes a table"
+    if isinstance(value, Set):
+        return "its order means nothing; give a list"
+    if isinstance(value, Iterator):
+        return f"it can be gone through only once; give list({name})"
+    return "give an array of numbers"
 
 
 def check_size(

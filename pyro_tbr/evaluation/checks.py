@@ -1,6 +1,7 @@
 """What all metrics share: arrays from whatever is given, and checks that name the culprit."""
 
 from importlib import import_module
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -50,5 +51,7 @@ def check_range(name: str, value: float, low: float, high: float) -> None:
 
 def check_count(name: str, value: int, least: int, what: str) -> None:
     """Raises a ShapeError where a count is too small for what needs it."""
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise DataError(f"{name}={value!r} must be a whole number")
     if value < least:
         raise ShapeError(f"{name} is {value!r}, but {what} needs at least {least}; raise it")

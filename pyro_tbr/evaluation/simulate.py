@@ -169,6 +169,10 @@ def simulate(
 
     streams = [np.random.default_rng(one) for one in np.random.SeedSequence(seed).spawn(8)]
     for_tree, for_weights, for_mixing, for_rows, for_missing, for_small, for_law = streams[:7]
+    if tree is not None and not isinstance(tree, Tree):
+        raise DataError(
+            f"tree must be a pyro_tbr.Tree or None, got {type(tree).__name__}: see Tree.from_*"
+        )
     if tree is None:
         check_count("num_leaves", num_leaves, 2, "a tree")
         tree = _draw_tree(num_leaves, shape, for_tree, streams[7] if use_lengths else None)

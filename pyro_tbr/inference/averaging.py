@@ -28,7 +28,7 @@ from pyro_tbr.inference.rotation.search import (
 )
 from pyro_tbr.posterior import Posterior
 from pyro_tbr.posterior.rivals import SAME_BASIS, aligned, distinct
-from pyro_tbr.posterior.view import check_number
+from pyro_tbr.posterior.view import check_number, check_posterior
 from pyro_tbr.progress import stage, step, working
 
 _STEPS = 500  # of Adam for the sparse weights that a basis starts from
@@ -226,6 +226,7 @@ def _settled(guide: TreeGuide, nodes: Tensor, stats: Statistics, start: Candidat
 
 def _check(posterior: Posterior, max_bases: int, max_gap: float) -> None:
     """Refuses what cannot be averaged, before any work."""
+    check_posterior(posterior)
     check_number(max_bases, "max_bases")
     number = isinstance(max_gap, Real) and not isinstance(max_gap, bool)
     if not number or not 0 <= max_gap < math.inf:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 
@@ -65,11 +67,15 @@ class FitOptions:
             holds = isinstance(value, int) and value >= least
             rules.append((name, holds, f"a whole number >= {least}"))
         rules += [
-            ("max_steps", self.max_steps is None or self.max_steps >= 1, "at least 1"),
-            ("num_threads", self.num_threads is None or self.num_threads >= 1, "at least 1"),
+            ("max_steps", _is_number(self.max_steps, least=1), "a number, at least 1, or None"),
+            ("num_threads", _is_number(self.num_threads, least=1), "a number, at least 1, or None"),
             ("cross_fit", self.cross_fit in (None, 0, *range(2, 21)), "None, 0, or 2 to 20"),
-            ("encoder_lr", self.encoder_lr is None or self.encoder_lr > 0, "positive"),
-            ("validation_share", 0 < self.validation_share < 1, "above 0 and below 1"),
+            ("encoder_lr", _is_number(self.encoder_lr, above=0), "a positive number, or None"),
+            (
+                "validation_share",
+                isinstance(self.validation_share, Real) and 0 < self.validation_share < 1,
+                "above 0 and below 1",
+            ),
             ("dtype", self.dtype in _DTYPES, f"one of {sorted(_DTYPES)}"),
         ]
         for name, holds, must in rules:
@@ -87,3 +93,10 @@ class FitOptions:
     def torch_dtype(self) -> torch.dtype:
         """The dtype as torch's."""
         return _DTYPES[self.dtype]
+
+
+def _is_number(value: object, *, least: float = -math.inf, above: float = -math.inf) -> bool:
+    """``None``, which leaves it open, or a number in range."""
+    if value is None:
+        return True
+    return isinstance(value, Real) and float(value) >= least and float(value) > above

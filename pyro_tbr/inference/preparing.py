@@ -100,16 +100,18 @@ def prepare(
 ) -> Prepared:
     """Checks and aligns what :func:`fit` is given; refuses as it says there."""
     if not isinstance(model, TreeModel):
+        got = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
         raise DataError(
-            f"model must be a pyro_tbr.TreeModel, got {type(model).__name__}: fit(model, x, y, env)"
+            f"model must be a pyro_tbr.TreeModel, got {got}: fit(TreeModel(tree, latent_dim), x, y,"
+            " env)"
         )
     options = FitOptions() if options is None else options
     if model.chooses_latent_dim and isinstance(start, Posterior):
         model = model.with_latent_dim(start.model.latent_dim)
     if not isinstance(options, FitOptions):
+        got = "the class" if isinstance(options, type) else type(options).__name__
         raise DataError(
-            f"options must be a pyro_tbr.FitOptions, got {type(options).__name__}: "
-            "FitOptions(restarts=16), say"
+            f"options must be a pyro_tbr.FitOptions, got {got}: FitOptions(restarts=16), say"
         )
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, Integral)):
         raise DataError(f"seed={seed!r} must be a whole number, or None for another one each time")

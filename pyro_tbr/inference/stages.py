@@ -303,4 +303,9 @@ def make_guide(
         return MeanFieldGuide(head, nodes).to(device)
     if isinstance(kind, type) and issubclass(kind, Guide):
         return kind(head, nodes).to(device)
-    raise DataError(f"guide={kind!r} is not known: use 'tree', 'mean_field' or a Guide class")
+    shown = repr(kind)
+    if isinstance(kind, Guide):
+        shown = f"<a {type(kind).__name__}>"
+    raise DataError(
+        f"guide={shown} is not known: use 'tree', 'mean_field' or a Guide class, not an object"
+    )

@@ -28,10 +28,15 @@ def split_columns(X: Any, columns: Mapping[str, Hashable]) -> tuple[Any, ...]:
             "X is a sparse matrix, which has no column of labels: give a DataFrame "
             "(pandas.DataFrame.sparse.from_spmatrix) with one"
         )
+    if hasattr(X, "__array__") and not hasattr(X, "ndim"):
+        X = np.asarray(X)
     if not hasattr(X, "ndim"):  # an array of objects, so that numbers beside labels stay numbers
         X = np.array([list(row) for row in X], dtype=object)
     if X.ndim != 2:
-        raise ShapeError(f"X has shape {tuple(X.shape)}: give a table (rows, columns)")
+        raise ShapeError(
+            f"X has shape {tuple(X.shape)}: give a table (rows, columns). Reshape your data, a "
+            "single row by X.reshape(1, -1)"
+        )
     places = {argument: _place(X, argument, column) for argument, column in columns.items()}
     if len(set(places.values())) < len(places):
         column = next(iter(columns.values()))

@@ -27,15 +27,16 @@ from pyro_tbr.tree import Tree
 from pyro_tbr.tree.readers.naming import listed
 
 try:
-    from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
-    from sklearn.utils.validation import check_is_fitted
+    from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, TransformerMixin
+    from sklearn.utils.multiclass import type_of_target
+    from sklearn.utils.validation import check_is_fitted, column_or_1d
 except ImportError as error:
     raise ImportError(
         "TreeRegressor and TreeClassifier need scikit-learn: pip install pyro-tbr[sklearn]"
     ) from error
 
 
-class _TreeEstimator(BaseEstimator):
+class _TreeEstimator(TransformerMixin, BaseEstimator):
     """What regressor and classifier share; abstract."""
 
     def __init__(
@@ -76,8 +77,14 @@ class _TreeEstimator(BaseEstimator):
             raise DataError(
                 f"tree must be a pyro_tbr.Tree, got {type(self.tree).__name__}: see Tree.from_*"
             )
+        _require_outcomes(self, y)
         X, _ = read_table(X, "X")
         features, env, others = self._split(X)
+        if not features.shape[1]:
+            raise ShapeError(
+                f"X has 0 feature(s) (shape={features.shape}) while a minimum of 1 is required, "
+                "beside columns of labels"
+            )
         y, _ = read_table(y, "y")
         both = isinstance(features, pd.DataFrame) and isinstance(y, pd.Series | pd.DataFrame)
         if both and len(y) == len(features):  # rows by position, scikit-learn's way
@@ -120,9 +127,22 @@ class _TreeEstimator(BaseEstimator):
         return self.posterior_
 
     def _predict(self, X: Any) -> Prediction:
-        features, env, others = self._split(X)
+        posterior = self._fitted()
+        features, env, others = self._split(self._as_fitted(X))
         others.pop("groups", None)
-        return self._fitted().predict(features, env, **others)
+        return posterior.predict(features, env, **others)
+
+    def _as_fitted(self, X: Any) -> Any:
+        """Rows with as many columns as in ``fit``, where they cannot go by their names."""
+        X, _ = read_table(X, "X")
+        shape: tuple[int, ...] = tuple(getattr(X, "shape", ()))
+        known = self.n_features_in_
+        if len(shape) == 2 and shape[1] != known and not isinstance(X, pd.DataFrame):
+            raise ShapeError(
+                f"X has {shape[1]} features, but {type(self).__name__} is expecting {known} "
+                "features as input, columns of labels among them: give those of fit, in their order"
+            )
+        return X
 
     @property
     def pip_(self) -> pd.DataFrame:
@@ -130,8 +150,30 @@ class _TreeEstimator(BaseEstimator):
         return self._fitted().pips()
 
     def transform(self, X: Any) -> Any:
-        """Latents (N, K) of rows; columns of labels are ignored, but have to be there."""
-        return self._fitted().encode(self._split(X)[0])
+        """Latents (N, K) of rows; columns of labels are ignored, but have to be there.
+
+        A DataFrame where ``X`` is one, else an array, unless ``set_output`` says otherwise.
+        """
+        posterior = self._fitted()
+        z = posterior.encode(self._split(self._as_fitted(X))[0])
+        return z if isinstance(X, pd.DataFrame) else np.asarray(z)
+
+    def get_feature_names_out(self, input_features: Any = None) -> Any:
+        """Names of the latents, (K,); ``input_features`` must be those of ``fit`` where given."""
+        posterior = self._fitted()
+        if input_features is not None:
+            given, number = list(input_features), self.n_features_in_
+            if len(given) != number:
+                raise DataError(
+                    f"input_features should have length equal to the number of features ({number}),"
+                    f" got {len(given)}: leave it out"
+                )
+            if given != list(getattr(self, "feature_names_in_", given)):
+                raise DataError(
+                    f"input_features is not equal to feature_names_in_: {listed(given)}, where fit "
+                    f"had {listed(self.feature_names_in_)}; leave it out"
+                )
+        return np.array(posterior.latent_names[: posterior.model.latent_dim], dtype=object)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -141,8 +183,17 @@ class _TreeEstimator(BaseEstimator):
         return tags
 
 
+def _require_outcomes(estimator: _TreeEstimator, y: Any) -> None:
+    if y is None:
+        name = type(estimator).__name__
+        raise DataError(f"{name} requires y to be passed, but the target y is None")
+
+
 class TreeRegressor(RegressorMixin, _TreeEstimator):
     """Regression whose latents' effects change sparsely along a tree of environments.
+
+    A transformer too: ``transform`` and ``fit_transform`` give the latents of rows, by the names of
+    ``get_feature_names_out``, and ``set_output(transform="pandas")`` says in which form.
 
     Args:
         tree: The environments, a :class:`pyro_tbr.Tree`.
@@ -160,7 +211,8 @@ class TreeRegressor(RegressorMixin, _TreeEstimator):
         posterior_: The :class:`pyro_tbr.Posterior` of the fit.
         pip_: Its inclusion probabilities.
         n_features_in_: Columns of ``X``, those of labels included.
-        feature_names_in_: Their names, where ``X`` was a DataFrame with texts for names.
+        feature_names_in_: Their names, where ``X`` was a DataFrame with texts for names. Later
+            tables are read by them, in any order, and what they have beside them is ignored.
 
     Example:
         >>> from pyro_tbr.evaluation import simulate
@@ -241,18 +293,22 @@ class TreeClassifier(ClassifierMixin, _TreeEstimator):
                 f"likelihood={self.likelihood!r}: TreeClassifier has that of two classes; leave it "
                 "out, or use TreeRegressor"
             )
+        _require_outcomes(self, y)
         labels = np.asarray(y)
         if labels.ndim == 2 and labels.shape[1] == 1:
-            labels = labels[:, 0]
+            labels = column_or_1d(labels, warn=True)  # scikit-learn's own words
         if labels.ndim != 1:
             raise ShapeError(f"y has shape {labels.shape}: give one class a row, (N,)")
         if pd.isna(labels).any():
             raise DataError(f"y has {pd.isna(labels).sum()} missing class(es): drop their rows")
         classes, codes = np.unique(labels, return_inverse=True)
         if len(classes) != 2:
+            with np.errstate(invalid="ignore"):
+                kind = type_of_target(labels)
             raise DataError(
-                f"y has {len(classes)} class(es), {listed(classes.tolist())}: TreeClassifier "
-                "needs exactly two"
+                f"y has {len(classes)} class(es), {listed(classes.tolist(), 4)}: TreeClassifier "
+                "needs exactly two. Only binary classification is supported. The type of the "
+                f"target is {kind}" + ("; use TreeRegressor" if kind == "continuous" else "")
             )
         self._fit(X, codes.astype(float), "bernoulli", sample_weight)
         self.classes_ = classes

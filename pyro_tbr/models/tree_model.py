@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Hashable, Mapping, Sequence
+from numbers import Integral
+from typing import Any
 
 import pyro
 import torch
 from torch import Tensor, nn
 
+from pyro_tbr.data import SparseFeatures
 from pyro_tbr.errors import DataError, ShapeError
 from pyro_tbr.heads.head import Head
 from pyro_tbr.heads.likelihoods import LIKELIHOODS, Likelihood, MixedLikelihood
@@ -26,6 +29,7 @@ from pyro_tbr.tree import Tree
 from pyro_tbr.tree.readers.naming import listed
 
 INTERCEPT = "intercept"  # the name of its weights
+_OF_A_POSTERIOR = ("fit", "predict", "pips", "deltas", "encode", "score", "summary", "save")
 
 
 class TreeModel(LocalParamsModule):
@@ -80,12 +84,13 @@ class TreeModel(LocalParamsModule):
                 f"tree must be a pyro_tbr.Tree, got {type(tree).__name__}: make one by "
                 "Tree.from_parents, from_networkx, from_newick, from_taxonomy or from_linkage"
             )
-        whole = isinstance(latent_dim, int) and latent_dim >= 1
-        if latent_dim is not None and not whole:
+        whole = isinstance(latent_dim, Integral) and not isinstance(latent_dim, bool)
+        if latent_dim is not None and not (whole and latent_dim >= 1):
             raise DataError(
                 f"latent_dim={latent_dim!r} must be a whole number, 1 or more, or None to have it "
                 "chosen"
             )
+        latent_dim = None if latent_dim is None else int(latent_dim)
         self.tree, self._latent_dim, self.intercept = tree, latent_dim, bool(intercept)
         module = "a torch module from (N, D) to (N, latent_dim)"
         _check_known(encoder, ENCODERS, nn.Module, "encoder", module)
@@ -108,6 +113,17 @@ class TreeModel(LocalParamsModule):
         self._feature_names: tuple[str, ...] = ()  # where they name the latents
         if num_features is not None and num_outcomes is not None:
             self.build(num_features, num_outcomes)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError as error:
+            if name not in _OF_A_POSTERIOR:
+                raise
+            raise AttributeError(
+                f"a TreeModel has no {name!r}: posterior = fit(model, x, y, env) fits it, and "
+                "what came out is asked of the posterior"
+            ) from error
 
     @property
     def latent_dim(self) -> int:
@@ -290,6 +306,12 @@ class TreeModel(LocalParamsModule):
                 "the model does not know its sizes yet: call model.build(num_features, "
                 "num_outcomes), or give both to TreeModel"
             )
+        for argument, value in {"x": x, "env_index": env_index}.items():
+            if not isinstance(value, Tensor | SparseFeatures):
+                raise DataError(
+                    f"{argument} is of type {type(value).__name__}: the model itself takes tensors,"
+                    " env_index places in tree.nodes; tables and labels are for fit and predict"
+                )
         z = pyro.deterministic("z", self.encoder(x), event_dim=2)
         return self.head(self.design(z), env_index, y, terms)
 

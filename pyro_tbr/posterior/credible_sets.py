@@ -37,7 +37,7 @@ import torch
 from numpy.typing import NDArray
 
 from pyro_tbr.errors import DataError
-from pyro_tbr.posterior.view import PosteriorView, check_number, require_gates
+from pyro_tbr.posterior.view import PosteriorView, check_number, is_real, require_gates
 
 _SEED = 577_215
 _LEAST_PIP = 0.002  # arcs below are in no set
@@ -66,9 +66,9 @@ def credible_set_table(
 ) -> pd.DataFrame:
     """See ``Posterior.credible_sets``."""
     require_gates(view, "credible_sets()")
-    if not 0 < coverage < 1:
-        raise DataError(f"coverage={coverage!r} must be above 0 and below 1, such as 0.95")
-    if min_purity is not None and not 0 <= min_purity <= 1:
+    if not (is_real(coverage) and 0 < coverage < 1):
+        raise DataError(f"coverage={coverage!r} must be a number above 0 and below 1, such as 0.95")
+    if min_purity is not None and not (is_real(min_purity) and 0 <= min_purity <= 1):
         raise DataError(f"min_purity={min_purity!r} must be from 0 to 1, such as 0.25, or None")
     check_number(num_draws, "num_draws")
     # An arc without data below changed with the prior's probability: no discovery.

@@ -25,7 +25,7 @@ from pyro_tbr.posterior.model_check import ModelCheck
 from pyro_tbr.posterior.prediction import Prediction, predicted
 from pyro_tbr.posterior.summary import Summary, summarise
 from pyro_tbr.posterior.updating import updated
-from pyro_tbr.posterior.view import check_number
+from pyro_tbr.posterior.view import check_number, check_seed
 
 
 class Posterior(ChangeAnswers, FeatureAnswers):
@@ -203,6 +203,7 @@ class Posterior(ChangeAnswers, FeatureAnswers):
             changes act on the latents of the fit, gates are of those of the basis.
         """
         check_number(n, "n")
+        check_seed(seed)
         draws = self.draws(n, torch.Generator().manual_seed(seed))
         return {name: value.numpy() for name, value in self.user_draws(draws).items()}
 

@@ -26,7 +26,7 @@ from pyro_tbr.posterior.form import Form
 from pyro_tbr.posterior.mixture import Mixture, drawn, quantiles
 from pyro_tbr.posterior.places import Places, places_of
 from pyro_tbr.posterior.scoring import score_table
-from pyro_tbr.posterior.view import PosteriorView, check_level, check_number
+from pyro_tbr.posterior.view import PosteriorView, check_level, check_number, check_seed
 
 _CHUNK_ELEMENTS = 1_000_000  # rows are taken in chunks of about this many numbers: fits caches
 
@@ -44,6 +44,7 @@ def predicted(
     """See ``Posterior.predict``."""
     check_number(num_draws, "num_draws")
     check_level(level)
+    check_seed(seed)
     design, index = view.align_design(x)
     order = RowOrder(len(design)).or_of(x=x, env=env, **given)
     places = places_of(view, env, order)
@@ -171,6 +172,7 @@ class Prediction:
         The rows of a draw share their weights, so sums and differences over rows are right too.
         """
         check_number(n, "n")
+        check_seed(seed)
         scaling = self._view.scaling
         generator = torch.Generator().manual_seed(seed)
         pick = torch.randint(self._num_draws, (n,), generator=generator)

@@ -11,7 +11,7 @@ from pyro_tbr.heads.likelihoods import GaussianLikelihood
 from pyro_tbr.heads.sampling import SUPPORTED_PRIORS, run_chains
 from pyro_tbr.posterior.convergence import convergence_table, warn_unconverged
 from pyro_tbr.posterior.posterior import Posterior
-from pyro_tbr.posterior.view import check_number
+from pyro_tbr.posterior.view import check_number, check_posterior
 from pyro_tbr.progress import stage, working
 
 _LEAST_CHAINS, _LEAST_SWEEPS = 2, 40
@@ -81,6 +81,7 @@ def sample_posterior(
 
 def _check(posterior: Posterior, num_chains: int, num_sweeps: int) -> None:
     """Refuses what cannot be sampled, before any work."""
+    check_posterior(posterior)
     check_number(num_chains, "num_chains", _LEAST_CHAINS)
     check_number(num_sweeps, "num_sweeps", _LEAST_SWEEPS)
     if isinstance(posterior.guide, AveragedGuide):

@@ -52,6 +52,7 @@ def save_view(view: PosteriorView, path: str | os.PathLike[str]) -> None:
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """A file to write; one that is there is replaced once the new one is complete."""
+    _check_path(path)
     target = Path(path).resolve()  # through links: these stay
     if not target.parent.is_dir():
         raise FileNotFoundError(f"{str(path)!r}: there is no folder {str(target.parent)!r}")
@@ -66,6 +67,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
 
 def read_parts(path: str | os.PathLike[str], encoder: nn.Module | None) -> dict[str, Any]:
     """Arguments of the posterior in a file; see ``load``."""
+    _check_path(path)
     content = _read(path)
     parts = {name: from_plain(part) for name, part in content["posterior"].items()}
     schema, scaling = Schema(**parts["schema"]), Scaling(**parts["scaling"])
@@ -80,6 +82,14 @@ def read_parts(path: str | os.PathLike[str], encoder: nn.Module | None) -> dict[
         "row_counts": parts["row_counts"],
         "report": _report_of(parts["report"]),
     }
+
+
+def _check_path(path: object) -> None:
+    if not isinstance(path, str | os.PathLike):
+        raise DataError(
+            f"path must be the name of a file, got {type(path).__name__}: "
+            "posterior.save('fit.pt'), then pyro_tbr.load('fit.pt')"
+        )
 
 
 def _content(view: PosteriorView) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pyro_tbr.errors import DataError
 from pyro_tbr.posterior.identification import identify
 from pyro_tbr.posterior.tables import deltas, long_table
-from pyro_tbr.posterior.view import PosteriorView, require_gates
+from pyro_tbr.posterior.view import PosteriorView, is_real, require_gates
 
 _NUM_DRAWS = 4000
 _SEED = 314_159
@@ -56,8 +56,8 @@ def select_at_fdr(pips: Any, fdr: float, order_by: Any = None) -> Selection:
         Newton, Noueiry, Sarkar & Ahlquist, Biostatistics 5 (2004) 155; Mueller, Parmigiani, Robert
         & Rousseau, JASA 99 (2004) 990.
     """
-    if not 0 <= fdr < 1:
-        raise DataError(f"fdr={fdr!r} must be from 0 to below 1, such as 0.05")
+    if not (is_real(fdr) and 0 <= fdr < 1):
+        raise DataError(f"fdr={fdr!r} must be a number from 0 to below 1, such as 0.05")
     values = np.asarray(pips, dtype=np.float64)
     if values.ndim != 1:
         raise DataError(f"pips: one dimension expected, received {values.shape}; give pips.ravel()")
@@ -93,7 +93,7 @@ def selected(view: PosteriorView, fdr: float) -> pd.DataFrame:
 @torch.no_grad()
 def exceedances(view: PosteriorView, threshold: float) -> pd.DataFrame:
     """See ``Posterior.exceedance``."""
-    if not 0 <= threshold < float("inf"):
+    if not (is_real(threshold) and 0 <= threshold < float("inf")):
         raise DataError(f"threshold={threshold!r} must be a finite number, 0 or more")
     limit = threshold / view.weight_unit
     # By draws: given inclusion a change can have several modes, and without data heavy tails.

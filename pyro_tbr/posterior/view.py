@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, TypeVar
 
 import pandas as pd
@@ -260,10 +260,31 @@ def check_number(number: int, argument: str, least: int = 1) -> None:
         raise DataError(f"{argument}={number!r} must be a whole number, {least} or more")
 
 
+def is_real(number: object) -> bool:
+    """Whether it can be compared with a bound: text and None cannot."""
+    return isinstance(number, Real) and not isinstance(number, bool)
+
+
+def check_seed(seed: int) -> None:
+    """Refuses what is no seed of draws from a posterior."""
+    if not isinstance(seed, Integral) or isinstance(seed, bool):
+        raise DataError(f"seed={seed!r} must be a whole number, such as 0: the draws are its own")
+
+
+def check_posterior(posterior: object) -> None:
+    """Refuses what is no posterior, such as a model that is not fitted yet."""
+    if not isinstance(posterior, PosteriorView):
+        way_out = ": fit it first, posterior = fit(model, x, y, env)"
+        raise DataError(
+            f"posterior must be a pyro_tbr.Posterior, got {type(posterior).__name__}"
+            + (way_out if isinstance(posterior, TreeModel) else ", which fit and load return")
+        )
+
+
 def check_level(level: float) -> None:
     """Refuses what is no probability of an interval."""
-    if not 0 < level < 1:
-        raise DataError(f"level={level!r} must be above 0 and below 1, such as 0.9")
+    if not (is_real(level) and 0 < level < 1):
+        raise DataError(f"level={level!r} must be a number above 0 and below 1, such as 0.9")
 
 
 def require_gates(view: PosteriorView, call: str) -> None:

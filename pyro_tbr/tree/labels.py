@@ -131,6 +131,8 @@ def _unknown_labels(
         many = f"{count} rows, first {row}" if count > 1 else f"row {row}"
         texts[place] = f"{_shown(label, node)} ({many}; {hint})"
     way_out = "correct the labels, or add nodes to the tree"
+    if all(nearest(label) is None for label in bad[:MAX_SHOWN]):
+        way_out = f"nodes are {listed(tree.nodes, 5)}: {way_out}"
     by_text = {folded(node): node for node in tree.nodes}
     for label in bad:  # if types differ, printed lists would look the same
         node = by_text.get(folded(label), label)

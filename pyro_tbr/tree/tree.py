@@ -65,11 +65,17 @@ class Tree(TreeForms):
     def __init__(
         self,
         nodes: Iterable[Node],
-        parents: Iterable[int],
+        parents: Iterable[int] | None = None,
         lengths: Iterable[float | None] | None = None,
         labels: Mapping[Node, str] | None = None,
         support: Mapping[Node, float] | None = None,
     ):
+        if parents is None:
+            raise TreeError(
+                f"nodes: {type(nodes).__name__} alone is no tree: use Tree.from_parents"
+                "({child: parent}), from_children({parent: [children]}), from_newick, "
+                "from_networkx, from_taxonomy or from_linkage"
+            )
         nodes, parents = tuple(nodes), tuple(int(parent) for parent in parents)
         lengths = (None,) * len(parents) if lengths is None else tuple(lengths)
         index = {node: i for i, node in enumerate(nodes)}

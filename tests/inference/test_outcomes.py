@@ -271,7 +271,7 @@ WRONG = {
     "negative weights": (
         "poisson", {"row_weights": -1.0}, DataError, "row_weights has 400.*below 0",
     ),
-    "no weight at all": ("poisson", {"row_weights": 0.0}, DataError, "row_weights are all 0"),
+    "no weight at all": ("poisson", {"row_weights": 0.0}, DataError, "row_weights are all zero"),
     "negative errors": ("gaussian", {"y_se": -1.0}, DataError, "y_se has 400.*below 0"),
 }  # fmt: skip
 

@@ -134,6 +134,45 @@ def test_pipeline_and_grid(sim, frame):
     assert grid.best_estimator_["tree"].pip_.shape[0] == sim.tree.num_arcs
 
 
+def test_latents_are_features_of_what_comes_next(sim, frame):
+    model = regressor(sim)
+    with pytest.raises(NotFittedError):
+        model.get_feature_names_out()
+    latents = model.fit_transform(frame, sim.y)
+    assert latents.index.equals(frame.index)
+    names = model.get_feature_names_out()
+    assert names.tolist() == list(latents.columns) == ["z0", "z1"]
+    assert model.get_feature_names_out(frame.columns).tolist() == ["z0", "z1"]
+    np.testing.assert_array_equal(latents, model.posterior_.encode(frame[["a", "b"]]))
+    rows = frame.to_numpy(dtype=object)
+    by_place = regressor(sim, env_column=1).set_output(transform="pandas")
+    found = by_place.fit(rows, sim.y).transform(rows)
+    assert isinstance(found, pd.DataFrame)
+    assert list(found.columns) == ["z0", "z1"]
+    assert isinstance(by_place.set_output(transform="default").transform(rows), np.ndarray)
+    pipeline = Pipeline([("tree", regressor(sim)), ("scale", StandardScaler())])
+    scaled = pipeline.set_output(transform="pandas").fit_transform(frame, sim.y)
+    np.testing.assert_allclose(scaled.std(ddof=0), 1)
+    assert pipeline.get_feature_names_out().tolist() == ["z0", "z1"]
+    for wrong, message in (
+        (["a"], r"length equal to the number of features \(3\), got 1"),
+        (["a", "b", "leaf"], "not equal to feature_names_in_"),
+    ):
+        with pytest.raises(DataError, match=message):
+            model.get_feature_names_out(wrong)
+    with pytest.raises(ShapeError, match="X has 2 features, but TreeRegressor is expecting 3"):
+        by_place.predict(rows[:, :2])
+
+
+def test_latents_as_polars_without_pandas_in_between(sim, frame):
+    polars = pytest.importorskip("polars", reason="pip install polars")
+    table = polars.DataFrame({name: frame[name].to_list() for name in frame})
+    model = regressor(sim).set_output(transform="polars").fit(table, sim.y)
+    latents = model.transform(table)
+    assert isinstance(latents, polars.DataFrame)
+    assert latents.columns == ["z0", "z1"]
+
+
 def test_environment_by_position_in_arrays(sim, frame):
     expected = regressor(sim).fit(frame, sim.y).predict(frame)
     table = frame.to_numpy(dtype=object)
@@ -267,6 +306,17 @@ WRONG = {
         lambda s, f: regressor(s).fit(f.assign(leaf="leaf9"), s.y),
         TreeError,
         "'leaf9'",
+    ),
+    "no outcomes": (lambda s, f: regressor(s).fit(f, None), DataError, "requires y to be passed"),
+    "nothing but labels": (
+        lambda s, f: regressor(s).fit(f[["leaf"]], s.y),
+        ShapeError,
+        r"0 feature\(s\) .*labels",
+    ),
+    "numbers for classes": (
+        lambda s, f: TreeClassifier(s.tree, env_column="leaf").fit(f, s.y),
+        DataError,
+        "type of the target is continuous; use TreeRegressor",
     ),
     "classes": (
         lambda s, f: TreeClassifier(s.tree, env_column="leaf").fit(f, f["leaf"]),

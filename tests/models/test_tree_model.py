@@ -401,3 +401,19 @@ def test_an_encoder_module_is_trained_too():
     svi.step(x, env, y)
     assert not torch.equal(model.encoder.module.weight, before)
     assert not list(pyro.get_param_store().keys())
+
+
+@pytest.mark.parametrize("gates", ["separate", "grouped"])
+@pytest.mark.parametrize("spike_scale", [0.0, None])
+def test_gates_are_refused_where_numbers_are_moved(gates, spike_scale, users_store):
+    """By NUTS and autoguides; what a gate is drawn from stays a distribution like any other."""
+    prior = SpikeSlabPrior(gates=gates, spike_scale=spike_scale)
+    model = TreeModel(SMALL_TREES["cherry"], 1, "identity", prior, num_features=1, num_outcomes=2)
+    data = torch.zeros(4, 1), torch.tensor([1, 1, 2, 2]), torch.zeros(4, 2)
+    words = "NUTS, HMC .* prior=HorseshoePrior.. or GaussianPrior.*sample_posterior"
+    with pytest.raises(DataError, match=words):
+        MCMC(NUTS(model), num_samples=1, warmup_steps=1, disable_progbar=True).run(*data)
+    with pytest.raises(DataError, match=words):
+        SVI(model, AutoNormal(model), pyro.optim.Adam({}), Trace_ELBO()).step(*data)
+    gates = Predictive(model, num_samples=5)(*data[:2])["gates"]
+    assert set(gates.unique().tolist()) <= {0.0, 1.0}

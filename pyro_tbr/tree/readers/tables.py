@@ -78,6 +78,11 @@ def _of_rows(
 ) -> TreeParts:
     """A tree from rows, lengths by child where there are some; hints are those of ``arrange``."""
     if lengths is not None:
+        if not isinstance(lengths, Mapping | pd.Series):
+            raise TreeError(
+                f"lengths: expected a mapping child -> length, received {type(lengths).__name__}; "
+                "a list of pairs may have lengths as a third entry of each row"
+            )
         by_child = dict(lengths.items())
         refuse_rounded("lengths", by_child, "entry")
         rows = [(child, parent, by_child.pop(child, None)) for child, parent, _ in rows]
@@ -179,8 +184,8 @@ def _as_rows(parents: Any) -> tuple[list[Row], int, Sequence[Hashable]]:
     if is_other or not isinstance(parents, Iterable):
         raise TreeError(
             "parents: expected a mapping child -> parent or a table of two columns, received "
-            f"{type(parents).__name__}; for graphs use Tree.from_networkx, for text "
-            "Tree.from_newick, and a list in place of a set"
+            f"{type(parents).__name__}; for graphs use Tree.from_networkx, for Newick text "
+            "Tree.from_newick, for a csv file pd.read_csv first, and a list in place of a set"
         )
     if isinstance(parents, Mapping | pd.Series):
         return [(child, parent, None) for child, parent in parents.items()], 2, names
@@ -195,6 +200,7 @@ def _as_rows(parents: Any) -> tuple[list[Row], int, Sequence[Hashable]]:
             raise TreeError(
                 f"parents: expected columns child, parent and perhaps length, received "
                 f"{width}: {listed(parents.columns)}; select them"
+                + (", by reset_index() where children are the index" if width == 1 else "")
             )
     else:
         table = parents.tolist() if isinstance(parents, np.ndarray) else list(parents)
