@@ -362,6 +362,8 @@ class Guide(LocalParamsModule):
 
         There the spread of the hyperparameters is much of the uncertainty.
         """
+        if bool(self.informed_arcs.all()):
+            return draws
         prior = self.head.prior.draw_changes(draws, generator)
         known = self.informed_arcs.reshape(-1, 1, 1)
         return draws | {name: torch.where(known, draws[name], new) for name, new in prior.items()}

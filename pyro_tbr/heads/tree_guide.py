@@ -222,10 +222,11 @@ class TreeGuide(TreeState):
 
     def sample(self, num_samples: int, generator: Generator) -> dict[str, Tensor]:
         """See :meth:`Guide.sample`; arcs without rows below are drawn anew from the prior."""
-        hyper = self.sample_hyper(num_samples, generator)
-        draws = hyper | self.factor.draw(self.evidence(), num_samples, generator)
-        # What is held jointly with the weights is in there already.
-        return draws if self.factor.joint else self.with_prior_changes(draws, generator)
+        hyper, factor = self.sample_hyper(num_samples, generator), self.factor
+        if factor.joint:  # what is held jointly with the weights is in there already
+            return hyper | factor.draw(self.evidence(), num_samples, generator)
+        draws = factor.draw_from(self.messages(), self.head.tree, num_samples, generator)
+        return self.with_prior_changes(hyper | draws, generator)
 
     @torch.no_grad()
     def sample_arcs(self, site: str, num_samples: int, generator: Generator) -> Iterator[Tensor]:
@@ -235,7 +236,7 @@ class TreeGuide(TreeState):
             for block in self._blocks(num_samples, _JOINT_ELEMENTS):
                 yield self.sample(len(block), generator)[site]
             return
-        messages = factor.inside(self.evidence())
+        messages = self.messages()
         for block in self._blocks(num_samples):
             draws = factor.draw_from(messages, self.head.tree, len(block), generator)
             draws = self.sample_hyper(len(block), generator) | draws
@@ -259,27 +260,39 @@ class TreeGuide(TreeState):
         number = sure.cumsum(-1) * sure  # 1, 2, ... within a latent and outcome
         found = torch.where(sure, logit(pips.new_tensor(1 - _SURE)), found)
         passes = min(_MAX_PASSES, _MAX_ARCS // max(1, sure.shape[-1]), int(number.max()))
-        if passes:
-            whole = self.factor.inside(self.evidence(sweeps=1)).log_evidence
         for one in range(1, passes + 1):
             here = number == one
-            off = self._log_off(here, whole, sweeps=1).unsqueeze(-1)
-            found = torch.where(here, torch.maximum(found, -off), found)
+            trees = here.any(-1)  # (W, Q): of the others nothing is asked
+            if one == 1:
+                whole = torch.zeros_like(found[..., 0])
+                whole[trees] = self._log_evidence_of(trees, self.factor.arc_law(), sweeps=1)
+            off = self._log_off(here[trees], trees, whole[trees], sweeps=1).unsqueeze(-1)
+            found[trees] = torch.where(here[trees], torch.maximum(found[trees], -off), found[trees])
         return found.permute(2, 0, 1)
 
-    def _log_off(self, arcs: Tensor, log_evidence: Tensor, sweeps: int) -> Tensor:
-        """Log posterior probability that none of some arcs (W, Q, A) bool changed, (W, Q).
+    def _log_off(self, arcs: Tensor, trees: Tensor, log_evidence: Tensor, sweeps: int) -> Tensor:
+        """Log posterior probability that none of some arcs (n, A) bool changed, (n,).
 
-        The log evidence without changes there, less that with, and the prior's log probability.
+        Of n of the trees, (W, Q) bool. The log evidence without changes there, less that with, and
+        the prior's log probability.
         """
         law = self.factor.arc_law()
-        prob = law.prob.expand(*arcs.shape, law.num_classes)
+        prob = law.prob.expand(*trees.shape, arcs.shape[-1], law.num_classes)
         none = torch.zeros_like(prob)
         none[..., 0] = 1.0
-        without = ArcLaw.of(torch.where(arcs.unsqueeze(-1), none, prob), law.mean, law.var, True)
-        change = self.factor.inside(self.evidence(sweeps=sweeps), without).log_evidence
-        change = change - log_evidence
-        return change + torch.where(arcs, prob[..., 0].log(), 0.0).sum(-1)
+        where = torch.zeros(*trees.shape, arcs.shape[-1], dtype=torch.bool, device=arcs.device)
+        where[trees] = arcs
+        without = ArcLaw.of(torch.where(where.unsqueeze(-1), none, prob), law.mean, law.var, True)
+        change = self._log_evidence_of(trees, without, sweeps) - log_evidence
+        return change + torch.where(arcs, prob[trees][..., 0].log(), 0.0).sum(-1)
+
+    def _log_evidence_of(self, trees: Tensor, law: ArcLaw, sweeps: int) -> Tensor:
+        """Log evidence of n of the trees, (W, Q) bool, under a law of all of them, (n,)."""
+        data, shape = self.evidence(sweeps=sweeps), (*trees.shape, self.num_arcs, law.num_classes)
+        some = data._replace(eta=data.eta[trees], lam=data.lam[trees])
+        prob, mean, var = (part.expand(shape)[trees] for part in (law.prob, law.mean, law.var))
+        root = (part[trees] for part in self.factor.root_law())
+        return some.inside(ArcLaw.of(prob, mean, var, law.gated), *root).log_evidence
 
     @torch.no_grad()
     def path_inclusion(self, arcs: Tensor) -> Tensor:
@@ -291,7 +304,10 @@ class TreeGuide(TreeState):
             return single.sum(-1)
         on_path = torch.zeros_like(pips, dtype=torch.bool)
         on_path[..., arcs] = True
-        value = -torch.expm1(self._log_off(on_path, self.current.log_evidence, sweeps=2))
+        every = torch.ones_like(single[..., 0], dtype=torch.bool)
+        whole = self.current.log_evidence
+        off = self._log_off(on_path.flatten(0, 1), every, whole.flatten(), sweeps=2)
+        value = -torch.expm1(off.reshape(whole.shape))
         # The cap's error stays within what the single arcs allow.
         return torch.minimum(torch.maximum(value, single.amax(-1)), single.sum(-1).clamp(max=1.0))
 

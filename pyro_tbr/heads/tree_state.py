@@ -10,7 +10,7 @@ from pyro_tbr.heads.absorbing import taken_up
 from pyro_tbr.heads.guide import Guide
 from pyro_tbr.heads.priors.evidence import Evidence
 from pyro_tbr.heads.statistics import Statistics
-from pyro_tbr.tree.messages import TreePosterior
+from pyro_tbr.tree.messages import InsideMessages, TreePosterior
 
 FINAL_PASSES = 2  # sweeps of messages behind what is reported
 
@@ -38,6 +38,7 @@ class TreeState(Guide):
         self.register_buffer("lam", torch.zeros(shape, dtype=torch.float64))
         self._match_dtype()
         self._current: TreePosterior | None = None
+        self._messages: InsideMessages | None = None  # those behind it
 
     def evidence(
         self,
@@ -70,16 +71,24 @@ class TreeState(Guide):
         """The passes for all weights at once, kept until potentials or hyperparameters change."""
         now = self._current
         if now is None:
-            now = self._current = self.passes(sweeps=FINAL_PASSES)
+            now, self._messages = self.factor.passes_and_messages(self.evidence())
+            self._current = now
         return now
+
+    @torch.no_grad()
+    def messages(self) -> InsideMessages:
+        """Inside messages to draw from, kept along with the passes where they are not too large."""
+        if self.current is not None and self._messages is not None:
+            return self._messages
+        return self.factor.inside(self.evidence())
 
     def refresh(self, now: TreePosterior | None = None) -> None:
         """Forgets the passes, after a change of potentials or hyperparameters; keeps new ones."""
-        self._current = now
+        self._current, self._messages = now, None
 
     def __getstate__(self) -> dict[str, Any]:
         """Passes that are kept are no part of what a guide is: it is the same asked or not."""
-        return self.__dict__ | {"_current": None}
+        return self.__dict__ | {"_current": None, "_messages": None}
 
     def load_state_dict(self, *args: object, **kwargs: object) -> object:
         """Also forgets the passes of the state before."""
@@ -99,8 +108,11 @@ class TreeState(Guide):
         others_here = self.node_moments().mean[:, list(others)].permute(2, 0, 1)  # (Q, V, J)
         echo = taken_up(here.eta[0], here.lam[0], others_here)
         left = here._replace(eta=here.eta - here.lam * echo)
-        values = [self.factor.inside(part).log_evidence.sum() for part in (left, here)]
-        return float(self.log_evidence()[weight] + values[0] - values[1])
+        without = self.factor.inside(left).log_evidence.sum()
+        whole = self.current.log_evidence[weight].sum()
+        if self.factor.joint:  # passes average over the hyperparameters
+            whole = self.factor.inside(here).log_evidence.sum()
+        return float(self.log_evidence()[weight] + without - whole)
 
     @torch.no_grad()
     def log_evidence(self) -> Tensor:

@@ -24,7 +24,13 @@ from pyro_tbr.heads.priors.classes import (
 from pyro_tbr.heads.priors.emitting import emit_sites
 from pyro_tbr.heads.priors.evidence import Evidence
 from pyro_tbr.tree import Tree
-from pyro_tbr.tree.messages import ArcLaw, InsideMessages, TreePosterior, sample, smooth
+from pyro_tbr.tree.messages import (
+    ArcLaw,
+    InsideMessages,
+    TreePosterior,
+    sample,
+    smooth_and_keep,
+)
 
 _NUM_POINTS = 64  # of all hyperparameters together, for expectations without a closed form
 _CLIMB_STEPS, _CLIMB_RATE = 15, 0.1  # of the update of hyperparameters without a closed form
@@ -139,9 +145,19 @@ class PriorFactor(nn.Module):
     @torch.no_grad()
     def passes(self, data: Evidence, refit: bool = False) -> TreePosterior:
         """Both passes; with ``refit`` joint hyperparameters are moved too."""
+        del refit
+        return self.passes_and_messages(data)[0]
+
+    @torch.no_grad()
+    def passes_and_messages(self, data: Evidence) -> tuple[TreePosterior, InsideMessages | None]:
+        """Both passes, and the inside messages of the first where these can be drawn from.
+
+        ``None`` in their place where they are too large to be kept, and where hyperparameters are
+        held jointly with the weights.
+        """
         law, root = self.arc_law(data.weights), self.root_law(data.weights)
         potentials, how = (data.eta, data.lam), (data.num_components, data.sweeps)
-        return smooth(data.tree, *potentials, law, *root, *how)
+        return smooth_and_keep(data.tree, *potentials, law, *root, *how)
 
     @torch.no_grad()
     def start_from(self, root: Tensor, deltas: Tensor, informed: Tensor) -> None:

@@ -147,6 +147,10 @@ class HorseshoeTreeFactor(HorseshoeFactor):
             pips=None,
         )
 
+    def passes_and_messages(self, data: Evidence) -> tuple[HorseshoePosterior, None]:
+        """See :meth:`PriorFactor.passes_and_messages`: every point of the grid has its own."""
+        return self.passes(data), None
+
     def _at(self, data: Evidence, points: slice) -> HorseshoePosterior:
         """Passes at some points of the grid, which lead."""
         classes = self._classes(data, points)

@@ -25,7 +25,7 @@ from pyro_tbr.tree.messages.draws import TreeDraws, sample
 from pyro_tbr.tree.messages.inside import InsideMessages, inside_pass
 from pyro_tbr.tree.messages.laws import ArcLaw
 from pyro_tbr.tree.messages.outside import TreePosterior, outside_pass
-from pyro_tbr.tree.messages.smoothing import smooth
+from pyro_tbr.tree.messages.smoothing import smooth, smooth_and_keep
 from pyro_tbr.tree.messages.weighing import log_weights
 
 __all__ = [
@@ -38,4 +38,5 @@ __all__ = [
     "outside_pass",
     "sample",
     "smooth",
+    "smooth_and_keep",
 ]

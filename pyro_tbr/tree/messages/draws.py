@@ -1,19 +1,23 @@
 """Joint draws from the posterior along the tree: from the root to the leaves."""
 
+import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from pyro_tbr.tree.messages.folding import FoldedLevel
+from pyro_tbr.progress import beat
+from pyro_tbr.tree.messages.folding import FoldedTree
 from pyro_tbr.tree.messages.inside import InsideMessages
-from pyro_tbr.tree.messages.laws import ClassRows, LawTable
+from pyro_tbr.tree.messages.laws import ClassRows
 from pyro_tbr.tree.messages.mixtures import Density, Message, absorb, blur, take
-from pyro_tbr.tree.messages.steps import Blocks
 from pyro_tbr.tree.tree import Tree
 
 _BLOCK = 1 << 18  # numbers at once, draws times components: what stays in the cache
+_FAINTEST = -80.0  # log of the smallest mass, of the largest one, that is ever picked
+
+_Parts = TypeVar("_Parts", bound=tuple[Tensor, ...])
 
 
 class TreeDraws(NamedTuple):
@@ -29,63 +33,120 @@ class TreeDraws(NamedTuple):
 
 
 def sample(
-    tree: Tree, inside: InsideMessages, num_samples: int, generator: torch.Generator | None = None
+    tree: Tree,
+    inside: InsideMessages,
+    num_samples: int,
+    generator: torch.Generator | None = None,
+    *,
+    arcs: Tensor | None = None,
+    batch: Tensor | None = None,
 ) -> TreeDraws:
     """Joint draws from the posterior: the root, then every arc given the weight it starts from.
 
     With a cap on the components they are exact given the messages of the inside pass. They carry no
     gradient, and have the dtype of the pass's input.
+
+    Args:
+        tree: The environments.
+        inside: Messages of an inside pass.
+        num_samples: S.
+        generator: Of the draws.
+        arcs: Arcs that are asked for, A of them in the result; those that are not on the way to
+            one of them are not drawn. ``None``: all.
+        batch: Elements of the batch, flattened, that are asked for, *B in the result. ``None``:
+            all.
     """
     with torch.no_grad():
-        folded = inside.folded
-        weight = _draw_root(inside, num_samples, generator)  # (S, 1, B)
-        root, classes, deltas = weight[:, 0], [], []
-        for level, messages in zip(folded.levels[1:], inside.node[1:], strict=True):
-            parent = weight.index_select(1, level.parent)
-            picked, weight = _draw_level(level, parent, messages, inside.arcs, generator)
-            classes.append(picked)
-            deltas.append(weight - parent)
-        drawn = [torch.cat(parts, 1)[:, folded.node_order[1:] - 1] for parts in (classes, deltas)]
-        if not folded.is_whole:
-            drawn = _completed(tree, inside, drawn, generator)
+        folded, device = inside.folded, inside.potential.mean.device
+        shape = inside.batch_shape if batch is None else (len(batch),)
+        columns = slice(None) if batch is None else batch.to(device)
+        wanted = torch.arange(tree.num_arcs) if arcs is None else arcs
+        wanted = wanted.to(device)
+        needed = _needed(folded, tree.num_arcs, None if arcs is None else wanted)
+        weight = _draw_root(inside, columns, num_samples, generator)  # (S, 1, B)
+        root, number, picks, changes = weight[:, 0], [], [], []
+        for depth, places in enumerate(needed[1:], start=1):
+            level = folded.levels[depth]
+            parent = weight[:, torch.searchsorted(needed[depth - 1], level.parent[places])]
+            picked, weight = _draw_level(inside, depth, places, columns, parent, generator)
+            number.append(level.arc[places])
+            picks.append(picked)
+            changes.append(weight - parent)
+        place = torch.full((tree.num_arcs + 1,), -1, device=device)
+        place[torch.cat(number)] = torch.arange(sum(map(len, number)), device=device)
+        drawn = [torch.cat(parts, 1) for parts in (picks, changes)]
+        drawn = _arranged(inside, wanted, place[wanted], columns, drawn, generator)
 
     def shaped(values: Tensor) -> Tensor:
         values = values.movedim(1, -1)
-        return values.reshape(num_samples, *inside.batch_shape, -1).to(inside.log_evidence.dtype)
+        return values.reshape(num_samples, *shape, -1).to(inside.log_evidence.dtype)
 
-    picks, changes = drawn
-    root = root.reshape(num_samples, *inside.batch_shape).to(inside.log_evidence.dtype)
-    picks = picks.clamp(max=1) if inside.arcs.gated else picks
-    return TreeDraws(root, shaped(picks), shaped(changes))
+    classes, deltas = drawn
+    root = root.reshape(num_samples, *shape).to(inside.log_evidence.dtype)
+    classes = classes.clamp(max=1) if inside.arcs.gated else classes
+    return TreeDraws(root, shaped(classes), shaped(deltas))
 
 
-def _completed(
-    tree: Tree, inside: InsideMessages, drawn: list[Tensor], generator: torch.Generator | None
+def _needed(folded: FoldedTree, num_arcs: int, arcs: Tensor | None) -> list[Tensor]:
+    """For each level the places on the ways to some arcs, in order; all where none are named."""
+    levels = folded.levels
+    if arcs is None:
+        return [torch.arange(len(level.node), device=level.node.device) for level in levels]
+    asked = torch.zeros(num_arcs + 1, dtype=torch.bool, device=arcs.device)
+    asked[arcs] = True
+    found: list[Tensor] = []
+    above = torch.zeros(0, dtype=torch.int64, device=arcs.device)  # places that lead on
+    for level in reversed(levels):
+        here = asked[level.arc] & (level.arc < num_arcs)
+        here[above] = True
+        places = here.nonzero()[:, 0]
+        above = level.parent[places]
+        found.insert(0, places)
+    found[0] = torch.zeros(1, dtype=torch.int64, device=arcs.device)  # the root is always drawn
+    return found
+
+
+def _arranged(
+    inside: InsideMessages,
+    wanted: Tensor,
+    place: Tensor,
+    columns: slice | Tensor,
+    drawn: list[Tensor],
+    generator: torch.Generator | None,
 ) -> list[Tensor]:
-    """Classes and changes of all arcs, (S, A, B): from the prior where no data are below."""
-    known = inside.folded.nodes[1:] - 1
-    silent = torch.ones(tree.num_arcs, dtype=torch.bool, device=known.device)
-    silent = silent.index_fill(0, known, False).nonzero()[:, 0]
-    whole = [
-        part.new_empty(len(part), tree.num_arcs, part.shape[-1]).index_copy(1, known, part)
-        for part in drawn
-    ]
-    step = max(1, _BLOCK // (len(drawn[0]) * drawn[0].shape[-1]))
-    for arcs in silent.split(step):
-        law = inside.arcs.at(arcs)
-        like = whole[0][:, arcs]
+    """Classes and changes of the arcs wanted, (S, A, B): from the prior where no data are below.
+
+    ``place`` is where each of them has been drawn, -1 if it has not been.
+    """
+    silent = (place < 0).nonzero()[:, 0]
+    whole = [part.index_select(1, place.clamp(min=0)) for part in drawn]
+    step = max(1, _BLOCK // max(1, len(drawn[0]) * drawn[0].shape[-1]))
+    for some in silent.split(step):
+        if not len(some):
+            break
+        law = _columns(inside.arcs.at(wanted[some]), columns)
+        like = whole[0][:, some]
         uniform, normal = _noise(like, generator)
-        pick = _pick(law.prob.cumsum(-1), uniform)
+        pick = _pick(law.prob.cumsum(-1).expand(len(like), -1, -1, -1), uniform)
         mean, var = (_at(part, pick) for part in (law.mean, law.var))
-        whole[0][:, arcs], whole[1][:, arcs] = pick.to(like.dtype), mean + var.sqrt() * normal
+        whole[0][:, some], whole[1][:, some] = pick.to(like.dtype), mean + var.sqrt() * normal
     return whole
 
 
+def _columns(parts: _Parts, columns: slice | Tensor) -> _Parts:
+    """Some of the batch, the second dimension."""
+    return type(parts)(*(part[:, columns] for part in parts))
+
+
 def _draw_root(
-    inside: InsideMessages, num_samples: int, generator: torch.Generator | None
+    inside: InsideMessages,
+    columns: slice | Tensor,
+    num_samples: int,
+    generator: torch.Generator | None,
 ) -> Tensor:
     """Weights at the root, ``(S, 1, B)``."""
-    at_root = Density(*(part[0] for part in absorb(inside.root, inside.node[0][0])))  # (B, C)
+    at_root = absorb(inside.root, inside.node[0][0])
+    at_root = Density(*(part[0, columns] for part in at_root))  # (B, C)
     like = at_root.mean[:, :1].expand(-1, num_samples)
     uniform, normal = _noise(like, generator)
     upto = at_root.log_weight.softmax(-1).cumsum(-1)
@@ -96,58 +157,72 @@ def _draw_root(
 
 
 def _draw_level(
-    level: FoldedLevel,
+    inside: InsideMessages,
+    depth: int,
+    wanted: Tensor,
+    columns: slice | Tensor,
     parent: Tensor,
-    messages: Blocks,
-    arcs: LawTable,
     generator: torch.Generator | None,
 ) -> tuple[Tensor, Tensor]:
-    """Classes and weights at the nodes of a level, given their parents' weights ``(S, n, B)``."""
+    """Classes and weights at some places of a level, given their parents' weights ``(S, n, B)``."""
+    level, arcs = inside.folded.levels[depth], inside.arcs
     uniform, normal = _noise(parent, generator)
     picked, weight = torch.zeros_like(parent), parent.clone()  # so it stays at helpers
-    real, start = level.arc < arcs.num_arcs, 0
-    for message in messages:
+    real, start = level.arc[wanted] < arcs.num_arcs, 0
+    for message in inside.node[depth]:
         stop = start + len(message.mean)
-        places = real[start:stop].nonzero()[:, 0]
-        seen, nodes = take(message, places), places + start
+        nodes = (real & (wanted >= start) & (wanted < stop)).nonzero()[:, 0]
+        seen = _columns(take(message, wanted[nodes] - start), columns)
         start = stop
         if not len(nodes):
             continue
-        law = arcs.at(level.arc[nodes])
-        runs = max(1, _BLOCK // (seen.mean.numel() * arcs.num_classes))
+        step = _Step(seen, _columns(arcs.at(level.arc[wanted[nodes]]), columns))
+        runs = max(1, _BLOCK // step.height.numel())
         for run in torch.arange(len(parent), device=parent.device).split(runs):
             at = (run.unsqueeze(-1), nodes)
-            picked[at], weight[at] = _draw_step(parent[at], seen, law, uniform[at], normal[at])
+            picked[at], weight[at] = step.draw(parent[at], uniform[at], normal[at])
+            beat()
     return picked, weight
 
 
-def _draw_step(
-    parent: Tensor, message: Message, arcs: ClassRows, uniform: Tensor, normal: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Class and component by the uniform noise, the weight given these by the normal noise."""
-    num = message.mean.shape[-1]
-    # Classes from the last one down, so a gate is on where the uniform is below its chance.
-    classes = [part.flip(-1).unsqueeze(-1) for part in (arcs.mean, arcs.var, arcs.log_prob)]
-    mean, var, log_prob = classes  # (n, B, J, 1)
-    sent = blur(Message(*(part.unsqueeze(-2) for part in message)), var)
-    height, centre, precision = (
-        part.flatten(-2) for part in (sent.log_height + log_prob, sent.mean - mean, sent.precision)
-    )
-    log_mass = (parent.unsqueeze(-1) - centre).square_().mul_(-0.5 * precision).add_(height)
-    upto = log_mass.sub_(log_mass.amax(-1, keepdim=True)).exp_().cumsum_(-1)
-    pick = _pick(upto, uniform)
-    picked, component = arcs.var.shape[-1] - 1 - pick // num, pick % num
-    start, var = parent + _at(arcs.mean, picked), _at(arcs.var, picked)
-    precision = _at(message.precision, component)
-    spread = 1 + precision * var
-    gap = _at(message.mean, component) - start
-    weight = start + var * precision / spread * gap + (var / spread).sqrt() * normal
-    return picked.to(parent.dtype), weight
+class _Step:
+    """From parents' weights to those of nodes (n, B): all that does not depend on the draw."""
+
+    def __init__(self, message: Message, arcs: ClassRows) -> None:
+        self.message, self.arcs = message, arcs
+        # Classes from the last one down, so a gate is on where the uniform is below its chance.
+        mean, var, log_prob = (
+            part.flip(-1).unsqueeze(-1) for part in (arcs.mean, arcs.var, arcs.log_prob)
+        )  # (n, B, J, 1)
+        sent = blur(Message(*(part.unsqueeze(-2) for part in message)), var)
+        self.height = (sent.log_height + log_prob).flatten(-2)
+        self.centre = (sent.mean - mean).flatten(-2)
+        self.curvature = -0.5 * sent.precision.flatten(-2)
+
+    def draw(self, parent: Tensor, uniform: Tensor, normal: Tensor) -> tuple[Tensor, Tensor]:
+        """Class and component by the uniform noise, the weight given these by the normal noise."""
+        message, arcs = self.message, self.arcs
+        num, num_classes = message.mean.shape[-1], arcs.var.shape[-1]
+        log_mass = (parent.unsqueeze(-1) - self.centre).square_()
+        log_mass.mul_(self.curvature).add_(self.height)
+        log_mass -= log_mass.amax(-1, keepdim=True)
+        # Masses in single precision; those that would underflow there take many times as long.
+        mass = log_mass.float().clamp_(min=_FAINTEST).exp_()
+        mass.sub_(math.exp(_FAINTEST)).clamp_(min=0)
+        pick = _pick(mass.cumsum_(-1), uniform)
+        picked, component = num_classes - 1 - pick // num, pick % num
+        start, var = parent + _at(arcs.mean, picked), _at(arcs.var, picked)
+        precision = _at(message.precision, component)
+        spread = 1 + precision * var
+        gap = _at(message.mean, component) - start
+        weight = start + var * precision / spread * gap + (var / spread).sqrt() * normal
+        return picked.to(parent.dtype), weight
 
 
 def _pick(upto: Tensor, uniform: Tensor) -> Tensor:
-    """Places by inversion, from weights summed up along the last dimension."""
-    pick = (upto <= (uniform * upto[..., -1]).unsqueeze(-1)).sum(-1)
+    """Places by inversion, from weights summed up along the last dimension; never of weight 0."""
+    level = uniform.to(upto.dtype).clamp(max=1 - 2 * torch.finfo(upto.dtype).eps).unsqueeze(-1)
+    pick = torch.searchsorted(upto.contiguous(), level * upto[..., -1:], right=True)[..., 0]
     return pick.clamp_(max=upto.shape[-1] - 1)
 
 
