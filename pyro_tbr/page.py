@@ -139,17 +139,20 @@ def _features(posterior: Posterior, identified: Identification, x: Any) -> Itera
             "note",
         )
         return
+    # Fits of earlier versions do not know how features spread.
+    per = "unit" if posterior.report.feature_scale is None else "sd"
     if posterior.model.encoder.trainable:
-        yield _image(partial(plot_loadings, posterior, x=x))
+        yield _image(partial(plot_loadings, posterior, x=x, per=per))
     yield "<h2>Effects of features</h2>"
     yield paragraph(
-        "What one standard deviation of a feature does to an outcome, through all latents. It does "
-        "not depend on which latents there are, so it can be read where they are not determined."
+        f"What one {'unit' if per == 'unit' else 'standard deviation'} of a feature does to an "
+        "outcome, through all latents. It does not depend on which latents there are, so it can be "
+        "read where they are not determined."
     )
+    image = partial(plot_effects, posterior, x=x, per=per, num_features=_MOST_FEATURES)
     for outcome in _outcomes(posterior):
-        image = partial(plot_effects, posterior, outcome=outcome, x=x, num_features=_MOST_FEATURES)
-        yield _image(image)
-    changes = posterior.effect_changes(_most_changed(posterior, x), x, per="sd")
+        yield _image(partial(image, outcome=outcome))
+    changes = posterior.effect_changes(_most_changed(posterior, x, per), x, per=per)
     changes = changes[changes["sd"] > 0]
     order = (changes["mean"] / changes["sd"]).abs().sort_values(ascending=False).index
     yield paragraph("Effects that change most for their standard deviation:")
@@ -176,9 +179,9 @@ def _model(posterior: Posterior) -> Iterator[str]:
     yield _image(partial(plot_history, posterior))
 
 
-def _most_changed(posterior: Posterior, x: Any) -> list[Any]:
+def _most_changed(posterior: Posterior, x: Any, per: str) -> list[Any]:
     """Features whose effect changes most along some arc, in standard deviations of an outcome."""
-    loadings = posterior.loadings(x, per="sd")
+    loadings = posterior.loadings(x, per=per)
     means = posterior.user_deltas().mean / posterior.scaling.outcome_scale()
     slopes = means[:, : loadings.shape[1]].movedim(1, 0).flatten(1).numpy()  # (K, A Q)
     size = np.abs(loadings.to_numpy() @ slopes).max(axis=1)
