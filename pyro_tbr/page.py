@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _FDR = 0.05
-_MOST_CHANGES, _MOST_FEATURES, _MOST_OUTCOMES = 30, 12, 8  # of tables and plots
+_MOST_CHANGES, _MOST_SETS, _MOST_FEATURES, _MOST_OUTCOMES = 30, 15, 12, 8  # shown
 _LIKELY = 0.95
 _SURE = 0.5  # PIP from which a change is shown beside those that are selected
 _DPI = 130
@@ -121,10 +121,14 @@ def _changes(posterior: Posterior, identified: Identification) -> Iterator[str]:
     yield _wide(shown)
     yield listing(described(posterior.tree, shown))
     sets = posterior.credible_sets()
-    if len(sets):
-        yield paragraph("Sets of arcs of which one changed, with the probability stated:")
-        sets = sets.assign(arcs=[", ".join(f"{p} → {c}" for p, c in s) for s in sets["arcs"]])
-        yield _wide(sets.head(_MOST_CHANGES))
+    several = sets[sets["arcs"].map(len) > 1]
+    if len(several):
+        yield paragraph(
+            f"{len(sets)} sets of arcs hold a change with the probability stated (credible_sets()); "
+            f"in {len(several)} of them it is not sure which arc:"
+        )
+        arcs = [", ".join(f"{p} → {c}" for p, c in s) for s in several["arcs"]]
+        yield _wide(several.assign(arcs=arcs).head(_MOST_SETS))
 
 
 def _features(posterior: Posterior, identified: Identification, x: Any) -> Iterator[str]:

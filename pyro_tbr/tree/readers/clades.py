@@ -8,7 +8,9 @@ from typing import Any
 from pyro_tbr.tree.readers.arrange import TreeParts
 
 # Names that readers and other programs give to nodes that have none.
-_NUMBERED = re.compile(r"(inner|internal|cluster|node|n)?[\s_#.-]*[0-9]+(\.[0-9]+)?", re.IGNORECASE)
+_NUMBERED = re.compile(
+    r"(inner|internal|cluster|clade|node|anc|n)?[\s_#.-]*[0-9]+(\.[0-9]+)?", re.IGNORECASE
+)
 _FEW = 3  # leaves that are all named
 
 
