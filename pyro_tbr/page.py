@@ -124,7 +124,7 @@ def _changes(posterior: Posterior, identified: Identification) -> Iterator[str]:
     several = sets[sets["arcs"].map(len) > 1]
     if len(several):
         yield paragraph(
-            f"{len(sets)} sets of arcs hold a change with the probability stated (credible_sets()); "
+            f"{len(sets)} sets of arcs hold a change with a probability stated (credible_sets()); "
             f"in {len(several)} of them it is not sure which arc:"
         )
         arcs = [", ".join(f"{p} → {c}" for p, c in s) for s in several["arcs"]]
