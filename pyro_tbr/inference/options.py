@@ -70,7 +70,7 @@ class FitOptions:
             ("max_steps", _is_number(self.max_steps, least=1), "a number, at least 1, or None"),
             ("num_threads", _is_number(self.num_threads, least=1), "a number, at least 1, or None"),
             ("cross_fit", self.cross_fit in (None, 0, *range(2, 21)), "None, 0, or 2 to 20"),
-            ("encoder_lr", _is_number(self.encoder_lr, above=0), "a positive number, or None"),
+            ("encoder_lr", _is_number(self.encoder_lr, above=0), "positive, or None"),
             (
                 "validation_share",
                 isinstance(self.validation_share, Real) and 0 < self.validation_share < 1,

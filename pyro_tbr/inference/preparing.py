@@ -102,8 +102,8 @@ def prepare(
     if not isinstance(model, TreeModel):
         got = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
         raise DataError(
-            f"model must be a pyro_tbr.TreeModel, got {got}: fit(TreeModel(tree, latent_dim), x, y,"
-            " env)"
+            f"model must be a pyro_tbr.TreeModel, got {got}: fit(model, x, y, env) with model = "
+            "TreeModel(tree, latent_dim)"
         )
     options = FitOptions() if options is None else options
     if model.chooses_latent_dim and isinstance(start, Posterior):

@@ -42,7 +42,7 @@ CALLS = {
     ),
     "children for parents": (
         lambda p: tbr.Tree.from_parents({"r": ["a", "b"]}),
-        TreeError, "parents: ['a', 'b'] not hashable name every node by text",
+        TreeError, "parents: a list 'r': ['a', 'b'] Tree.from_children(",
     ),
     "an undirected graph": (
         lambda p: tbr.Tree.from_networkx(nx.Graph([("r", "a"), ("r", "b")])),
