@@ -27,6 +27,7 @@ from pyro_tbr.posterior.selection import exceedances, selected
 from pyro_tbr.posterior.summary import Summary, summarise
 from pyro_tbr.posterior.updating import updated
 from pyro_tbr.posterior.view import PosteriorView, check_number, require_gates
+from pyro_tbr.progress import querying
 
 
 class Posterior(PosteriorView):
@@ -134,7 +135,8 @@ class Posterior(PosteriorView):
             Columns latent, outcome, set (1, 2, ...), arcs (a tuple of (parent, child), likeliest
             first), coverage, purity; no rows where nothing is sure.
         """
-        return credible_set_table(self, coverage, min_purity, num_draws)
+        with querying("credible_sets"):
+            return credible_set_table(self, coverage, min_purity, num_draws)
 
     def select(self, fdr: float = 0.05) -> pd.DataFrame:
         """The changes to report so that the expected share of wrong ones is at most ``fdr``.
@@ -150,7 +152,8 @@ class Posterior(PosteriorView):
             Rows and columns of :meth:`deltas`, surest first, and ``fdr``: the level of the list
             down to this row. The last row's, the realised level, is in ``.attrs["fdr"]``.
         """
-        return selected(self, fdr)
+        with querying("select"):
+            return selected(self, fdr)
 
     def exceedance(self, threshold: float) -> pd.DataFrame:
         """Probabilities that changes are larger in size than a threshold; for every prior.
@@ -162,7 +165,8 @@ class Posterior(PosteriorView):
             Columns parent, child, latent, outcome, exceedance (a share of 4,000 draws, standard
             error up to 0.008), threshold.
         """
-        return exceedances(self, threshold)
+        with querying("exceedance"):
+            return exceedances(self, threshold)
 
     @torch.no_grad()
     def shrinkage(self) -> pd.DataFrame:
@@ -288,7 +292,8 @@ class Posterior(PosteriorView):
             Mean, sd, lower and upper in the user's units.
         """
         given = as_given(exposure, trials, y_se)
-        return predicted(self, x, env, level, num_draws, seed, given)
+        with querying("predict"):
+            return predicted(self, x, env, level, num_draws, seed, given)
 
     @torch.no_grad()
     def sample(self, n: int = 1000, seed: int = 0) -> dict[str, np.ndarray]:
@@ -308,7 +313,8 @@ class Posterior(PosteriorView):
             changes act on the latents of the fit, gates are of those of the basis.
         """
         check_number(n, "n")
-        draws = self.draws(n, torch.Generator().manual_seed(seed))
+        with querying("sample"):
+            draws = self.draws(n, torch.Generator().manual_seed(seed))
         return {name: value.numpy() for name, value in self.user_draws(draws).items()}
 
     def convergence(self) -> pd.DataFrame:
@@ -380,7 +386,8 @@ class Posterior(PosteriorView):
 
     def summary(self) -> Summary:
         """The fit in a page: sizes, noise, expected changes by latent, the surest changes."""
-        return summarise(self)
+        with querying("summary"):
+            return summarise(self)
 
     def copy(self) -> Posterior:
         """A deep copy."""

@@ -14,7 +14,7 @@ from pyro_tbr.heads.hyper import HyperFactor, ScaleFactor
 from pyro_tbr.heads.priors import ArcPrior
 from pyro_tbr.posterior.identification import identify
 from pyro_tbr.posterior.latent_choice import LatentDimChoice
-from pyro_tbr.posterior.tables import deltas, names_index, noise_table
+from pyro_tbr.posterior.tables import changes, names_index, noise_table
 from pyro_tbr.posterior.view import PosteriorView
 
 _NUM_SHOWN = 10
@@ -104,9 +104,8 @@ def summarise(view: PosteriorView) -> Summary:
     latents = pd.DataFrame({name: v.cpu().numpy() for name, v in columns.items()}, index=names)
     used = identify(view).latents["used"].to_numpy()
     latents["used"] = np.append(used, np.ones(len(names) - len(used), dtype=bool))
-    table = deltas(view, 0.9).drop(columns="log_odds")
-    sure = table["pip"] if guide.has_gates else (table["mean"] / table["sd"]).abs()
-    order = sure.sort_values(ascending=False, kind="stable").index[:_NUM_SHOWN]
+    sure = moments.inclusion if guide.has_gates else (moments.mean.double().square() / moments.var)
+    order = sure.flatten().cpu().argsort(descending=True, stable=True)[:_NUM_SHOWN]
     return Summary(
         num_rows=int(view.row_counts.sum()),
         num_environments=int((view.row_counts > 0).sum()),
@@ -114,7 +113,7 @@ def summarise(view: PosteriorView) -> Summary:
         noise_scale=_noise_scale(view),
         noise_range=_noise_range(view),
         latents=latents,
-        changes=table.loc[order].reset_index(drop=True),
+        changes=changes(view, 0.9, order.numpy()),
         folds=view.report.folds,
         optimism=view.report.optimism,
         likelihood=repr(view.model.likelihood),

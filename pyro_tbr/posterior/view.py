@@ -133,7 +133,8 @@ class PosteriorView:
         row_counts: Rows at each node, (V,).
         report: What the fit did.
         draws_kept: Draws behind the last predictions, as many calls ask for the same.
-        tables_kept: Tables of the changes by level: a horseshoe's takes seconds.
+        tables_kept: Tables of the changes by level, which take seconds on large trees, and what
+            ``identification`` says.
     """
 
     model: TreeModel
