@@ -68,7 +68,10 @@ def sample(
         for depth, places in enumerate(needed[1:], start=1):
             level = folded.levels[depth]
             like = weight.new_empty(()).expand(num_samples, len(level.node), inside.arcs.batch)
-            noise = _Noise(*(part[:, places][:, :, columns] for part in _noise(like, generator)))
+            made = _noise(like, generator)
+            if len(places) < len(level.node):
+                made = [part[:, places] for part in made]
+            noise = _Noise(*(part[:, :, columns] for part in made))
             parent = weight[:, torch.searchsorted(needed[depth - 1], level.parent[places])]
             picked, weight = _draw_level(inside, depth, places, columns, parent, noise)
             number.append(level.arc[places])
