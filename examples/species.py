@@ -60,6 +60,16 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     changes = posterior.effect_changes(per="sd")
     changes = changes[changes["sd"] > 0].assign(size=changes["mean"].abs() / changes["sd"])
     changes = changes.sort_values("size", ascending=False, kind="stable")
+    within = {
+        child: x.loc[known.index[known["leaf"].isin(tree.descendant_leaves(child))]].std()
+        for child in changes["child"].head(200).unique()
+    }
+    spread = x.loc[known.index].std()
+    varies = [  # what a feature does where it hardly varies is not worth a sentence
+        row.child in within and within[row.child][row.feature] > 0.5 * spread[row.feature]
+        for row in changes.itertuples()
+    ]
+    changes = changes[varies]
     print("\nEffects of features that change most for their standard deviation:")
     print(changes.head(12).to_string(index=False, float_format="{:.3f}".format))
 

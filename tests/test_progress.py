@@ -9,8 +9,11 @@ from types import SimpleNamespace
 import pytest
 
 import pyro_tbr as tbr
-import pyro_tbr.progress as progress
-from pyro_tbr.progress import Work, aside, beat, detail, duration, stage, step, working
+import pyro_tbr.progress.telling as telling
+import pyro_tbr.progress.work as work
+from pyro_tbr.progress import aside, beat, detail, querying, stage, step, working
+from pyro_tbr.progress.stages import duration
+from pyro_tbr.progress.work import LOGGER, Work
 
 OPTIONS = tbr.FitOptions(restarts=4, sparse_steps=20, max_steps=40, cross_fit=2)
 STAGES = ["dense stage", "honest latents", "rotation", "sparse stage", "checks"]
@@ -44,14 +47,14 @@ def clock():
 @pytest.fixture
 def terminal(monkeypatch):
     stream = Terminal()
-    monkeypatch.setattr(progress, "sys", SimpleNamespace(stderr=stream))
+    monkeypatch.setattr(telling, "sys", SimpleNamespace(stderr=stream))
     return stream
 
 
 @pytest.fixture
 def plain(monkeypatch):
     stream = io.StringIO()
-    monkeypatch.setattr(progress, "sys", SimpleNamespace(stderr=stream))
+    monkeypatch.setattr(telling, "sys", SimpleNamespace(stderr=stream))
     return stream
 
 
@@ -104,14 +107,14 @@ def test_where_there_is_no_terminal_a_line_a_stage(plain, clock):
 def test_in_a_notebook_the_line_is_drawn(monkeypatch, clock):
     kind = type("OutStream", (io.StringIO,), {"__module__": "ipykernel.iostream"})
     stream = kind()
-    monkeypatch.setattr(progress, "sys", SimpleNamespace(stderr=stream))
+    monkeypatch.setattr(telling, "sys", SimpleNamespace(stderr=stream))
     some_work(clock)
     assert "2 of 2 second" in stream.getvalue()
     assert "\r" in stream.getvalue()
 
 
 def test_without_any_stream_nothing_is_shown(monkeypatch, clock):
-    monkeypatch.setattr(progress, "sys", SimpleNamespace(stderr=None))  # as under pythonw
+    monkeypatch.setattr(telling, "sys", SimpleNamespace(stderr=None))  # as under pythonw
     some_work(clock)
 
 
@@ -202,13 +205,13 @@ def test_threads_do_not_see_each_others_work(terminal, clock):
 
     def other():
         step()
-        seen.append(progress._WORK.get())
+        seen.append(telling._WORK.get())
 
     with working("fit", show=True, total=4, clock=clock):
         thread = threading.Thread(target=other)
         thread.start()
         thread.join()
-        assert progress._WORK.get().stages[0].done == 0
+        assert telling._WORK.get().stages[0].done == 0
     assert seen == [None]
 
 
@@ -225,7 +228,7 @@ def test_a_second_without_a_step_is_drawn_too(terminal, clock):
 
     with working("fit", show=True, total=4, clock=clock):
         before = len(terminal.lines())
-        progress._WORK.get().tick(Waits())
+        telling._WORK.get().tick(Waits())
         times = [line.split("| ")[-1][:4] for line in terminal.lines()[before:]]
     assert times == ["0:01", "0:02"]
 
@@ -236,6 +239,29 @@ def test_a_warning_meets_a_line_that_is_out_of_its_way(terminal, clock):
             assert terminal.getvalue().split("\r")[-2].strip() == ""
             terminal.write("a warning\n")
         assert terminal.lines()[-1].startswith("fit")
+
+
+def test_a_question_shows_nothing_for_two_seconds_and_then_a_line(terminal, clock):
+    with working("summary", show=True, total=1, patience=2.0, clock=clock):
+        with stage("draws", total=10, unit="draw"):
+            for _ in range(4):
+                clock.now += 0.4
+                step(unit="draw")
+            assert terminal.lines() == []
+            clock.now += 0.8
+            beat()
+            assert terminal.lines() == [
+                "summary  40%|####      | 0:02, draws (about 0:04 left): draw 4 of 10"
+            ]
+    assert terminal.getvalue().split("\r")[-2].strip() == ""
+
+
+def test_a_question_is_quiet_where_there_is_no_terminal(plain, caplog):
+    caplog.set_level(logging.INFO, logger="pyro_tbr")
+    with querying("summary"), stage("draws"):
+        step()
+    assert plain.getvalue() == ""
+    assert not caplog.records  # of level DEBUG
 
 
 def test_stages_and_their_seconds_are_logged(caplog, plain, clock):
@@ -264,13 +290,13 @@ def test_stages_and_their_seconds_are_logged(caplog, plain, clock):
 
 def test_a_record_does_not_end_up_in_the_middle_of_the_line(terminal, clock):
     handler = logging.StreamHandler(terminal)
-    progress.LOGGER.addHandler(handler)
+    LOGGER.addHandler(handler)
     try:
-        progress.LOGGER.setLevel(logging.INFO)
+        LOGGER.setLevel(logging.INFO)
         some_work(clock)
     finally:
-        progress.LOGGER.removeHandler(handler)
-        progress.LOGGER.setLevel(logging.NOTSET)
+        LOGGER.removeHandler(handler)
+        LOGGER.setLevel(logging.NOTSET)
     printed = [line for line in terminal.getvalue().split("\r") if "\n" in line]
     assert printed[1].startswith("fit: first begins (1 of 2)\n")
     assert not any(line.split("\n")[0].count("|") for line in printed)
@@ -301,16 +327,16 @@ def shown_fit(rows):
         show(self, now=now)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(progress, "sys", SimpleNamespace(stderr=stream))
+        patch.setattr(telling, "sys", SimpleNamespace(stderr=stream))
         patch.setattr(Work, "show", show)
-        patch.setattr(progress, "_REDRAWN", 0.0)
-        patch.setattr(progress.LOGGER, "level", logging.DEBUG)
-        progress.LOGGER.addHandler(handler)
-        progress.LOGGER.manager._clear_cache()
+        patch.setattr(work, "_REDRAWN", 0.0)
+        patch.setattr(LOGGER, "level", logging.DEBUG)
+        LOGGER.addHandler(handler)
+        LOGGER.manager._clear_cache()
         model = tbr.TreeModel(rows.tree, 2, encoder="mlp")
         posterior = tbr.fit(model, rows.x, rows.y, rows.env, options=OPTIONS)
-        progress.LOGGER.removeHandler(handler)
-    progress.LOGGER.manager._clear_cache()
+        LOGGER.removeHandler(handler)
+    LOGGER.manager._clear_cache()
     return stream.lines(), records, said, posterior
 
 

@@ -287,6 +287,17 @@ class Guide(LocalParamsModule):
         for block in self._blocks(num_samples):
             yield self.sample(len(block), generator)[site]
 
+    def sample_some(
+        self, site: str, arcs: Tensor, trees: Tensor, num_samples: int, generator: Generator
+    ) -> Iterator[Tensor]:
+        """The same of some arcs (a,), in rising order, and trees, in blocks (s, a, n).
+
+        A tree is a weight and outcome: number ``weight * Q + outcome``, (n,). Draws are those that
+        :meth:`sample_arcs` gives by a generator in that state.
+        """
+        for block in self.sample_arcs(site, num_samples, generator):
+            yield block.flatten(2)[:, arcs][:, :, trees]
+
     def _blocks(self, num_samples: int, elements: int = _SITE_ELEMENTS) -> tuple[Tensor, ...]:
         each = max(1, self.num_arcs) * self.head.prior.root_loc.numel()
         return torch.arange(num_samples).split(max(1, elements // each))

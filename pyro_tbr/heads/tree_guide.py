@@ -20,7 +20,7 @@ from pyro_tbr.heads.statistics import Statistics, statistics
 from pyro_tbr.heads.sweeps import Sweeps
 from pyro_tbr.heads.tree_state import FINAL_PASSES, TreeState
 from pyro_tbr.tree import path_sum
-from pyro_tbr.tree.messages import ArcLaw
+from pyro_tbr.tree.messages import ArcLaw, sample
 
 _JOINT_ELEMENTS = 5_000_000  # of one block of draws, where every call makes messages anew
 _SURE = 1e-13  # where one minus a PIP in double precision has still three digits
@@ -241,6 +241,27 @@ class TreeGuide(TreeState):
             draws = factor.draw_from(messages, self.head.tree, len(block), generator)
             draws = self.sample_hyper(len(block), generator) | draws
             yield self.with_prior_changes(draws, generator)[site]
+
+    @torch.no_grad()
+    def sample_some(
+        self, site: str, arcs: Tensor, trees: Tensor, num_samples: int, generator: Generator
+    ) -> Iterator[Tensor]:
+        """See :meth:`Guide.sample_some`: only what leads to these arcs is worked out."""
+        factor, known = self.factor, self.informed_arcs[arcs].unsqueeze(-1)
+        if factor.joint or not factor.trees_apart:
+            yield from super().sample_some(site, arcs, trees, num_samples, generator)
+            return
+        messages, tree = self.messages(), self.head.tree
+        for block in self._blocks(num_samples):
+            num = len(block)
+            drawn = sample(tree, messages, num, generator, arcs=arcs, batch=trees)
+            values = (drawn.classes > 0) if site == "gates" else drawn.deltas
+            values = values.mT.to(self.head.prior.root_loc.dtype)
+            hyper = self.sample_hyper(num, generator)
+            if not bool(self.informed_arcs.all()):
+                new = self.head.prior.draw_changes(hyper, generator)[site].flatten(2)
+                values = torch.where(known, values, new[:, arcs][:, :, trees])
+            yield values
 
     @torch.no_grad()
     def log_odds(self) -> Tensor:

@@ -37,7 +37,12 @@ import torch
 from numpy.typing import NDArray
 
 from pyro_tbr.errors import DataError
+<<<<<<< HEAD
 from pyro_tbr.posterior.view import PosteriorView, check_number, is_real, require_gates
+=======
+from pyro_tbr.posterior.view import PosteriorView, check_number, require_gates
+from pyro_tbr.progress import beat, stage, step
+>>>>>>> progress
 
 _SEED = 577_215
 _LEAST_PIP = 0.002  # arcs below are in no set
@@ -72,16 +77,31 @@ def credible_set_table(
         raise DataError(f"min_purity={min_purity!r} must be from 0 to 1, such as 0.25, or None")
     check_number(num_draws, "num_draws")
     # An arc without data below changed with the prior's probability: no discovery.
-    pips = view.guide.delta_moments().inclusion.cpu()
-    likely = view.guide.informed_arcs.cpu() & (pips.amax((1, 2)) > _LEAST_PIP)
+    pips = view.guide.delta_moments().inclusion.cpu().flatten(1)  # (A, W * Q)
+    likely = view.guide.informed_arcs.cpu() & (pips.amax(1) > _LEAST_PIP)
     arcs = likely.nonzero()[:, 0]
-    blocks = view.guide.sample_arcs("gates", num_draws, torch.Generator().manual_seed(_SEED))
-    gates = torch.cat([block.cpu()[:, arcs] > 0.5 for block in blocks]).numpy()
+    # Of the other trees all arcs together do not reach the coverage.
+    trees = (pips[arcs].sum(0) > coverage - _MARGIN).nonzero()[:, 0]
+    gates: dict[int, NDArray[np.bool_]] = {}
+    if len(trees):
+        generator = torch.Generator().manual_seed(_SEED)
+        blocks = view.guide.sample_some("gates", arcs, trees, num_draws, generator)
+        parts = []
+        with stage("draws", total=num_draws, unit="draw"):
+            for block in blocks:
+                parts.append(block.cpu() > 0.5)
+                step(len(block), unit="draw")
+        drawn = torch.cat(parts).numpy()
+        gates = {int(tree): drawn[..., place] for place, tree in enumerate(trees)}
     labels = [view.tree.arcs[arc] for arc in arcs.tolist()]
     rows = []
     for k, latent in enumerate(view.latent_names):
         for q, outcome in enumerate(view.outcome_names):
-            found = find_credible_sets(gates[:, :, k, q], coverage, min_purity)
+            tree = k * len(view.outcome_names) + q
+            found = []
+            if tree in gates:
+                found = find_credible_sets(gates[tree], coverage, min_purity)
+                beat()
             for number, one in enumerate(found, start=1):
                 named = tuple(labels[arc] for arc in one.arcs)
                 rows.append((latent, outcome, number, named, one.coverage, one.purity))
@@ -109,35 +129,37 @@ def find_credible_sets(
     """
     if min_purity is None:
         min_purity = min(math.sqrt(1 - coverage) + _MARGIN, 0.9)
-    number = gates.sum(0, dtype=np.int64)
+    num_draws, number = len(gates), gates.sum(0, dtype=np.int64)
     # Likeliest first: the first arc of a set comes before the others.
     order = np.argsort(-number, kind="stable")
-    order = order[number[order] > _LEAST_PIP * len(gates)]
-    gates = np.ascontiguousarray(gates[:, order])
-    pips, as_numbers = number[order] / max(1, len(gates)), gates.astype(np.float32)
+    order = order[number[order] > _LEAST_PIP * num_draws]
+    by_arc = np.ascontiguousarray(gates[:, order].T)  # (A', S)
+    together = by_arc.astype(np.float32) @ by_arc.astype(np.float32).T  # counts, which are exact
+    pips = number[order] / max(1, num_draws)
     free = np.ones(len(order), dtype=bool)
+    left = by_arc.sum(0)  # changes of arcs that are in no set yet, (S,)
     found = []
-    possible = gates.any(1).mean() if len(gates) else 0.0
     for start in np.flatnonzero(pips >= _LEAST_START):
         if not free[start]:
             continue
-        if possible < coverage:
+        if (left > 0).mean() < coverage:
             break
-        members = _grow(gates, as_numbers, int(start), free, coverage, min_purity)
+        members = _grow(by_arc, together, pips, int(start), free, coverage, min_purity)
         if members:
-            members = _pruned(gates, members, coverage)
-            chosen = gates[:, members]
+            members = _pruned(by_arc, members, coverage)
+            chosen = by_arc[members]
             arcs = tuple(order[members].tolist())
-            share, purity = float(chosen.any(1).mean()), float(_alone(chosen).min())
+            share, purity = float(chosen.any(0).mean()), float(_alone(chosen).min())
             found.append(CredibleSet(arcs, share, purity))
             free[members] = False
-            possible = gates[:, free].any(1).mean()
+            left -= chosen.sum(0)
     return found
 
 
 def _grow(
     gates: NDArray[np.bool_],
-    as_numbers: NDArray[np.float32],
+    together: NDArray[np.float32],
+    pip: NDArray[np.float64],
     start: int,
     free: NDArray[np.bool_],
     coverage: float,
@@ -145,16 +167,17 @@ def _grow(
 ) -> list[int]:
     """A set around an arc that reaches the coverage and stays pure; empty if there is none.
 
-    Gates are (S, A), as booleans and as numbers; ``free`` arcs (A,) are in no set yet.
+    Gates are (A, S); ``together`` in how many draws two arcs changed, (A, A); PIPs (A,); ``free``
+    arcs (A,) are in no set yet.
     """
-    num_draws = len(gates)
-    pip = as_numbers.mean(0, dtype=np.float64)
-    members, off = [start], ~gates[:, start]
+    num_draws = gates.shape[1]
+    members, off = [start], ~gates[start]
     rest = free.copy()
     rest[start] = False
+    silent_too = together.diagonal() - together[start]  # changes while the set is off, (A,)
     while 1 - off.mean() < coverage:
         # How often each arc changes while the set is off, against what chance would have.
-        gain = (off.astype(np.float32) @ as_numbers) / num_draws
+        gain = silent_too / num_draws
         silent = off.mean()
         spread = np.sqrt(np.maximum(pip * (1 - pip) * silent * (1 - silent), 1e-300))
         correlation = (gain - pip * silent) / spread
@@ -162,28 +185,30 @@ def _grow(
         rest &= correlation > _NOISE / math.sqrt(num_draws)
         candidates = np.flatnonzero(rest)
         for place in candidates[np.argsort(-correlation[candidates], kind="stable")]:
-            if _alone(gates[:, [*members, place]]).min() >= min_purity:
+            if _alone(gates[[*members, place]]).min() >= min_purity:
                 break
             rest[place] = False  # a larger set is no purer
         else:
             return []
         members.append(int(place))
         rest[place] = False
-        off &= ~gates[:, place]
+        new = off & gates[place]
+        silent_too = silent_too - gates[:, new].sum(1, dtype=np.float32)
+        off &= ~gates[place]
     return members
 
 
 def _alone(chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """For each arc the share of its changes in which no other of these arcs changed, (n,)."""
-    single = chosen.sum(1) == 1
-    return (chosen & single[:, None]).sum(0) / np.maximum(chosen.sum(0), 1)
+    """For each arc (n, S) the share of its changes in which no other of them changed, (n,)."""
+    single = chosen.sum(0) == 1
+    return (chosen & single).sum(1) / np.maximum(chosen.sum(1), 1)
 
 
 def _pruned(gates: NDArray[np.bool_], members: list[int], coverage: float) -> list[int]:
     """Without arcs the coverage does not need, the unlikeliest first; likeliest first."""
-    kept = sorted(members, key=lambda arc: -gates[:, arc].mean())
+    kept = sorted(members, key=lambda arc: -gates[arc].mean())
     for arc in reversed(kept[1:]):
         without = [other for other in kept if other != arc]
-        if gates[:, without].any(1).mean() >= coverage:
+        if gates[without].any(0).mean() >= coverage:
             kept = without
     return kept

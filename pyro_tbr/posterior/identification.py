@@ -18,6 +18,7 @@ from torch import Tensor
 
 from pyro_tbr.posterior.rivals import Rivals, rivals_of
 from pyro_tbr.posterior.view import PosteriorView
+from pyro_tbr.progress import querying
 from pyro_tbr.tree.readers.naming import listed
 
 LEAST_GAP = 1.5  # log evidence by which the solution has to be ahead of the best other one
@@ -123,14 +124,25 @@ class Identification:
         return "\n".join(lines)
 
 
-@torch.no_grad()
 def identify(view: PosteriorView) -> Identification:
+<<<<<<< HEAD
     """See ``Posterior.identification``."""
     found = view.tables_kept.get("identification", lambda: _identify(view))
     return replace(found, separation=found.separation.copy(), latents=found.latents.copy())
 
 
 def _identify(view: PosteriorView) -> Identification:
+=======
+    """See ``Posterior.identification``; kept, as a summary asks for it too."""
+    with querying("identification"):
+        found: Identification = view.tables_kept.get("identification", lambda: _identified(view))
+    # Tables can be written to.
+    return replace(found, separation=found.separation.copy(), latents=found.latents.copy())
+
+
+@torch.no_grad()
+def _identified(view: PosteriorView) -> Identification:
+>>>>>>> progress
     report, model = view.report, view.model
     names, nodes = view.latent_names[: model.latent_dim], view.stats.nodes
     num_outcomes = len(view.outcome_names)

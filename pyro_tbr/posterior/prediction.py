@@ -25,8 +25,13 @@ from pyro_tbr.heads.moments import predictor_moments
 from pyro_tbr.posterior.form import Form
 from pyro_tbr.posterior.mixture import Mixture, drawn, quantiles
 from pyro_tbr.posterior.places import Places, places_of
+<<<<<<< HEAD
 from pyro_tbr.posterior.scoring import score_table
 from pyro_tbr.posterior.view import PosteriorView, check_level, check_number, check_seed
+=======
+from pyro_tbr.posterior.view import PosteriorView, check_level, check_number
+from pyro_tbr.progress import beat, querying
+>>>>>>> progress
 
 _CHUNK_ELEMENTS = 1_000_000  # rows are taken in chunks of about this many numbers: fits caches
 
@@ -159,9 +164,11 @@ class Prediction:
         """Both ends, as the user gets them."""
         scaling, kinds = self._view.scaling, self._view.model.likelihood.kinds()
         tails, parts = ((1 - self.level) / 2, (1 + self.level) / 2), []
-        for _, each in self._by_draw():
-            ends = [quantiles(each, kinds, tail) for tail in tails]
-            parts.append([scaling.to_user(end) for end in ends])
+        with querying("intervals"):
+            for _, each in self._by_draw():
+                ends = [quantiles(each, kinds, tail) for tail in tails]
+                parts.append([scaling.to_user(end) for end in ends])
+                beat()
         lower, upper = (torch.cat(column) for column in zip(*parts, strict=True))
         return self._form.table(lower), self._form.table(upper)
 

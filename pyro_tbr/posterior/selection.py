@@ -10,9 +10,15 @@ import torch
 from numpy.typing import NDArray
 
 from pyro_tbr.errors import DataError
+<<<<<<< HEAD
 from pyro_tbr.posterior.identification import identify
 from pyro_tbr.posterior.tables import deltas, long_table
 from pyro_tbr.posterior.view import PosteriorView, is_real, require_gates
+=======
+from pyro_tbr.posterior.tables import changes, long_table
+from pyro_tbr.posterior.view import PosteriorView, require_gates
+from pyro_tbr.progress import stage, step
+>>>>>>> progress
 
 _NUM_DRAWS = 4000
 _SEED = 314_159
@@ -76,12 +82,17 @@ def select_at_fdr(pips: Any, fdr: float, order_by: Any = None) -> Selection:
 def selected(view: PosteriorView, fdr: float) -> pd.DataFrame:
     """See ``Posterior.select``."""
     require_gates(view, "select()")
-    table = deltas(view, 0.9)
-    informed = view.guide.informed_arcs.cpu().numpy()
+    pips, log_odds = (
+        part.cpu().double().flatten(1).numpy()
+        for part in (view.guide.delta_moments().inclusion, view.guide.log_odds())
+    )
     # Without data below an arc its PIP is the prior's: no discovery.
-    table = table[np.repeat(informed, len(table) // len(informed))]
-    found = select_at_fdr(table["pip"], fdr, order_by=table["log_odds"])
-    table = table.iloc[found.chosen].reset_index(drop=True)
+    informed = np.repeat(view.guide.informed_arcs.cpu().numpy(), pips.shape[1])
+    rows = np.flatnonzero(informed)
+    found = select_at_fdr(pips.ravel()[rows], fdr, order_by=log_odds.ravel()[rows])
+    rows = rows[found.chosen]
+    table = changes(view, 0.9, rows)
+    table["log_odds"] = log_odds.ravel()[rows]
     table["fdr"] = found.running
     identified = identify(view)
     sure = identified.latents["determined"]
@@ -99,8 +110,10 @@ def exceedances(view: PosteriorView, threshold: float) -> pd.DataFrame:
     # By draws: given inclusion a change can have several modes, and without data heavy tails.
     above = torch.zeros(view.model.prior.delta_shape, dtype=torch.float64)
     generator = torch.Generator().manual_seed(_SEED)
-    for block in view.guide.sample_arcs("deltas", _NUM_DRAWS, generator):
-        above += (block.cpu().abs() > limit).sum(0)
+    with stage("draws", total=_NUM_DRAWS, unit="draw"):
+        for block in view.guide.sample_arcs("deltas", _NUM_DRAWS, generator):
+            above += (block.cpu().abs() > limit).sum(0)
+            step(len(block), unit="draw")
     value = above / _NUM_DRAWS
     parts = {"exceedance": value, "threshold": torch.full_like(value, threshold)}
     return long_table(view.tree, parts, view.latent_names, view.outcome_names)

@@ -16,7 +16,7 @@ from pyro_tbr.heads.priors import ArcPrior
 from pyro_tbr.markup import box, fragment, listing, paragraph, table
 from pyro_tbr.posterior.identification import Identification, identify
 from pyro_tbr.posterior.latent_choice import LatentDimChoice
-from pyro_tbr.posterior.tables import deltas, names_index, noise_table
+from pyro_tbr.posterior.tables import changes, names_index, noise_table
 from pyro_tbr.posterior.view import PosteriorView
 from pyro_tbr.tree import Tree
 
@@ -144,7 +144,12 @@ def summarise(view: PosteriorView) -> Summary:
     identified = identify(view)
     used = identified.latents["used"].to_numpy()
     latents["used"] = np.append(used, np.ones(len(names) - len(used), dtype=bool))
+<<<<<<< HEAD
     changes = surest(view, identified)[:_NUM_SHOWN]
+=======
+    sure = moments.inclusion if guide.has_gates else (moments.mean.double().square() / moments.var)
+    order = sure.flatten().cpu().argsort(descending=True, stable=True)[:_NUM_SHOWN]
+>>>>>>> progress
     return Summary(
         num_rows=int(view.row_counts.sum()),
         num_environments=int((view.row_counts > 0).sum()),
@@ -152,8 +157,12 @@ def summarise(view: PosteriorView) -> Summary:
         noise_scale=_noise_scale(view),
         noise_range=_noise_range(view),
         latents=latents,
+<<<<<<< HEAD
         changes=changes,
         nodes=described(view.tree, changes),
+=======
+        changes=changes(view, 0.9, order.numpy()),
+>>>>>>> progress
         folds=view.report.folds,
         optimism=view.report.optimism,
         how_latents=view.report.how_latents,

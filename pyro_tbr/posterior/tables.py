@@ -16,6 +16,7 @@ from pyro_tbr.errors import DataError
 from pyro_tbr.heads.hyper import ScaleFactor
 from pyro_tbr.heads.moments import DeltaMoments, NodeMoments
 from pyro_tbr.posterior.view import PosteriorView, check_level
+from pyro_tbr.progress import querying, stage, step
 from pyro_tbr.tree import Tree
 
 Names = Sequence[Hashable]
@@ -56,28 +57,57 @@ def pip_table(tree: Tree, inclusion: Tensor, latents: Names, outcomes: Names) ->
 def deltas(view: PosteriorView, level: float) -> pd.DataFrame:
     """See ``Posterior.deltas``."""
     check_level(level)
-    return view.tables_kept.get(float(level), lambda: _deltas(view, level)).copy()
+    with querying("deltas"):
+        return view.tables_kept.get(("deltas", float(level)), lambda: _deltas(view, level)).copy()
 
 
 def _deltas(view: PosteriorView, level: float) -> pd.DataFrame:
-    moments, names = view.guide.delta_moments(), (view.latent_names, view.outcome_names)
-    table = delta_table(view.tree, moments, view.weight_unit, *names, level, _draws(view))
+    table = changes(view, level)
     table["log_odds"] = view.guide.log_odds().reshape(-1).cpu().numpy()
     return table
 
 
-def _draws(view: PosteriorView) -> Tensor | None:
-    """Draws of the changes (S, A, W, Q), model's units, where quantiles have no closed form.
+@torch.no_grad()
+def changes(view: PosteriorView, level: float, rows: np.ndarray | None = None) -> pd.DataFrame:
+    """``Posterior.deltas`` without log odds, of some rows of it: draws are made of these alone."""
+    moments, names = view.guide.delta_moments(), (view.latent_names, view.outcome_names)
+    unit = view.weight_unit
+    if rows is None:
+        every = np.arange(moments.mean.numel())
+        draws = _draws(view, every)
+        draws = None if draws is None else draws.reshape(len(draws), *moments.mean.shape)
+        return delta_table(view.tree, moments, unit, *names, level, draws)
+    place = torch.from_numpy(rows)
+    some = DeltaMoments(*(part.cpu().flatten()[place] for part in moments))
+    unit = unit.expand_as(moments.mean).flatten()[place]
+    columns = _change_columns(some, unit, level, _draws(view, rows))
+    found = long_table(view.tree, {}, *names).iloc[rows].reset_index(drop=True)
+    return found.assign(**{name: value.numpy() for name, value in columns.items()})
 
-    They are 4,000, so the standard error of the end of a 90 % interval is some 0.03 posterior
-    standard deviations; fewer on large trees, 200 at least.
+
+def _draws(view: PosteriorView, rows: np.ndarray) -> Tensor | None:
+    """Draws of some changes (S, n), model's units.
+
+    Changes are numbered as the rows of ``Posterior.deltas``. Draws are 4,000, so the standard error
+    of the end of a 90 % interval is some 0.03 posterior standard deviations; fewer on large trees,
+    200 at least. ``None`` where there is a closed form, or nothing to draw.
     """
-    if view.guide.closed_form:
+    if view.guide.closed_form or not len(rows):
         return None
-    most = _MOST_ELEMENTS // math.prod(view.model.prior.delta_shape)
+    num_trees = math.prod(view.model.prior.delta_shape[1:])
+    most = _MOST_ELEMENTS // (num_trees * view.tree.num_arcs)
     generator = torch.Generator().manual_seed(_SEED)
     num_draws = min(_NUM_DRAWS, max(_LEAST_DRAWS, most))
-    return torch.cat([b.cpu() for b in view.guide.sample_arcs("deltas", num_draws, generator)])
+    arcs, at_arc = np.unique(rows // num_trees, return_inverse=True)
+    trees, at_tree = np.unique(rows % num_trees, return_inverse=True)
+    which = torch.from_numpy(arcs), torch.from_numpy(trees)
+    whole = len(rows) == len(arcs) * len(trees) and bool((np.diff(rows) > 0).all())
+    parts = []
+    with stage("draws", total=num_draws, unit="draw"):
+        for block in view.guide.sample_some("deltas", *which, num_draws, generator):
+            parts.append(block.cpu().flatten(1) if whole else block.cpu()[:, at_arc, at_tree])
+            step(len(block), unit="draw")
+    return torch.cat(parts)
 
 
 def delta_table(
@@ -101,7 +131,15 @@ def delta_table(
         draws: Of the changes in the model's units, (S, A, W, Q), where they are no mixture of a
             point and a normal.
     """
-    m = DeltaMoments(*(part.cpu().double() for part in moments))
+    moments = DeltaMoments(*(part.cpu() for part in moments))
+    return long_table(tree, _change_columns(moments, scale, level, draws), latents, outcomes)
+
+
+def _change_columns(
+    moments: DeltaMoments, scale: Tensor, level: float, draws: Tensor | None
+) -> dict[str, Tensor]:
+    """Columns of changes of any shape (*N), from draws (S, *N) of them; see :func:`delta_table`."""
+    m = DeltaMoments(*(part.double() for part in moments))
     slab_sd = m.slab_var.clamp(min=1e-300).sqrt()
     tail = (1 - level) / 2
     if draws is None:
@@ -109,9 +147,12 @@ def delta_table(
         above = m.inclusion - below
         lower, upper = (_spike_slab_quantile(m, slab_sd, below, p) for p in (tail, 1 - tail))
     else:
-        below, above = ((draws * sign > 0).double().mean(0) for sign in (-1, 1))
-        lower, upper = torch.from_numpy(np.quantile(draws.cpu().numpy(), [tail, 1 - tail], axis=0))
-    columns = {
+        each = np.ascontiguousarray(draws.reshape(len(draws), -1).numpy().T)  # (N, S)
+        shares = (np.count_nonzero(side, axis=1) / len(draws) for side in (each < 0, each > 0))
+        below, above = (torch.from_numpy(share).reshape(m.mean.shape) for share in shares)
+        ends = np.quantile(each, [tail, 1 - tail], axis=1, overwrite_input=True)
+        lower, upper = torch.from_numpy(ends).reshape(2, *m.mean.shape)
+    return {
         "pip": m.inclusion,
         "prior_pip": m.prior_inclusion,
         "mean": m.mean * scale,
@@ -120,7 +161,6 @@ def delta_table(
         "upper": upper * scale,
         "lfsr": 1 - torch.maximum(below, above),
     }
-    return long_table(tree, columns, latents, outcomes)
 
 
 def long_table(

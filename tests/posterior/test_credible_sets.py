@@ -184,3 +184,59 @@ def test_sets_hold_a_change_as_often_as_they_say(simulated):
     assert abs(in_standard_errors(hits[several], coverage[several])) < 4
     # And it can fail: the likeliest arc of a set alone is not as sure as the set.
     assert in_standard_errors(first[several], coverage[several]) < -8
+
+
+def plain_sets(gates, coverage=0.95, least=0.253):
+    """The search as it is told in the module's docstring, every share counted from the draws."""
+    num = len(gates)
+    order = sorted(range(gates.shape[1]), key=lambda arc: -gates[:, arc].sum())
+    free = [arc for arc in order if gates[:, arc].mean() > 0.002]
+    found = []
+
+    def alone(arcs):
+        single = gates[:, arcs].sum(1) == 1
+        return min((gates[:, arc] & single).sum() / max(gates[:, arc].sum(), 1) for arc in arcs)
+
+    def grown(start):
+        arcs, rest = [start], [arc for arc in free if arc != start]
+        while True:
+            off = ~gates[:, arcs].any(1)
+            if 1 - off.mean() >= coverage:
+                return arcs
+            ranked = []
+            for arc in rest:
+                pip, gain = gates[:, arc].mean(), (off & gates[:, arc]).mean()
+                spread = math.sqrt(pip * (1 - pip) * off.mean() * (1 - off.mean()))
+                correlation = (gain - pip * off.mean()) / max(spread, 1e-150)
+                if gain >= least * pip and correlation > 2 / math.sqrt(num):
+                    ranked.append((-correlation, arc))
+            rest = [arc for _, arc in sorted(ranked, key=lambda pair: pair[0])]
+            pure = [arc for arc in rest if alone([*arcs, arc]) >= least]
+            if not pure:
+                return []
+            rest = rest[rest.index(pure[0]) + 1 :]
+            arcs.append(pure[0])
+
+    for start in list(free):
+        if start in free and gates[:, start].mean() >= 0.04:
+            if gates[:, free].any(1).mean() < coverage:
+                break
+            kept = sorted(grown(start), key=lambda arc: -gates[:, arc].mean())
+            for arc in reversed(kept[1:]):
+                if gates[:, [a for a in kept if a != arc]].any(1).mean() >= coverage:
+                    kept.remove(arc)
+            if kept:
+                found.append((tuple(kept), gates[:, kept].any(1).mean(), alone(kept)))
+                free = [arc for arc in free if arc not in kept]
+    return found
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_search_finds_the_sets_of_the_plain_version(seed):
+    rng = np.random.default_rng(seed)
+    blocks = [one_of(rng.dirichlet(np.ones(size)) * 0.99, rng, 1000) for size in (2, 3, 5)]
+    blocks += [independent(rng.random(6) * 0.5, rng, 1000), independent([0.97], rng, 1000)]
+    gates = np.concatenate(blocks, axis=1)[:, rng.permutation(17)]
+    found = find_credible_sets(gates)
+    assert len(found) >= 3
+    assert [(one.arcs, one.coverage, one.purity) for one in found] == plain_sets(gates)

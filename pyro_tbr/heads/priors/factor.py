@@ -49,10 +49,12 @@ class PriorFactor(nn.Module):
         joint: Sites of hyperparameters held jointly with the weights; what their factors say is
             matched to that, for reports.
         rough_components: Cap on the components of a message while sweeps still move far.
+        trees_apart: Draws of a weight's and outcome's tree do not depend on those of others.
     """
 
     joint: frozenset[str] = frozenset()
     rough_components: int = 4
+    trees_apart: bool = True
 
     def __init__(self, prior: Any) -> None:
         super().__init__()

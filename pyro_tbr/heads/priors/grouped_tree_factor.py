@@ -48,6 +48,7 @@ class GroupedTreeFactor(GroupedFactor):
     """
 
     log_bayes: Tensor
+    trees_apart = False  # outcomes are paired
 
     def __init__(self, prior: Any) -> None:
         super().__init__(prior)

@@ -52,9 +52,9 @@ def sample(
         num_samples: S.
         generator: Of the draws.
         arcs: Arcs that are asked for, A of them in the result; those that are not on the way to
-            one of them are not drawn. ``None``: all.
+            one of them are not worked out. ``None``: all.
         batch: Elements of the batch, flattened, that are asked for, *B in the result. ``None``:
-            all.
+            all. Whatever is asked for, a generator gives the same draws of it.
     """
     with torch.no_grad():
         folded, device = inside.folded, inside.potential.mean.device
@@ -67,8 +67,13 @@ def sample(
         root, number, picks, changes = weight[:, 0], [], [], []
         for depth, places in enumerate(needed[1:], start=1):
             level = folded.levels[depth]
+            like = weight.new_empty(()).expand(num_samples, len(level.node), inside.arcs.batch)
+            made = _noise(like, generator)
+            if len(places) < len(level.node):
+                made = [part[:, places] for part in made]
+            noise = _Noise(*(part[:, :, columns] for part in made))
             parent = weight[:, torch.searchsorted(needed[depth - 1], level.parent[places])]
-            picked, weight = _draw_level(inside, depth, places, columns, parent, generator)
+            picked, weight = _draw_level(inside, depth, places, columns, parent, noise)
             number.append(level.arc[places])
             picks.append(picked)
             changes.append(weight - parent)
@@ -79,7 +84,8 @@ def sample(
 
     def shaped(values: Tensor) -> Tensor:
         values = values.movedim(1, -1)
-        return values.reshape(num_samples, *shape, -1).to(inside.log_evidence.dtype)
+        whole = (num_samples, *shape, len(wanted))
+        return values.reshape(whole).to(inside.log_evidence.dtype)
 
     classes, deltas = drawn
     root = root.reshape(num_samples, *shape).to(inside.log_evidence.dtype)
@@ -118,19 +124,32 @@ def _arranged(
 
     ``place`` is where each of them has been drawn, -1 if it has not been.
     """
-    silent = (place < 0).nonzero()[:, 0]
-    whole = [part.index_select(1, place.clamp(min=0)) for part in drawn]
-    step = max(1, _BLOCK // max(1, len(drawn[0]) * drawn[0].shape[-1]))
-    for some in silent.split(step):
+    whole = [part.new_zeros(len(part), len(wanted), part.shape[-1]) for part in drawn]
+    for part, new in zip(whole, drawn, strict=True):
+        part[:, place >= 0] = new[:, place[place >= 0]]
+    silent = torch.ones(inside.arcs.num_arcs, dtype=torch.bool, device=place.device)
+    silent[inside.folded.nodes[1:] - 1] = False
+    num, batch = len(drawn[0]), inside.arcs.batch
+    for some in silent.nonzero()[:, 0].split(max(1, _BLOCK // max(1, num * batch))):
         if not len(some):
             break
-        law = _columns(inside.arcs.at(wanted[some]), columns)
-        like = whole[0][:, some]
-        uniform, normal = _noise(like, generator)
-        pick = _pick(law.prob.cumsum(-1).expand(len(like), -1, -1, -1), uniform)
+        like = whole[1].new_empty(()).expand(num, len(some), batch)
+        noise = _noise(like, generator)
+        here = torch.isin(wanted, some).nonzero()[:, 0]  # in the same order: both rise
+        asked = torch.isin(some, wanted)
+        uniform, normal = (part[:, asked][:, :, columns] for part in noise)
+        law = _columns(inside.arcs.at(wanted[here]), columns)
+        pick = _pick(law.prob.cumsum(-1).expand(num, -1, -1, -1), uniform)
         mean, var = (_at(part, pick) for part in (law.mean, law.var))
-        whole[0][:, some], whole[1][:, some] = pick.to(like.dtype), mean + var.sqrt() * normal
+        whole[0][:, here], whole[1][:, here] = pick.to(normal.dtype), mean + var.sqrt() * normal
     return whole
+
+
+class _Noise(NamedTuple):
+    """What makes a draw of what is known, (S, n, B) both."""
+
+    uniform: Tensor
+    normal: Tensor
 
 
 def _columns(parts: _Parts, columns: slice | Tensor) -> _Parts:
@@ -145,10 +164,10 @@ def _draw_root(
     generator: torch.Generator | None,
 ) -> Tensor:
     """Weights at the root, ``(S, 1, B)``."""
-    at_root = absorb(inside.root, inside.node[0][0])
-    at_root = Density(*(part[0, columns] for part in at_root))  # (B, C)
+    at_root = Density(*(part[0] for part in absorb(inside.root, inside.node[0][0])))  # (B, C)
     like = at_root.mean[:, :1].expand(-1, num_samples)
-    uniform, normal = _noise(like, generator)
+    uniform, normal = (part[columns] for part in _noise(like, generator))
+    at_root = Density(*(part[columns] for part in at_root))
     upto = at_root.log_weight.softmax(-1).cumsum(-1)
     pick = torch.searchsorted(upto, uniform * upto[:, -1:], right=True)
     pick = pick.clamp(max=upto.shape[-1] - 1)
@@ -162,11 +181,10 @@ def _draw_level(
     wanted: Tensor,
     columns: slice | Tensor,
     parent: Tensor,
-    generator: torch.Generator | None,
+    noise: _Noise,
 ) -> tuple[Tensor, Tensor]:
     """Classes and weights at some places of a level, given their parents' weights ``(S, n, B)``."""
     level, arcs = inside.folded.levels[depth], inside.arcs
-    uniform, normal = _noise(parent, generator)
     picked, weight = torch.zeros_like(parent), parent.clone()  # so it stays at helpers
     real, start = level.arc[wanted] < arcs.num_arcs, 0
     for message in inside.node[depth]:
@@ -178,9 +196,10 @@ def _draw_level(
             continue
         step = _Step(seen, _columns(arcs.at(level.arc[wanted[nodes]]), columns))
         runs = max(1, _BLOCK // step.height.numel())
-        for run in torch.arange(len(parent), device=parent.device).split(runs):
-            at = (run.unsqueeze(-1), nodes)
-            picked[at], weight[at] = step.draw(parent[at], uniform[at], normal[at])
+        for start_run in range(0, len(parent), runs):
+            run = slice(start_run, start_run + runs)
+            here = (part[run].index_select(1, nodes) for part in (parent, *noise))
+            picked[run, nodes], weight[run, nodes] = step.draw(*here)
             beat()
     return picked, weight
 
