@@ -93,20 +93,20 @@ def _verdict(posterior: Posterior, identified: Identification) -> Iterator[str]:
 def _changes(posterior: Posterior, identified: Identification) -> Iterator[str]:
     """The tree, and the surest changes beside their priors."""
     yield "<h2>Where something changed</h2>"
-    found = surest(posterior, identified)
+    found = surest(posterior, identified, _MOST_CHANGES)
     if not posterior.guide.has_gates:
         kind = type(posterior.model.prior).__name__
         yield paragraph(
             f"{kind} lets every effect change a little everywhere, so there are no PIPs; these are "
             "the changes that are largest for their standard deviations."
         )
-        yield _wide(found.head(_MOST_CHANGES).drop(columns=["pip", "prior_pip"]))
-        yield listing(described(posterior.tree, found.head(_MOST_CHANGES)))
+        yield _wide(found.drop(columns=["pip", "prior_pip"]))
+        yield listing(described(posterior.tree, found))
         return
     yield _image(partial(plot_tree, posterior))
     selected = posterior.select(_FDR)
     number = max(len(selected), int((found["pip"] >= _SURE).sum()))
-    shown = found.head(min(max(number, 1), _MOST_CHANGES))
+    shown = found.head(max(number, 1))
     changed = posterior.arc_pips()["any"]
     yield paragraph(
         f"Something changed, in some outcome, on {int((changed >= _LIKELY).sum())} of "

@@ -12,6 +12,7 @@ from pyro_tbr.posterior.arcs import arc_pip_table
 from pyro_tbr.posterior.credible_sets import credible_set_table
 from pyro_tbr.posterior.selection import exceedances, selected
 from pyro_tbr.posterior.view import PosteriorView, require_gates
+from pyro_tbr.progress import querying
 
 
 class ChangeAnswers(PosteriorView):
@@ -110,7 +111,8 @@ class ChangeAnswers(PosteriorView):
             Columns latent, outcome, set (1, 2, ...), arcs (a tuple of (parent, child), likeliest
             first), coverage, purity; no rows where nothing is sure.
         """
-        return credible_set_table(self, coverage, min_purity, num_draws)
+        with querying("credible_sets"):
+            return credible_set_table(self, coverage, min_purity, num_draws)
 
     def select(self, fdr: float = 0.05) -> pd.DataFrame:
         """The changes to report so that the expected share of wrong ones is at most ``fdr``.
@@ -129,7 +131,8 @@ class ChangeAnswers(PosteriorView):
             level, is in ``.attrs["fdr"]``, what :meth:`identification` says in a sentence in
             ``.attrs["verdict"]``.
         """
-        return selected(self, fdr)
+        with querying("select"):
+            return selected(self, fdr)
 
     def exceedance(self, threshold: float) -> pd.DataFrame:
         """Probabilities that changes are larger in size than a threshold; for every prior.
@@ -141,7 +144,8 @@ class ChangeAnswers(PosteriorView):
             Columns parent, child, latent, outcome, exceedance (a share of 4,000 draws, standard
             error up to 0.008), threshold.
         """
-        return exceedances(self, threshold)
+        with querying("exceedance"):
+            return exceedances(self, threshold)
 
     @torch.no_grad()
     def shrinkage(self) -> pd.DataFrame:

@@ -37,12 +37,8 @@ import torch
 from numpy.typing import NDArray
 
 from pyro_tbr.errors import DataError
-<<<<<<< HEAD
 from pyro_tbr.posterior.view import PosteriorView, check_number, is_real, require_gates
-=======
-from pyro_tbr.posterior.view import PosteriorView, check_number, require_gates
 from pyro_tbr.progress import beat, stage, step
->>>>>>> progress
 
 _SEED = 577_215
 _LEAST_PIP = 0.002  # arcs below are in no set

@@ -125,14 +125,6 @@ class Identification:
 
 
 def identify(view: PosteriorView) -> Identification:
-<<<<<<< HEAD
-    """See ``Posterior.identification``."""
-    found = view.tables_kept.get("identification", lambda: _identify(view))
-    return replace(found, separation=found.separation.copy(), latents=found.latents.copy())
-
-
-def _identify(view: PosteriorView) -> Identification:
-=======
     """See ``Posterior.identification``; kept, as a summary asks for it too."""
     with querying("identification"):
         found: Identification = view.tables_kept.get("identification", lambda: _identified(view))
@@ -142,7 +134,6 @@ def _identify(view: PosteriorView) -> Identification:
 
 @torch.no_grad()
 def _identified(view: PosteriorView) -> Identification:
->>>>>>> progress
     report, model = view.report, view.model
     names, nodes = view.latent_names[: model.latent_dim], view.stats.nodes
     num_outcomes = len(view.outcome_names)

@@ -25,12 +25,8 @@ from pyro_tbr.posterior.model_check import ModelCheck
 from pyro_tbr.posterior.prediction import Prediction, predicted
 from pyro_tbr.posterior.summary import Summary, summarise
 from pyro_tbr.posterior.updating import updated
-<<<<<<< HEAD
 from pyro_tbr.posterior.view import check_number, check_seed
-=======
-from pyro_tbr.posterior.view import PosteriorView, check_number, require_gates
 from pyro_tbr.progress import querying
->>>>>>> progress
 
 
 class Posterior(ChangeAnswers, FeatureAnswers):
@@ -45,151 +41,6 @@ class Posterior(ChangeAnswers, FeatureAnswers):
         """Training of the encoder: stage, step, loss and held-out loss a row."""
         return self.report.history.copy()
 
-<<<<<<< HEAD
-=======
-    @torch.no_grad()
-    def pips(self) -> pd.DataFrame:
-        """Posterior inclusion probabilities of the changes.
-
-        Returns:
-            Rows (parent, child), columns latents; with several outcomes (outcome, latent). For a
-            prior without gates (horseshoe, Gaussian) every change is included: 1.
-        """
-        pips = self.guide.delta_moments().inclusion
-        return tables.pip_table(self.tree, pips, self.latent_names, self.outcome_names)
-
-    def arc_pips(self, outcome: Hashable = None) -> pd.DataFrame:
-        """Probability that a latent's effect changed along an arc for some outcome.
-
-        With one outcome these are :meth:`pips`. For ``guide="tree"`` and mean field it follows from
-        the inclusion probabilities, latents independent, and with ``SpikeSlabPrior(gates=)`` other
-        than ``"separate"`` from what all outcomes say of the arc; for others it is a share of
-        joint draws, standard error up to 0.008.
-
-        Args:
-            outcome: Name of the only outcome to ask for; ``None``: whichever.
-
-        Returns:
-            Rows (parent, child), columns latents, then ``any_slope``, that some latent's effect
-            changed, and ``any``, that this or the intercept did.
-
-        Raises:
-            DataError: The prior has no gates, or there is no such outcome.
-        """
-        return arc_pip_table(self, outcome)
-
-    @torch.no_grad()
-    def deltas(self, level: float = 0.9) -> pd.DataFrame:
-        """The changes, one row an arc, latent and outcome.
-
-        Args:
-            level: Probability of the interval.
-
-        Returns:
-            Columns parent, child, latent, outcome, pip, prior_pip, mean, sd, lower, upper (of the
-            change, zero included, in outcome per unit of latent), lfsr (local false sign rate:
-            probability that the change is not of its likelier sign; Stephens, Biostatistics 18
-            (2017) 275) and log_odds (of inclusion: finite, and they differ where PIPs round to 1;
-            NaN for a prior without gates). For a horseshoe, and where arcs with gates that are off
-            change a little (``SpikeSlabPrior(spike_scale=)``), lower, upper and lfsr are those of
-            draws (their seed their own), for others in closed form. A PIP is no p-value, and PIPs
-            summed over arcs are an expected number of changes, not the probability of one: see
-            :meth:`path_pips`. A change of the intercept is that at the latents' reference point:
-            their mean where they are learnt or were centred, not where all are 0.
-        """
-        return tables.deltas(self, level)
-
-    @torch.no_grad()
-    def path_pips(self, node: Hashable) -> pd.Series | pd.DataFrame:
-        """Probability that some arc on the way from the root to a node changed.
-
-        Arcs that share the evidence for one change have a small PIP each, and their path a large
-        one. For ``guide="tree"`` it is a ratio of evidences, within 0.02 (the cap on components);
-        for mean field one minus the product of 1 - PIP; for a sampled posterior a share of its
-        draws; for other guides of 4,000 draws, standard error up to 0.008.
-
-        Args:
-            node: A node's label; for the root all are 0.
-
-        Returns:
-            By latent; with several outcomes latents by outcomes.
-        """
-        require_gates(self, "path_pips()")
-        arcs = torch.tensor(self.tree.path(node), dtype=torch.int64)
-        value = self.guide.path_inclusion(arcs).cpu().numpy()
-        index = tables.names_index(self.latent_names, "latent")
-        outcomes = tables.names_index(self.outcome_names, "outcome")
-        table = pd.DataFrame(value, index=index, columns=outcomes)
-        return table.iloc[:, 0].rename("path_pip") if len(outcomes) == 1 else table
-
-    def credible_sets(
-        self, coverage: float = 0.95, *, min_purity: float | None = None, num_draws: int = 4000
-    ) -> pd.DataFrame:
-        """Sets of arcs that hold a change with this probability or more, one change a set.
-
-        How they are found: :mod:`pyro_tbr.posterior.credible_sets`.
-
-        Args:
-            coverage: Least probability that some arc of a set changed.
-            min_purity: Least probability that an arc of a set that changed is the only one of it;
-                ``None``: just above what independent arcs can reach, 0.25 at 0.95.
-            num_draws: Joint draws of the gates, their seed their own; with 4,000 the standard
-                error of a coverage of 0.95 is 0.003.
-
-        Returns:
-            Columns latent, outcome, set (1, 2, ...), arcs (a tuple of (parent, child), likeliest
-            first), coverage, purity; no rows where nothing is sure.
-        """
-        with querying("credible_sets"):
-            return credible_set_table(self, coverage, min_purity, num_draws)
-
-    def select(self, fdr: float = 0.05) -> pd.DataFrame:
-        """The changes to report so that the expected share of wrong ones is at most ``fdr``.
-
-        Arcs without data below them are left out, as their PIP is the prior's. False ones are
-        mostly true changes put on a neighbouring arc: where it matters which arc it is, see
-        :meth:`credible_sets` first.
-
-        Args:
-            fdr: Bayesian false discovery rate; see :func:`~pyro_tbr.posterior.select_at_fdr`.
-
-        Returns:
-            Rows and columns of :meth:`deltas`, surest first, and ``fdr``: the level of the list
-            down to this row. The last row's, the realised level, is in ``.attrs["fdr"]``.
-        """
-        with querying("select"):
-            return selected(self, fdr)
-
-    def exceedance(self, threshold: float) -> pd.DataFrame:
-        """Probabilities that changes are larger in size than a threshold; for every prior.
-
-        Args:
-            threshold: In outcome per unit of latent, 0 or more.
-
-        Returns:
-            Columns parent, child, latent, outcome, exceedance (a share of 4,000 draws, standard
-            error up to 0.008), threshold.
-        """
-        with querying("exceedance"):
-            return exceedances(self, threshold)
-
-    @torch.no_grad()
-    def shrinkage(self) -> pd.DataFrame:
-        """How much of each change a horseshoe prior takes away, between 0 and 1.
-
-        1 where the change is shrunk to nothing, 0 where it is left as the data have it; 1 less it
-        is what comes closest to an inclusion probability, but it is none.
-
-        Returns:
-            Columns parent, child, latent, outcome, shrinkage (posterior mean).
-
-        Raises:
-            DataError: The prior is no horseshoe, or the guide is not exact along the tree.
-        """
-        shrinkage = {"shrinkage": self.guide.shrinkage().cpu().double()}
-        return tables.long_table(self.tree, shrinkage, self.latent_names, self.outcome_names)
-
->>>>>>> progress
     @torch.inference_mode(False)
     @torch.enable_grad()
     def update(
@@ -354,13 +205,9 @@ class Posterior(ChangeAnswers, FeatureAnswers):
             changes act on the latents of the fit, gates are of those of the basis.
         """
         check_number(n, "n")
-<<<<<<< HEAD
         check_seed(seed)
-        draws = self.draws(n, torch.Generator().manual_seed(seed))
-=======
         with querying("sample"):
             draws = self.draws(n, torch.Generator().manual_seed(seed))
->>>>>>> progress
         return {name: value.numpy() for name, value in self.user_draws(draws).items()}
 
     def convergence(self) -> pd.DataFrame:

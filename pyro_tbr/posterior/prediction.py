@@ -25,13 +25,9 @@ from pyro_tbr.heads.moments import predictor_moments
 from pyro_tbr.posterior.form import Form
 from pyro_tbr.posterior.mixture import Mixture, drawn, quantiles
 from pyro_tbr.posterior.places import Places, places_of
-<<<<<<< HEAD
 from pyro_tbr.posterior.scoring import score_table
 from pyro_tbr.posterior.view import PosteriorView, check_level, check_number, check_seed
-=======
-from pyro_tbr.posterior.view import PosteriorView, check_level, check_number
 from pyro_tbr.progress import beat, querying
->>>>>>> progress
 
 _CHUNK_ELEMENTS = 1_000_000  # rows are taken in chunks of about this many numbers: fits caches
 

@@ -10,15 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from pyro_tbr.errors import DataError
-<<<<<<< HEAD
 from pyro_tbr.posterior.identification import identify
-from pyro_tbr.posterior.tables import deltas, long_table
-from pyro_tbr.posterior.view import PosteriorView, is_real, require_gates
-=======
 from pyro_tbr.posterior.tables import changes, long_table
-from pyro_tbr.posterior.view import PosteriorView, require_gates
+from pyro_tbr.posterior.view import PosteriorView, is_real, require_gates
 from pyro_tbr.progress import stage, step
->>>>>>> progress
 
 _NUM_DRAWS = 4000
 _SEED = 314_159

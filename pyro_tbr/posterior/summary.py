@@ -144,12 +144,7 @@ def summarise(view: PosteriorView) -> Summary:
     identified = identify(view)
     used = identified.latents["used"].to_numpy()
     latents["used"] = np.append(used, np.ones(len(names) - len(used), dtype=bool))
-<<<<<<< HEAD
-    changes = surest(view, identified)[:_NUM_SHOWN]
-=======
-    sure = moments.inclusion if guide.has_gates else (moments.mean.double().square() / moments.var)
-    order = sure.flatten().cpu().argsort(descending=True, stable=True)[:_NUM_SHOWN]
->>>>>>> progress
+    shown = surest(view, identified, _NUM_SHOWN)
     return Summary(
         num_rows=int(view.row_counts.sum()),
         num_environments=int((view.row_counts > 0).sum()),
@@ -157,12 +152,8 @@ def summarise(view: PosteriorView) -> Summary:
         noise_scale=_noise_scale(view),
         noise_range=_noise_range(view),
         latents=latents,
-<<<<<<< HEAD
-        changes=changes,
-        nodes=described(view.tree, changes),
-=======
-        changes=changes(view, 0.9, order.numpy()),
->>>>>>> progress
+        changes=shown,
+        nodes=described(view.tree, shown),
         folds=view.report.folds,
         optimism=view.report.optimism,
         how_latents=view.report.how_latents,
@@ -173,24 +164,26 @@ def summarise(view: PosteriorView) -> Summary:
     )
 
 
-def surest(view: PosteriorView, identified: Identification) -> pd.DataFrame:
+def surest(view: PosteriorView, identified: Identification, most: int) -> pd.DataFrame:
     """Changes that the data speak of, surest first: rows of ``Posterior.deltas``, no log odds.
 
     Those of latents that are not used, and on arcs without data below, whose PIP is the prior's,
     are left out.
     """
-    table = deltas(view, 0.9).drop(columns="log_odds")
-    informed = view.guide.informed_arcs.cpu().numpy()
-    spoken = np.repeat(informed, len(table) // len(informed))
-    table = table[spoken & ~table["latent"].isin(identified.unused).to_numpy()]
-    sure = table["pip"] if view.guide.has_gates else (table["mean"] / table["sd"]).abs()
-    order = sure.sort_values(ascending=False, kind="stable").index
-    return table.loc[order].reset_index(drop=True)
+    moments = view.guide.delta_moments()
+    by_size = moments.mean.double().square() / moments.var
+    sure = (moments.inclusion if view.guide.has_gates else by_size).cpu().double().numpy().copy()
+    spoken = np.zeros(sure.shape, dtype=bool)
+    spoken[view.guide.informed_arcs.cpu().numpy()] = True
+    spoken[:, [name in identified.unused for name in view.latent_names]] = False
+    rows = np.flatnonzero(spoken)
+    order = np.argsort(-sure.ravel()[rows], kind="stable")[:most]
+    return changes(view, 0.9, rows[order])
 
 
-def described(tree: Tree, changes: pd.DataFrame) -> tuple[str, ...]:
+def described(tree: Tree, found: pd.DataFrame) -> tuple[str, ...]:
     """What nodes in a table of changes are that have no name of their own, in order."""
-    nodes = dict.fromkeys([*changes["parent"], *changes["child"]])
+    nodes = dict.fromkeys([*found["parent"], *found["child"]])
     texts = [(node, tree.describe(node)) for node in nodes]
     return tuple(text for node, text in texts if text not in (str(node), tree.labels[node]))
 

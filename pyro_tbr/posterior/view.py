@@ -88,12 +88,7 @@ class PosteriorView:
         row_counts: Rows at each node, (V,).
         report: What the fit did.
         draws_kept: Draws behind the last predictions, as many calls ask for the same.
-<<<<<<< HEAD
         tables_kept: Answers that take seconds: the changes by level, the identification.
-=======
-        tables_kept: Tables of the changes by level, which take seconds on large trees, and what
-            ``identification`` says.
->>>>>>> progress
     """
 
     model: TreeModel
