@@ -2,6 +2,7 @@
 
 import networkx as nx
 import numpy as np
+import pytest
 
 import pyro_tbr as tbr
 
@@ -61,3 +62,15 @@ def same_fit(first, second):
     np.testing.assert_array_equal(
         first.node_weights()[columns].to_numpy(), second.node_weights()[columns].to_numpy()
     )
+
+
+def assert_answer(call, error, words):
+    """A wrong call is answered by an error of this class that has these words, in this order."""
+    with pytest.raises(error) as caught:
+        call()
+    text, place = str(caught.value), 0
+    for word in words.split():
+        found = text.find(word, place)
+        assert found >= 0, f"{word!r} is not in {text!r} after character {place}"
+        place = found + len(word)
+    assert len(text) < 400
