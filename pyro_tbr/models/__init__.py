@@ -9,8 +9,8 @@ from pyro_tbr.models.encoders import (
     IdentityEncoder,
     LinearEncoder,
     MLPEncoder,
-    ModuleEncoder,
 )
+from pyro_tbr.models.module_encoder import ModuleEncoder
 from pyro_tbr.models.tree_model import TreeModel
 
 __all__ = [

@@ -23,8 +23,8 @@ from pyro_tbr.models.encoders import (
     Encoder,
     IdentityEncoder,
     LatentUnits,
-    ModuleEncoder,
 )
+from pyro_tbr.models.module_encoder import ModuleEncoder
 from pyro_tbr.tree import Tree
 from pyro_tbr.tree.readers.naming import listed
 
