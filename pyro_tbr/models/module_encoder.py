@@ -1,4 +1,4 @@
-"""An encoder that is a torch module of the user's own, and what is said of one that does not fit."""
+"""An encoder that is a torch module of the user's own, and what is said of one that will not do."""
 
 from __future__ import annotations
 

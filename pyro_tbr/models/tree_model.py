@@ -25,6 +25,7 @@ from pyro_tbr.models.encoders import (
     LatentUnits,
 )
 from pyro_tbr.models.module_encoder import ModuleEncoder
+from pyro_tbr.models.parts import check_choosable, check_known, likelihood_of
 from pyro_tbr.tree import Tree
 from pyro_tbr.tree.readers.naming import listed
 
@@ -93,19 +94,19 @@ class TreeModel(LocalParamsModule):
         latent_dim = None if latent_dim is None else int(latent_dim)
         self.tree, self._latent_dim, self.intercept = tree, latent_dim, bool(intercept)
         module = "a torch module from (N, D) to (N, latent_dim)"
-        _check_known(encoder, ENCODERS, nn.Module, "encoder", module)
+        check_known(encoder, ENCODERS, nn.Module, "encoder", module)
         likelihoods = "a likelihood such as GaussianLikelihood(scale=0.3)"
         if isinstance(likelihood, Mapping):
             for column, part in likelihood.items():
                 name = f"likelihood[{column!r}]"
-                _check_known(part, LIKELIHOODS, Likelihood, name, likelihoods)
-            likelihood = MixedLikelihood({c: _likelihood(part) for c, part in likelihood.items()})
-        _check_known(likelihood, LIKELIHOODS, Likelihood, "likelihood", likelihoods)
+                check_known(part, LIKELIHOODS, Likelihood, name, likelihoods)
+            likelihood = MixedLikelihood({c: likelihood_of(part) for c, part in likelihood.items()})
+        check_known(likelihood, LIKELIHOODS, Likelihood, "likelihood", likelihoods)
         prior = SpikeSlabPrior() if prior is None else prior
         priors = "a prior: SpikeSlabPrior(), HorseshoePrior() or GaussianPrior()"
-        _check_known(prior, {}, ArcPrior, "prior", priors)
+        check_known(prior, {}, ArcPrior, "prior", priors)
         if latent_dim is None:
-            _check_choosable(encoder, num_features, num_outcomes)
+            check_choosable(encoder, num_features, num_outcomes)
         # In a tuple: descriptions are no part of what is trained, moved or saved.
         self._specs = (encoder, prior, likelihood)
         self.num_features: int | None = None
@@ -193,7 +194,7 @@ class TreeModel(LocalParamsModule):
         """The built likelihood, or, before, an unbuilt one of its kind."""
         if self.num_features is not None:
             return self.head.likelihood
-        return _likelihood(self.likelihood_spec)
+        return likelihood_of(self.likelihood_spec)
 
     @property
     def num_rows(self) -> int | None:
@@ -223,7 +224,7 @@ class TreeModel(LocalParamsModule):
         features, whose names ``feature_names`` are, ``outcome_names`` and ``known`` as of
         :meth:`Likelihood.build`; for the others see :meth:`ArcPrior.build`. Returns this model.
         """
-        likelihood = _likelihood(self.likelihood_spec).build(
+        likelihood = likelihood_of(self.likelihood_spec).build(
             num_outcomes, outcome_scale=outcome_scale, num_nodes=self.tree.num_nodes,
             names=outcome_names, known=known,
         )  # fmt: skip
@@ -272,7 +273,7 @@ class TreeModel(LocalParamsModule):
             f"tree: {self.tree!r}",
             f"encoder: {spec!r}" if isinstance(spec, str) else f"encoder: {type(spec).__name__}",
             f"prior: {self.prior_spec!r}",
-            f"likelihood: {_likelihood(self.likelihood_spec)!r}",
+            f"likelihood: {likelihood_of(self.likelihood_spec)!r}",
         ]
         if self.num_features is None:
             parts.append("not built yet: fit, or model.build(num_features, num_outcomes), does it")
@@ -319,38 +320,3 @@ class TreeModel(LocalParamsModule):
 def _can_name_latents(names: Sequence[Hashable] | None) -> bool:
     """All are text, so that a number still says a place, and none is the intercept's."""
     return all(isinstance(name, str) and name != INTERCEPT for name in names or ())
-
-
-def _likelihood(spec: str | Likelihood) -> Likelihood:
-    """The likelihood of a name."""
-    return LIKELIHOODS[spec]() if isinstance(spec, str) else spec
-
-
-def _check_choosable(
-    encoder: str | nn.Module, num_features: int | None, num_outcomes: int | None
-) -> None:
-    """Refuses to leave K open where something else says it, or needs it at once."""
-    if not isinstance(encoder, str) or encoder == "identity":
-        says = (
-            "'identity' has as many latents as features"
-            if encoder == "identity"
-            else f"{type(encoder).__name__} has a number of latents of its own"
-        )
-        raise DataError(
-            f"latent_dim=None needs encoder='linear' or 'mlp': {says}; give latent_dim that number"
-        )
-    if num_features is not None and num_outcomes is not None:
-        raise DataError(
-            "latent_dim=None is not chosen yet, and num_features with num_outcomes builds the "
-            "model at once: leave these two to fit, or give latent_dim"
-        )
-
-
-def _check_known(value: object, names: dict, kind: type, argument: str, what: str) -> None:
-    """Refuses what is neither one of the names nor of the kind, and says what would be."""
-    if isinstance(value, kind) or (isinstance(value, str) and value in names):
-        return
-    if isinstance(value, type) and issubclass(value, kind):
-        raise DataError(f"{argument}={value.__name__} is a class: call it, {value.__name__}()")
-    known = f"one of {listed(sorted(names))}, or " if names else ""
-    raise DataError(f"{argument}={value!r} is not known: give {known}{what}")
