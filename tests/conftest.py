@@ -7,9 +7,15 @@ import pyro
 import pytest
 import torch
 
-from tests.brief import search_steps
+from tests.brief import LEFT_OUT, search_steps
 
 torch.set_num_threads(1)  # small tensors: threads cost more than they bring
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if any(part in item.nodeid for part in LEFT_OUT):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -111,7 +111,7 @@ def test_genomes(capsys, tmp_path):
     assert found["log_score"] > -3
     assert 0 < found["width"] < 1
     printed = capsys.readouterr().out
-    assert all(word in printed for word in ("Odds of resistance", "changes most surely"))
+    assert all(word in printed for word in ("odds of resistance", "changes most surely"))
 
 
 @pytest.mark.slow

@@ -228,10 +228,10 @@ class TreeModel(LocalParamsModule):
             num_outcomes, outcome_scale=outcome_scale, num_nodes=self.tree.num_nodes,
             names=outcome_names, known=known,
         )  # fmt: skip
+        latent_dim, spec = self.latent_dim, self.encoder_spec  # refused where it is not chosen yet
         self.num_features, self.num_outcomes = num_features, num_outcomes
-        spec = self.encoder_spec
         if isinstance(spec, str):
-            self.encoder = ENCODERS[spec](num_features, self.latent_dim)
+            self.encoder = ENCODERS[spec](num_features, latent_dim)
         elif isinstance(spec, Encoder):
             own, asked = spec.latent_dim, self.latent_dim
             if own != asked:
@@ -241,7 +241,7 @@ class TreeModel(LocalParamsModule):
                 )
             self.encoder = copy.deepcopy(spec)
         else:
-            self.encoder = ModuleEncoder(copy.deepcopy(spec), num_features, self.latent_dim)
+            self.encoder = ModuleEncoder(copy.deepcopy(spec), num_features, latent_dim)
         if latent_units is not None:
             self.encoder.use_units(latent_units)
         named = isinstance(self.encoder, IdentityEncoder) and _can_name_latents(feature_names)

@@ -219,10 +219,10 @@ def several():
 def test_each_outcome_has_its_likelihood(tmp_path):
     x, y, env, given, model, posterior = several()
     weights = posterior.node_weights().set_index(["node", "latent", "outcome"])["mean"]
-    assert weights.loc[("a", "z0", "size")] == pytest.approx(40, abs=4)
+    assert weights.loc[("a", "gene", "size")] == pytest.approx(40, abs=4)
     assert weights.loc[("a", "intercept", "size")] == pytest.approx(1000, abs=5)
     alone = fitted("negative_binomial").node_weights().set_index(["node", "latent"])
-    assert weights.loc[("c", "z0", "count")] == pytest.approx(
+    assert weights.loc[("c", "gene", "count")] == pytest.approx(
         alone["mean"].loc[("c", "z0")], abs=2 * alone["sd"].loc[("c", "z0")]
     )
     prediction = posterior.predict(x, env, **given)

@@ -141,8 +141,8 @@ def test_latents_are_features_of_what_comes_next(sim, frame):
     latents = model.fit_transform(frame, sim.y)
     assert latents.index.equals(frame.index)
     names = model.get_feature_names_out()
-    assert names.tolist() == list(latents.columns) == ["z0", "z1"]
-    assert model.get_feature_names_out(frame.columns).tolist() == ["z0", "z1"]
+    assert names.tolist() == list(latents.columns) == ["a", "b"]  # the features are the latents
+    assert model.get_feature_names_out(frame.columns).tolist() == ["a", "b"]
     np.testing.assert_array_equal(latents, model.posterior_.encode(frame[["a", "b"]]))
     rows = frame.to_numpy(dtype=object)
     by_place = regressor(sim, env_column=1).set_output(transform="pandas")
@@ -153,7 +153,7 @@ def test_latents_are_features_of_what_comes_next(sim, frame):
     pipeline = Pipeline([("tree", regressor(sim)), ("scale", StandardScaler())])
     scaled = pipeline.set_output(transform="pandas").fit_transform(frame, sim.y)
     np.testing.assert_allclose(scaled.std(ddof=0), 1)
-    assert pipeline.get_feature_names_out().tolist() == ["z0", "z1"]
+    assert pipeline.get_feature_names_out().tolist() == ["a", "b"]
     for wrong, message in (
         (["a"], r"length equal to the number of features \(3\), got 1"),
         (["a", "b", "leaf"], "not equal to feature_names_in_"),
@@ -170,7 +170,7 @@ def test_latents_as_polars_without_pandas_in_between(sim, frame):
     model = regressor(sim).set_output(transform="polars").fit(table, sim.y)
     latents = model.transform(table)
     assert isinstance(latents, polars.DataFrame)
-    assert latents.columns == ["z0", "z1"]
+    assert latents.columns == ["a", "b"]
 
 
 def test_environment_by_position_in_arrays(sim, frame):

@@ -52,7 +52,7 @@ def changed():
 def test_selection_is_rows_of_deltas_surest_first(changed):
     found = changed.select(fdr=0.05)
     deltas = changed.deltas()
-    assert list(found.columns) == [*deltas.columns, "fdr"]
+    assert list(found.columns) == [*deltas.columns, "fdr", "determined"]
     assert found["child"].tolist() == ["d", "a"]
     assert found["log_odds"].is_monotonic_decreasing
     level = (1 - found["pip"]).mean()
@@ -68,7 +68,7 @@ def test_nothing_selected_is_an_empty_table_with_its_columns():
     posterior = known_fit(BALANCED, *toy("abcd", num_rows=50, noise=1.0), noise=1.0, rate=0.1)
     found = posterior.select()
     assert found.empty
-    assert list(found.columns) == [*posterior.deltas().columns, "fdr"]
+    assert list(found.columns) == [*posterior.deltas().columns, "fdr", "determined"]
     assert found.attrs["fdr"] == 0.0
 
 

@@ -79,7 +79,7 @@ def test_features_are_their_own_latents(centred, rows):
 
 def test_weights_are_per_unit_of_a_feature(centred, plain):
     plain_table, found = table_of(plain), table_of(centred)
-    for k, latent in enumerate(("z0", "z1")):
+    for k, latent in enumerate(("size", "depth")):
         for column in ("mean", "sd"):
             expected = plain_table.loc[latent, column] / SCALE[k].item()
             assert found.loc[latent, column].to_numpy() == pytest.approx(expected.to_numpy())
@@ -96,7 +96,7 @@ def test_weights_times_features_are_the_predictions(centred, plain, rows):
     for i, leaf in enumerate(env):
         for outcome in "abc":
             at = table.loc[(leaf, outcome)]
-            by_hand = at["intercept"] + at[["z0", "z1"]].to_numpy() @ x.iloc[i].to_numpy()
+            by_hand = at["intercept"] + at[["size", "depth"]].to_numpy() @ x.iloc[i].to_numpy()
             assert found.mean.iloc[i][outcome] == pytest.approx(by_hand, abs=1e-6)
 
 
@@ -120,7 +120,7 @@ def test_draws_have_the_moments_of_the_table(centred):
 def test_changes_are_per_unit_of_a_feature_and_the_intercepts_stay(centred, plain):
     names = ["parent", "child", "latent", "outcome"]
     found, other = (p.deltas().set_index(names) for p in (centred, plain))
-    unit = pd.Series({"z0": 1 / 5.0, "z1": 1 / 0.1, "intercept": 1.0})
+    unit = pd.Series({"size": 1 / 5.0, "depth": 1 / 0.1, "intercept": 1.0})
     unit = unit.loc[other.index.get_level_values("latent")].to_numpy()
     for column in ("mean", "sd", "lower", "upper"):
         assert found[column].to_numpy() == pytest.approx(other[column].to_numpy() * unit)
@@ -131,7 +131,7 @@ def test_changes_are_per_unit_of_a_feature_and_the_intercepts_stay(centred, plai
     moments = centred.user_deltas()
     assert moments.mean.numpy().ravel() == pytest.approx(found["mean"].to_numpy())
     assert moments.var.sqrt().numpy().ravel() == pytest.approx(found["sd"].to_numpy())
-    limits = {"z0": 0.2 / 5.0, "z1": 0.2 / 0.1, "intercept": 0.2}
+    limits = {"size": 0.2 / 5.0, "depth": 0.2 / 0.1, "intercept": 0.2}
     expected = plain.exceedance(0.2).set_index(names)["exceedance"]
     for latent, limit in limits.items():
         one = centred.exceedance(limit).set_index(names)["exceedance"]

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 import pyro_tbr.plotting.canvas as canvas
+import pyro_tbr.plotting.text as text
 from pyro_tbr.errors import DataError
 
 if TYPE_CHECKING:
@@ -70,10 +71,10 @@ def plot_methods(table: pd.DataFrame, panels: Mapping[str, str]) -> list[Axes]:
 
 
 def _setting_axis(ax: Axes, settings: list[object]) -> None:
-    slanted = max(len(canvas.short(setting)) for setting in settings) > 5
+    slanted = max(len(text.short(setting)) for setting in settings) > 5
     ax.set_xticks(
         range(len(settings)),
-        [canvas.short(setting) for setting in settings],
+        [text.short(setting) for setting in settings],
         rotation=35 if slanted else 0,
         ha="right" if slanted else "center",
         fontsize=8,
