@@ -134,9 +134,9 @@ def _changes(posterior: Posterior, identified: Identification) -> Iterator[str]:
 def _features(posterior: Posterior, identified: Identification, x: Any) -> Iterator[str]:
     """What makes each latent, and what features do to outcomes."""
     yield "<h2>Latents, and the features that make them</h2>"
-    latents = posterior.summary().latents.reset_index()
-    own = identified.latents.reset_index()[["latent", "determined"]]
-    yield _wide(latents.merge(own, on="latent", how="left").fillna({"determined": True}))
+    latents, sure = posterior.summary().latents, identified.latents["determined"]
+    latents["determined"] = [bool(sure.get(name, True)) for name in latents.index]
+    yield _wide(latents.reset_index())
     if posterior.model.encoder.linear_map() is None and x is None:
         yield paragraph(
             "Latents are not linear in the features: to_html(path, x) averages slopes over rows.",

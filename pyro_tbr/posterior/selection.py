@@ -91,7 +91,8 @@ def selected(view: PosteriorView, fdr: float) -> pd.DataFrame:
     table["fdr"] = found.running
     identified = identify(view)
     sure = identified.latents["determined"]
-    table["determined"] = table["latent"].map(sure).fillna(True).astype(bool)  # the intercept is
+    determined = [bool(sure.get(latent, True)) for latent in table["latent"]]  # intercepts are
+    table["determined"] = np.array(determined, dtype=bool)
     table.attrs |= {"fdr": found.fdr, "verdict": identified.verdict}
     return table
 
