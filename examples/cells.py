@@ -91,7 +91,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         print(f"{latent}: " + ", ".join(f"{gene} {value:+.2f}" for gene, value in top.items()))
     selected = posterior.select(fdr=0.05)
     print(selected.to_string(max_rows=20, float_format="{:.2f}".format))
-    posterior.to_html(args.page, title="Genes and electrophysiology along a cell-type taxonomy")
+    posterior.to_html(args.page, title="Genes and outcomes along a tree of cell types")
 
     if args.figure:
         from pyro_tbr.plotting import plot_tree

@@ -39,6 +39,7 @@ body { max-width: 68em; margin: 2em auto; padding: 0 1.5em; }
 table { font-size: 0.93em; }
 img { max-width: 100%; height: auto; display: block; margin: 0.8em 0; }
 .wide { overflow-x: auto; }
+.tbr pre { white-space: pre-wrap; }
 """
 
 
@@ -76,7 +77,7 @@ def _verdict(posterior: Posterior, identified: Identification) -> Iterator[str]:
     """What it is, and whether it can be read."""
     rows, nodes = int(posterior.row_counts.sum()), identified.num_environments
     yield paragraph(
-        f"{rows} rows in {nodes} of {posterior.tree.num_leaves} leaves and inner nodes, "
+        f"{rows} rows in {nodes} environments on a tree of {posterior.tree.num_leaves} leaves, "
         f"{posterior.model.latent_dim} latents, outcomes "
         f"{', '.join(str(name) for name in posterior.outcome_names[:_MOST_OUTCOMES])}"
         + (", ..." if len(posterior.outcome_names) > _MOST_OUTCOMES else "")
@@ -112,11 +113,15 @@ def _changes(posterior: Posterior, identified: Identification) -> Iterator[str]:
         f"Something changed, in some outcome, on {int((changed >= _LIKELY).sum())} of "
         f"{posterior.tree.num_arcs} arcs with a probability of {_LIKELY} or more (arc_pips())."
     )
+    rate = f"at a Bayesian false discovery rate of {_FDR:.0%}"
+    report = f"No change can be reported {rate}."
+    if len(selected):
+        realised = f"{selected.attrs['fdr']:.1%}"
+        report = f"{len(selected)} changes can be reported {rate} (realised {realised})."
     yield paragraph(
-        f"{len(selected)} changes can be reported at a Bayesian false discovery rate of {_FDR:.0%} "
-        f"(realised {selected.attrs['fdr']:.1%}). Below are the surest {len(shown)}; a PIP near "
-        "its prior says that the data do not tell, and a false change is mostly a true one put on "
-        "a neighbouring arc."
+        f"{report} Below are the surest "
+        f"{len(shown)}; a PIP near its prior says that the data do not tell, and a false change is "
+        "mostly a true one put on a neighbouring arc."
     )
     yield _wide(shown)
     yield listing(described(posterior.tree, shown))
