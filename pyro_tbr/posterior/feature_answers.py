@@ -14,7 +14,8 @@ class FeatureAnswers(PosteriorView):
     """The methods of a :class:`Posterior` that speak of features.
 
     None of them depends on the basis of the latents but the loadings, so effects can be read where
-    latents are not determined. The encoder counts as known: intervals are for the weights alone.
+    latents are not determined. The encoder counts as known: intervals are for the weights alone,
+    so they are too narrow where an encoder of many features is learnt from few rows.
     """
 
     def loadings(self, x: Any = None, *, per: str = "unit") -> pd.DataFrame:
