@@ -100,12 +100,12 @@ def shortfall_axis(ax: Axes, most: float, least: float) -> None:
 
     What is nearer to the best than ``least`` is on a scale as given.
     """
-    from matplotlib.ticker import FuncFormatter
+    from matplotlib.ticker import FuncFormatter, NullLocator
 
     ax.set_yscale("symlog", linthresh=least)
     ax.set_ylim(2 * most, -0.4 * least)
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    ax.yaxis.minorticks_off()
+    ax.yaxis.set_minor_locator(NullLocator())
 
 
 def key_above(ax: Axes, columns: int = 3, **style: Any) -> None:
