@@ -24,7 +24,8 @@ from pyro_tbr.plotting import (
 )
 from pyro_tbr.posterior import Identification, Posterior
 from pyro_tbr.posterior.saving import replacing
-from pyro_tbr.posterior.summary import described, surest
+from pyro_tbr.posterior.selection import chosen_changes
+from pyro_tbr.posterior.summary import described, latent_table, surest
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -105,8 +106,9 @@ def _changes(posterior: Posterior, identified: Identification) -> Iterator[str]:
         yield listing(described(posterior.tree, found))
         return
     yield _image(partial(plot_tree, posterior))
-    selected = posterior.select(_FDR)
-    number = max(len(selected), int((found["pip"] >= _SURE).sum()))
+    selected, _ = chosen_changes(posterior, _FDR)
+    count = len(selected.chosen)
+    number = max(count, int((found["pip"] >= _SURE).sum()))
     shown = found.head(max(number, 1))
     changed = posterior.arc_pips()["any"]
     yield paragraph(
@@ -115,13 +117,11 @@ def _changes(posterior: Posterior, identified: Identification) -> Iterator[str]:
     )
     rate = f"at a Bayesian false discovery rate of {_FDR:.0%}"
     report = f"No change can be reported {rate}."
-    if len(selected):
-        realised = f"{selected.attrs['fdr']:.1%}"
-        report = f"{len(selected)} changes can be reported {rate} (realised {realised})."
+    if count:
+        report = f"{count} changes can be reported {rate} (realised {selected.fdr:.1%})."
     yield paragraph(
-        f"{report} Below are the surest "
-        f"{len(shown)}; a PIP near its prior says that the data do not tell, and a false change is "
-        "mostly a true one put on a neighbouring arc."
+        f"{report} Below are the surest {len(shown)}; a PIP near its prior says that the data do "
+        "not tell, and a false change is mostly a true one put on a neighbouring arc."
     )
     yield _wide(shown)
     yield listing(described(posterior.tree, shown))
@@ -139,7 +139,7 @@ def _changes(posterior: Posterior, identified: Identification) -> Iterator[str]:
 def _features(posterior: Posterior, identified: Identification, x: Any) -> Iterator[str]:
     """What makes each latent, and what features do to outcomes."""
     yield "<h2>Latents, and the features that make them</h2>"
-    latents, sure = posterior.summary().latents, identified.latents["determined"]
+    latents, sure = latent_table(posterior, identified), identified.latents["determined"]
     latents["determined"] = [bool(sure.get(name, True)) for name in latents.index]
     yield _wide(latents.reset_index())
     if posterior.model.encoder.linear_map() is None and x is None:

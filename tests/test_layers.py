@@ -4,12 +4,14 @@ So the package can be read from top to bottom, and each room from file to file.
 """
 
 import ast
+import re
 from pathlib import Path
 
 import networkx as nx
 import pytest
 
 import pyro_tbr
+from tests.brief import LEFT_OUT
 
 PACKAGE = Path(pyro_tbr.__file__).parent
 ROOMS = [  # io and plotting stand side by side
@@ -120,3 +122,11 @@ def test_a_circle_is_found(back):
 
 def test_a_package_that_its_own_file_imports_from_is_a_circle():
     assert circles({"p": "from p.a import one", "p.a": "from p import two"}) == [["p", "p.a"]]
+
+
+def test_what_the_default_suite_leaves_out_is_there():
+    tests = Path(__file__).parent
+    for part in LEFT_OUT:
+        file, _, name = part.partition("::")
+        source = (tests / file).read_text(encoding="utf-8")
+        assert re.search(rf"def {re.escape(name.partition('[')[0])}", source), part

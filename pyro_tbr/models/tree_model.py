@@ -233,15 +233,14 @@ class TreeModel(LocalParamsModule):
         if isinstance(spec, str):
             self.encoder = ENCODERS[spec](num_features, latent_dim)
         elif isinstance(spec, Encoder):
-            own, asked = spec.latent_dim, self.latent_dim
-            if own != asked:
+            if spec.latent_dim != latent_dim:
                 raise ShapeError(
-                    f"encoder {spec.class_name} makes {own} latents, and the model has latent_dim="
-                    f"{asked}: make them equal"
+                    f"encoder {spec.class_name} makes {spec.latent_dim} latents, and the model has "
+                    f"latent_dim={latent_dim}: make them equal"
                 )
             self.encoder = copy.deepcopy(spec)
         else:
-            self.encoder = ModuleEncoder(copy.deepcopy(spec), num_features, latent_dim)
+            self.encoder = ModuleEncoder(spec, num_features, latent_dim)  # which copies it
         if latent_units is not None:
             self.encoder.use_units(latent_units)
         named = isinstance(self.encoder, IdentityEncoder) and _can_name_latents(feature_names)

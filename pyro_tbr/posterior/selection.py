@@ -74,8 +74,8 @@ def select_at_fdr(pips: Any, fdr: float, order_by: Any = None) -> Selection:
 
 
 @torch.no_grad()
-def selected(view: PosteriorView, fdr: float) -> pd.DataFrame:
-    """See ``Posterior.select``."""
+def chosen_changes(view: PosteriorView, fdr: float) -> tuple[Selection, NDArray[np.float64]]:
+    """Which changes ``Posterior.select`` takes, as rows of ``Posterior.deltas``; their log odds."""
     require_gates(view, "select()")
     pips, log_odds = (
         part.cpu().double().flatten(1).numpy()
@@ -86,8 +86,15 @@ def selected(view: PosteriorView, fdr: float) -> pd.DataFrame:
     rows = np.flatnonzero(informed)
     found = select_at_fdr(pips.ravel()[rows], fdr, order_by=log_odds.ravel()[rows])
     rows = rows[found.chosen]
-    table = changes(view, 0.9, rows)
-    table["log_odds"] = log_odds.ravel()[rows]
+    return found._replace(chosen=rows), log_odds.ravel()[rows]
+
+
+@torch.no_grad()
+def selected(view: PosteriorView, fdr: float) -> pd.DataFrame:
+    """See ``Posterior.select``."""
+    found, log_odds = chosen_changes(view, fdr)
+    table = changes(view, 0.9, found.chosen)
+    table["log_odds"] = log_odds
     table["fdr"] = found.running
     identified = identify(view)
     sure = identified.latents["determined"]

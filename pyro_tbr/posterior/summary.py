@@ -124,8 +124,8 @@ class Summary:
 
 
 @torch.no_grad()
-def summarise(view: PosteriorView) -> Summary:
-    """See ``Posterior.summary``."""
+def latent_table(view: PosteriorView, identified: Identification) -> pd.DataFrame:
+    """See :class:`Summary`."""
     guide, model = view.guide, view.model
     moments, informed = guide.delta_moments(), guide.informed_arcs
     weights = guide.node_moments().mean[view.stats.nodes].double()
@@ -141,9 +141,15 @@ def summarise(view: PosteriorView) -> Summary:
         columns["expected_changes"] = moments.inclusion[informed].sum((0, 2))
     names = names_index(view.latent_names, "latent")
     latents = pd.DataFrame({name: v.cpu().numpy() for name, v in columns.items()}, index=names)
-    identified = identify(view)
     used = identified.latents["used"].to_numpy()
     latents["used"] = np.append(used, np.ones(len(names) - len(used), dtype=bool))
+    return latents
+
+
+@torch.no_grad()
+def summarise(view: PosteriorView) -> Summary:
+    """See ``Posterior.summary``."""
+    identified = identify(view)
     shown = surest(view, identified, _NUM_SHOWN)
     return Summary(
         num_rows=int(view.row_counts.sum()),
@@ -151,7 +157,7 @@ def summarise(view: PosteriorView) -> Summary:
         num_arcs=view.tree.num_arcs,
         noise_scale=_noise_scale(view),
         noise_range=_noise_range(view),
-        latents=latents,
+        latents=latent_table(view, identified),
         changes=shown,
         nodes=described(view.tree, shown),
         folds=view.report.folds,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
 from collections.abc import Hashable, Iterable, Mapping
 from functools import cached_property
 from types import MappingProxyType
@@ -166,7 +165,8 @@ class Tree(TreeForms):
     @cached_property
     def labels(self) -> Mapping[Node, str]:
         """The text to show for every node; inner nodes may share one."""
-        return MappingProxyType({node: self._labels.get(node) or str(node) for node in self.nodes})
+        texts = map(self._parts.text, range(self.num_nodes))
+        return MappingProxyType(dict(zip(self.nodes, texts, strict=True)))
 
     @cached_property
     def has_lengths(self) -> bool:
@@ -249,9 +249,9 @@ class Tree(TreeForms):
         return tuple(self.nodes[j] for j in found)
 
     def _below(self, block: slice) -> slice:
-        """Children of a run of nodes: a run too, as parents never decrease."""
-        start = bisect_left(self._parents, block.start) + 1
-        return slice(start, bisect_right(self._parents, block.stop - 1) + 1)
+        """Children of a run of nodes, a run too."""
+        below = self._parts.below(block.start, block.stop)
+        return slice(below.start, below.stop)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Tree):

@@ -1,6 +1,7 @@
 """From arcs in any order to a tree in level order, or to an error that names the culprit."""
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from numbers import Real
 from types import MappingProxyType
@@ -41,6 +42,16 @@ class TreeParts(NamedTuple):
         """(parent, child) of every arc, in the order of the children among the nodes."""
         pairs = zip(self.parents, self.nodes[1:], strict=True)
         return tuple((self.nodes[parent], child) for parent, child in pairs)
+
+    def below(self, first: int, stop: int) -> range:
+        """Places of the children of a run of nodes: a run too, as parents never decrease."""
+        start = bisect_left(self.parents, first) + 1
+        return range(start, bisect_right(self.parents, stop - 1) + 1)
+
+    def text(self, place: int) -> str:
+        """The text to show for a node."""
+        node = self.nodes[place]
+        return self.labels.get(node) or str(node)
 
 
 def arrange(

@@ -1,7 +1,5 @@
 """A tree as lines of text."""
 
-from bisect import bisect_left, bisect_right
-
 from pyro_tbr.tree.readers.arrange import TreeParts
 
 
@@ -24,9 +22,8 @@ def draw_tree(parts: TreeParts, most: int) -> list[str]:
     lines, open_nodes = list[str](), [(0, "", "")]
     while open_nodes and len(lines) < most:
         place, before, branch = open_nodes.pop()
-        node = parts.nodes[place]
-        lines.append(before + branch + (parts.labels.get(node) or str(node)))
-        below = range(bisect_left(parts.parents, place) + 1, bisect_right(parts.parents, place) + 1)
+        lines.append(before + branch + parts.text(place))
+        below = parts.below(place, place + 1)
         inside = before + {"": "", "├─ ": "│  ", "└─ ": "   "}[branch]
         for child in reversed(below):
             open_nodes.append((child, inside, "└─ " if child == below[-1] else "├─ "))
