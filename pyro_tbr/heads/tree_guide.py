@@ -313,7 +313,7 @@ class TreeGuide(TreeState):
         some = data._replace(eta=data.eta[trees], lam=data.lam[trees])
         prob, mean, var = (part.expand(shape)[trees] for part in (law.prob, law.mean, law.var))
         root = (part[trees] for part in self.factor.root_law())
-        return some.inside(ArcLaw.of(prob, mean, var, law.gated), *root).log_evidence
+        return some.log_evidence(ArcLaw.of(prob, mean, var, law.gated), *root)
 
     @torch.no_grad()
     def path_inclusion(self, arcs: Tensor) -> Tensor:

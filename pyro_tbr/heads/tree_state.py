@@ -13,6 +13,8 @@ from pyro_tbr.heads.statistics import Statistics
 from pyro_tbr.tree.messages import InsideMessages, TreePosterior
 
 FINAL_PASSES = 2  # sweeps of messages behind what is reported
+_KEPT = 1 << 20  # components of messages that are kept; some 100 bytes each
+_BESIDE = 16  # what else is kept of a node, counted in components
 
 
 class TreeState(Guide):
@@ -38,7 +40,7 @@ class TreeState(Guide):
         self.register_buffer("lam", torch.zeros(shape, dtype=torch.float64))
         self._match_dtype()
         self._current: TreePosterior | None = None
-        self._messages: InsideMessages | None = None  # those behind it
+        self._messages: InsideMessages | None = None
 
     def evidence(
         self,
@@ -69,18 +71,20 @@ class TreeState(Guide):
     @property
     def current(self) -> TreePosterior:
         """The passes for all weights at once, kept until potentials or hyperparameters change."""
-        now = self._current
-        if now is None:
-            now, self._messages = self.factor.passes_and_messages(self.evidence())
-            self._current = now
-        return now
+        if self._current is None:
+            self._current = self.factor.passes(self.evidence())
+        return self._current
 
     @torch.no_grad()
     def messages(self) -> InsideMessages:
-        """Inside messages to draw from, kept along with the passes where they are not too large."""
-        if self.current is not None and self._messages is not None:
+        """Inside messages to draw from, kept until then too, where they are not too large."""
+        if self._messages is not None:
             return self._messages
-        return self.factor.inside(self.evidence())
+        data = self.evidence()
+        found = self.factor.inside(data)
+        if data.eta.numel() * ((data.num_components or 1) + _BESIDE) <= _KEPT:
+            self._messages = found
+        return found
 
     def refresh(self, now: TreePosterior | None = None) -> None:
         """Forgets the passes, after a change of potentials or hyperparameters; keeps new ones."""
@@ -108,10 +112,10 @@ class TreeState(Guide):
         others_here = self.node_moments().mean[:, list(others)].permute(2, 0, 1)  # (Q, V, J)
         echo = taken_up(here.eta[0], here.lam[0], others_here)
         left = here._replace(eta=here.eta - here.lam * echo)
-        without = self.factor.inside(left).log_evidence.sum()
+        without = self.factor.log_evidence(left).sum()
         whole = self.current.log_evidence[weight].sum()
         if self.factor.joint:  # passes average over the hyperparameters
-            whole = self.factor.inside(here).log_evidence.sum()
+            whole = self.factor.log_evidence(here).sum()
         return float(self.log_evidence()[weight] + without - whole)
 
     @torch.no_grad()

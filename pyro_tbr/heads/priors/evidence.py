@@ -5,7 +5,14 @@ from typing import NamedTuple
 from torch import Tensor
 
 from pyro_tbr.tree import Tree, descendant_sum, path_sum
-from pyro_tbr.tree.messages import ArcLaw, InsideMessages, inside_pass
+from pyro_tbr.tree.messages import (
+    ArcLaw,
+    InsideMessages,
+    TreePosterior,
+    inside_pass,
+    log_evidence,
+    smooth,
+)
 
 
 class Evidence(NamedTuple):
@@ -31,9 +38,23 @@ class Evidence(NamedTuple):
 
     def inside(self, law: ArcLaw, root_loc: Tensor, root_scale: Tensor) -> InsideMessages:
         """Inside messages under a law of the changes, whose batch may begin with more."""
+        return inside_pass(self.tree, *self._given(law), root_loc, root_scale, *self._how)
+
+    def moments(self, law: ArcLaw, root_loc: Tensor, root_scale: Tensor) -> TreePosterior:
+        """What both passes give, likewise."""
+        return smooth(self.tree, *self._given(law), root_loc, root_scale, *self._how)
+
+    def log_evidence(self, law: ArcLaw, root_loc: Tensor, root_scale: Tensor) -> Tensor:
+        """The log evidence alone, likewise."""
+        return log_evidence(self.tree, *self._given(law), root_loc, root_scale, *self._how)
+
+    def _given(self, law: ArcLaw) -> tuple[Tensor, Tensor, ArcLaw]:
         eta, lam = (part.expand(*law.prob.shape[:-2], -1) for part in (self.eta, self.lam))
-        root = root_loc, root_scale
-        return inside_pass(self.tree, eta, lam, law, *root, self.num_components, self.sweeps)
+        return eta, lam, law
+
+    @property
+    def _how(self) -> tuple[int | None, int]:
+        return self.num_components, self.sweeps
 
     def change_precision(self) -> Tensor:
         """Of a change by the data alone: were the weight it starts from known, (w, Q, A)."""

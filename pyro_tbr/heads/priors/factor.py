@@ -29,7 +29,6 @@ from pyro_tbr.tree.messages import (
     InsideMessages,
     TreePosterior,
     sample,
-    smooth_and_keep,
 )
 
 _NUM_POINTS = 64  # of all hyperparameters together, for expectations without a closed form
@@ -144,22 +143,15 @@ class PriorFactor(nn.Module):
         law = self.arc_law(data.weights) if law is None else law
         return data.inside(law, *self.root_law(data.weights))
 
+    def log_evidence(self, data: Evidence) -> Tensor:
+        """Log evidence of each weight's and outcome's tree, (w, Q), under q's law of changes."""
+        return data.log_evidence(self.arc_law(data.weights), *self.root_law(data.weights))
+
     @torch.no_grad()
     def passes(self, data: Evidence, refit: bool = False) -> TreePosterior:
         """Both passes; with ``refit`` joint hyperparameters are moved too."""
         del refit
-        return self.passes_and_messages(data)[0]
-
-    @torch.no_grad()
-    def passes_and_messages(self, data: Evidence) -> tuple[TreePosterior, InsideMessages | None]:
-        """Both passes, and the inside messages of the first where these can be drawn from.
-
-        ``None`` in their place where they are too large to be kept, and where hyperparameters are
-        held jointly with the weights.
-        """
-        law, root = self.arc_law(data.weights), self.root_law(data.weights)
-        potentials, how = (data.eta, data.lam), (data.num_components, data.sweeps)
-        return smooth_and_keep(data.tree, *potentials, law, *root, *how)
+        return data.moments(self.arc_law(data.weights), *self.root_law(data.weights))
 
     @torch.no_grad()
     def start_from(self, root: Tensor, deltas: Tensor, informed: Tensor) -> None:

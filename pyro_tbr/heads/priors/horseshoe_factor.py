@@ -29,7 +29,7 @@ from pyro_tbr.heads.priors.horseshoe_classes import (
 )
 from pyro_tbr.heads.priors.horseshoe_grid import ScaleGrid
 from pyro_tbr.progress import beat
-from pyro_tbr.tree.messages import ArcLaw, TreePosterior, outside_pass, sample
+from pyro_tbr.tree.messages import ArcLaw, TreePosterior, sample
 
 _GRID_SITES = ("global_scale", "slab_scale")
 _BLOCK = 1 << 18  # changes at points of the grid at once: bounds the memory of large trees
@@ -147,14 +147,10 @@ class HorseshoeTreeFactor(HorseshoeFactor):
             pips=None,
         )
 
-    def passes_and_messages(self, data: Evidence) -> tuple[HorseshoePosterior, None]:
-        """See :meth:`PriorFactor.passes_and_messages`: every point of the grid has its own."""
-        return self.passes(data), None
-
     def _at(self, data: Evidence, points: slice) -> HorseshoePosterior:
         """Passes at some points of the grid, which lead."""
         classes = self._classes(data, points)
-        found = outside_pass(data.tree, self.inside(data, _arc_law(classes)))
+        found = data.moments(_arc_law(classes), *self.root_law(data.weights))
         beat()
         prob, precision = found.class_prob, data.change_precision().unsqueeze(-1)
         return HorseshoePosterior(

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from pyro_tbr.inference.rotation.search import RotationProblem
-from pyro_tbr.tree import Tree
-from pyro_tbr.tree.messages import ArcLaw, inside_pass
+from pyro_tbr.tree import Tree, messages
+from pyro_tbr.tree.messages import ArcLaw
 
 RATES = (0.05, 0.15, 0.4)  # inclusion rates tried for a direction; its best counts
 _NUM_COMPONENTS = 8  # a ranking, not a posterior
@@ -125,7 +125,7 @@ def log_evidence(
     """
     index = where.nodes.expand_as(value)
     empty = value.new_zeros(*value.shape[:-1], where.tree.num_nodes)
-    inside = inside_pass(
+    found = messages.log_evidence(
         where.tree,
         empty.scatter(-1, index, value / var),
         empty.scatter(-1, index, 1 / var),
@@ -135,7 +135,7 @@ def log_evidence(
         num_components=_NUM_COMPONENTS,
     )
     at_peak = -0.5 * (value.square() / var + torch.log(2 * math.pi * var)).sum(-1)
-    return inside.log_evidence + at_peak
+    return found + at_peak
 
 
 def null_directions(estimates: Estimates, num: int, generator: torch.Generator) -> Tensor:

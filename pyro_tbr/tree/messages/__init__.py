@@ -9,9 +9,10 @@ rare, has three; a dense prior is that of one class.
 
 :func:`inside_pass` sends messages from the leaves to the root (Felsenstein's pruning),
 :func:`outside_pass` goes back; together they give log evidence, probabilities of the classes and
-moments of nodes and changes, as :func:`smooth` does in one call. :func:`sample` draws along the
-tree from the messages of an inside pass, and :func:`log_weights` says by how much a cap has
-made such draws too likely.
+moments of nodes and changes. :func:`smooth` does both in one call and :func:`log_evidence` gives
+the first alone; on the CPU they run in compiled loops (``compiled/``), where numba is installed.
+:func:`sample` draws along the tree from the messages of an inside pass, and :func:`log_weights`
+says by how much a cap has made such draws too likely.
 
 A message is a mixture of Gaussians. With no cap on their number this enumerates the patterns of
 classes; with a cap the heaviest are kept and others merged into them (``merging.py``).
@@ -22,10 +23,11 @@ gradients.
 """
 
 from pyro_tbr.tree.messages.draws import TreeDraws, sample
+from pyro_tbr.tree.messages.evidence import log_evidence
 from pyro_tbr.tree.messages.inside import InsideMessages, inside_pass
 from pyro_tbr.tree.messages.laws import ArcLaw
 from pyro_tbr.tree.messages.outside import TreePosterior, outside_pass
-from pyro_tbr.tree.messages.smoothing import smooth, smooth_and_keep
+from pyro_tbr.tree.messages.smoothing import smooth
 from pyro_tbr.tree.messages.weighing import log_weights
 
 __all__ = [
@@ -34,9 +36,9 @@ __all__ = [
     "TreeDraws",
     "TreePosterior",
     "inside_pass",
+    "log_evidence",
     "log_weights",
     "outside_pass",
     "sample",
     "smooth",
-    "smooth_and_keep",
 ]

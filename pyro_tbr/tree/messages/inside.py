@@ -16,7 +16,7 @@ from pyro_tbr.tree.messages.mixtures import Density, Message, concatenate, log_o
 from pyro_tbr.tree.messages.steps import Blocks, Groups, combine, send
 from pyro_tbr.tree.tree import Tree
 
-_ROUGH = 16  # components where only a context is wanted
+ROUGH = 16  # components where only a context is wanted
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def run_inside(
             rough = _rise(levels, potential, widest, None, contexts, None)
             wide = contexts = contexts_from(levels, potential, widest, root, *rough[:2], None)
             for _ in range(sweeps - 1):
-                first = min(cap, _ROUGH)
+                first = min(cap, ROUGH)
                 rough = _rise(levels, potential, arcs, informed, contexts, first)
                 few = max(1, first // 2)
                 contexts = contexts_from(levels, potential, arcs, root, *rough[:2], few, wide)

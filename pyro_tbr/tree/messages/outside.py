@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from pyro_tbr.progress import beat
-from pyro_tbr.tree.messages.folding import FoldedLevel
+from pyro_tbr.tree.messages.folding import FoldedLevel, FoldedTree
 from pyro_tbr.tree.messages.inside import InsideMessages
-from pyro_tbr.tree.messages.laws import ClassRows
+from pyro_tbr.tree.messages.laws import ClassRows, LawTable
 from pyro_tbr.tree.messages.merging import split
 from pyro_tbr.tree.messages.mixtures import (
     Density,
@@ -66,22 +66,48 @@ def outside_pass(tree: Tree, inside: InsideMessages) -> TreePosterior:
             posterior = crossed if not block else posterior  # of the nodes with children
             start = stop
         beat()
+    node_moments = tuple(torch.cat(parts) for parts in zip(*at_nodes, strict=True))
+    changes = tuple(torch.cat(parts) for parts in zip(*at_arcs, strict=True))
+    where = (tree, folded, inside.arcs, inside.batch_shape)
+    return as_posterior(*where, inside.log_evidence, node_moments, changes)
+
+
+def as_posterior(
+    tree: Tree,
+    folded: FoldedTree,
+    arcs: LawTable,
+    batch: torch.Size,
+    log_evidence: Tensor,
+    node_moments: tuple[Tensor, ...],
+    changes: tuple[Tensor, ...],
+) -> TreePosterior:
+    """The moments in the tree's order and the caller's batch.
+
+    Args:
+        tree: The environments.
+        folded: Its levels.
+        arcs: The law of changes.
+        batch: Of the caller, *B.
+        log_evidence: (*B,), in the dtype of the result.
+        node_moments: Means and variances at the nodes of the levels laid end to end, (P, B) each.
+        changes: Probabilities, means and mean squares by class, along the arcs to the nodes of all
+            levels but the root's, (P - 1, B, J) each.
+    """
     order = folded.node_order  # from blocks of levels laid end to end to that of the tree
-    node_moments = [torch.cat(parts)[order] for parts in zip(*at_nodes, strict=True)]
-    changes = [torch.cat(parts)[order[1:] - 1] for parts in zip(*at_arcs, strict=True)]
+    nodes = [part[order] for part in node_moments]
+    by_class = [part[order[1:] - 1] for part in changes]
     if not folded.is_whole:
-        node_moments, changes = _completed(tree, inside, node_moments, changes)
+        nodes, by_class = _completed(tree, folded, arcs, nodes, by_class)
 
     def shaped(values: Tensor) -> Tensor:
         values = values.movedim(0, 1)  # (B, V or A, ...)
-        shape = (*inside.batch_shape, *values.shape[1:])
-        return values.reshape(shape).to(inside.log_evidence.dtype)
+        return values.reshape(*batch, *values.shape[1:]).to(log_evidence.dtype)
 
-    node_mean, node_var = map(shaped, node_moments)
-    class_prob, class_mean, class_second = map(shaped, changes)
+    node_mean, node_var = map(shaped, nodes)
+    class_prob, class_mean, class_second = map(shaped, by_class)
     return TreePosterior(
-        log_evidence=inside.log_evidence,
-        pips=class_prob[..., 1:].sum(-1) if inside.arcs.gated else None,
+        log_evidence=log_evidence,
+        pips=class_prob[..., 1:].sum(-1) if arcs.gated else None,
         node_mean=node_mean,
         node_var=node_var,
         delta_mean=class_mean.sum(-1),
@@ -93,14 +119,14 @@ def outside_pass(tree: Tree, inside: InsideMessages) -> TreePosterior:
 
 
 def _completed(
-    tree: Tree, inside: InsideMessages, nodes: list[Tensor], changes: list[Tensor]
+    tree: Tree, folded: FoldedTree, arcs: LawTable, nodes: list[Tensor], changes: list[Tensor]
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Moments of the whole tree: where no data are below, changes have their prior.
 
     So a weight there is that of the nearest node with data at or below, plus independent changes.
     """
-    folded, place = inside.folded, inside.folded.nodes[1:] - 1
-    law = inside.arcs.at(torch.arange(tree.num_arcs, device=place.device))
+    place = folded.nodes[1:] - 1
+    law = arcs.at(torch.arange(tree.num_arcs, device=place.device))
     prior = (law.prob, law.prob * law.mean, law.prob * (law.mean.square() + law.var))
     changes = [old.index_copy(0, place, new) for old, new in zip(prior, changes, strict=True)]
     mean, second = (part.sum(-1) for part in prior[1:])

@@ -5,12 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_tbr.tree.messages.inside import (
-    InsideMessages,
-    check_inputs,
-    potentials,
-    run_inside,
-)
+from pyro_tbr.tree.messages.compiled import compiled_moments, compiles
+from pyro_tbr.tree.messages.inside import check_inputs, potentials, run_inside
 from pyro_tbr.tree.messages.laws import ArcLaw, LawTable
 from pyro_tbr.tree.messages.mixtures import Density
 from pyro_tbr.tree.messages.outside import TreePosterior, outside_pass
@@ -18,7 +14,6 @@ from pyro_tbr.tree.path_sum import level_parents
 from pyro_tbr.tree.tree import Tree
 
 _COMPONENTS = 1 << 22  # of the messages of all nodes at once; some 100 bytes each are kept
-_KEPT = 1 << 20  # likewise, up to which messages are kept
 _BESIDE = 16  # what else is kept of a node and element of the batch, counted in components
 
 
@@ -48,31 +43,13 @@ def smooth(
 
         These are the arcs r-u, r-b, u-v and v-a: the first and the last two are in series.
     """
-    args = (tree, eta, lam, law, root_loc, root_scale, num_components, sweeps)
-    return smooth_and_keep(*args)[0]
-
-
-def smooth_and_keep(
-    tree: Tree,
-    eta: Tensor,
-    lam: Tensor,
-    law: ArcLaw,
-    root_loc: Tensor | float,
-    root_scale: Tensor | float,
-    num_components: int | None = 32,
-    sweeps: int = 1,
-) -> tuple[TreePosterior, InsideMessages | None]:
-    """:func:`smooth`, and the messages of its inside pass.
-
-    ``None`` in their place where there are none, or they are too large to be kept.
-    """
     arcs, root, batch = check_inputs(tree, eta, lam, law, root_loc, root_scale)
     if arcs.num_classes == 1:
-        return _smooth_gaussian(tree, eta, lam, arcs, root, batch), None
+        return _smooth_gaussian(tree, eta, lam, arcs, root, batch)
+    if compiles(eta, num_components) and not _differentiated(eta, lam, arcs, root):
+        assert num_components is not None
+        return compiled_moments(tree, eta, lam, arcs, root, batch, num_components, sweeps)
     each = ((num_components or 1) + _BESIDE) * tree.num_nodes
-    if each * batch.numel() <= _KEPT and len(batch):
-        inside = run_inside(tree, eta, lam, arcs, root, batch, num_components, sweeps)
-        return outside_pass(tree, inside), inside
     step = max(1, _COMPONENTS // each)
     eta, lam = (part.reshape(-1, tree.num_nodes) for part in (eta, lam))
     runs: list[dict[str, Any]] = []
@@ -93,7 +70,13 @@ def smooth_and_keep(
             continue
         whole = torch.cat(values) if len(values) > 1 else values[0]
         found[name] = whole.reshape((*batch, *whole.shape[1:]))
-    return TreePosterior(**found), None
+    return TreePosterior(**found)
+
+
+def _differentiated(eta: Tensor, lam: Tensor, arcs: LawTable, root: Density) -> bool:
+    """Whether the moments are to be differentiable."""
+    parts = (eta, lam, arcs.prob, arcs.mean, arcs.var, root.mean, root.var)
+    return torch.is_grad_enabled() and any(part.requires_grad for part in parts)
 
 
 def _smooth_gaussian(
