@@ -15,7 +15,7 @@ from tests.brief import LEFT_OUT
 
 PACKAGE = Path(pyro_tbr.__file__).parent
 ROOMS = [  # io and plotting stand side by side
-    {"errors"}, {"markup"}, {"progress"}, {"tree"}, {"data"}, {"heads"}, {"models"},
+    {"errors"}, {"markup", "jit"}, {"progress"}, {"tree"}, {"data"}, {"heads"}, {"models"},
     {"posterior"}, {"inference"}, {"evaluation"}, {"io", "plotting"}, {"page"},
 ]  # fmt: skip
 RANK = {room: rank for rank, rooms in enumerate(ROOMS) for room in rooms}

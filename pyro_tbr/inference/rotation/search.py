@@ -11,12 +11,17 @@ freeze where they are. So the search takes a problem that is blunted (:func:`cap
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from pyro_tbr.heads.statistics import Statistics
+from pyro_tbr.inference.rotation.descent import Point, Task, descend
+from pyro_tbr.jit import COMPILES
 from pyro_tbr.progress import stage, step
 from pyro_tbr.tree import Tree, path_sum
 
@@ -25,6 +30,9 @@ _SHARP = 0.02  # width of the penalty's cusp at the end, in typical weight diffe
 _SMOOTH = 1.0  # and at the start
 _PEAK_RATE = 0.03  # of Adam
 _OFFSET_RATE = 5.0  # offsets move in units of their prior's spread, faster than weights
+
+
+_Floats = npt.NDArray[np.float64]
 
 
 class RotationProblem(NamedTuple):
@@ -159,20 +167,53 @@ def _descend(
 ) -> Candidates:
     """Adam on basis (unless held), offset, root weights and deltas together, float32.
 
-    It starts from bases (S, K, K) with the dense fit's weights. The likelihood is written around
-    each node's peak, so that its value is small where the fit is good and float32 resolves the
-    differences between candidates.
+    It starts from bases (S, K, K) with the dense fit's weights. The penalty sharpens and the rate
+    falls on the way.
+    """
+    share = np.arange(steps + 1) / max(1, steps)
+    widths = _SMOOTH * (_SHARP / _SMOOTH) ** np.minimum(1.0, share / 0.8)
+    rates = _PEAK_RATE * np.minimum(1.0, (1 - share[:-1]) / 0.3 + 0.01)
+    begin = start_from(problem, start)[:4]
+    if COMPILES and start.device.type == "cpu":
+        basis, offset, root, deltas, loss = _compiled(problem, begin, widths, rates, hold)
+    else:
+        basis, offset, root, deltas, loss = by_torch(problem, begin, widths, rates, hold)
+    loss = torch.where(torch.isfinite(loss), loss, torch.inf)
+    return Candidates(start if hold else basis, offset, root, deltas, loss)
+
+
+def _compiled(
+    problem: RotationProblem, start: Sequence[Tensor], widths: _Floats, rates: _Floats, hold: bool
+) -> list[Tensor]:
+    """See :func:`by_torch`, in compiled loops."""
+    task = Task(
+        problem.tree.arc_parent.numpy(),
+        problem.nodes.numpy(),
+        problem.precision.float().contiguous().numpy(),
+        problem.target.float().contiguous().numpy(),
+        problem.offset_scale,
+    )
+    begin = Point(*(part.float().movedim(0, -1).contiguous().numpy() for part in start))
+    found, loss = descend(task, begin, widths, rates, _OFFSET_RATE, hold=hold, tell=step)
+    moved = [torch.from_numpy(part).movedim(-1, 0).double().contiguous() for part in found]
+    return [*moved, torch.from_numpy(loss).double()]
+
+
+def by_torch(
+    problem: RotationProblem, start: Sequence[Tensor], widths: _Floats, rates: _Floats, hold: bool
+) -> list[Tensor]:
+    """Bases of unit columns, offsets, root weights, deltas and penalised losses at the end.
+
+    The likelihood is written around each node's peak, so that its value is small where the fit is
+    good and float32 resolves the differences between candidates.
     """
     precision, target = problem.precision.float(), problem.target.float()
-    begin = start_from(problem, start)[:4]
-    basis, offset, root, deltas = (part.float().clone().requires_grad_() for part in begin)
+    basis, offset, root, deltas = (part.float().clone().requires_grad_() for part in start)
     moving = [root, deltas] if hold else [basis, root, deltas]
     if root.shape[1] > problem.latent_dim:  # an intercept takes up the offset
         moving.append(offset)
     optimizer = torch.optim.Adam([{"params": [p]} for p in moving], betas=(0.9, 0.99))
-    for done in range(steps + 1):
-        share = done / steps
-        width = _SMOOTH * (_SHARP / _SMOOTH) ** min(1.0, share / 0.8)
+    for done, width in enumerate(widths):
         unit_basis = basis / basis.norm(dim=1, keepdim=True)
         weights = path_sum(problem.tree, root, deltas, event_dim=2)[:, problem.nodes]
         shift = offset * problem.offset_scale  # in standard deviations of its prior
@@ -181,20 +222,16 @@ def _descend(
         fit = 0.5 * (error * (precision @ error.unsqueeze(-1)).squeeze(-1)).sum((1, 2, 3))
         penalty = torch.log1p(deltas.abs() / width).sum((1, 2, 3))
         penalty = penalty + 0.5 * offset.square().sum(1)
-        if done == steps:
+        if done == len(rates):
             break
         for group in optimizer.param_groups:
             faster = _OFFSET_RATE if group["params"][0] is offset else 1.0
-            group["lr"] = faster * _PEAK_RATE * min(1.0, (1 - share) / 0.3 + 0.01)
+            group["lr"] = faster * rates[done]
         optimizer.zero_grad()
         (fit + penalty).sum().backward()
         optimizer.step()
         step()
-    loss = (fit + penalty).detach().double()
-    loss = torch.where(torch.isfinite(loss), loss, torch.inf)
-    offset, root, deltas = (part.detach().double() for part in (offset, root, deltas))
-    reached = start if hold else unit_basis.detach().double()
-    return Candidates(reached, offset, root, deltas, loss)
+    return [part.detach().double() for part in (unit_basis, offset, root, deltas, fit + penalty)]
 
 
 def expand_basis(basis: Tensor, offset: Tensor, num_weights: int) -> Tensor:

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_tbr.jit import COMPILES
 from pyro_tbr.progress import beat
-from pyro_tbr.tree.messages.compiled.jit import COMPILES
 from pyro_tbr.tree.messages.compiled.layout import FlatTree, Room, flat_tree, room
 from pyro_tbr.tree.messages.compiled.passes import Law, run
 from pyro_tbr.tree.messages.folding import FoldedTree, fold

@@ -67,7 +67,8 @@ def flat_tree(folded: FoldedTree) -> FlatTree:
 def room(folded: FoldedTree, flat: FlatTree, cap: int, num_classes: int) -> Room:
     """Room for messages of at most ``cap`` components, those of the root of any number.
 
-    A message has a component for each pattern of classes on the arcs below, at most.
+    A message has a component for each pattern of classes on the arcs below, at most; one that comes
+    from a node without children has all of its arc's classes.
     """
     num_arcs = len(folded.anchor) - 1
     node, arc = np.ones(len(flat.node), np.int64), np.ones(len(flat.node), np.int64)
@@ -82,7 +83,7 @@ def room(folded: FoldedTree, flat: FlatTree, cap: int, num_classes: int) -> Room
         node[here] = before if depth == 0 else np.minimum(before, cap)
         pairs[here] = np.where(before > node[here], before, 0)
         through = np.where(flat.arc[here] < num_arcs, num_classes, 1) * node[here]
-        arc[here] = through if depth == 0 else np.minimum(through, cap)
+        arc[here] = np.where(one < 0, through, np.minimum(through, cap))
         crossed[here] = np.where(through > arc[here], through, 0)
         most = max(most, int(before.max()), int(through.max()))
 

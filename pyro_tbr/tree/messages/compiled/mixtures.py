@@ -10,7 +10,7 @@ from __future__ import annotations
 from math import exp, expm1, inf, log
 from typing import Any
 
-from pyro_tbr.tree.messages.compiled.jit import jit
+from pyro_tbr.jit import jit
 
 Array = Any  # numpy's, or the compiler's
 

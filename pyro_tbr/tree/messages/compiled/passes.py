@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pyro_tbr.tree.messages.compiled.jit import jit
+from pyro_tbr.jit import jit
 from pyro_tbr.tree.messages.compiled.layout import FlatTree, Room
 from pyro_tbr.tree.messages.compiled.mixtures import (
     Array,
@@ -199,7 +199,7 @@ def rise(
         start = room.arc[i]
         n = cross(law, column, row_of(law, tree.arc[i], num_arcs), tree.arc[i] < num_arcs,
                   found.node, room.node[i], n, parts)  # fmt: skip
-        if n > cap:
+        if n > cap and first >= 0:
             shrink(parts, n, cap, num_classes, contexts.wide[2, i], contexts.wide[3, i],
                    contexts.parent[min(i, last)], contexts.num_parent[i], found.arc, start, group,
                    work, places, spare)  # fmt: skip

@@ -1,4 +1,4 @@
-"""The compiler of the passes, where there is one."""
+"""The compiler of loops that torch is slow at, where there is one."""
 
 from __future__ import annotations
 
