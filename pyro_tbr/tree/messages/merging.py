@@ -67,6 +67,8 @@ def shrink(
     tilted = absorb(guess, message)
     if density is not guess:
         tilted = tilted._replace(log_weight=log_relevance(message, density))
+    # What is dead twice over is as dead as the rest, else it is outweighed by them without bound.
+    tilted = tilted._replace(log_weight=tilted.log_weight.clamp_min(DEAD))
     kept, group = _groups(tilted, max_components, num_classes)
     merged = _by_moments(tilted, kept, group)
     heaviest = Message(*(part.gather(-1, kept) for part in message))
@@ -94,7 +96,7 @@ def shrink_density(
     if max_components is None or density.mean.shape[-1] <= max_components:
         return density
     relevance = log_overlap(density, message)
-    density = density._replace(log_weight=relevance)
+    density = density._replace(log_weight=relevance.clamp_min(DEAD))
     kept, group = _groups(density, max_components, num_classes)
     merged = _by_moments(density, kept, group)
     unit = merged._replace(log_weight=torch.zeros_like(merged.log_weight))
