@@ -103,18 +103,21 @@ def _exactly(
     sandwich: bool,
 ) -> tuple[Statistics, Settled]:
     """One update, as the rows' statistics say all of them."""
-    stats = _exact_statistics(guide, rows, grouped=True)
+    stats = exact_statistics(guide, rows, grouped=True)
     if sandwich:
         by_node = guide.head.likelihood.by_node
-        plain = stats if rows.groups is None else _exact_statistics(guide, rows)
+        plain = stats if rows.groups is None else exact_statistics(guide, rows)
         stats = stats._replace(inflation=inflation(rows, plain, by_node=by_node))
     stats = stats if before is None else before + stats
     how = {"learn_hyper": learn_hyper, "learn_nuisance": learn_nuisance}
     return stats, guide.update(stats, sweeps=sweeps, **how)
 
 
-def _exact_statistics(guide: Guide, rows: RowSource, *, grouped: bool = False) -> Statistics:
-    """Statistics of rows under an exact likelihood; with ``grouped`` rows of groups count less."""
+def exact_statistics(guide: Guide, rows: RowSource, *, grouped: bool = False) -> Statistics:
+    """Statistics of rows under an exact likelihood; with ``grouped`` rows of groups count less.
+
+    The guide gives the likelihood alone; its weights do not matter.
+    """
     likelihood, parts, start = guide.head.likelihood, [], 0
     weights = None
     if grouped and rows.groups is not None:
@@ -136,7 +139,7 @@ def _learn_correlation(
     """Moves the correlation of rows of a group and the guide in turns until the first is still."""
     few = max(2, sweeps // _ROUGH_SHARE)
     for _ in range(_CORRELATION_ROUNDS):
-        stats = _exact_statistics(guide, rows, grouped=True)
+        stats = exact_statistics(guide, rows, grouped=True)
         guide.update(stats, sweeps=few, learn_hyper=learn_hyper, rough=True)
         residual = [block.y - row_moments(guide, block)[0] for block in rows.blocks()]
         if groups.learn(torch.cat(residual)) < _CORRELATION_SETTLED:

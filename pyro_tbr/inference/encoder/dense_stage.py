@@ -18,6 +18,7 @@ from torch import Tensor
 from pyro_tbr.data import SparseFeatures
 from pyro_tbr.heads import GaussianPrior, MeanFieldGuide, Statistics, TreeGuide, condition
 from pyro_tbr.heads.moments import predictor_moments
+from pyro_tbr.inference.encoder.alternating import SVI_STEPS, alternate, has_closed_form
 from pyro_tbr.inference.encoder.rows import PreparedRows, StandardRows
 from pyro_tbr.inference.encoder.training import GUIDE_LR, FitTrace, Schedule, train
 from pyro_tbr.inference.options import FitOptions
@@ -28,6 +29,7 @@ from pyro_tbr.progress import detail, stage
 _ROWS_A_FEATURE = 10  # with fewer rows than this a feature, the number of components is chosen
 _DENSE_SWEEPS = 40
 _DIRECTION_SWEEPS = 30
+_PART = 0.25  # of the way to its optimum that a step of a linear encoder in closed form goes
 
 
 class Recipe(NamedTuple):
@@ -195,7 +197,24 @@ class DenseStage:
         held_out: StandardRows | None,
         start: DenseFit | None,
     ) -> FitTrace:
-        """SVI in encoder and mean-field weights."""
+        """Training of the encoder: in closed forms where it has them, else by SVI.
+
+        The guide of the closed forms is exact along the tree, that of SVI mean field.
+        """
+        prepared = rows.prepared(model.encoder)
+        tried = None if held_out is None else held_out.prepared(model.encoder)
+        exact = TreeGuide(model, rows.nodes(model.tree.num_nodes)).to(rows.y.device)
+        if has_closed_form(model, exact, prepared):
+            return alternate(
+                model,
+                exact,
+                prepared,
+                recipe.steps,
+                part=_PART,
+                decay=recipe.decay * recipe.lr * SVI_STEPS,
+                held_out=tried,
+                patience=self.options.patience,
+            )
         guide = MeanFieldGuide(model, rows.nodes(model.tree.num_nodes)).to(rows.y.device)
         known = start.guide if start is not None else None
         if known is None and isinstance(model.encoder, LinearEncoder):
@@ -219,10 +238,10 @@ class DenseStage:
         return train(
             model,
             guide,
-            rows.prepared(model.encoder),
+            prepared,
             schedule,
             self.generator,
-            held_out=None if held_out is None else held_out.prepared(model.encoder),
+            held_out=tried,
         )
 
     def _weights(self, model: TreeModel, rows: StandardRows) -> tuple[TreeGuide, Statistics]:
