@@ -292,8 +292,7 @@ class Stages:
         A guide that is exact along the tree stays as it is meanwhile.
         """
         steps = self.options.sparse_steps
-        if has_closed_form(model, guide, data):
-            assert isinstance(guide, TreeState)
+        if isinstance(guide, TreeState) and has_closed_form(model, data):
             part, decay = _PART, reference.recipe.decay * reference.recipe.lr * SVI_STEPS
             return alternate(
                 model, guide, data, steps, part=part, decay=_ENCODER_LR_SHARE * decay,

@@ -37,6 +37,7 @@ from torch import Tensor
 
 from pyro_tbr.errors import TrainingError
 from pyro_tbr.heads import Guide, Statistics, exact_statistics
+from pyro_tbr.heads.joint_guide import JointGuide
 from pyro_tbr.heads.tree_state import TreeState
 from pyro_tbr.inference.encoder.rows import PreparedRows
 from pyro_tbr.inference.encoder.training import FitTrace
@@ -46,7 +47,7 @@ from pyro_tbr.progress import detail, stage, step
 SVI_STEPS = 20  # for which one of these steps counts, in options and traces
 _MOST_BYTES = 1_000_000_000  # of the statistics of all features
 _FIRST_SWEEPS = 20  # of the weights at the start,
-_SWEEPS = 4  # and after every move of the encoder
+_SWEEPS = 2  # and after every move of the encoder
 _MOST_DENSE = 2000  # unknowns, up to which their matrix is made and factorised
 _ACCURACY, _MOST_ITERATIONS = 1e-6, 500  # of conjugate gradients, beyond
 
@@ -134,11 +135,10 @@ class Curvature(NamedTuple):
         return found
 
 
-def has_closed_form(model: TreeModel, guide: Guide, rows: PreparedRows) -> bool:
-    """The encoder is linear, outcomes are normal, weights are moved along the tree, sums fit."""
+def has_closed_form(model: TreeModel, rows: PreparedRows) -> bool:
+    """The encoder is linear, outcomes are normal, and memory holds the sums over rows."""
     encoder = model.encoder
-    linear = isinstance(encoder, LinearEncoder) and model.likelihood.exact
-    if not (linear and isinstance(guide, TreeState)):
+    if not (isinstance(encoder, LinearEncoder) and model.likelihood.exact):
         return False
     y = rows.rows.y
     alike = rows.groups is None and rows.rows.terms.weights is None and not y.isnan().any()
@@ -158,7 +158,7 @@ def feature_statistics(guide: Guide, rows: PreparedRows) -> Statistics:
 @torch.no_grad()
 def alternate(
     model: TreeModel,
-    guide: TreeState,
+    guide: JointGuide | TreeState,
     rows: PreparedRows,
     steps: int,
     *,
@@ -170,7 +170,8 @@ def alternate(
 ) -> FitTrace:
     """Climbs the ELBO in a linear encoder and the weights in turns, both changed in place.
 
-    Ends at the best state on held-out rows if there are, which may be the start.
+    Ends at the best encoder on held-out rows if there are, which may be that of the start; where
+    the weights move they are to be conditioned on the rows anew.
 
     Args:
         model: Its encoder is trained.
@@ -211,7 +212,7 @@ def alternate(
                 waited += 1
                 if score < best:
                     best, best_step, waited = score, count, 0
-                    best_state = copy.deepcopy((encoder.state_dict(), guide.state_dict()))
+                    best_state = copy.deepcopy(encoder.state_dict())
             trace.steps.append(count)
             trace.loss.append(-guide.elbo(latents).item() / num_rows)
             trace.held_out.append(score)
@@ -222,8 +223,7 @@ def alternate(
                 break
             encoder.set_latent_directions((1 - decay) * moved(model, guide, stats, part))
     if best_state is not None:
-        encoder.load_state_dict(best_state[0])
-        guide.load_state_dict(best_state[1])
+        encoder.load_state_dict(best_state)
     return trace._replace(
         best_held_out=best if other is not None else math.nan,
         best_step=best_step if other is not None else trace.steps[-1],
@@ -244,7 +244,9 @@ def affine_map(model: TreeModel) -> Tensor:
 
 
 @torch.no_grad()
-def moved(model: TreeModel, guide: TreeState, stats: Statistics, part: float) -> Tensor:
+def moved(
+    model: TreeModel, guide: JointGuide | TreeState, stats: Statistics, part: float
+) -> Tensor:
     """Directions (R, K) a part of the way to their optimum given the weights; all of it for 1.
 
     A multiple of the identity is added to the curvature, for each latent its mean curvature times
@@ -252,11 +254,8 @@ def moved(model: TreeModel, guide: TreeState, stats: Statistics, part: float) ->
     further. Latents that are not used stay so.
     """
     affine = affine_map(model)
-    flat = stats.transform(affine)
-    mean, var = guide.moments_at(stats.nodes)
-    joint = guide.coupled and mean.shape[-1] > 1
-    cov = guide.joint_cov(flat) if joint else torch.diag_embed(var)
-    pull = Pull.of(stats, guide.site_scale(stats.nodes), mean, cov)
+    moments = _moments(guide, stats.transform(affine))
+    pull = Pull.of(stats, guide.site_scale(stats.nodes), *moments)
     used = affine[:-1].abs().amax(0).nonzero().squeeze(-1)
     used = used[used < model.latent_dim]
     curvature = pull.curvature(len(affine) - 1, used)
@@ -265,6 +264,15 @@ def moved(model: TreeModel, guide: TreeState, stats: Statistics, part: float) ->
     directions = affine[:-1, : model.latent_dim].clone()
     directions[:, used] += curvature.solve(slope, damping + 1e-10)
     return directions
+
+
+def _moments(guide: JointGuide | TreeState, latents: Statistics) -> tuple[Tensor, Tensor]:
+    """Means (E, Q, W) and covariances (E, Q, W, W) of the weights where there are rows."""
+    mean, spread = guide.moments_at(latents.nodes)
+    if isinstance(guide, JointGuide):
+        return mean, spread
+    coupled = guide.coupled and mean.shape[-1] > 1
+    return mean, guide.joint_cov(latents) if coupled else torch.diag_embed(spread)
 
 
 def observed_rows(rows: PreparedRows) -> int:

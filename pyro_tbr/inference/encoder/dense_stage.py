@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pyro_tbr.data import SparseFeatures
 from pyro_tbr.heads import GaussianPrior, MeanFieldGuide, Statistics, TreeGuide, condition
+from pyro_tbr.heads.joint_guide import JointGuide
 from pyro_tbr.heads.moments import predictor_moments
 from pyro_tbr.inference.encoder.alternating import SVI_STEPS, alternate, has_closed_form
 from pyro_tbr.inference.encoder.rows import PreparedRows, StandardRows
@@ -28,7 +29,8 @@ from pyro_tbr.progress import detail, stage
 
 _ROWS_A_FEATURE = 10  # with fewer rows than this a feature, the number of components is chosen
 _DENSE_SWEEPS = 40
-_DIRECTION_SWEEPS = 30
+_DIRECTION_SWEEPS = 60  # for expectation propagation half as many
+_MOST_NUMBERS = 30_000_000  # in a covariance of all features' weights at all nodes
 _PART = 0.25  # of the way to its optimum that a step of a linear encoder in closed form goes
 
 
@@ -199,15 +201,15 @@ class DenseStage:
     ) -> FitTrace:
         """Training of the encoder: in closed forms where it has them, else by SVI.
 
-        The guide of the closed forms is exact along the tree, that of SVI mean field.
+        The guide of the closed forms is exact, that of SVI mean field.
         """
         prepared = rows.prepared(model.encoder)
         tried = None if held_out is None else held_out.prepared(model.encoder)
-        exact = TreeGuide(model, rows.nodes(model.tree.num_nodes)).to(rows.y.device)
-        if has_closed_form(model, exact, prepared):
+        nodes = rows.nodes(model.tree.num_nodes)
+        if has_closed_form(model, prepared):
             return alternate(
                 model,
-                exact,
+                JointGuide(model, nodes).to(rows.y.device),
                 prepared,
                 recipe.steps,
                 part=_PART,
@@ -215,7 +217,7 @@ class DenseStage:
                 held_out=tried,
                 patience=self.options.patience,
             )
-        guide = MeanFieldGuide(model, rows.nodes(model.tree.num_nodes)).to(rows.y.device)
+        guide = MeanFieldGuide(model, nodes).to(rows.y.device)
         known = start.guide if start is not None else None
         if known is None and isinstance(model.encoder, LinearEncoder):
             with stage("start", total=1):
@@ -293,11 +295,13 @@ def leading_axes(model: TreeModel, rows: PreparedRows, width: int) -> Tensor:
     """
     like = model.encoder.output_map
     head = model.head.with_prior(GaussianPrior(pooled=True), width)
-    guide = TreeGuide(head, rows.rows.nodes(model.tree.num_nodes)).to(like.device)
+    nodes, numbers = rows.rows.nodes(model.tree.num_nodes), head.tree.num_nodes * head.num_outcomes
+    exact = model.likelihood.exact and numbers * head.num_weights**2 <= _MOST_NUMBERS
+    guide = (JointGuide if exact else TreeGuide)(head, nodes).to(like.device)
     stats = condition(
         guide,
         replace(rows, intercept=model.intercept),
-        sweeps=_DIRECTION_SWEEPS,
+        sweeps=_DIRECTION_SWEEPS if exact else _DIRECTION_SWEEPS // 2,
         learn_groups=rows.features is not None,
     )
     mean = guide.node_moments().mean[stats.nodes][:, :width]  # (E, R, Q)
