@@ -48,6 +48,7 @@ def condition(
     learn_nuisance: bool = True,
     learn_groups: bool = True,
     sandwich: bool = False,
+    rough: bool = False,
     names: tuple[tuple[str, ...], tuple[Hashable, ...]] | None = None,
 ) -> Statistics:
     """Moves a guide to its optimum for these rows, and returns all rows' statistics.
@@ -62,6 +63,8 @@ def condition(
         learn_groups: Update the correlation of rows of a group too.
         sandwich: Take the spread of the weights from the rows' own residuals, see ``sandwich``;
             exact likelihoods only.
+        rough: Statistics will change again, so leave out what only the last update of an exact
+            likelihood needs.
         names: Of latents and outcomes: a last update that does not come to rest is warned of by
             them; ``None``: no warning, as this is no last update.
 
@@ -82,7 +85,7 @@ def condition(
         if guide.head.likelihood.exact:
             if rows.groups is not None and learn_groups:
                 _learn_correlation(guide, rows, rows.groups, sweeps, learn_hyper)
-            stats, settled = _exactly(guide, rows, sweeps, before, *how, sandwich=sandwich)
+            stats, settled = _exactly(guide, rows, sweeps, before, *how, sandwich=sandwich, rough=rough)
         else:
             stats, settled = _by_sites(guide, rows, sweeps, before, *how)
     detail("weights moved by %.3g in the last of %d sweeps", settled.moved, settled.sweeps)
@@ -101,6 +104,7 @@ def _exactly(
     learn_nuisance: bool,
     *,
     sandwich: bool,
+    rough: bool,
 ) -> tuple[Statistics, Settled]:
     """One update, as the rows' statistics say all of them."""
     stats = exact_statistics(guide, rows, grouped=True)
@@ -110,7 +114,7 @@ def _exactly(
         stats = stats._replace(inflation=inflation(rows, plain, by_node=by_node))
     stats = stats if before is None else before + stats
     how = {"learn_hyper": learn_hyper, "learn_nuisance": learn_nuisance}
-    return stats, guide.update(stats, sweeps=sweeps, **how)
+    return stats, guide.update(stats, sweeps=sweeps, rough=rough, **how)
 
 
 def exact_statistics(guide: Guide, rows: RowSource, *, grouped: bool = False) -> Statistics:

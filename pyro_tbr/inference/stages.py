@@ -224,11 +224,18 @@ class Stages:
         return (honest - centre) @ linear - offset, found
 
     def settle(
-        self, guide: Guide, design: Tensor, rows: StandardRows, *, last: bool = False
+        self,
+        guide: Guide,
+        design: Tensor,
+        rows: StandardRows,
+        *,
+        rough: bool = False,
+        last: bool = False,
     ) -> Statistics:
         """Moves the guide to its optimum for a design (N, W); returns the rows' statistics.
 
-        The ``last`` time it stays there, so it warns if it does not come to rest.
+        The ``last`` time it stays there, so it warns if it does not come to rest. ``rough``: near
+        to the optimum, as it will move again.
         """
         sandwich = self.options.sandwich
         if sandwich is None:
@@ -237,6 +244,7 @@ class Stages:
             guide,
             rows.with_design(design),
             sandwich=sandwich and self.model.encoder.trainable,
+            rough=rough,
             names=(self.model.weight_names, self.outcome_names) if last else None,
         )
 
@@ -268,7 +276,8 @@ class Stages:
     ) -> tuple[Statistics, Tensor, FitTrace]:
         """The sparse stage with training of the encoder."""
         with stage("first weights", total=1):
-            self.settle(guide, model.design(z), rows)
+            linear = isinstance(model.encoder, LinearEncoder) and isinstance(guide, TreeState)
+            self.settle(guide, model.design(z), rows, rough=linear)
         with torch.no_grad():
             before = model.encoder(rows.x).double()
         data = rows.prepared(model.encoder)
