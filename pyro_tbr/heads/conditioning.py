@@ -85,7 +85,9 @@ def condition(
         if guide.head.likelihood.exact:
             if rows.groups is not None and learn_groups:
                 _learn_correlation(guide, rows, rows.groups, sweeps, learn_hyper)
-            stats, settled = _exactly(guide, rows, sweeps, before, *how, sandwich=sandwich, rough=rough)
+            stats, settled = _exactly(
+                guide, rows, sweeps, before, *how, sandwich=sandwich, rough=rough
+            )
         else:
             stats, settled = _by_sites(guide, rows, sweeps, before, *how)
     detail("weights moved by %.3g in the last of %d sweeps", settled.moved, settled.sweeps)

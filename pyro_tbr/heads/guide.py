@@ -262,7 +262,9 @@ class Guide(LocalParamsModule):
         """E[log likelihood] of all rows, from their statistics; at the guide's own moments."""
         return self._log_lik(stats, self.node_moments() if moments is None else moments)
 
-    def _log_lik(self, stats: Statistics, moments: NodeMoments, cov: Tensor | None = None) -> Tensor:
+    def _log_lik(
+        self, stats: Statistics, moments: NodeMoments, cov: Tensor | None = None
+    ) -> Tensor:
         """The same; ``cov`` (E, Q, W, W) at the nodes with rows in place of the variances."""
         stats = stats.flattened()
         residual = stats.residual(*moments, cov)

@@ -20,6 +20,7 @@ Source:
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -27,7 +28,7 @@ from torch import Generator, Tensor
 
 from pyro_tbr.errors import DataError
 from pyro_tbr.heads.coupling import NodeRows
-from pyro_tbr.heads.guide import Guide, Settled, everywhere
+from pyro_tbr.heads.guide import Guide, Settled
 from pyro_tbr.heads.moments import DeltaMoments, NodeMoments
 from pyro_tbr.heads.priors.classes import ChangeSums
 from pyro_tbr.heads.statistics import Statistics
@@ -72,6 +73,7 @@ class JointGuide(Guide):
     """
 
     along_tree = True
+    abstract = True  # it holds rows, so no file holds it
 
     def __init__(self, head: Any, informed_nodes: Tensor | None = None) -> None:
         super().__init__(head, informed_nodes)
@@ -146,47 +148,52 @@ class JointGuide(Guide):
         learn_nuisance: bool = True,
         rough: bool = False,
     ) -> Settled:
-        """See :meth:`Guide.update`: the weights, then hyperparameters and noise, in turns."""
+        """See :meth:`Guide.update`: hyperparameters and noise, and the weights, in turns.
+
+        It is always at rest: weights are at their optimum given the others.
+        """
         del rough
-        moved, done = 0.0, 0
-        for done in range(1, sweeps + 1):
-            before = None if self._current is None else self._current.mean
-            self.step(stats, learn_hyper=learn_hyper, learn_nuisance=learn_nuisance)
+        stats, moved, done = stats.flattened(), math.inf, 0
+        self._see(stats)
+        while done < sweeps and moved >= _SETTLED:
+            before = self.current.mean
+            self._learn(stats, learn_hyper, learn_nuisance)
+            self._see(stats)
+            now, done = self.current, done + 1
+            spread = _diagonal(now.cov).clamp(min=1e-300).sqrt()
+            moved = ((now.mean - before).abs() / spread).max().item()
             one_done(unit="sweep")
-            now = self.current
-            if before is not None:
-                spread = _diagonal(now.cov).clamp(min=1e-300).sqrt()
-                moved = ((now.mean - before).abs() / spread).max().item()
-                if moved < _SETTLED:
-                    break
-        return Settled(done, moved, everywhere(self.head) if moved > 1.0 else ())
+        self.check_finite("after an update of the guide")
+        return Settled(done, moved)
 
     @torch.no_grad()
     def step(
         self, stats: Statistics, *, learn_hyper: bool = True, learn_nuisance: bool = True
     ) -> None:
-        """See :meth:`Guide.step`: hyperparameters and noise given the weights, then these."""
-        stats = stats.flattened()
-        self._see(stats)
+        """See :meth:`Guide.step`."""
+        self.update(stats, sweeps=1, learn_hyper=learn_hyper, learn_nuisance=learn_nuisance)
+
+    def _learn(self, stats: Statistics, hyper: bool, nuisance: bool) -> None:
+        """Moves hyperparameters and noise to their optimum given the weights."""
         now = self.current
-        if learn_hyper:
+        if hyper:
             root = _diagonal(now.cov[0]) + (now.mean[0] - self.head.prior.root_loc.mT).square()
             self.factor.learn_root(root.mT)
-            known = self.informed_arcs.reshape(-1, 1, 1)
-            second = torch.where(known, now.change_var + now.change_mean.square(), 0.0)
-            parts = (known.expand_as(second), now.change_mean * known, second)
-            self.factor.learn_changes(ChangeSums(*(p.mT.unsqueeze(-1).double() for p in parts)))
+            known = self.informed_arcs.reshape(-1, 1, 1).double()
+            second = known * (now.change_var + now.change_mean.square())
+            parts = known.expand_as(second), known * now.change_mean, second
+            self.factor.learn_changes(ChangeSums(*(p.mT.unsqueeze(-1) for p in parts)))
         likelihood = self.head.likelihood
-        if learn_nuisance or likelihood.by_node:
-            self.learn_nuisance_from(stats, self.node_cov(stats.nodes), common=learn_nuisance)
-        self._see(stats)
-        self.check_finite("after a step along the tree")
+        if nuisance or likelihood.by_node:
+            self.learn_nuisance_from(stats, self.node_cov(stats.nodes), common=nuisance)
 
     def sample(self, num_samples: int, generator: Generator) -> dict[str, Tensor]:
         """See :meth:`Guide.sample`."""
         now, tree = self.current, self.head.tree
         factors = torch.linalg.cholesky(now.inner)
-        noise = torch.randn(num_samples, *now.linear.shape, generator=generator, dtype=torch.float64)
+        noise = torch.randn(
+            num_samples, *now.linear.shape, generator=generator, dtype=torch.float64
+        )
         noise = (factors @ noise.to(factors).unsqueeze(-1)).squeeze(-1)
         precision = self._change_precision()
         nodes = [noise[:, :1] + now.mean[:1]]
