@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pyro_tbr.data import SparseFeatures
-from pyro_tbr.heads import GaussianPrior, MeanFieldGuide, Statistics, TreeGuide, condition
+from pyro_tbr.heads import GaussianPrior, Head, MeanFieldGuide, Statistics, TreeGuide, condition
 from pyro_tbr.heads.joint_guide import JointGuide
 from pyro_tbr.heads.moments import predictor_moments
 from pyro_tbr.inference.encoder.alternating import SVI_STEPS, alternate, has_closed_form
@@ -29,7 +29,7 @@ from pyro_tbr.progress import detail, stage
 
 _ROWS_A_FEATURE = 10  # with fewer rows than this a feature, the number of components is chosen
 _DENSE_SWEEPS = 40
-_DIRECTION_SWEEPS = 60  # for expectation propagation half as many
+_DIRECTION_SWEEPS = 60
 _MOST_NUMBERS = 30_000_000  # in a covariance of all features' weights at all nodes
 _PART = 0.25  # of the way to its optimum that a step of a linear encoder in closed form goes
 
@@ -67,7 +67,7 @@ class DenseFit:
     """
 
     model: TreeModel
-    guide: TreeGuide
+    guide: JointGuide | TreeGuide
     stats: Statistics
     recipe: Recipe
     trace: FitTrace | None
@@ -77,6 +77,10 @@ class DenseFit:
         """Latents of features (N, D), in double precision."""
         return self.model.encoder(x).double()
 
+    @property
+    def _nodes(self) -> Tensor:
+        return torch.arange(self.model.tree.num_nodes, device=self.stats.nodes.device)
+
     @torch.no_grad()
     def loss(self, rows: StandardRows, *, seen: bool) -> Losses:
         """Of each outcome that counts: an estimate of its noise variance.
@@ -85,10 +89,11 @@ class DenseFit:
         training (``seen``), which the weights have moved towards. So the two agree but for the
         optimism of the encoder. Outcomes without normal noise: negative expected log score.
         """
-        moments = self.guide.node_moments()
+        moments, cov = self.guide.node_moments(), self.guide.node_cov(self._nodes)
+        cov = None if cov is None else cov.to(moments.mean)
         design = self.model.design(self.model.encoder(rows.x))
         block, likelihood = rows.with_design(design), self.model.likelihood
-        mean, var = predictor_moments(design, rows.env_index, moments)
+        mean, var = predictor_moments(design, rows.env_index, moments, cov)
         if likelihood.exact:
             each = (rows.y - mean).square() + (var if seen else -var)
         else:
@@ -205,11 +210,11 @@ class DenseStage:
         """
         prepared = rows.prepared(model.encoder)
         tried = None if held_out is None else held_out.prepared(model.encoder)
-        nodes = rows.nodes(model.tree.num_nodes)
-        if has_closed_form(model, prepared):
+        exact = dense_guide(model.head, rows)
+        if isinstance(exact, JointGuide) and has_closed_form(model, prepared):
             return alternate(
                 model,
-                JointGuide(model, nodes).to(rows.y.device),
+                exact,
                 prepared,
                 recipe.steps,
                 part=_PART,
@@ -217,7 +222,7 @@ class DenseStage:
                 held_out=tried,
                 patience=self.options.patience,
             )
-        guide = MeanFieldGuide(model, nodes).to(rows.y.device)
+        guide = MeanFieldGuide(model, rows.nodes(model.tree.num_nodes)).to(rows.y.device)
         known = start.guide if start is not None else None
         if known is None and isinstance(model.encoder, LinearEncoder):
             with stage("start", total=1):
@@ -246,13 +251,23 @@ class DenseStage:
             held_out=tried,
         )
 
-    def _weights(self, model: TreeModel, rows: StandardRows) -> tuple[TreeGuide, Statistics]:
+    def _weights(
+        self, model: TreeModel, rows: StandardRows
+    ) -> tuple[JointGuide | TreeGuide, Statistics]:
         """Posterior of the dense weights for the encoder as it is, exact along the tree."""
-        nodes = rows.nodes(model.tree.num_nodes)
-        guide = TreeGuide(model, nodes).to(rows.y.device)
+        guide = dense_guide(model.head, rows)
         with torch.no_grad():
             design = model.design(model.encoder(rows.x))
         return guide, condition(guide, rows.with_design(design), sweeps=_DENSE_SWEEPS)
+
+
+def dense_guide(head: Head, rows: StandardRows) -> JointGuide | TreeGuide:
+    """The guide of dense weights: all jointly where outcomes are normal and memory holds that."""
+    size = head.tree.num_nodes * head.num_outcomes * head.num_weights**2
+    joint = head.likelihood.exact and size <= _MOST_NUMBERS
+    return (JointGuide if joint else TreeGuide)(head, rows.nodes(head.tree.num_nodes)).to(
+        rows.y.device
+    )
 
 
 def spans_all(encoder: Encoder) -> bool:
@@ -293,15 +308,13 @@ def leading_axes(model: TreeModel, rows: PreparedRows, width: int) -> Tensor:
 
     See :func:`_leading_directions`; double precision.
     """
-    like = model.encoder.output_map
     head = model.head.with_prior(GaussianPrior(pooled=True), width)
-    nodes, numbers = rows.rows.nodes(model.tree.num_nodes), head.tree.num_nodes * head.num_outcomes
-    exact = model.likelihood.exact and numbers * head.num_weights**2 <= _MOST_NUMBERS
-    guide = (JointGuide if exact else TreeGuide)(head, nodes).to(like.device)
+    guide = dense_guide(head, rows.rows)
+    few = isinstance(guide, TreeGuide)  # its sweeps are several, and longer
     stats = condition(
         guide,
         replace(rows, intercept=model.intercept),
-        sweeps=_DIRECTION_SWEEPS if exact else _DIRECTION_SWEEPS // 2,
+        sweeps=_DIRECTION_SWEEPS // 2 if few else _DIRECTION_SWEEPS,
         learn_groups=rows.features is not None,
     )
     mean = guide.node_moments().mean[stats.nodes][:, :width]  # (E, R, Q)
