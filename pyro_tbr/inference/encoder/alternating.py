@@ -185,7 +185,7 @@ def alternate(
         moves_weights: Move the weights too; else the encoder alone.
 
     Returns:
-        What it did; a check after every step, and one before the first.
+        What it did; a check after every step, and one before the first where rows are held out.
 
     Raises:
         TrainingError: A number is not finite.
@@ -213,12 +213,14 @@ def alternate(
                 if score < best:
                     best, best_step, waited = score, count, 0
                     best_state = copy.deepcopy(encoder.state_dict())
-            trace.steps.append(count)
-            trace.loss.append(-guide.elbo(latents).item() / num_rows)
-            trace.held_out.append(score)
-            if not math.isfinite(trace.loss[-1]):
+            loss = -guide.elbo(latents).item() / num_rows
+            if not math.isfinite(loss):
                 raise TrainingError(_stopped(count, trace))
-            step(1 if done else 0, f"loss {trace.loss[-1]:.3f}")
+            if done or other is not None:
+                trace.steps.append(count)
+                trace.loss.append(loss)
+                trace.held_out.append(score)
+            step(min(done, 1), f"loss {loss:.3f}")
             if done == number or waited > patience:
                 break
             encoder.set_latent_directions((1 - decay) * moved(model, guide, stats, part))
@@ -281,7 +283,7 @@ def observed_rows(rows: PreparedRows) -> int:
 
 
 def _stopped(count: int, trace: FitTrace) -> str:
-    last = f"{trace.loss[-2]:.4g}" if len(trace.loss) > 1 else "none yet"
+    last = f"{trace.loss[-1]:.4g}" if trace.loss else "none yet"
     return (
         f"training stopped at step {count}: the loss is not finite, the last one was {last}. Look "
         "for outliers and scale the data"

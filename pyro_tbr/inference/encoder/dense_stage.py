@@ -3,7 +3,8 @@
 The dense Gaussian tree prior shares strength between leaves, so leaves with fewer rows than latents
 are fine, and it is easy to fit: no gates, no bad optima but rotations. What the stage chooses on
 held-out rows is how strongly the encoder is held back: its weight decay, for wide features the
-number of leading components it sees, and when to stop.
+number of leading components it sees, and when to stop. A linear encoder of normal outcomes is
+trained by closed forms (``alternating``), any other by SVI (``training``).
 """
 
 from __future__ import annotations
@@ -35,7 +36,10 @@ _PART = 0.25  # of the way to its optimum that a step of a linear encoder in clo
 
 
 class Recipe(NamedTuple):
-    """How an encoder is trained: on so many leading components (``None``: all), by SVI."""
+    """How an encoder is trained: on so many leading components (``None``: all).
+
+    Steps and rate are those of SVI; a step in closed form stands for several.
+    """
 
     decay: float
     num_components: int | None
@@ -63,7 +67,8 @@ class Losses(NamedTuple):
 class DenseFit:
     """An encoder with the posterior of its dense weights given the rows of training.
 
-    The trace is ``None`` where the encoder has a closed form.
+    The trace is ``None`` where the encoder was not trained, as where it spans all features or has
+    no steps beyond where it starts.
     """
 
     model: TreeModel

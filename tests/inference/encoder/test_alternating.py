@@ -11,7 +11,7 @@ from pyro_tbr.heads import GaussianPrior, RowTerms, TreeGuide
 from pyro_tbr.heads.groups import RowGroups
 from pyro_tbr.heads.joint_guide import JointGuide
 from pyro_tbr.heads.moments import NodeMoments, predictor_moments
-from pyro_tbr.inference.encoder import alternating
+from pyro_tbr.inference.encoder import alternating, dense_stage
 from pyro_tbr.inference.encoder.alternating import (
     affine_map,
     alternate,
@@ -140,7 +140,7 @@ def test_the_elbo_never_falls(case):
     model, rows = problem(case)
     guide = JointGuide(model, rows.nodes(model.tree.num_nodes)).double()
     trace = alternate(model, guide, rows.prepared(model.encoder), 400, part=1.0)
-    assert trace.steps == [20 * i for i in range(21)]
+    assert trace.steps == [20 * i for i in range(1, 21)]
     assert trace.loss[-1] < trace.loss[0] - 1e-3
     assert max(b - a for a, b in zip(trace.loss, trace.loss[1:], strict=False)) < 1e-8
     assert math.isnan(trace.best_held_out)
@@ -177,10 +177,10 @@ def test_a_number_of_steps_is_that_of_svi_and_one_is_one():
     guide = JointGuide(model, rows.nodes(model.tree.num_nodes)).double()
     prepared, before = rows.prepared(model.encoder), model.encoder.latent_directions().detach()
     trace = alternate(model, guide, prepared, 1, part=0.25)
-    assert trace.steps == [0, 1]
+    assert trace.steps == [1]
     once = model.encoder.latent_directions().detach()
     assert 0 < (once - before).norm() < before.norm()
-    assert alternate(model, guide, prepared, 45, part=0.25).steps == [0, 20, 40, 45]
+    assert alternate(model, guide, prepared, 45, part=0.25).steps == [20, 40, 45]
 
 
 def test_weights_may_stay_and_latents_that_are_not_used_stay_so():
@@ -204,10 +204,19 @@ def test_latents_are_trained_by_rows_where_sums_would_be_too_large(monkeypatch):
     rows = standard_rows(data)
     model = tbr.TreeModel(data.tree, 2, "linear").build(5, 1)
     stage = DenseStage(model, tbr.FitOptions(max_steps=5), torch.Generator().manual_seed(0))
-    recipe = stage.recipes(len(rows))[0]
-    assert stage.fit(rows, recipe).trace.steps == [0, 5]
+    recipe, calls = stage.recipes(len(rows))[0], []
+    in_closed_form = dense_stage.alternate
+    monkeypatch.setattr(
+        dense_stage,
+        "alternate",
+        lambda model, *a, **k: calls.append(model.latent_dim) or in_closed_form(model, *a, **k),
+    )
+    assert stage.fit(rows, recipe).trace.steps == [5]
+    assert calls == [model.latent_dim]
+    assert calls == [model.latent_dim]
     monkeypatch.setattr(alternating, "_MOST_BYTES", 0)
     assert stage.fit(rows, recipe).trace.steps == [5]
+    assert calls == [model.latent_dim]
 
 
 @pytest.mark.parametrize(("encoder", "likelihood", "has"), [
