@@ -226,6 +226,7 @@ class JointGuide(Guide):
     def _passes(self) -> Passes:
         """Messages from the leaves to the root and back."""
         tree, precision = self.head.tree, self._change_precision()
+        parent = tree.arc_parent.to(precision.device)
         loc, scale = (part.mT for part in self.factor.root_law())  # (Q, W)
         size = (tree.num_nodes, *loc.shape)
         below, linear = loc.new_zeros(*size, size[-1]), loc.new_zeros(size)
@@ -236,7 +237,7 @@ class JointGuide(Guide):
         log_evidence = loc.new_zeros(())
         for level in reversed(tree.levels[1:]):
             arcs = slice(level.start - 1, level.stop - 1)
-            above, d = tree.arc_parent[arcs], precision[arcs]
+            above, d = parent[arcs], precision[arcs]
             inner[level], log_det = _inverse(below[level] + torch.diag_embed(d))
             pulled = (inner[level] @ linear[level].unsqueeze(-1)).squeeze(-1)
             passed = d.unsqueeze(-1) * (inner[level] @ below[level])
@@ -253,7 +254,7 @@ class JointGuide(Guide):
         change_mean, change_var = torch.empty_like(mean[1:]), torch.empty_like(mean[1:])
         for level in tree.levels[1:]:
             arcs = slice(level.start - 1, level.stop - 1)
-            above, d = tree.arc_parent[arcs], precision[arcs]
+            above, d = parent[arcs], precision[arcs]
             from_above = inner[level] * d.unsqueeze(-2)  # S d
             pulled = linear[level] + d * mean[above]
             mean[level] = (inner[level] @ pulled.unsqueeze(-1)).squeeze(-1)

@@ -10,18 +10,19 @@ trained by closed forms (``alternating``), any other by SVI (``training``).
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pyro_tbr.data import SparseFeatures
-from pyro_tbr.heads import GaussianPrior, Head, MeanFieldGuide, Statistics, TreeGuide, condition
+from pyro_tbr.heads import GaussianPrior, MeanFieldGuide, Statistics, TreeGuide, condition
 from pyro_tbr.heads.joint_guide import JointGuide
 from pyro_tbr.heads.moments import predictor_moments
 from pyro_tbr.inference.encoder.alternating import SVI_STEPS, alternate, has_closed_form
-from pyro_tbr.inference.encoder.rows import PreparedRows, StandardRows
+from pyro_tbr.inference.encoder.directions import dense_guide, leading_directions, spans_all
+from pyro_tbr.inference.encoder.rows import StandardRows
 from pyro_tbr.inference.encoder.training import GUIDE_LR, FitTrace, Schedule, train
 from pyro_tbr.inference.options import FitOptions
 from pyro_tbr.models.encoders import Encoder, LinearEncoder, PreparedEncoder
@@ -30,8 +31,6 @@ from pyro_tbr.progress import detail, stage
 
 _ROWS_A_FEATURE = 10  # with fewer rows than this a feature, the number of components is chosen
 _DENSE_SWEEPS = 40
-_DIRECTION_SWEEPS = 60
-_MOST_NUMBERS = 30_000_000  # in a covariance of all features' weights at all nodes
 _PART = 0.25  # of the way to its optimum that a step of a linear encoder in closed form goes
 
 
@@ -194,7 +193,7 @@ class DenseStage:
         encoder.reset(self.generator)
         model.head = self.model.head.with_prior(GaussianPrior())
         if isinstance(encoder, LinearEncoder):
-            encoder.set_directions(_leading_directions(model, rows.prepared(encoder)))
+            encoder.set_directions(leading_directions(model, rows.prepared(encoder)))
         if encoder.trainable:
             with torch.no_grad():
                 z = encoder(rows.x)
@@ -264,68 +263,3 @@ class DenseStage:
         with torch.no_grad():
             design = model.design(model.encoder(rows.x))
         return guide, condition(guide, rows.with_design(design), sweeps=_DENSE_SWEEPS)
-
-
-def dense_guide(head: Head, rows: StandardRows) -> JointGuide | TreeGuide:
-    """The guide of dense weights: all jointly where outcomes are normal and memory holds that."""
-    size = head.tree.num_nodes * head.num_outcomes * head.num_weights**2
-    joint = head.likelihood.exact and size <= _MOST_NUMBERS
-    return (JointGuide if joint else TreeGuide)(head, rows.nodes(head.tree.num_nodes)).to(
-        rows.y.device
-    )
-
-
-def spans_all(encoder: Encoder) -> bool:
-    """A linear encoder of no fewer latents than prepared features: there is nothing to choose."""
-    return isinstance(encoder, LinearEncoder) and encoder.width <= encoder.latent_dim
-
-
-@torch.no_grad()
-def _leading_directions(model: TreeModel, rows: PreparedRows) -> Tensor:
-    """A linear encoder in closed form: the leading directions of leaf-specific regressions.
-
-    Every prepared feature gets a weight of its own at every leaf, under a dense Gaussian tree prior
-    whose scales all features share; the posterior means of all leaves' weights, stacked, have K
-    leading right singular vectors, and these span the latents. On wide features this does better
-    than a linear encoder that is trained until it converges, whose point estimate overfits.
-
-    Args:
-        model: Gives tree, likelihood and K.
-        rows: Rows with white features; where these come block by block, the correlation of rows of
-            a group stays as it is.
-
-    Returns:
-        Directions of the prepared features, (R, K), orthonormal.
-
-    Source:
-        Reduced-rank regression: Izenman, Journal of Multivariate Analysis 5 (1975) 248.
-    """
-    like = model.encoder.output_map
-    if spans_all(model.encoder):
-        width, latent_dim = model.encoder.width, model.latent_dim
-        return torch.eye(width, latent_dim, dtype=like.dtype, device=like.device)
-    return leading_axes(model, rows, model.encoder.width)[:, : model.latent_dim].to(like)
-
-
-@torch.no_grad()
-def leading_axes(model: TreeModel, rows: PreparedRows, width: int) -> Tensor:
-    """All directions of R white features by what outcomes hang on them, (R, R), most first.
-
-    See :func:`_leading_directions`; double precision.
-    """
-    head = model.head.with_prior(GaussianPrior(pooled=True), width)
-    guide = dense_guide(head, rows.rows)
-    few = isinstance(guide, TreeGuide)  # its sweeps are several, and longer
-    stats = condition(
-        guide,
-        replace(rows, intercept=model.intercept),
-        sweeps=_DIRECTION_SWEEPS // 2 if few else _DIRECTION_SWEEPS,
-        learn_groups=rows.features is not None,
-    )
-    mean = guide.node_moments().mean[stats.nodes][:, :width]  # (E, R, Q)
-    scaled = mean * stats.count.sqrt().to(mean)[:, None, :]
-    stacked = scaled.permute(0, 2, 1).reshape(-1, width).double()
-    _, vectors = torch.linalg.eigh(stacked.T @ stacked)
-    leading = vectors.flip(1)
-    sign = leading.gather(0, leading.abs().argmax(0, keepdim=True)).sign()
-    return leading * sign
