@@ -10,7 +10,7 @@ mixture of guides that believe in other bases of the latents.
 """
 
 from pyro_tbr.heads.averaging import AveragedGuide
-from pyro_tbr.heads.conditioning import condition
+from pyro_tbr.heads.conditioning import condition, exact_statistics
 from pyro_tbr.heads.guide import Guide
 from pyro_tbr.heads.head import Head
 from pyro_tbr.heads.likelihoods import (
@@ -59,5 +59,6 @@ __all__ = [
     "StudentTLikelihood",
     "TreeGuide",
     "condition",
+    "exact_statistics",
     "run_chains",
 ]

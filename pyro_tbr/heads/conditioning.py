@@ -48,6 +48,7 @@ def condition(
     learn_nuisance: bool = True,
     learn_groups: bool = True,
     sandwich: bool = False,
+    rough: bool = False,
     names: tuple[tuple[str, ...], tuple[Hashable, ...]] | None = None,
 ) -> Statistics:
     """Moves a guide to its optimum for these rows, and returns all rows' statistics.
@@ -62,6 +63,8 @@ def condition(
         learn_groups: Update the correlation of rows of a group too.
         sandwich: Take the spread of the weights from the rows' own residuals, see ``sandwich``;
             exact likelihoods only.
+        rough: Statistics will change again, so leave out what only the last update of an exact
+            likelihood needs.
         names: Of latents and outcomes: a last update that does not come to rest is warned of by
             them; ``None``: no warning, as this is no last update.
 
@@ -82,7 +85,9 @@ def condition(
         if guide.head.likelihood.exact:
             if rows.groups is not None and learn_groups:
                 _learn_correlation(guide, rows, rows.groups, sweeps, learn_hyper)
-            stats, settled = _exactly(guide, rows, sweeps, before, *how, sandwich=sandwich)
+            stats, settled = _exactly(
+                guide, rows, sweeps, before, *how, sandwich=sandwich, rough=rough
+            )
         else:
             stats, settled = _by_sites(guide, rows, sweeps, before, *how)
     detail("weights moved by %.3g in the last of %d sweeps", settled.moved, settled.sweeps)
@@ -101,20 +106,24 @@ def _exactly(
     learn_nuisance: bool,
     *,
     sandwich: bool,
+    rough: bool,
 ) -> tuple[Statistics, Settled]:
     """One update, as the rows' statistics say all of them."""
-    stats = _exact_statistics(guide, rows, grouped=True)
+    stats = exact_statistics(guide, rows, grouped=True)
     if sandwich:
         by_node = guide.head.likelihood.by_node
-        plain = stats if rows.groups is None else _exact_statistics(guide, rows)
+        plain = stats if rows.groups is None else exact_statistics(guide, rows)
         stats = stats._replace(inflation=inflation(rows, plain, by_node=by_node))
     stats = stats if before is None else before + stats
     how = {"learn_hyper": learn_hyper, "learn_nuisance": learn_nuisance}
-    return stats, guide.update(stats, sweeps=sweeps, **how)
+    return stats, guide.update(stats, sweeps=sweeps, rough=rough, **how)
 
 
-def _exact_statistics(guide: Guide, rows: RowSource, *, grouped: bool = False) -> Statistics:
-    """Statistics of rows under an exact likelihood; with ``grouped`` rows of groups count less."""
+def exact_statistics(guide: Guide, rows: RowSource, *, grouped: bool = False) -> Statistics:
+    """Statistics of rows under an exact likelihood; with ``grouped`` rows of groups count less.
+
+    The guide gives the likelihood alone; its weights do not matter.
+    """
     likelihood, parts, start = guide.head.likelihood, [], 0
     weights = None
     if grouped and rows.groups is not None:
@@ -136,7 +145,7 @@ def _learn_correlation(
     """Moves the correlation of rows of a group and the guide in turns until the first is still."""
     few = max(2, sweeps // _ROUGH_SHARE)
     for _ in range(_CORRELATION_ROUNDS):
-        stats = _exact_statistics(guide, rows, grouped=True)
+        stats = exact_statistics(guide, rows, grouped=True)
         guide.update(stats, sweeps=few, learn_hyper=learn_hyper, rough=True)
         residual = [block.y - row_moments(guide, block)[0] for block in rows.blocks()]
         if groups.learn(torch.cat(residual)) < _CORRELATION_SETTLED:

@@ -260,8 +260,15 @@ class Guide(LocalParamsModule):
 
     def expected_log_lik(self, stats: Statistics, moments: NodeMoments | None = None) -> Tensor:
         """E[log likelihood] of all rows, from their statistics; at the guide's own moments."""
-        stats, moments = stats.flattened(), self.node_moments() if moments is None else moments
-        each = stats.constant - 0.5 * self.site_scale(stats.nodes) * stats.residual(*moments)
+        return self._log_lik(stats, self.node_moments() if moments is None else moments)
+
+    def _log_lik(
+        self, stats: Statistics, moments: NodeMoments, cov: Tensor | None = None
+    ) -> Tensor:
+        """The same; ``cov`` (E, Q, W, W) at the nodes with rows in place of the variances."""
+        stats = stats.flattened()
+        residual = stats.residual(*moments, cov)
+        each = stats.constant - 0.5 * self.site_scale(stats.nodes) * residual
         log_norm = self.head.likelihood.site_norm(self.nuisance_at(stats.nodes)).double()
         return (each + stats.count * log_norm).sum()
 

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+_CHUNK_ELEMENTS = 4_000_000  # of the covariances of some rows' weights
+
 
 class NodeMoments(NamedTuple):
     """Means and variances of the weights at every node, each (V, W, Q)."""
@@ -56,7 +58,11 @@ def predictor_moments(
     """
     mean = torch.einsum("nw,nwq->nq", design, moments.mean[env_index])
     if cov is not None:
-        var = torch.einsum("nv,nqvw,nw->nq", design, cov[env_index], design)
-        return NodeMoments(mean, var.clamp(min=0))
+        chunk = max(1, _CHUNK_ELEMENTS // cov[0].numel())
+        parts = [
+            torch.einsum("nv,nqvw,nw->nq", z, cov[nodes], z)
+            for z, nodes in zip(design.split(chunk), env_index.split(chunk), strict=True)
+        ]
+        return NodeMoments(mean, torch.cat(parts).clamp(min=0))
     var = torch.einsum("nw,nwq->nq", design.square(), moments.var[env_index])
     return NodeMoments(mean, var)

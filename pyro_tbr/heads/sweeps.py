@@ -244,23 +244,16 @@ class Sweeps:
 
     def _moments(self) -> tuple[Tensor, Tensor]:
         """Means and variances of the weights at the nodes with rows, (E, Q, W) each."""
-        now = self.guide.current
-        mean, var = (self._here(part) for part in (now.node_mean, now.node_var))
-        return mean, var.clamp(min=1e-300)
+        return self.guide.moments_at(self.stats.nodes)
 
     def _potentials(self) -> Potential:
         """Potentials at the nodes with rows, (E, Q, W) each."""
-        return Potential(*(self._here(part) for part in (self.guide.eta, self.guide.lam)))
-
-    def _here(self, values: Tensor) -> Tensor:
-        """Of (W, Q, V) the nodes with rows, (E, Q, W), as a copy in double precision."""
-        return values[:, :, self.stats.nodes].permute(2, 1, 0).double().clone()
+        return self.guide.potentials_at(self.stats.nodes)
 
     def _move_noise(self, coupled: bool) -> None:
         cov = None
         if coupled:
-            rows = NodeRows.of(self.stats, self.guide.site_scale(self.stats.nodes))
-            cov = rows.joint_cov(rows.cavity(*self._moments(), self._potentials()))
+            cov = self.guide.joint_cov(self.stats)
         self.guide.learn_nuisance_from(self.stats, cov, common=self.learn_nuisance)
 
     def _misfit(self, scale: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pyro_tbr.heads.absorbing import taken_up
+from pyro_tbr.heads.coupling import NodeRows, Potential
 from pyro_tbr.heads.guide import Guide
 from pyro_tbr.heads.priors.evidence import Evidence
 from pyro_tbr.heads.statistics import Statistics
@@ -86,6 +87,25 @@ class TreeState(Guide):
             self._messages = found
         return found
 
+    def moments_at(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and variances of the weights at some nodes (E,), (E, Q, W) each, double."""
+        now = self.current
+        mean, var = (_at(nodes, part) for part in (now.node_mean, now.node_var))
+        return mean, var.clamp(min=1e-300)
+
+    def potentials_at(self, nodes: Tensor) -> Potential:
+        """Potentials of the rows at some nodes (E,), (E, Q, W) each, double."""
+        return Potential(*(_at(nodes, part) for part in (self.eta, self.lam)))
+
+    def joint_cov(self, stats: Statistics) -> Tensor:
+        """Covariances of the weights at the nodes with rows, (E, Q, W, W), double precision.
+
+        Those of the rows and of what the trees say without these rows; statistics are flattened.
+        """
+        rows = NodeRows.of(stats, self.site_scale(stats.nodes))
+        own = self.potentials_at(stats.nodes)
+        return rows.joint_cov(rows.cavity(*self.moments_at(stats.nodes), own))
+
     def refresh(self, now: TreePosterior | None = None) -> None:
         """Forgets the passes, after a change of potentials or hyperparameters; keeps new ones."""
         self._current, self._messages = now, None
@@ -123,3 +143,8 @@ class TreeState(Guide):
         """Of the potentials of each weight at q of its hyperparameters, a lower bound, (W,)."""
         now = self.current
         return now.log_evidence.sum(-1) - self.factor.gap(now, self.informed_arcs)
+
+
+def _at(nodes: Tensor, values: Tensor) -> Tensor:
+    """Of (W, Q, V) some nodes, (E, Q, W), as a copy in double precision."""
+    return values[:, :, nodes].permute(2, 1, 0).double().clone()

@@ -22,13 +22,8 @@ from pyro_tbr.heads import GaussianPrior, TreeGuide, condition
 from pyro_tbr.heads.likelihoods.expectations import expectation
 from pyro_tbr.heads.sites import row_moments
 from pyro_tbr.inference.encoder.cross_fit import align, stratified_folds
-from pyro_tbr.inference.encoder.dense_stage import (
-    DenseFit,
-    DenseStage,
-    Recipe,
-    leading_axes,
-    spans_all,
-)
+from pyro_tbr.inference.encoder.dense_stage import DenseFit, DenseStage, Recipe
+from pyro_tbr.inference.encoder.directions import leading_axes, spans_all
 from pyro_tbr.inference.encoder.rows import PreparedRows, StandardRows
 from pyro_tbr.inference.options import FitOptions
 from pyro_tbr.inference.paired import mean_and_error

@@ -20,6 +20,8 @@ from pyro_tbr.heads import (
     TreeGuide,
     condition,
 )
+from pyro_tbr.heads.tree_state import TreeState
+from pyro_tbr.inference.encoder.alternating import SVI_STEPS, alternate, has_closed_form
 from pyro_tbr.inference.encoder.cross_fit import (
     align,
     honest_latents,
@@ -28,7 +30,7 @@ from pyro_tbr.inference.encoder.cross_fit import (
     stratified_folds,
 )
 from pyro_tbr.inference.encoder.dense_stage import DenseFit, DenseStage
-from pyro_tbr.inference.encoder.rows import StandardRows
+from pyro_tbr.inference.encoder.rows import PreparedRows, StandardRows
 from pyro_tbr.inference.encoder.training import GUIDE_LR, FitTrace, Schedule, trace_table, train
 from pyro_tbr.inference.options import FitOptions
 from pyro_tbr.inference.rotation.basis import estimated
@@ -56,6 +58,7 @@ _ROTATION = {
     "dense weights": 5, "search": 45, "directions": 3, "climb": 27, "weights of bases": 6,
     "reference points": 4, "bases that are close": 10,
 }  # fmt: skip
+_PART = 0.1  # of the way to its optimum that a step of a linear encoder in closed form goes
 _ENCODER_LR_SHARE = 0.2  # of the dense stage's peak rates, in the sparse stage: it is nearly there
 
 
@@ -221,11 +224,18 @@ class Stages:
         return (honest - centre) @ linear - offset, found
 
     def settle(
-        self, guide: Guide, design: Tensor, rows: StandardRows, *, last: bool = False
+        self,
+        guide: Guide,
+        design: Tensor,
+        rows: StandardRows,
+        *,
+        rough: bool = False,
+        last: bool = False,
     ) -> Statistics:
         """Moves the guide to its optimum for a design (N, W); returns the rows' statistics.
 
-        The ``last`` time it stays there, so it warns if it does not come to rest.
+        The ``last`` time it stays there, so it warns if it does not come to rest. ``rough``: near
+        to the optimum, as it will move again.
         """
         sandwich = self.options.sandwich
         if sandwich is None:
@@ -234,6 +244,7 @@ class Stages:
             guide,
             rows.with_design(design),
             sandwich=sandwich and self.model.encoder.trainable,
+            rough=rough,
             names=(self.model.weight_names, self.outcome_names) if last else None,
         )
 
@@ -263,21 +274,15 @@ class Stages:
     def _trained(
         self, model: TreeModel, guide: Guide, rows: StandardRows, z: Tensor, reference: DenseFit
     ) -> tuple[Statistics, Tensor, FitTrace]:
-        """The sparse stage with SVI of the encoder."""
+        """The sparse stage with training of the encoder."""
         with stage("first weights", total=1):
-            self.settle(guide, model.design(z), rows)
+            linear = isinstance(model.encoder, LinearEncoder) and isinstance(guide, TreeState)
+            self.settle(guide, model.design(z), rows, rough=linear)
         with torch.no_grad():
             before = model.encoder(rows.x).double()
-        schedule = Schedule(
-            steps=self.options.sparse_steps,
-            batch_size=min(self.options.batch_size, len(rows)),
-            encoder_lr=_ENCODER_LR_SHARE * reference.recipe.lr,
-            guide_lr=_ENCODER_LR_SHARE * GUIDE_LR,
-            encoder_decay=reference.recipe.decay,
-        )
         data = rows.prepared(model.encoder)
         with stage("encoder", total=1):
-            trace = train(model, guide, data, schedule, self.generator)
+            trace = self._encoder(model, guide, data, reference)
         with torch.no_grad():
             after = model.encoder(rows.x)
             spread = after.std(0)
@@ -287,6 +292,29 @@ class Stages:
         design = model.design(z)
         with stage("last weights", total=1):
             return self.settle(guide, design, rows, last=True), design, trace
+
+    def _encoder(
+        self, model: TreeModel, guide: Guide, data: PreparedRows, reference: DenseFit
+    ) -> FitTrace:
+        """Training of the encoder, in closed form where it has one, else by SVI.
+
+        A guide that is exact along the tree stays as it is meanwhile.
+        """
+        steps = self.options.sparse_steps
+        if isinstance(guide, TreeState) and has_closed_form(model, data):
+            part, decay = _PART, reference.recipe.decay * reference.recipe.lr * SVI_STEPS
+            return alternate(
+                model, guide, data, steps, part=part, decay=_ENCODER_LR_SHARE * decay,
+                moves_weights=False,
+            )  # fmt: skip
+        schedule = Schedule(
+            steps=steps,
+            batch_size=min(self.options.batch_size, len(data)),
+            encoder_lr=_ENCODER_LR_SHARE * reference.recipe.lr,
+            guide_lr=_ENCODER_LR_SHARE * GUIDE_LR,
+            encoder_decay=reference.recipe.decay,
+        )
+        return train(model, guide, data, schedule, self.generator)
 
 
 def make_guide(

@@ -263,12 +263,22 @@ class LinearEncoder(PreparedEncoder):
         """Sets the map to these directions of the prepared features, (R, K)."""
         self.layer.weight.copy_(directions.T)
 
+    def latent_directions(self) -> Tensor:
+        """How the latents the model sees move with each prepared feature, (R, K) double."""
+        return self.layer.weight.double().T @ self.output_map.double()
+
+    @torch.no_grad()
+    def set_latent_directions(self, directions: Tensor) -> None:
+        """Sets these, (R, K); the latents of prepared features that are zero stay as they are."""
+        self.set_directions(directions)
+        self.output_map.copy_(torch.eye(self.latent_dim))
+
     def linear_map(self) -> Tensor | None:
         """See :meth:`Encoder.linear_map`."""
         projection = self.projection
         if not projection.shape[1]:  # before there were rows
             projection = torch.eye(self.num_features, self.width).to(projection)
-        return projection @ self.layer.weight.double().T @ self.output_map.double()
+        return projection @ self.latent_directions()
 
     def body(self, prepared: Tensor) -> Tensor:
         """One linear layer."""

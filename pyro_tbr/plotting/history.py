@@ -31,7 +31,7 @@ def plot_history(posterior: Posterior, part: str | None = None, *, ax: Axes | No
     Args:
         posterior: Whose fit.
         part: ``"training"`` or ``"search"``; ``None``: the training where there was one, which a
-            linear encoder in closed form has not, else the search.
+            linear encoder of all features has not, else the search.
         ax: Where to draw; ``None``: a new figure.
 
     Returns:

@@ -79,8 +79,8 @@ def test_more_rows_sharpen_the_same_latents(few, more):
 def test_steps_are_counted_on(few, more):
     twice = go_on(more)
     steps = twice.history.query("stage == 'sparse'")["step"]
-    assert list(steps) == [40, 80, 120]  # those of the fit afresh, too
-    assert len(few.history) + 2 == len(twice.history)
+    assert list(steps) == [20, 40, 60, 80, 100, 120]  # those of the fit afresh, too
+    assert len(few.history) + 4 == len(twice.history)
     assert np.isfinite(twice.history["loss"].astype(float)).all()
 
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from pyro_tbr.heads.groups import RowGroups
-from pyro_tbr.inference.encoder.dense_stage import DenseFit, DenseStage, spans_all
+from pyro_tbr.inference.encoder.dense_stage import DenseFit, DenseStage
+from pyro_tbr.inference.encoder.directions import spans_all
 from pyro_tbr.inference.encoder.rows import StandardRows
 from pyro_tbr.progress import stage
 

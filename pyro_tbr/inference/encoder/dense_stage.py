@@ -3,13 +3,14 @@
 The dense Gaussian tree prior shares strength between leaves, so leaves with fewer rows than latents
 are fine, and it is easy to fit: no gates, no bad optima but rotations. What the stage chooses on
 held-out rows is how strongly the encoder is held back: its weight decay, for wide features the
-number of leading components it sees, and when to stop.
+number of leading components it sees, and when to stop. A linear encoder of normal outcomes is
+trained by closed forms (``alternating``), any other by SVI (``training``).
 """
 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -17,8 +18,11 @@ from torch import Tensor
 
 from pyro_tbr.data import SparseFeatures
 from pyro_tbr.heads import GaussianPrior, MeanFieldGuide, Statistics, TreeGuide, condition
+from pyro_tbr.heads.joint_guide import JointGuide
 from pyro_tbr.heads.moments import predictor_moments
-from pyro_tbr.inference.encoder.rows import PreparedRows, StandardRows
+from pyro_tbr.inference.encoder.alternating import SVI_STEPS, alternate, has_closed_form
+from pyro_tbr.inference.encoder.directions import dense_guide, leading_directions, spans_all
+from pyro_tbr.inference.encoder.rows import StandardRows
 from pyro_tbr.inference.encoder.training import GUIDE_LR, FitTrace, Schedule, train
 from pyro_tbr.inference.options import FitOptions
 from pyro_tbr.models.encoders import Encoder, LinearEncoder, PreparedEncoder
@@ -27,11 +31,14 @@ from pyro_tbr.progress import detail, stage
 
 _ROWS_A_FEATURE = 10  # with fewer rows than this a feature, the number of components is chosen
 _DENSE_SWEEPS = 40
-_DIRECTION_SWEEPS = 30
+_PART = 0.25  # of the way to its optimum that a step of a linear encoder in closed form goes
 
 
 class Recipe(NamedTuple):
-    """How an encoder is trained: on so many leading components (``None``: all), by SVI."""
+    """How an encoder is trained: on so many leading components (``None``: all).
+
+    Steps and rate are those of SVI; a step in closed form stands for several.
+    """
 
     decay: float
     num_components: int | None
@@ -59,11 +66,12 @@ class Losses(NamedTuple):
 class DenseFit:
     """An encoder with the posterior of its dense weights given the rows of training.
 
-    The trace is ``None`` where the encoder has a closed form.
+    The trace is ``None`` where the encoder was not trained, as where it spans all features or has
+    no steps beyond where it starts.
     """
 
     model: TreeModel
-    guide: TreeGuide
+    guide: JointGuide | TreeGuide
     stats: Statistics
     recipe: Recipe
     trace: FitTrace | None
@@ -73,6 +81,10 @@ class DenseFit:
         """Latents of features (N, D), in double precision."""
         return self.model.encoder(x).double()
 
+    @property
+    def _nodes(self) -> Tensor:
+        return torch.arange(self.model.tree.num_nodes, device=self.stats.nodes.device)
+
     @torch.no_grad()
     def loss(self, rows: StandardRows, *, seen: bool) -> Losses:
         """Of each outcome that counts: an estimate of its noise variance.
@@ -81,10 +93,11 @@ class DenseFit:
         training (``seen``), which the weights have moved towards. So the two agree but for the
         optimism of the encoder. Outcomes without normal noise: negative expected log score.
         """
-        moments = self.guide.node_moments()
+        moments, cov = self.guide.node_moments(), self.guide.node_cov(self._nodes)
+        cov = None if cov is None else cov.to(moments.mean)
         design = self.model.design(self.model.encoder(rows.x))
         block, likelihood = rows.with_design(design), self.model.likelihood
-        mean, var = predictor_moments(design, rows.env_index, moments)
+        mean, var = predictor_moments(design, rows.env_index, moments, cov)
         if likelihood.exact:
             each = (rows.y - mean).square() + (var if seen else -var)
         else:
@@ -180,7 +193,7 @@ class DenseStage:
         encoder.reset(self.generator)
         model.head = self.model.head.with_prior(GaussianPrior())
         if isinstance(encoder, LinearEncoder):
-            encoder.set_directions(_leading_directions(model, rows.prepared(encoder)))
+            encoder.set_directions(leading_directions(model, rows.prepared(encoder)))
         if encoder.trainable:
             with torch.no_grad():
                 z = encoder(rows.x)
@@ -195,7 +208,24 @@ class DenseStage:
         held_out: StandardRows | None,
         start: DenseFit | None,
     ) -> FitTrace:
-        """SVI in encoder and mean-field weights."""
+        """Training of the encoder: in closed forms where it has them, else by SVI.
+
+        The guide of the closed forms is exact, that of SVI mean field.
+        """
+        prepared = rows.prepared(model.encoder)
+        tried = None if held_out is None else held_out.prepared(model.encoder)
+        exact = dense_guide(model.head, rows)
+        if isinstance(exact, JointGuide) and has_closed_form(model, prepared):
+            return alternate(
+                model,
+                exact,
+                prepared,
+                recipe.steps,
+                part=_PART,
+                decay=recipe.decay * recipe.lr * SVI_STEPS,
+                held_out=tried,
+                patience=self.options.patience,
+            )
         guide = MeanFieldGuide(model, rows.nodes(model.tree.num_nodes)).to(rows.y.device)
         known = start.guide if start is not None else None
         if known is None and isinstance(model.encoder, LinearEncoder):
@@ -219,72 +249,17 @@ class DenseStage:
         return train(
             model,
             guide,
-            rows.prepared(model.encoder),
+            prepared,
             schedule,
             self.generator,
-            held_out=None if held_out is None else held_out.prepared(model.encoder),
+            held_out=tried,
         )
 
-    def _weights(self, model: TreeModel, rows: StandardRows) -> tuple[TreeGuide, Statistics]:
+    def _weights(
+        self, model: TreeModel, rows: StandardRows
+    ) -> tuple[JointGuide | TreeGuide, Statistics]:
         """Posterior of the dense weights for the encoder as it is, exact along the tree."""
-        nodes = rows.nodes(model.tree.num_nodes)
-        guide = TreeGuide(model, nodes).to(rows.y.device)
+        guide = dense_guide(model.head, rows)
         with torch.no_grad():
             design = model.design(model.encoder(rows.x))
         return guide, condition(guide, rows.with_design(design), sweeps=_DENSE_SWEEPS)
-
-
-def spans_all(encoder: Encoder) -> bool:
-    """A linear encoder of no fewer latents than prepared features: there is nothing to choose."""
-    return isinstance(encoder, LinearEncoder) and encoder.width <= encoder.latent_dim
-
-
-@torch.no_grad()
-def _leading_directions(model: TreeModel, rows: PreparedRows) -> Tensor:
-    """A linear encoder in closed form: the leading directions of leaf-specific regressions.
-
-    Every prepared feature gets a weight of its own at every leaf, under a dense Gaussian tree prior
-    whose scales all features share; the posterior means of all leaves' weights, stacked, have K
-    leading right singular vectors, and these span the latents. On wide features this does better
-    than a linear encoder that is trained until it converges, whose point estimate overfits.
-
-    Args:
-        model: Gives tree, likelihood and K.
-        rows: Rows with white features; where these come block by block, the correlation of rows of
-            a group stays as it is.
-
-    Returns:
-        Directions of the prepared features, (R, K), orthonormal.
-
-    Source:
-        Reduced-rank regression: Izenman, Journal of Multivariate Analysis 5 (1975) 248.
-    """
-    like = model.encoder.output_map
-    if spans_all(model.encoder):
-        width, latent_dim = model.encoder.width, model.latent_dim
-        return torch.eye(width, latent_dim, dtype=like.dtype, device=like.device)
-    return leading_axes(model, rows, model.encoder.width)[:, : model.latent_dim].to(like)
-
-
-@torch.no_grad()
-def leading_axes(model: TreeModel, rows: PreparedRows, width: int) -> Tensor:
-    """All directions of R white features by what outcomes hang on them, (R, R), most first.
-
-    See :func:`_leading_directions`; double precision.
-    """
-    like = model.encoder.output_map
-    head = model.head.with_prior(GaussianPrior(pooled=True), width)
-    guide = TreeGuide(head, rows.rows.nodes(model.tree.num_nodes)).to(like.device)
-    stats = condition(
-        guide,
-        replace(rows, intercept=model.intercept),
-        sweeps=_DIRECTION_SWEEPS,
-        learn_groups=rows.features is not None,
-    )
-    mean = guide.node_moments().mean[stats.nodes][:, :width]  # (E, R, Q)
-    scaled = mean * stats.count.sqrt().to(mean)[:, None, :]
-    stacked = scaled.permute(0, 2, 1).reshape(-1, width).double()
-    _, vectors = torch.linalg.eigh(stacked.T @ stacked)
-    leading = vectors.flip(1)
-    sign = leading.gather(0, leading.abs().argmax(0, keepdim=True)).sign()
-    return leading * sign

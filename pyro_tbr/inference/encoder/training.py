@@ -42,8 +42,9 @@ class Schedule(NamedTuple):
 class FitTrace(NamedTuple):
     """What a run did, by its checks, and the step of the state that was kept.
 
-    The loss is the negative ELBO per row, a mean since the check before; ``held_out`` the negative
-    expected log score per held-out row, NaN without such rows.
+    The loss is the negative ELBO per row, of SVI a mean since the check before, in closed form that
+    at the check; ``held_out`` the negative expected log score per held-out row, NaN without such
+    rows.
     """
 
     steps: list[int]

@@ -1,0 +1,83 @@
+"""Where a linear encoder starts, in closed form, and the guide of dense weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from pyro_tbr.heads import GaussianPrior, Head, TreeGuide, condition
+from pyro_tbr.heads.joint_guide import JointGuide
+from pyro_tbr.inference.encoder.rows import PreparedRows, StandardRows
+from pyro_tbr.models.encoders import Encoder, LinearEncoder
+from pyro_tbr.models.tree_model import TreeModel
+
+_DIRECTION_SWEEPS = 60
+# The joint guide's: numbers in the covariances at all nodes, and levels of the tree, which it goes
+# through one by one.
+_MOST_NUMBERS, _MOST_LEVELS = 15_000_000, 300
+
+
+def dense_guide(head: Head, rows: StandardRows) -> JointGuide | TreeGuide:
+    """The guide of dense weights: joint where outcomes are normal and that is no great work."""
+    tree = head.tree
+    few = tree.num_nodes * head.num_outcomes * head.num_weights**2 <= _MOST_NUMBERS
+    joint = head.likelihood.exact and few and tree.depth <= _MOST_LEVELS
+    return (JointGuide if joint else TreeGuide)(head, rows.nodes(tree.num_nodes)).to(rows.y.device)
+
+
+def spans_all(encoder: Encoder) -> bool:
+    """A linear encoder of no fewer latents than prepared features: there is nothing to choose."""
+    return isinstance(encoder, LinearEncoder) and encoder.width <= encoder.latent_dim
+
+
+@torch.no_grad()
+def leading_directions(model: TreeModel, rows: PreparedRows) -> Tensor:
+    """A linear encoder in closed form: the leading directions of leaf-specific regressions.
+
+    Every prepared feature gets a weight of its own at every leaf, under a dense Gaussian tree prior
+    whose scales all features share; the posterior means of all leaves' weights, stacked, have K
+    leading right singular vectors, and these span the latents. On wide features this does better
+    than a linear encoder that is trained until it converges, whose point estimate overfits.
+
+    Args:
+        model: Gives tree, likelihood and K.
+        rows: Rows with white features; where these come block by block, the correlation of rows of
+            a group stays as it is.
+
+    Returns:
+        Directions of the prepared features, (R, K), orthonormal.
+
+    Source:
+        Reduced-rank regression: Izenman, Journal of Multivariate Analysis 5 (1975) 248.
+    """
+    like = model.encoder.output_map
+    if spans_all(model.encoder):
+        width, latent_dim = model.encoder.width, model.latent_dim
+        return torch.eye(width, latent_dim, dtype=like.dtype, device=like.device)
+    return leading_axes(model, rows, model.encoder.width)[:, : model.latent_dim].to(like)
+
+
+@torch.no_grad()
+def leading_axes(model: TreeModel, rows: PreparedRows, width: int) -> Tensor:
+    """All directions of R white features by what outcomes hang on them, (R, R), most first.
+
+    See :func:`leading_directions`; double precision.
+    """
+    head = model.head.with_prior(GaussianPrior(pooled=True), width)
+    guide = dense_guide(head, rows.rows)
+    few = isinstance(guide, TreeGuide)  # its sweeps are several, and longer
+    stats = condition(
+        guide,
+        replace(rows, intercept=model.intercept),
+        sweeps=_DIRECTION_SWEEPS // 2 if few else _DIRECTION_SWEEPS,
+        learn_groups=rows.features is not None,
+    )
+    mean = guide.node_moments().mean[stats.nodes][:, :width]  # (E, R, Q)
+    scaled = mean * stats.count.sqrt().to(mean)[:, None, :]
+    stacked = scaled.permute(0, 2, 1).reshape(-1, width).double()
+    _, vectors = torch.linalg.eigh(stacked.T @ stacked)
+    leading = vectors.flip(1)
+    sign = leading.gather(0, leading.abs().argmax(0, keepdim=True)).sign()
+    return leading * sign
