@@ -30,6 +30,7 @@ from pyro_tbr.inference.encoder.cross_fit import (
     stratified_folds,
 )
 from pyro_tbr.inference.encoder.dense_stage import DenseFit, DenseStage
+from pyro_tbr.inference.encoder.following import follow
 from pyro_tbr.inference.encoder.rows import PreparedRows, StandardRows
 from pyro_tbr.inference.encoder.training import GUIDE_LR, FitTrace, Schedule, trace_table, train
 from pyro_tbr.inference.options import FitOptions
@@ -167,6 +168,9 @@ class Stages:
                 # Its closed form starts afresh on all rows; then as many steps as were good.
                 steps = 0 if chosen.trace is None else chosen.trace.best_step
                 recipe = chosen.recipe._replace(steps=steps)
+                return maker.fit(rows, recipe), measured, chosen.trace
+            if maker.follows and chosen.trace is not None:  # afresh too, to the step that was best
+                recipe = chosen.recipe._replace(stop=chosen.trace.best_step)
                 return maker.fit(rows, recipe), measured, chosen.trace
             return maker.fit(rows, chosen.recipe, start=chosen), measured, chosen.trace
 
@@ -314,6 +318,8 @@ class Stages:
             guide_lr=_ENCODER_LR_SHARE * GUIDE_LR,
             encoder_decay=reference.recipe.decay,
         )
+        if isinstance(guide, TreeState) and model.likelihood.exact:
+            return follow(model, guide, data, schedule, self.generator, moves_weights=False)
         return train(model, guide, data, schedule, self.generator)
 
 

@@ -3,8 +3,9 @@
 The dense Gaussian tree prior shares strength between leaves, so leaves with fewer rows than latents
 are fine, and it is easy to fit: no gates, no bad optima but rotations. What the stage chooses on
 held-out rows is how strongly the encoder is held back: its weight decay, for wide features the
-number of leading components it sees, and when to stop. A linear encoder of normal outcomes is
-trained by closed forms (``alternating``), any other by SVI (``training``).
+number of leading components it sees, and when to stop. Where outcomes are normal a linear encoder
+is trained by closed forms (``alternating``), any other by gradients while the weights follow in
+closed form (``following``); else encoder and weights are trained by SVI (``training``).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pyro_tbr.heads.joint_guide import JointGuide
 from pyro_tbr.heads.moments import predictor_moments
 from pyro_tbr.inference.encoder.alternating import SVI_STEPS, alternate, has_closed_form
 from pyro_tbr.inference.encoder.directions import dense_guide, leading_directions, spans_all
+from pyro_tbr.inference.encoder.following import follow
 from pyro_tbr.inference.encoder.rows import StandardRows
 from pyro_tbr.inference.encoder.training import GUIDE_LR, FitTrace, Schedule, train
 from pyro_tbr.inference.options import FitOptions
@@ -31,19 +33,22 @@ from pyro_tbr.progress import detail, stage
 
 _ROWS_A_FEATURE = 10  # with fewer rows than this a feature, the number of components is chosen
 _DENSE_SWEEPS = 40
+_EARLY = 0.6  # share of the steps before which training that ended has ended early
 _PART = 0.25  # of the way to its optimum that a step of a linear encoder in closed form goes
 
 
 class Recipe(NamedTuple):
     """How an encoder is trained: on so many leading components (``None``: all).
 
-    Steps and rate are those of SVI; a step in closed form stands for several.
+    Steps and rate are those by gradients; a step in closed form stands for several. Where ``stop``
+    is given it ends there, as on the way to all of them.
     """
 
     decay: float
     num_components: int | None
     steps: int
     lr: float
+    stop: int | None = None
 
 
 class Losses(NamedTuple):
@@ -115,11 +120,18 @@ class DenseStage:
     options: FitOptions
     generator: torch.Generator
 
+    @property
+    def follows(self) -> bool:
+        """Whether the weights follow an encoder that is trained by gradients."""
+        return self.model.likelihood.exact and not isinstance(self.model.encoder, LinearEncoder)
+
     def recipes(self, num_rows: int) -> list[Recipe]:
         """What to choose from on held-out rows, in the order of warm starts."""
         options, encoder = self.options, self.model.encoder
         linear = isinstance(encoder, LinearEncoder)
-        steps = options.max_steps if options.max_steps is not None else (600 if linear else 2500)
+        steps = options.max_steps
+        if steps is None:
+            steps = 600 if linear else 1000 if self.follows else 2500
         lr = options.encoder_lr or 3e-3
         decays = options.encoder_decays
         if decays is None:
@@ -137,12 +149,19 @@ class DenseStage:
     def choose(
         self, rows: StandardRows, held_out: StandardRows, recipes: list[Recipe] | None = None
     ) -> DenseFit:
-        """The fit to ``rows`` by the recipe that does best on held-out rows, of these or of all."""
+        """The fit to ``rows`` by the recipe that does best on held-out rows, of these or of all.
+
+        Where training has ended early an encoder that is held back less would have to end sooner,
+        and is not tried.
+        """
         best, best_score, last = None, float("inf"), None
         recipes = self.recipes(len(rows)) if recipes is None else recipes
         with stage("", total=len(recipes)):
             for number, recipe in enumerate(recipes, start=1):
-                warm = last is not None and last.recipe.num_components == recipe.num_components
+                again = last is not None and last.recipe.num_components == recipe.num_components
+                if again and self.follows and _ended_early(last):
+                    continue
+                warm = again and not self.follows
                 name = f"encoder {number} of {len(recipes)}" if len(recipes) > 1 else ""
                 with stage(name, total=1):
                     last = self.fit(rows, recipe, held_out, start=last if warm else None)
@@ -208,10 +227,7 @@ class DenseStage:
         held_out: StandardRows | None,
         start: DenseFit | None,
     ) -> FitTrace:
-        """Training of the encoder: in closed forms where it has them, else by SVI.
-
-        The guide of the closed forms is exact, that of SVI mean field.
-        """
+        """Training of the encoder; only the guide of SVI is mean field."""
         prepared = rows.prepared(model.encoder)
         tried = None if held_out is None else held_out.prepared(model.encoder)
         exact = dense_guide(model.head, rows)
@@ -226,6 +242,17 @@ class DenseStage:
                 held_out=tried,
                 patience=self.options.patience,
             )
+        schedule = Schedule(
+            steps=max(1, recipe.steps // (1 if start is None else 2)),
+            batch_size=min(self.options.batch_size, len(rows)),
+            encoder_lr=recipe.lr,
+            guide_lr=GUIDE_LR,
+            encoder_decay=recipe.decay,
+            patience=self.options.patience,
+            stop=recipe.stop,
+        )
+        if self.follows:
+            return follow(model, exact, prepared, schedule, self.generator, held_out=tried)
         guide = MeanFieldGuide(model, rows.nodes(model.tree.num_nodes)).to(rows.y.device)
         known = start.guide if start is not None else None
         if known is None and isinstance(model.encoder, LinearEncoder):
@@ -238,22 +265,7 @@ class DenseStage:
             with torch.no_grad():
                 draw = torch.randn(guide.root_loc.shape, generator=self.generator)
                 guide.root_loc += 0.3 * draw.to(guide.root_loc)
-        schedule = Schedule(
-            steps=max(1, recipe.steps // (1 if start is None else 2)),
-            batch_size=min(self.options.batch_size, len(rows)),
-            encoder_lr=recipe.lr,
-            guide_lr=GUIDE_LR,
-            encoder_decay=recipe.decay,
-            patience=self.options.patience,
-        )
-        return train(
-            model,
-            guide,
-            prepared,
-            schedule,
-            self.generator,
-            held_out=tried,
-        )
+        return train(model, guide, prepared, schedule, self.generator, held_out=tried)
 
     def _weights(
         self, model: TreeModel, rows: StandardRows
@@ -263,3 +275,10 @@ class DenseStage:
         with torch.no_grad():
             design = model.design(model.encoder(rows.x))
         return guide, condition(guide, rows.with_design(design), sweeps=_DENSE_SWEEPS)
+
+
+def _ended_early(fit: DenseFit | None) -> bool:
+    """Whether held-out rows were fitted best by a state long before the last step."""
+    if fit is None or fit.trace is None:
+        return False
+    return fit.trace.best_step < _EARLY * fit.recipe.steps

@@ -27,7 +27,8 @@ class Schedule(NamedTuple):
     """How a run of SVI goes; its rates are peaks, as each rises over the first tenth, then falls.
 
     The decay is decoupled (AdamW): the encoder's weight prior. ``patience`` is in checks on
-    held-out rows without gain, of which there is one after ``check_every`` steps.
+    held-out rows without gain, of which there is one after ``check_every`` steps. It ends after
+    ``stop`` steps, as if that were on the way; ``None``: after all.
     """
 
     steps: int
@@ -37,6 +38,7 @@ class Schedule(NamedTuple):
     encoder_decay: float = 0.0
     patience: int = 8
     check_every: int = 100
+    stop: int | None = None
 
 
 class FitTrace(NamedTuple):
@@ -85,12 +87,13 @@ def train(
     waited, done, num_rows = 0, 0, len(rows)
     objective, weights, model.num_rows = TreeELBO(), rows.weights(), num_rows
     model.encoder.train()
-    with stage("training", total=schedule.steps):
-        while done < schedule.steps and waited < schedule.patience:
+    stop = schedule.steps if schedule.stop is None else min(schedule.stop, schedule.steps)
+    with stage("training", total=stop):
+        while done < stop and waited < schedule.patience:
             order = torch.randperm(num_rows, generator=generator).to(rows.rows.y.device)
             for batch in order.split(schedule.batch_size):
                 for group, (_, peak) in zip(optimizer.param_groups, used, strict=True):
-                    group["lr"] = peak * _ramp(done / schedule.steps)
+                    group["lr"] = peak * ramp(done / schedule.steps)
                 share = None if weights is None else weights[batch]
                 elbo = objective.of_rows(model.head, guide, rows.encoded(model, batch), share)
                 elbo = elbo / num_rows
@@ -98,12 +101,12 @@ def train(
                 (-elbo).backward()
                 total = nn.utils.clip_grad_norm_(encoder_params + guide_params, 100.0)
                 if not torch.isfinite(total + elbo):
-                    raise TrainingError(_blown(model, guide, done, trace, elbo))
+                    raise TrainingError(blown(model, guide, done, trace, elbo))
                 optimizer.step()
                 losses.append(-elbo.detach())
                 done += 1
                 step()
-                if done % schedule.check_every == 0 or done == schedule.steps:
+                if done % schedule.check_every == 0 or done == stop:
                     trace.steps.append(done)
                     trace.loss.append(torch.stack(losses).mean().item())
                     losses.clear()
@@ -116,7 +119,7 @@ def train(
                             state = model.encoder.state_dict(), guide.state_dict()
                             best_state = copy.deepcopy(state)
                     step(0, f"loss {trace.loss[-1]:.3f}")
-                if done >= schedule.steps or waited >= schedule.patience:
+                if done >= stop or waited >= schedule.patience:
                     break
     model.encoder.eval()
     if best_state is not None:
@@ -128,7 +131,7 @@ def train(
     )
 
 
-def _ramp(position: float) -> float:
+def ramp(position: float) -> float:
     """Share of the peak rate: up over the first tenth, then half a cosine down."""
     if position < 0.1:
         return 0.1 + 9 * position
@@ -152,7 +155,8 @@ def _score(model: TreeModel, guide: Guide, rows: PreparedRows | None) -> float:
     return -total / max(1, observed)
 
 
-def _blown(model: TreeModel, guide: Guide, step: int, trace: FitTrace, elbo: Tensor) -> str:
+def blown(model: TreeModel, guide: Guide, step: int, trace: FitTrace, elbo: Tensor) -> str:
+    """What is said of a step whose loss or gradient is not finite."""
     named = [("encoder." + n, p) for n, p in model.encoder.named_parameters()]
     named += [("guide." + n, p) for n, p in guide.named_parameters()]
     bad = [n for n, p in named if p.grad is not None and not torch.isfinite(p.grad).all()]
