@@ -258,12 +258,11 @@ def moved(
     affine = affine_map(model)
     moments = _moments(guide, stats.transform(affine))
     pull = Pull.of(stats, guide.site_scale(stats.nodes), *moments)
-    used = affine[:-1].abs().amax(0).nonzero().squeeze(-1)
-    used = used[used < model.latent_dim]
+    directions = affine[:-1, : model.latent_dim].clone()
+    used = directions.abs().amax(0).nonzero().squeeze(-1)
     curvature = pull.curvature(len(affine) - 1, used)
     slope = pull.slope(affine)[:-1, used]
     damping = (1 / part - 1) * curvature.diagonal().mean(0)
-    directions = affine[:-1, : model.latent_dim].clone()
     directions[:, used] += curvature.solve(slope, damping + 1e-10)
     return directions
 
