@@ -12,6 +12,7 @@ from torch import nn
 
 import pyro_tbr as tbr
 from pyro_tbr.data import sparse
+from pyro_tbr.evaluation import match_latents
 from pyro_tbr.inference.encoder import rows
 from tests.brief import mostly_slow
 from tests.cases.toy import QUICK, star, toy
