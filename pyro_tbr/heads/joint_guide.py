@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from pyro_tbr.errors import DataError
+from pyro_tbr.errors import DataError, TrainingError
 from pyro_tbr.heads.coupling import NodeRows
 from pyro_tbr.heads.guide import Guide, Settled
 from pyro_tbr.heads.moments import DeltaMoments, NodeMoments
@@ -276,5 +276,11 @@ def _diagonal(matrix: Tensor) -> Tensor:
 
 def _inverse(precision: Tensor) -> tuple[Tensor, Tensor]:
     """Inverses of (..., W, W) positive definite matrices, and the sum of their log determinants."""
-    factor = torch.linalg.cholesky(precision)
+    factor, failed = torch.linalg.cholesky_ex(precision)
+    if failed.any():
+        raise TrainingError(
+            f"what the rows say of the weights is not finite, or too uneven to be inverted, in "
+            f"{int((failed > 0).sum())} of {failed.numel()} places: look for outliers in the "
+            "features, scale the data, or lower options.encoder_lr"
+        )
     return torch.cholesky_inverse(factor), 2 * _diagonal(factor).log().sum()

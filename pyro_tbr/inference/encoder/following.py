@@ -166,6 +166,8 @@ def follow(
         if num_rows > _ROWS_ASKED:
             asked = torch.randperm(num_rows, generator=generator)[:_ROWS_ASKED]
         stats = _statistics(model, guide, rows, asked.to(y.device))
+        if not torch.isfinite(stats.gram.sum() + stats.cross.sum()):
+            raise TrainingError(blown(model, guide, done, trace, stats.gram.sum()))
         if moves_weights:
             guide.update(stats, sweeps=sweeps, rough=True)
         return stats
