@@ -280,8 +280,8 @@ class Stages:
     ) -> tuple[Statistics, Tensor, FitTrace]:
         """The sparse stage with training of the encoder."""
         with stage("first weights", total=1):
-            linear = isinstance(model.encoder, LinearEncoder) and isinstance(guide, TreeState)
-            self.settle(guide, model.design(z), rows, rough=linear)
+            stays = isinstance(guide, TreeState)  # while the encoder moves
+            self.settle(guide, model.design(z), rows, rough=stays)
         with torch.no_grad():
             before = model.encoder(rows.x).double()
         data = rows.prepared(model.encoder)

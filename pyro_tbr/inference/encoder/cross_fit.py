@@ -100,8 +100,10 @@ def honest_latents(
 
 
 def is_trained(fit: DenseFit) -> bool:
-    """The encoder depends on the outcomes at all."""
-    return fit.model.encoder.trainable and not spans_all(fit.model.encoder)
+    """The encoder depends on the outcomes at all: not where it is given, or frozen."""
+    encoder = fit.model.encoder
+    learns = encoder.trainable and any(p.requires_grad for p in encoder.parameters())
+    return learns and not spans_all(encoder)
 
 
 def align(theirs: Tensor, reference: Tensor, new: Tensor) -> Tensor:

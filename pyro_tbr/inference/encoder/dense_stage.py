@@ -11,7 +11,7 @@ closed form (``following``); else encoder and weights are trained by SVI (``trai
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -114,11 +114,15 @@ class DenseFit:
 
 @dataclass(frozen=True)
 class DenseStage:
-    """Makes dense fits for a built model, which is not changed."""
+    """Makes dense fits for a built model, which is not changed.
+
+    ``kept`` are scales that one of them has found, for the next one to start from.
+    """
 
     model: TreeModel
     options: FitOptions
     generator: torch.Generator
+    kept: dict[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def follows(self) -> bool:
@@ -212,7 +216,8 @@ class DenseStage:
         encoder.reset(self.generator)
         model.head = self.model.head.with_prior(GaussianPrior())
         if isinstance(encoder, LinearEncoder):
-            encoder.set_directions(leading_directions(model, rows.prepared(encoder)))
+            directions = leading_directions(model, rows.prepared(encoder), self.kept)
+            encoder.set_directions(directions)
         if encoder.trainable:
             with torch.no_grad():
                 z = encoder(rows.x)

@@ -33,7 +33,9 @@ def spans_all(encoder: Encoder) -> bool:
 
 
 @torch.no_grad()
-def leading_directions(model: TreeModel, rows: PreparedRows) -> Tensor:
+def leading_directions(
+    model: TreeModel, rows: PreparedRows, kept: dict[str, Tensor] | None = None
+) -> Tensor:
     """A linear encoder in closed form: the leading directions of leaf-specific regressions.
 
     Every prepared feature gets a weight of its own at every leaf, under a dense Gaussian tree prior
@@ -45,6 +47,8 @@ def leading_directions(model: TreeModel, rows: PreparedRows) -> Tensor:
         model: Gives tree, likelihood and K.
         rows: Rows with white features; where these come block by block, the correlation of rows of
             a group stays as it is.
+        kept: Scales that such a call has found for other rows of the same table, to start from;
+            replaced by those that this one finds.
 
     Returns:
         Directions of the prepared features, (R, K), orthonormal.
@@ -56,17 +60,21 @@ def leading_directions(model: TreeModel, rows: PreparedRows) -> Tensor:
     if spans_all(model.encoder):
         width, latent_dim = model.encoder.width, model.latent_dim
         return torch.eye(width, latent_dim, dtype=like.dtype, device=like.device)
-    return leading_axes(model, rows, model.encoder.width)[:, : model.latent_dim].to(like)
+    axes = leading_axes(model, rows, model.encoder.width, kept)
+    return axes[:, : model.latent_dim].to(like)
 
 
 @torch.no_grad()
-def leading_axes(model: TreeModel, rows: PreparedRows, width: int) -> Tensor:
+def leading_axes(
+    model: TreeModel, rows: PreparedRows, width: int, kept: dict[str, Tensor] | None = None
+) -> Tensor:
     """All directions of R white features by what outcomes hang on them, (R, R), most first.
 
     See :func:`leading_directions`; double precision.
     """
     head = model.head.with_prior(GaussianPrior(pooled=True), width)
     guide = dense_guide(head, rows.rows)
+    _start_scales(guide, kept)
     few = isinstance(guide, TreeGuide)  # its sweeps are several, and longer
     stats = condition(
         guide,
@@ -74,6 +82,8 @@ def leading_axes(model: TreeModel, rows: PreparedRows, width: int) -> Tensor:
         sweeps=_DIRECTION_SWEEPS // 2 if few else _DIRECTION_SWEEPS,
         learn_groups=rows.features is not None,
     )
+    if kept is not None:
+        kept |= _scales(guide)
     mean = guide.node_moments().mean[stats.nodes][:, :width]  # (E, R, Q)
     scaled = mean * stats.count.sqrt().to(mean)[:, None, :]
     stacked = scaled.permute(0, 2, 1).reshape(-1, width).double()
@@ -81,3 +91,17 @@ def leading_axes(model: TreeModel, rows: PreparedRows, width: int) -> Tensor:
     leading = vectors.flip(1)
     sign = leading.gather(0, leading.abs().argmax(0, keepdim=True)).sign()
     return leading * sign
+
+
+def _scales(guide: JointGuide | TreeGuide) -> dict[str, Tensor]:
+    """Copies of what a guide knows of hyperparameters and noise."""
+    state = guide.state_dict().items()
+    return {name: v.clone() for name, v in state if name.startswith(("factor.", "nuisance."))}
+
+
+def _start_scales(guide: JointGuide | TreeGuide, kept: dict[str, Tensor] | None) -> None:
+    """Starts there, if they are of the same shapes."""
+    own = _scales(guide)
+    if kept and all(name in kept and kept[name].shape == v.shape for name, v in own.items()):
+        guide.load_state_dict(kept, strict=False)
+        guide.refresh()

@@ -30,7 +30,7 @@ from pyro_tbr.progress import stage, step
 
 SHARPER = 8.0  # curvature of a level over that of the one before
 _STEPS = 4  # at a level
-_LAST_STEPS = 12  # at the last one
+_LAST_STEPS = 8  # at the last one
 _FAR = 40.0  # log evidence behind the best at which a basis is left behind
 _ALIKE = 0.99  # mean correlation of latents above which one of two bases sets out
 _MET = 0.9995  # and above which two polished ones are one

@@ -17,6 +17,7 @@ from pyro_tbr.progress import beat
 
 _GAIN = 0.02  # of log evidence: a step that gains less is the last one
 TRIES = 4  # sizes of a step, each a quarter of the one before, until one gains
+FASTER = 2.0  # step of a basis over the one before, if that gained
 _CHANGED = 0.3  # inclusion probability above which an arc may have changed
 
 
@@ -57,6 +58,7 @@ def sharpened(estimates: Estimates, directions: Tensor) -> Tensor:
 def _polish(estimates: Estimates, rows: Tensor, steps: int) -> Tensor:
     rows, rates = rows.clone(), _best_rates(estimates, rows)
     moving = torch.arange(len(rows), device=rows.device)
+    pace = rows.new_ones(len(rows))  # of each basis: by how much of a step it goes first
     for _ in range(steps):
         here = rows[moving]
         total, gradient, inclusion = slope(estimates, here, rates[moving])
@@ -66,13 +68,16 @@ def _polish(estimates: Estimates, rows: Tensor, steps: int) -> Tensor:
         gain = torch.zeros_like(total)
         left, size = torch.arange(len(moving), device=rows.device), 1.0
         for _ in range(TRIES):
-            trial = here[left] + size * step[left]
+            length = (size * pace[moving[left]])[:, None, None]
+            trial = here[left] + length * step[left]
             trial = trial / trial.norm(dim=-1, keepdim=True)
             reached = of_rows(estimates, trial, rates[moving[left]].unsqueeze(-1))
             gained = reached.sum(-1) + estimates.jacobian(trial) - total[left]
             better = gained > 0
             rows[moving[left[better]]] = trial[better]
             gain[left[better]] = gained[better]
+            # The curvature is an upper bound, often a high one: who gains dares more next time.
+            pace[moving[left]] *= torch.where(better, FASTER, 1.0) if size == 1.0 else size
             left, size = left[~better], size / 4
             if not len(left):
                 break
