@@ -27,3 +27,8 @@ def jit(function: _F) -> _F:
         return cast(_F, numba.njit(cache=True, **how)(function))
     except RuntimeError:  # no folder to keep it in can be written to
         return cast(_F, numba.njit(**how)(function))
+
+
+def is_compiled(function: Callable[..., Any]) -> bool:
+    """Whether it has been called before in this process, so that a call is no wait."""
+    return bool(getattr(function, "signatures", True))

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_tbr.jit import COMPILES
-from pyro_tbr.progress import beat
+from pyro_tbr.jit import COMPILES, is_compiled
+from pyro_tbr.progress import beat, stage
 from pyro_tbr.tree.messages.compiled.layout import FlatTree, Room, flat_tree, room
 from pyro_tbr.tree.messages.compiled.passes import Law, run
 from pyro_tbr.tree.messages.folding import FoldedTree, fold
@@ -98,6 +98,13 @@ def _run(
     changes = np.empty((len(nodes), nodes.shape[1], 3, arcs.num_classes))
     rough = min(cap, ROUGH) if sweeps > 1 else 0
     step = max(1, _AT_ONCE // places)
+    if not is_compiled(run):
+        with stage("compiling, once on a machine", units=0):
+            none = slice(0, 0)
+            run(
+                flat, space, law, mean[none], precision[none], root_mean[none], root_var[none],
+                tree.num_arcs, cap, rough, evidence[none], nodes[none], changes[none],
+            )  # fmt: skip
     for start in range(0, size, step):
         here = slice(start, start + step)
         of_run = law if law.var.shape[1] == 1 else Law(*(_columns(part, here) for part in law))
