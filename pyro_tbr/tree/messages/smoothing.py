@@ -14,6 +14,7 @@ from pyro_tbr.tree.path_sum import level_parents
 from pyro_tbr.tree.tree import Tree
 
 _COMPONENTS = 1 << 22  # of the messages of all nodes at once; some 100 bytes each are kept
+_DEEP = 100  # levels, each of which is a step of the interpreter where nothing is compiled
 _BESIDE = 16  # what else is kept of a node and element of the batch, counted in components
 
 
@@ -44,11 +45,14 @@ def smooth(
         These are the arcs r-u, r-b, u-v and v-a: the first and the last two are in series.
     """
     arcs, root, batch = check_inputs(tree, eta, lam, law, root_loc, root_scale)
-    if arcs.num_classes == 1:
+    one = arcs.num_classes == 1  # then messages have one component too
+    cap = 1 if one else num_components
+    if one and tree.depth <= _DEEP:
         return _smooth_gaussian(tree, eta, lam, arcs, root, batch)
-    if compiles(eta, num_components) and not _differentiated(eta, lam, arcs, root):
-        assert num_components is not None
-        return compiled_moments(tree, eta, lam, arcs, root, batch, num_components, sweeps)
+    if cap is not None and compiles(eta, cap) and not _differentiated(eta, lam, arcs, root):
+        return compiled_moments(tree, eta, lam, arcs, root, batch, cap, 1 if one else sweeps)
+    if one:
+        return _smooth_gaussian(tree, eta, lam, arcs, root, batch)
     each = ((num_components or 1) + _BESIDE) * tree.num_nodes
     step = max(1, _COMPONENTS // each)
     eta, lam = (part.reshape(-1, tree.num_nodes) for part in (eta, lam))

@@ -12,7 +12,14 @@ import torch
 import pyro_tbr as tbr
 from pyro_tbr.jit import COMPILES
 from pyro_tbr.tree import Tree, path_sum
-from pyro_tbr.tree.messages import ArcLaw, inside_pass, log_evidence, outside_pass, smooth
+from pyro_tbr.tree.messages import (
+    ArcLaw,
+    inside_pass,
+    log_evidence,
+    outside_pass,
+    smooth,
+    smoothing,
+)
 from pyro_tbr.tree.messages.compiled import calls, mixtures
 from pyro_tbr.tree.messages.folding import fold
 from tests.tree.small_trees import SMALL_TREES
@@ -182,6 +189,17 @@ def test_a_chain_of_ten_thousand_nodes():
     assert abs(found.node_mean[0, 100] - 1) < 0.2
     assert abs(found.node_mean[0, -1] - 3) < 0.2
     assert abs(found.pips.sum() - 1) < 0.5
+
+
+def test_dense_changes_of_a_deep_tree(monkeypatch):
+    """One component each, in closed form or in compiled loops."""
+    parents = {f"s{i}": f"s{i - 1}" for i in range(1, 150)}
+    tree = Tree.from_parents(parents | {f"l{i}": f"s{i}" for i in range(150)})
+    var = 0.1 + torch.rand(3, tree.num_arcs, 1, generator=torch.Generator().manual_seed(0)).double()
+    given = tree, *potentials_on(tree, batch=3), ArcLaw.of(torch.ones(1), 0.1, var), 0.3, 2.0, None
+    mine = smooth(*given)
+    monkeypatch.setattr(smoothing, "_DEEP", 10_000)
+    assert_same(mine, smooth(*given))
 
 
 def test_room_is_what_patterns_need():
