@@ -12,12 +12,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+from zipfile import BadZipFile, ZipFile
 
 import torch
 from torch import nn
 
 from pyro_tbr.data import Schema
-from pyro_tbr.errors import DataError
+from pyro_tbr.errors import DataError, TbrError
 from pyro_tbr.heads.likelihoods.scaling import Scaling
 from pyro_tbr.heads.statistics import Statistics
 from pyro_tbr.posterior.describing import (
@@ -69,9 +70,22 @@ def read_parts(path: str | os.PathLike[str], encoder: nn.Module | None) -> dict[
     """Arguments of the posterior in a file; see ``load``."""
     _check_path(path)
     content = _read(path)
+    try:
+        return _parts(content, encoder, os.fspath(path))
+    except TbrError:
+        raise
+    except Exception as error:  # whatever is missing or of another kind in a file that is not whole
+        raise DataError(
+            f"{os.fspath(path)!r} is damaged: {type(error).__name__} while its parts were put "
+            "together; save the posterior again, or take a copy of the file"
+        ) from error
+
+
+def _parts(content: dict[str, Any], encoder: nn.Module | None, path: str) -> dict[str, Any]:
+    """The parts of a file's content."""
     parts = {name: from_plain(part) for name, part in content["posterior"].items()}
     schema, scaling = Schema(**parts["schema"]), Scaling(**parts["scaling"])
-    where = Tree(**parts["tree"]), schema, scaling, encoder, os.fspath(path)
+    where = Tree(**parts["tree"]), schema, scaling, encoder, path
     model = model_of(parts["model"], *where)
     return {
         "model": model,
@@ -132,6 +146,11 @@ def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The file's content, once it is known to be ours and of our format."""
     with open(path, "rb") as file:
         try:
+            with ZipFile(file) as records:  # torch does not look at their checksums
+                damaged = records.testzip()
+            if damaged is not None:
+                raise BadZipFile(f"checksum of {damaged}")
+            file.seek(0)
             content = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # whatever an unpickler meets in a file of another kind
             raise DataError(
