@@ -162,7 +162,7 @@ def _plan(model: TreeModel, start: Posterior | None) -> Mapping[str, float]:
     if model.encoder_spec == "identity":
         return {"dense stage": 5, "reference point": 7, "sparse stage": 83, "checks": 5}
     found = {"number of latents": 25.0} if model.chooses_latent_dim else {}
-    shares = (4, 3, 63, 28, 2) if model.encoder_spec == "linear" else (45, 25, 10, 18, 2)
+    shares = (12, 12, 52, 22, 2) if model.encoder_spec == "linear" else (38, 46, 8, 6, 2)
     names = "dense stage", "honest latents", "rotation", "sparse stage", "checks"
     return found | dict(zip(names, shares, strict=True))
 

@@ -25,11 +25,11 @@ class FitOptions:
 
     Attributes:
         restarts: Random starts of the rotation search.
-        max_steps: Steps of the dense stage; ``None``: by the kind of encoder. With 1 a linear
-            encoder of normal outcomes makes one step in closed form, and keeps it only if held-out
-            rows are fitted better.
+        max_steps: Steps of the dense stage at most; ``None``: 1,000 where weights follow the
+            encoder, else by its kind. With 1 a linear encoder of normal outcomes makes one step in
+            closed form, and keeps it only if held-out rows are fitted better.
         sparse_steps: Steps that train the encoder under the sparse prior; 0: it stays.
-        batch_size: Rows a minibatch, of SVI.
+        batch_size: Rows a minibatch.
         encoder_lr: Peak learning rate of the encoder, of SVI; ``None``: by the kind of encoder.
         encoder_decays: Weight decays of the encoder to choose from on held-out rows, warm-started
             in this order; ``None``: by the kind of encoder.

@@ -24,8 +24,9 @@ class FitReport:
 
     Attributes:
         rank: Latents that exist; the others, last in order, are not used.
-        history: Training of the encoder: stage, step, loss (negative ELBO a row) and held-out loss
-            (negative expected log score a row). Stages are ``choosing``, on part of the rows, of
+        history: Training of the encoder: stage, step, loss (negative ELBO a row) and held-out loss:
+            negative expected log score a row, or, of a neural encoder of normal outcomes, the mean
+            squared error of standardised ones. Stages are ``choosing``, on part of the rows, of
             the recipe that did best on the others; ``dense``, on all rows; ``sparse``.
         decay: Weight decay of the encoder that was chosen on held-out rows.
         num_components: Leading components of the features that were chosen; ``None``: all.
