@@ -20,7 +20,7 @@ from pyro_tbr.tree.messages import (
     smooth,
     smoothing,
 )
-from pyro_tbr.tree.messages.compiled import calls, mixtures
+from pyro_tbr.tree.messages.compiled import calls, merging
 from pyro_tbr.tree.messages.folding import fold
 from tests.tree.small_trees import SMALL_TREES
 
@@ -219,7 +219,7 @@ def test_the_heaviest_come_in_order(n, num):
     rng = np.random.default_rng(n + num)
     for values in (rng.normal(size=n), np.round(rng.normal(size=n)), np.zeros(n)):
         places, spare = np.empty(n, np.int64), np.empty(n, np.int64)
-        mixtures.heaviest(values, n, num, places, spare)
+        merging.heaviest(values, n, num, places, spare)
         assert len(set(places[:num])) == num
         assert (values[places[:num]] == np.sort(values)[::-1][:num]).all()
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from pyro_tbr.jit import COMPILES, is_compiled
 from pyro_tbr.progress import beat, stage
 from pyro_tbr.tree.messages.compiled.layout import FlatTree, Room, flat_tree, room
-from pyro_tbr.tree.messages.compiled.passes import Law, run
+from pyro_tbr.tree.messages.compiled.parts import Law
+from pyro_tbr.tree.messages.compiled.passes import run
 from pyro_tbr.tree.messages.folding import FoldedTree, fold
 from pyro_tbr.tree.messages.inside import ROUGH, potentials
 from pyro_tbr.tree.messages.laws import LawTable
