@@ -34,6 +34,7 @@ from pyro_tbr.inference.rotation.search import (
     expand_basis,
     search,
     sparse_weights,
+    with_rows_below,
 )
 from pyro_tbr.posterior.rivals import SAME_BASIS, latent_match
 from pyro_tbr.progress import detail, stage, step
@@ -75,8 +76,22 @@ def rotate_to_sparsity(
     """The basis in which changes are sparse, and its rivals: steps 1 to 4 above.
 
     ``steps`` are those of Adam in all: of the search from its random ``restarts``, and of the
-    weights of the bases found.
+    weights of the bases found. Arcs without rows below say nothing, and cost nothing either.
     """
+    small, arcs = with_rows_below(problem)
+    found = _rotated(small, restarts, steps, generator)
+    if len(arcs) == len(problem.deltas):
+        return found
+    everywhere = found.deltas.new_zeros(problem.deltas.shape)
+    of_others = everywhere.expand(len(found.others.deltas), *everywhere.shape)
+    others = found.others._replace(deltas=of_others.index_copy(1, arcs, found.others.deltas))
+    return found._replace(deltas=everywhere.index_copy(0, arcs, found.deltas), others=others)
+
+
+def _rotated(
+    problem: RotationProblem, restarts: int, steps: int, generator: torch.Generator
+) -> RotationResult:
+    """The same on a tree all of whose arcs have rows below."""
     blunt = capped(problem, BLUNT_CURVATURE)
     for_weights = max(1, steps // _SHARE_FOR_WEIGHTS)
     found = search(blunt, restarts, max(1, steps - for_weights), generator)

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from pyro_tbr.heads.guide import informed_arcs
 from pyro_tbr.heads.statistics import Statistics
 from pyro_tbr.inference.rotation.descent import Point, Task, descend
 from pyro_tbr.jit import COMPILES
@@ -119,6 +120,21 @@ def rotation_problem(
         latent_dim,
         num_rows**-0.5,
     )
+
+
+def with_rows_below(problem: RotationProblem) -> tuple[RotationProblem, Tensor]:
+    """The problem on the part of the tree at or above rows, and which arcs these are, (A',)."""
+    tree, known = problem.tree, torch.zeros(problem.tree.num_nodes, dtype=torch.bool)
+    known[problem.nodes.cpu()] = True
+    informed = informed_arcs(tree, known)
+    if informed.all() or not informed.any():
+        return problem, torch.arange(tree.num_arcs, device=problem.nodes.device)
+    kept = [arc for arc, has in zip(tree.arcs, informed.tolist(), strict=True) if has]
+    small = Tree.from_parents({child: parent for parent, child in kept})
+    arcs = torch.tensor([tree.index(child) - 1 for _, child in small.arcs])
+    nodes = torch.tensor([small.index(tree.nodes[v]) for v in problem.nodes.tolist()])
+    arcs, nodes = arcs.to(problem.nodes), nodes.to(problem.nodes)
+    return problem._replace(tree=small, nodes=nodes, deltas=problem.deltas[arcs]), arcs
 
 
 def start_from(problem: RotationProblem, basis: Tensor) -> Candidates:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import pyro_tbr as tbr
+from pyro_tbr.inference.rotation import choice
 from pyro_tbr.inference.rotation.basis import (
     best_basis,
     evidence,
@@ -165,3 +166,32 @@ def test_null_directions_hold_the_true_rows(mixed):
     assert len(directions.round(decimals=12).unique(dim=0)) == len(directions) > 100
     nearest = (rows @ directions.T).abs().amax(1)
     assert (nearest > 0.999).all()
+
+
+def test_subtrees_without_rows_change_nothing_and_are_not_looked_at(mixed, monkeypatch):
+    _, _, problem = mixed
+    nodes = problem.nodes[:9]  # the others, and what is above them alone, have no rows
+    deltas = problem.deltas.clone()
+    known = torch.zeros(problem.tree.num_nodes, dtype=torch.bool)
+    known[nodes] = True
+    informed = choice.with_rows_below(problem._replace(nodes=nodes))[1]
+    silent = torch.ones(problem.tree.num_arcs, dtype=torch.bool)
+    silent[informed] = False
+    assert silent.any()
+    deltas[silent] = 0
+    few = problem._replace(
+        nodes=nodes, precision=problem.precision[:9], target=problem.target[:9], deltas=deltas
+    )
+
+    def rotated():
+        return rotate_to_sparsity(few, 4, 150, torch.Generator().manual_seed(0))
+
+    small = rotated()
+    every = torch.arange(problem.tree.num_arcs)
+    monkeypatch.setattr(choice, "with_rows_below", lambda whole: (whole, every))
+    whole = rotated()
+    assert small.deltas.shape == whole.deltas.shape
+    assert (small.deltas[silent] == 0).all()
+    assert small.evidence == pytest.approx(whole.evidence, abs=0.5)
+    assert torch.allclose(small.basis.abs(), whole.basis.abs(), atol=0.02)
+    assert torch.allclose(small.deltas.abs(), whole.deltas.abs(), atol=0.05)
