@@ -61,3 +61,19 @@ def test_nothing_of_the_compilers_own_is_changed(package):
         "import pyro_tbr.outer; print(numba.config.CACHE_DIR == before)"
     )
     assert run(package, code) == ["True"]
+
+
+def test_without_the_compiler_a_fit_gives_the_same_answers():
+    """It is a dependency, but not every Python has it at once."""
+    code = (
+        "import sys\n{first}\nimport pyro_tbr as tbr, warnings\nwarnings.simplefilter('ignore')\n"
+        "d = tbr.simulate(num_leaves=8, latent_dim=2, num_features=2, rows_per_leaf=30, seed=1)\n"
+        "p = tbr.fit(tbr.TreeModel(d.tree, 2, 'identity'), d.x, d.y, d.env, progress=False)\n"
+        "from pyro_tbr.jit import COMPILES\nprint(COMPILES, *p.deltas()['pip'].round(4))"
+    )
+    root = Path(jit.__file__).parents[1]
+    with_it = run(root, code.format(first=""))
+    without = run(root, code.format(first="sys.modules['numba'] = None"))
+    assert (with_it[0], without[0]) == ("True", "False")
+    gap = [abs(float(a) - float(b)) for a, b in zip(with_it[1:], without[1:], strict=True)]
+    assert max(gap) < 0.03
