@@ -45,10 +45,11 @@ def cache_folder(given: str) -> str:
     """Where compiled functions are kept, a folder for every state of their sources.
 
     The compiler looks at the file of the function that is called alone, not at those of functions
-    that it calls, which are compiled into it. It lies in the folder that the compiler was given,
+    that it calls, which are compiled into it; and two of its versions that share a folder may read
+    what the other is about to replace. The folder lies in the folder that the compiler was given,
     else beside this file, or, where nothing can be written there, where the compiler would put it.
     """
-    stamp = hashlib.sha256()
+    stamp = hashlib.sha256(numba.__version__.encode())
     for path in sorted(_PACKAGE.rglob("*.py")):
         source = path.read_bytes()
         if _MARK in source:
