@@ -46,7 +46,7 @@ _BLOCK = 20_000  # rows encoded at once where no gradient is asked for
 
 
 class Weights(NamedTuple):
-    """Moments of the weights at the E nodes with rows, and the noise there, in one dtype.
+    """Moments of the weights at E nodes, those of all rows, and the noise there, in one dtype.
 
     Attributes:
         place: For every node its place among these, (V,).
@@ -160,6 +160,8 @@ def follow(
     trace, best, best_step, best_state = FitTrace([], [], [], math.nan, 0), math.inf, 0, None
     done, waited, model.num_rows = 0, 0, num_rows
     nodes, asked = rows.rows.env_index.unique(), torch.arange(num_rows)
+    if held_out is not None:  # some may be at nodes that have no other rows
+        nodes = torch.cat([nodes, held_out.rows.env_index]).unique()
 
     def now(sweeps: int) -> Statistics:
         nonlocal asked

@@ -109,6 +109,24 @@ def test_the_state_of_least_squared_error_is_kept():
     assert found.loss(held_out, seen=False).mean() == pytest.approx(trace.best_held_out, rel=0.1)
 
 
+def test_held_out_rows_of_a_leaf_without_others_meet_its_own_weights():
+    """Those that the tree gives it, not those of another leaf."""
+    model, rows = problem()
+    last = rows.env_index == rows.env_index.max()
+    held_out, rows = rows.select(last), rows.select(~last)
+    guide = guide_of(model, rows)
+    prepared, tried = rows.prepared(model.encoder), held_out.prepared(model.encoder)
+    trace = follow(
+        model, guide, prepared, SCHEDULE._replace(steps=50), torch.Generator().manual_seed(1),
+        held_out=tried,
+    )  # fmt: skip
+    block = tried.encoded(model, torch.arange(len(held_out)))
+    cov = guide.node_cov(torch.arange(model.tree.num_nodes)).float()
+    mean, var = predictor_moments(block.design, held_out.env_index, guide.node_moments(), cov)
+    expected = ((held_out.y - mean).square() - var).mean().item()
+    assert trace.best_held_out == pytest.approx(expected, rel=1e-3)
+
+
 def test_it_ends_on_the_way_where_that_is_asked():
     """As the same run does at that step."""
     states = []
