@@ -53,12 +53,14 @@ class Weights(NamedTuple):
         mean: (E, Q, W).
         cov: (E, Q, W, W).
         scale: Precision of the noise, (E, Q).
+        total: Covariances times that, summed over outcomes, (E, W, W).
     """
 
     place: Tensor
     mean: Tensor
     cov: Tensor
     scale: Tensor
+    total: Tensor
 
     @classmethod
     @torch.no_grad()
@@ -68,7 +70,8 @@ class Weights(NamedTuple):
         cov = torch.diag_embed(cov) if cov.dim() == mean.dim() else cov
         place = torch.zeros(guide.head.tree.num_nodes, dtype=torch.int64, device=nodes.device)
         place[nodes] = torch.arange(len(nodes), device=nodes.device)
-        return cls(place, mean.to(like), cov.to(like), guide.site_scale(nodes).to(like))
+        mean, cov, scale = (part.to(like) for part in (mean, cov, guide.site_scale(nodes)))
+        return cls(place, mean, cov, scale, torch.einsum("eq,eqwv->ewv", scale, cov))
 
     def squares(self, rows: DesignRows, response: Tensor) -> tuple[Tensor, Tensor]:
         """Squared residuals at the means and variances of the predictors, (n, Q) both."""
@@ -82,8 +85,7 @@ class Weights(NamedTuple):
         if targets.shares is None:  # the outcomes' variances at once
             at = self.place[rows.env_index]
             off = targets.response - torch.einsum("nw,nqw->nq", rows.design, self.mean[at])
-            total = torch.einsum("eq,eqwv->ewv", self.scale, self.cov)[at]
-            var = torch.einsum("nw,nwv,nv->n", rows.design, total, rows.design)
+            var = torch.einsum("nw,nwv,nv->n", rows.design, self.total[at], rows.design)
             return 0.5 * ((self.scale[at] * off.square()).sum(-1) + var)
         square, var = self.squares(rows, targets.response)
         scale = targets.shares * self.scale[self.place[rows.env_index]]

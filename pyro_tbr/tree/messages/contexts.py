@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from pyro_tbr.progress import beat
+from pyro_tbr.tree.messages.compiled.contexts import POINT
 from pyro_tbr.tree.messages.folding import FoldedLevel
 from pyro_tbr.tree.messages.laws import ClassRows, LawTable
 from pyro_tbr.tree.messages.merging import Context, shrink_density
 from pyro_tbr.tree.messages.mixtures import Density, Message, absorb, concatenate, take
 from pyro_tbr.tree.messages.steps import Blocks
 
-_POINT = 1e-12  # variance of a weight that the prior fixes, so that one can divide by it
 _BLOCK = 1 << 18  # pairs of components at once: bounds the memory of large trees
 
 Contexts = list[tuple[Context, Context]]  # for each level
@@ -41,7 +41,7 @@ def contexts_from(
         them, and of their parents' weights by the same; as wide as in ``wide`` if there is one.
     """
     node, arc = ([concatenate(blocks) for blocks in part] for part in (node_blocks, arc_blocks))
-    at_node = root._replace(var=root.var + _POINT)
+    at_node = root._replace(var=root.var + POINT)
     found = [(at_node, at_node)]
     for depth in range(1, len(levels)):
         above, level = levels[depth - 1], levels[depth]
@@ -83,7 +83,7 @@ def _families(above: FoldedLevel, size: int) -> Iterator[tuple[Tensor, Tensor | 
 def _arrive(density: Density, arcs: ClassRows) -> Density:
     """The density of a weight, taken through its arc: once for every class."""
     log_weight, mean, var = (part.unsqueeze(-2) for part in density)
-    spread = (arcs.var + _POINT * (arcs.var > 0)).unsqueeze(-1)
+    spread = (arcs.var + POINT * (arcs.var > 0)).unsqueeze(-1)
     log_weight = log_weight + arcs.log_prob.unsqueeze(-1)
     parts = (log_weight, mean + arcs.mean.unsqueeze(-1), var + spread)
     return Density(*(part.flatten(-2) for part in parts))

@@ -7,7 +7,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_tbr.tree.messages.compiled import compiled_evidence, compiled_moments, compiles
+from pyro_tbr.tree.messages.compiled.calls import (
+    compiled_evidence,
+    compiled_moments,
+    compiles,
+    differentiated,
+)
 from pyro_tbr.tree.messages.inside import check_inputs, run_inside
 from pyro_tbr.tree.messages.laws import ArcLaw, LawTable
 from pyro_tbr.tree.messages.mixtures import Density
@@ -36,10 +41,10 @@ def log_evidence(
         args = (tree, eta, lam, arcs, root, batch, num_components, sweeps)
         return run_inside(*args).log_evidence
     assert num_components is not None
-    how = _Passes(tree, arcs, batch, num_components, sweeps)
-    parts = (eta, lam, arcs.prob, arcs.mean, arcs.var, root.mean, root.var)
-    if torch.is_grad_enabled() and any(part.requires_grad for part in parts):
-        return _LogEvidence.apply(how, *parts)
+    if differentiated(eta, lam, arcs, root):
+        how = _Passes(tree, arcs, batch, num_components, sweeps)
+        law_and_root = arcs.prob, arcs.mean, arcs.var, root.mean, root.var
+        return _LogEvidence.apply(how, eta, lam, *law_and_root)
     return compiled_evidence(tree, eta, lam, arcs, root, batch, num_components, sweeps)
 
 

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_tbr.tree.messages.compiled.merging import FLATTEST, TINY, VAGUEST
 from pyro_tbr.tree.messages.mixtures import (
     DEAD,
     Density,
@@ -28,9 +29,6 @@ from pyro_tbr.tree.messages.mixtures import (
 )
 
 _BLOCK = 1 << 18  # distances at once: keeps the temporaries in the cache
-_FLATTEST = 0.01  # a merged message is at least this share as precise as its heaviest part
-_VAGUEST = 1e-3  # what the rest said is at least this share as precise as the component
-_TINY = 1e-60  # a variance of zero, so that one can divide by it
 
 
 class Context(NamedTuple):
@@ -75,7 +73,7 @@ def shrink(
     # Divide the context out. Parts far apart can be wider than the context itself: what is left
     # must not be flat or turned upside down, so only the mean is right there.
     guess_precision = 1 / guess.var
-    precision = torch.maximum(1 / merged.var - guess_precision, _FLATTEST * heaviest.precision)
+    precision = torch.maximum(1 / merged.var - guess_precision, FLATTEST * heaviest.precision)
     shift = (merged.mean - guess.mean) * guess_precision
     mean = merged.mean + shift / torch.where(precision > 0, precision, 1.0)
     flat = Message(torch.zeros_like(mean), mean, precision)
@@ -113,8 +111,8 @@ def split(posterior: Density, merged: Message, parts: Message, group: Tensor | N
     if group is None:
         return leading(posterior, parts.mean.shape[-1])
     group = group.long()
-    precision = 1 / posterior.var.clamp_min(_TINY) - merged.precision
-    precision = torch.maximum(precision, _VAGUEST * merged.precision)
+    precision = 1 / posterior.var.clamp_min(TINY) - merged.precision
+    precision = torch.maximum(precision, VAGUEST * merged.precision)
     mean = posterior.mean + merged.precision / precision * (posterior.mean - merged.mean)
     said_mean, said_var = mean.gather(-1, group), (1 / precision).gather(-1, group)
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_tbr.tree.messages.compiled import compiled_moments, compiles
+from pyro_tbr.tree.messages.compiled.calls import compiled_moments, compiles, differentiated
 from pyro_tbr.tree.messages.inside import check_inputs, potentials, run_inside
 from pyro_tbr.tree.messages.laws import ArcLaw, LawTable
 from pyro_tbr.tree.messages.mixtures import Density
@@ -49,7 +49,7 @@ def smooth(
     cap = 1 if one else num_components
     if one and tree.depth <= _DEEP:
         return _smooth_gaussian(tree, eta, lam, arcs, root, batch)
-    if cap is not None and compiles(eta, cap) and not _differentiated(eta, lam, arcs, root):
+    if cap is not None and compiles(eta, cap) and not differentiated(eta, lam, arcs, root):
         return compiled_moments(tree, eta, lam, arcs, root, batch, cap, 1 if one else sweeps)
     if one:
         return _smooth_gaussian(tree, eta, lam, arcs, root, batch)
@@ -75,12 +75,6 @@ def smooth(
         whole = torch.cat(values) if len(values) > 1 else values[0]
         found[name] = whole.reshape((*batch, *whole.shape[1:]))
     return TreePosterior(**found)
-
-
-def _differentiated(eta: Tensor, lam: Tensor, arcs: LawTable, root: Density) -> bool:
-    """Whether the moments are to be differentiable."""
-    parts = (eta, lam, arcs.prob, arcs.mean, arcs.var, root.mean, root.var)
-    return torch.is_grad_enabled() and any(part.requires_grad for part in parts)
 
 
 def _smooth_gaussian(

@@ -35,6 +35,12 @@ def compiles(eta: Tensor, cap: int | None) -> bool:
     return COMPILES and cap is not None and cap <= _MOST_COMPONENTS and eta.device.type == "cpu"
 
 
+def differentiated(eta: Tensor, lam: Tensor, arcs: LawTable, root: Density) -> bool:
+    """Whether a gradient is asked for in something that the passes read."""
+    parts = (eta, lam, arcs.prob, arcs.mean, arcs.var, root.mean, root.var)
+    return torch.is_grad_enabled() and any(part.requires_grad for part in parts)
+
+
 def compiled_evidence(
     tree: Tree,
     eta: Tensor,

@@ -13,7 +13,7 @@ from pyro_tbr.tree.messages.compiled.merging import shrink_density
 from pyro_tbr.tree.messages.compiled.mixtures import Array, copied, mass, product
 from pyro_tbr.tree.messages.compiled.parts import Contexts, Data, Law, Messages, row_of
 
-_POINT = 1e-12  # variance of a weight that the prior fixes, so that one can divide by it
+POINT = 1e-12  # variance of a weight that the prior fixes, so that one can divide by it
 
 
 @jit
@@ -36,7 +36,7 @@ def wide_contexts(
         at_node[0, i], at_node[1, i] = m, p
         at_arc[0, i], at_arc[1, i] = m, p / (1 + p * var[i])
     wide[0, 0] = wide[2, 0] = data.root_mean
-    wide[1, 0] = wide[3, 0] = data.root_var + _POINT
+    wide[1, 0] = wide[3, 0] = data.root_var + POINT
     for i in range(num):
         m, p = data.mean[tree.node[i]], data.precision[tree.node[i]]
         spread = 1 + p * wide[1, i]
@@ -54,7 +54,7 @@ def wide_contexts(
                 v = v / spread
             wide[2, child], wide[3, child] = m, v
             wide[0, child] = m
-            wide[1, child] = v + (var[child] + _POINT if var[child] > 0 else 0.0)
+            wide[1, child] = v + (var[child] + POINT if var[child] > 0 else 0.0)
 
 
 @jit
@@ -66,7 +66,7 @@ def second_contexts(
     num_classes = law.var.shape[2]
     here, density = np.empty((3, few)), np.empty((3, work.shape[1]))
     contexts.node[0, 0, 0], contexts.node[0, 1, 0] = 0.0, data.root_mean
-    contexts.node[0, 2, 0] = data.root_var + _POINT
+    contexts.node[0, 2, 0] = data.root_var + POINT
     contexts.num_node[0] = contexts.num_parent[0] = 1
     contexts.parent[0] = contexts.node[0]
     for i in range(len(tree.node)):
@@ -115,7 +115,7 @@ def second_contexts(
                         )
                         density[1, num] = contexts.parent[child, 1, d] + law.mean[row, column, j]
                         density[2, num] = contexts.parent[child, 2, d] + (
-                            var + _POINT if var > 0 else 0.0
+                            var + POINT if var > 0 else 0.0
                         )
                         num += 1
             n = shrink_density(density, num, few, num_classes, found.node, room.node[child],

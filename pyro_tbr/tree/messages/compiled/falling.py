@@ -99,7 +99,7 @@ def across(
                 out[0, num] *= law.prob[row, column, j]
                 num += 1
     changes[i] = 0.0
-    at, num = 0, 0
+    at = 0
     each = parts  # no longer asked for
     for c in range(n):
         p, seen = found.node[2, start + c], found.node[1, start + c]
