@@ -10,6 +10,7 @@ from torch import Generator, Tensor, nn
 
 from pyro_tbr.errors import DataError, TrainingError
 from pyro_tbr.heads.absorbing import taken_up
+from pyro_tbr.heads.coupling import NodeRows
 from pyro_tbr.heads.head import Head
 from pyro_tbr.heads.hyper.base import HyperFactors, by_name
 from pyro_tbr.heads.likelihoods.expectations import Nuisance, as_dict
@@ -157,6 +158,19 @@ class Guide(LocalParamsModule):
         """Covariances of the weights at some nodes (n,), (n, Q, W, W); ``None``: independent."""
         del nodes
         return None
+
+    @torch.no_grad()
+    def joint_cov(self, stats: Statistics) -> Tensor:
+        """Covariances of the weights at the nodes with rows, (E, Q, W, W), double precision.
+
+        Those of the rows, whose statistics are flattened, and of what is known without them.
+        """
+        cov = self.node_cov(stats.nodes)
+        if cov is not None:
+            return cov.double()
+        rows = NodeRows.of(stats, self.site_scale(stats.nodes))
+        mean, var = (part[stats.nodes].double().mT for part in self.node_moments())
+        return rows.joint_cov(rows.cavity(mean, var, rows.given_means(mean)))
 
     def delta_moments(self) -> DeltaMoments:
         """Inclusion probabilities and moments of the changes."""

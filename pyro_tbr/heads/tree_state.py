@@ -98,10 +98,7 @@ class TreeState(Guide):
         return Potential(*(_at(nodes, part) for part in (self.eta, self.lam)))
 
     def joint_cov(self, stats: Statistics) -> Tensor:
-        """Covariances of the weights at the nodes with rows, (E, Q, W, W), double precision.
-
-        Those of the rows and of what the trees say without these rows; statistics are flattened.
-        """
+        """See :meth:`Guide.joint_cov`: by what the trees say without these rows."""
         rows = NodeRows.of(stats, self.site_scale(stats.nodes))
         own = self.potentials_at(stats.nodes)
         return rows.joint_cov(rows.cavity(*self.moments_at(stats.nodes), own))

@@ -175,4 +175,5 @@ def _check(fitted: Fitted, rows: StandardRows, scaling: Scaling, schema: Schema)
     features = model.encoder.prepare(some.x) if model.encoder.trainable else None
     names = model.weight_names, schema.outcome_names
     design = some.with_design(fitted.design[picked])
-    return checked(fitted.guide, design, features, scaling.outcome_scale(), names, seen=True)
+    unit = scaling.outcome_scale()
+    return checked(fitted.guide, design, features, unit, names, fitted.stats, seen=True)

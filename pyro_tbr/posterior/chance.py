@@ -25,13 +25,18 @@ _FLIPS, _SEED = 40, 223_606
 
 
 class Residuals(NamedTuple):
-    """Residuals u (N, Q) standardised by the model, NaN where not observed; sd by it (N, Q).
+    """Outcomes less their predicted means, NaN where not observed.
 
-    ``noise_sd`` (N, Q) is that of an outcome around a known predictor.
+    Attributes:
+        u: Over ``sd``, of variance 1 if the model is right, (N, Q).
+        sd: Standard deviation of a residual by the model, (N, Q).
+        raw: Residuals over ``noise_sd``, (N, Q).
+        noise_sd: Standard deviation of an outcome around a known predictor, (N, Q).
     """
 
     u: Tensor
     sd: Tensor
+    raw: Tensor
     noise_sd: Tensor
 
 
@@ -71,7 +76,10 @@ class Reference:
     """Statistics of residuals and columns, environment by environment, and what chance gives.
 
     Columns are taken less what the design explains of them in each environment. The statistic of a
-    direction b is the sum over environments and outcomes of (b' sum_i f_i u_i)^2.
+    direction b is the sum over environments and outcomes of (b' sum_i f_i r_i)^2, r residuals over
+    the noise. As columns f are orthogonal to the design, it is that of the noise itself, however
+    much of the noise the weights have taken up; residuals of chance are of variance 1, as the noise
+    is.
     """
 
     def __init__(self, rows: DesignRows, residuals: Residuals) -> None:
@@ -82,11 +90,12 @@ class Reference:
         self.signs = (2 * signs - 1).double().to(self.design.device)
         self.square = residuals.u.nan_to_num().square().sum().item()
 
-    def outcomes(self, columns: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """For each outcome its residuals (N,), zero where not observed, and columns to go with."""
-        for u, sd in zip(self.residuals.u.T, self.residuals.sd.T, strict=True):
+    def outcomes(self, columns: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """For each outcome ``raw`` and ``u`` (N,), zero where missing, and columns to go with."""
+        each = (part.T for part in (self.residuals.raw, self.residuals.u, self.residuals.noise_sd))
+        for raw, u, noise_sd in zip(*each, strict=True):
             observed = (~torch.isnan(u)).double()
-            scale = (observed / sd).unsqueeze(-1)  # so that all of a row counts alike
+            scale = (observed / noise_sd).unsqueeze(-1)  # so that all of a row counts alike
             design, own = scale * self.design, scale * columns
             inner = self.environments.sums(design.unsqueeze(-1) * design.unsqueeze(-2))
             cross = self.environments.sums(design.unsqueeze(-1) * own.unsqueeze(-2))
@@ -95,18 +104,18 @@ class Reference:
             own = own - torch.einsum("nw,nwp->np", design, coefficients[self.environments.at])
             rounding = self.environments.sums(own.square()) < _ROUNDING * whole
             own = torch.where(rounding[self.environments.at], 0.0, own)
-            yield torch.where(observed > 0, u, 0.0), own
+            yield raw.nan_to_num(), u.nan_to_num(), own
 
     def explained(self, columns: Tensor) -> Explained:
         """Each column alone, with a slope of its own at every environment."""
         total = columns.new_zeros(1 + _FLIPS, columns.shape[1])
-        for u, own in self.outcomes(columns):
+        for raw, u, own in self.outcomes(columns):
             spread = self.environments.sums(own.square())
             used = spread > 0
             weight = torch.where(used, 1 / torch.where(used, spread, 1.0), 0.0)
-            for place, sign in enumerate([torch.ones_like(u), *self.signs]):
+            for place, noise in enumerate([raw, *(sign * u for sign in self.signs)]):
                 beat()
-                score = self.environments.sums(own * (sign * u).unsqueeze(-1))
+                score = self.environments.sums(own * noise.unsqueeze(-1))
                 total[place] += (weight * score.square()).sum(0)
         return self._beyond(total)
 
@@ -115,11 +124,11 @@ class Reference:
         width = columns.shape[1]
         scatter = columns.new_zeros(1 + _FLIPS, width, width)
         spread = columns.new_zeros(width, width)
-        for u, own in self.outcomes(columns):
+        for raw, u, own in self.outcomes(columns):
             spread += own.T @ own
-            for place, sign in enumerate([torch.ones_like(u), *self.signs]):
+            for place, noise in enumerate([raw, *(sign * u for sign in self.signs)]):
                 beat()
-                score = self.environments.sums(own * (sign * u).unsqueeze(-1))
+                score = self.environments.sums(own * noise.unsqueeze(-1))
                 scatter[place] += score.T @ score
         values, axes = torch.linalg.eigh(spread)
         keep = values > 1e-6 * values.max().clamp(min=1e-300)

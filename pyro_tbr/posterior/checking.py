@@ -19,9 +19,9 @@ from torch import Tensor
 
 from pyro_tbr.data import align_features
 from pyro_tbr.errors import DataError
-from pyro_tbr.heads import DesignRows, Guide
+from pyro_tbr.heads import DesignRows, Guide, Statistics
 from pyro_tbr.heads.likelihoods import Likelihood
-from pyro_tbr.heads.moments import predictor_moments
+from pyro_tbr.heads.moments import NodeMoments, predictor_moments
 from pyro_tbr.posterior.chance import ByEnvironment, Reference, Residuals, leading
 from pyro_tbr.posterior.model_check import TAIL, ModelCheck, reasons_of
 from pyro_tbr.posterior.tables import names_index
@@ -39,6 +39,7 @@ def checked(
     features: Tensor | None,
     unit: Tensor,
     names: tuple[tuple[str, ...], tuple[Hashable, ...]],
+    stats: Statistics,
     *,
     seen: bool,
 ) -> ModelCheck:
@@ -50,11 +51,12 @@ def checked(
         features: Of the rows, standardised, (N, D); ``None`` where they are the latents.
         unit: The user's units in one unit of the outcomes the model sees, (Q,).
         names: Of weights and outcomes.
-        seen: The guide was moved to its optimum for these rows, so they fit a little better.
+        stats: Of all rows that the guide has seen.
+        seen: The rows are among those, so they fit a little better than others.
     """
     weights, outcomes = names
     num_latents = guide.head.num_latents
-    residuals = _residuals(guide, rows, seen=seen)
+    residuals = _residuals(guide, rows, stats, seen=seen)
     reference = Reference(rows, residuals)
     environments = _environments(guide, reference, unit, outcomes)
     squares = rows.design[:, :num_latents].double().square()
@@ -69,8 +71,7 @@ def checked(
         missing = reference.one_more(leading(features.double()))
     correlations, worth = _together(residuals.u, outcomes)
     # By the noise alone: a row that its environment's weights follow has a small residual.
-    far = residuals.u * residuals.sd / residuals.noise_sd
-    tails = _tails(far if guide.head.likelihood.exact else None, outcomes)
+    tails = _tails(residuals.raw if guide.head.likelihood.exact else None, outcomes)
     found = ModelCheck(environments, latents, *missing, correlations, worth, tails, ())
     reasons = reasons_of(found, remedy=_remedy(guide.head.likelihood))
     return ModelCheck(**(vars(found) | {"reasons": reasons}))
@@ -95,7 +96,7 @@ def check_of(view: PosteriorView, x: Any, y: Any, env: Any, known: Mapping[str, 
         shown = encoder.prepare(features[picked.cpu()].to(rows.y.device))
     names = view.latent_names, view.outcome_names
     unit = view.scaling.outcome_scale()
-    return checked(view.guide, rows.select(picked), shown, unit, names, seen=False)
+    return checked(view.guide, rows.select(picked), shown, unit, names, view.stats, seen=False)
 
 
 def _remedy(likelihood: Likelihood) -> str:
@@ -114,45 +115,44 @@ def some_rows(number: int) -> Tensor:
     return torch.linspace(0, number - 1, MOST_ROWS, dtype=torch.float64).round().long()
 
 
-def _residuals(guide: Guide, rows: DesignRows, *, seen: bool) -> Residuals:
+def _residuals(guide: Guide, rows: DesignRows, stats: Statistics, *, seen: bool) -> Residuals:
     """See :class:`Residuals`; rows that the weights have moved towards have smaller ones."""
-    moments = guide.node_moments()
-    mean, var = predictor_moments(rows.design.to(moments.mean), rows.env_index, moments)
-    mean, var = mean.double(), var.double()
+    mean, var = _predictor(guide, rows, stats)
     nuisance = guide.nuisance_of(rows)
     likelihood = guide.head.likelihood
     centre, noise = likelihood.predictive_moments(mean, torch.zeros_like(mean), nuisance)
     noise = noise.double().clamp(min=_LEAST_NOISE**2)
     noise_sd = noise.sqrt()
     if likelihood.exact and seen:
-        # Of latents that correlate, variances as if they did not are far too large a share.
-        var = torch.minimum(var, noise * _leverage(rows))
         noise = torch.maximum(noise - var, _LEAST_SHARE * noise)
     elif likelihood.exact:
         noise = noise + var
-    return Residuals((rows.y.double() - centre) / noise.sqrt(), noise.sqrt(), noise_sd)
+    far = rows.y.double() - centre
+    return Residuals(far / noise.sqrt(), noise.sqrt(), far / noise_sd, noise_sd)
 
 
-def _leverage(rows: DesignRows) -> Tensor:
-    """Of each row and outcome in a regression of its environment alone, (N, Q); at most 1."""
-    design, observed = rows.design.double(), (~torch.isnan(rows.y)).double()
-    environments = ByEnvironment(rows.env_index)
-    outer = design.unsqueeze(-1) * design.unsqueeze(-2)
-    parts = []
-    for here in observed.T:
-        gram = environments.sums(here.reshape(-1, 1, 1) * outer)
-        inverse = torch.linalg.pinv(gram, hermitian=True, rtol=1e-10)
-        parts.append(
-            (design * (inverse[environments.at] @ design.unsqueeze(-1)).squeeze(-1)).sum(-1)
-        )
-    return torch.stack(parts, -1).clamp(0, 1)
+def _predictor(guide: Guide, rows: DesignRows, stats: Statistics) -> NodeMoments:
+    """Means and variances of the rows' predictors, (N, Q) double, weights of a node jointly.
+
+    Of weights that rows hardly tell apart, variances as if they were independent would be far too
+    large.
+    """
+    nodes, at = rows.env_index.unique(return_inverse=True)
+    mean, var = (part[nodes].double() for part in guide.node_moments())
+    cov = torch.diag_embed(var.mT)  # (E, Q, W, W)
+    place = torch.searchsorted(stats.nodes, nodes).clamp(max=len(stats.nodes) - 1)
+    known = stats.nodes[place] == nodes
+    # As the rows are, whatever their weights' variances are multiplied by.
+    joint = guide.joint_cov(stats._replace(inflation=None))
+    cov[known] = joint[place[known]].to(cov)
+    return predictor_moments(rows.design.double(), at, NodeMoments(mean, var), cov)
 
 
 def _environments(
     guide: Guide, reference: Reference, unit: Tensor, outcomes: tuple[Hashable, ...]
 ) -> pd.DataFrame:
     """See :class:`ModelCheck`."""
-    environments, (u, sd, _) = reference.environments, reference.residuals
+    environments, (u, sd, _, _) = reference.environments, reference.residuals
     seen = ~torch.isnan(u)
     parts = (seen.double(), u.nan_to_num().square(), torch.where(seen, sd, 0.0).square())
     count, square, noise = (environments.sums(part).cpu().numpy() for part in parts)
@@ -189,11 +189,11 @@ def _curvature(
     weights = guide.node_moments().mean[rows.env_index].double()  # (N, W, Q)
     top, bottom = squares.new_zeros(squares.shape[1]), squares.new_zeros(squares.shape[1])
     each = squares.new_zeros(squares.shape)
-    for q, (u, own) in enumerate(reference.outcomes(squares)):
+    for q, (raw, _, own) in enumerate(reference.outcomes(squares)):
         effect = weights[:, : squares.shape[1], q] * own
-        top += (effect * u.unsqueeze(-1)).sum(0)
+        top += (effect * raw.unsqueeze(-1)).sum(0)
         bottom += effect.square().sum(0)
-        each += effect * u.unsqueeze(-1)
+        each += effect * raw.unsqueeze(-1)
     bottom = bottom.clamp(min=1e-300)
     return (top / bottom).cpu().numpy(), (each.square().sum(0).sqrt() / bottom).cpu().numpy()
 
