@@ -50,8 +50,9 @@ class Head(LocalParamsModule):
         own = self.prior
         latents = own.num_latents if num_latents is None else num_latents
         width = latents + own.num_weights - own.num_latents
-        loc = own.root_loc.cpu() if latents == own.num_latents else None
         sizes = (width, own.num_outcomes)
+        loc, both = own.root_loc.new_zeros(sizes, device="cpu"), min(latents, own.num_latents)
+        loc[:both], loc[latents:] = own.root_loc[:both], own.root_loc[own.num_latents :]
         built = prior.build(
             self.tree, *sizes, num_latents=latents, root_loc=loc,
             predictor_scale=own.predictor_scale,

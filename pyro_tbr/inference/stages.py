@@ -43,6 +43,7 @@ from pyro_tbr.inference.rotation.choice import (
     widened,
 )
 from pyro_tbr.inference.rotation.judging import basis_elbo, judging_head
+from pyro_tbr.inference.rotation.needed import needed_axes
 from pyro_tbr.inference.rotation.reference import reference_point
 from pyro_tbr.inference.rotation.search import expand_basis, rotation_problem
 from pyro_tbr.models import LinearEncoder, TreeModel
@@ -193,13 +194,16 @@ class Stages:
                 "constant, or its training has run away; lower options.encoder_lr, or look for "
                 "outliers and scale the data"
             )
-        whiten = axes[:, keep] / variance[keep].sqrt()
-        rank, latent_dim = int(keep.sum()), own.shape[1]
-        dense = self.model.head.with_prior(GaussianPrior(), rank)
-        guide = TreeGuide(dense, rows.nodes(tree.num_nodes)).to(rows.y.device)
-        white = self.model.design((honest - centre) @ whiten)
+        white, nodes = axes[:, keep] / variance[keep].sqrt(), rows.nodes(tree.num_nodes)
         with stage("dense weights", total=1):
-            stats = self.settle(guide, white, rows).flattened()
+            guide, stats = self._dense_weights((honest - centre) @ white, rows)
+            weights = guide.node_moments().mean[stats.nodes]
+            needed = needed_axes(guide.head, nodes, stats, weights)
+            if needed.shape[1] < needed.shape[0]:
+                detail("%d of %d latents are needed", *needed.shape[::-1])
+                white = white @ needed.to(white)
+                guide, stats = self._dense_weights((honest - centre) @ white, rows)
+        rank, latent_dim = white.shape[1], own.shape[1]
         problem = rotation_problem(
             tree,
             stats,
@@ -213,19 +217,27 @@ class Stages:
             found = rotate_to_sparsity(problem, self.options.restarts, SEARCH_STEPS, self.generator)
         # Mean field has bad optima, and where scales are held jointly with the weights an update
         # takes as long as all the search.
-        judge, nodes = judging_head(self.model.head), rows.nodes(tree.num_nodes)
-        quick = self.guide_kind == "tree" and not judge.prior.tree_factor().joint
-        if rank == latent_dim and quick:
+        head = self.model.head
+        if rank < latent_dim:
+            head = head.with_prior(self.model.prior_spec, rank)
+        judge = judging_head(head)
+        if self.guide_kind == "tree" and not judge.prior.tree_factor().joint:
             with stage("bases that are close", total=1):
                 found = decided(found, lambda one: basis_elbo(judge, nodes, stats, one))
         turned = stats.transform(expand_basis(found.basis, found.offset, stats.gram.shape[-1]))
         found = arranged(tree, found, turned)
         linear = own.new_zeros(latent_dim, latent_dim)
-        linear[:, :rank] = whiten @ found.basis
+        linear[:, :rank] = white @ found.basis
         offset = own.new_zeros(latent_dim)
         offset[:rank] = found.offset
         reference.model.encoder.set_output(centre, linear, offset)
         return (honest - centre) @ linear - offset, found
+
+    def _dense_weights(self, z: Tensor, rows: StandardRows) -> tuple[TreeGuide, Statistics]:
+        """Weights of white latents (N, r) that may change on every arc; statistics flattened."""
+        head = self.model.head.with_prior(GaussianPrior(), z.shape[1])
+        guide = TreeGuide(head, rows.nodes(head.tree.num_nodes)).to(rows.y.device)
+        return guide, self.settle(guide, self.model.design(z), rows).flattened()
 
     def settle(
         self,

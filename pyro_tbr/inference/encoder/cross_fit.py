@@ -107,7 +107,10 @@ def is_trained(fit: DenseFit) -> bool:
 
 
 def align(theirs: Tensor, reference: Tensor, new: Tensor) -> Tensor:
-    """``new`` moved by the affine map that takes ``theirs`` nearest to ``reference``."""
+    """``new`` moved by the affine map that takes ``theirs`` nearest to ``reference``.
+
+    Latents that do not exist are columns of zeros, where ``torch.linalg.lstsq`` is wrong.
+    """
     one = torch.ones_like(theirs[:, :1])
-    solution = torch.linalg.lstsq(torch.cat([theirs, one], 1), reference).solution
+    solution = torch.linalg.pinv(torch.cat([theirs, one], 1)) @ reference
     return torch.cat([new, torch.ones_like(new[:, :1])], 1) @ solution

@@ -235,7 +235,7 @@ class DenseStage:
         """Training of the encoder; only the guide of SVI is mean field."""
         prepared = rows.prepared(model.encoder)
         tried = None if held_out is None else held_out.prepared(model.encoder)
-        exact = dense_guide(model.head, rows)
+        exact = dense_guide(model.head, rows.nodes(model.tree.num_nodes))
         if isinstance(exact, JointGuide) and has_closed_form(model, prepared):
             return alternate(
                 model,
@@ -276,7 +276,7 @@ class DenseStage:
         self, model: TreeModel, rows: StandardRows
     ) -> tuple[JointGuide | TreeGuide, Statistics]:
         """Posterior of the dense weights for the encoder as it is, exact along the tree."""
-        guide = dense_guide(model.head, rows)
+        guide = dense_guide(model.head, rows.nodes(model.tree.num_nodes))
         with torch.no_grad():
             design = model.design(model.encoder(rows.x))
         return guide, condition(guide, rows.with_design(design), sweeps=_DENSE_SWEEPS)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyro_tbr.heads import GaussianPrior, Head, TreeGuide, condition
 from pyro_tbr.heads.joint_guide import JointGuide
-from pyro_tbr.inference.encoder.rows import PreparedRows, StandardRows
+from pyro_tbr.inference.encoder.rows import PreparedRows
 from pyro_tbr.models.encoders import Encoder, LinearEncoder
 from pyro_tbr.models.tree_model import TreeModel
 
@@ -19,12 +19,16 @@ _DIRECTION_SWEEPS = 60
 _MOST_NUMBERS, _MOST_LEVELS = 15_000_000, 300
 
 
-def dense_guide(head: Head, rows: StandardRows) -> JointGuide | TreeGuide:
-    """The guide of dense weights: joint where outcomes are normal and that is no great work."""
+def dense_guide(head: Head, informed_nodes: Tensor) -> JointGuide | TreeGuide:
+    """The guide of dense weights: joint where outcomes are normal and that is no great work.
+
+    Nodes that have rows, (V,) bool.
+    """
     tree = head.tree
     few = tree.num_nodes * head.num_outcomes * head.num_weights**2 <= _MOST_NUMBERS
     joint = head.likelihood.exact and few and tree.depth <= _MOST_LEVELS
-    return (JointGuide if joint else TreeGuide)(head, rows.nodes(tree.num_nodes)).to(rows.y.device)
+    guide = (JointGuide if joint else TreeGuide)(head, informed_nodes)
+    return guide.to(head.prior.root_loc.device)
 
 
 def spans_all(encoder: Encoder) -> bool:
@@ -73,7 +77,7 @@ def leading_axes(
     See :func:`leading_directions`; double precision.
     """
     head = model.head.with_prior(GaussianPrior(pooled=True), width)
-    guide = dense_guide(head, rows.rows)
+    guide = dense_guide(head, rows.rows.nodes(head.tree.num_nodes))
     _start_scales(guide, kept)
     few = isinstance(guide, TreeGuide)  # its sweeps are several, and longer
     stats = condition(

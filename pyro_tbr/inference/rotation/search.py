@@ -253,7 +253,8 @@ def by_torch(
 def expand_basis(basis: Tensor, offset: Tensor, num_weights: int) -> Tensor:
     """The map of the whole design, (*B, W, W): new latents are ``z @ basis - offset``.
 
-    The intercept stays 1; without one the offset (*B, K) is ignored.
+    The intercept stays 1; without one the offset (*B, K) is ignored. A basis (K, r) of fewer
+    latents gives a map to their design, of ``num_weights`` columns.
     """
     k = basis.shape[-1]
     if num_weights == k:
