@@ -114,7 +114,8 @@ def true_changes(simulation: Simulation, posterior: Posterior) -> pd.DataFrame:
 
     Returns:
         The rows of ``posterior.deltas()``: parent, child, latent, outcome, change (bool), and
-        informed (bool): whether there are data below the arc, without which no fit can know.
+        informed (bool): whether there are data below the arc and the latent is not constant,
+        without which no fit can know.
 
     Raises:
         DataError: The posterior is on another tree.
@@ -124,7 +125,7 @@ def true_changes(simulation: Simulation, posterior: Posterior) -> pd.DataFrame:
     match = match_latents(simulation.z, posterior.encode(simulation.x))
     intercept = simulation.intercept_deltas if posterior.model.intercept else None
     gates = match_gates(simulation.gates, match, posterior.model.latent_dim, intercept)
-    informed = posterior.guide.informed_arcs.cpu()[:, None, None].expand(gates.shape)
+    informed = torch.from_numpy(posterior.informed_changes)[..., None].expand(gates.shape)
     columns = {"change": torch.from_numpy(gates), "informed": informed}
     return long_table(posterior.tree, columns, posterior.latent_names, posterior.outcome_names)
 

@@ -358,26 +358,31 @@ class Guide(LocalParamsModule):
         return torch.cat([block[:, arcs].any(1) for block in blocks]).double().mean(0)
 
     @torch.no_grad()
-    def arc_inclusion(self, outcomes: Tensor) -> ArcInclusion:
-        """Probabilities that some of these outcomes (n,) changed; here shares of draws."""
+    def arc_inclusion(self, outcomes: Tensor, exists: Tensor) -> ArcInclusion:
+        """Probabilities that some of these outcomes (n,) changed; here shares of draws.
+
+        Of several weights together those count that exist, (W,) bool.
+        """
         generator = Generator().manual_seed(_PATH_SEED)
         total, num_latents = [], self.head.num_latents
         for block in self.sample_arcs("gates", _PATH_DRAWS, generator):
             some = (block[..., outcomes] > 0).any(-1)  # (s, A, W)
-            each = [some, some[..., :num_latents].any(-1, True), some.any(-1, True)]
+            real = some & exists
+            each = [some, real[..., :num_latents].any(-1, True), real.any(-1, True)]
             total.append(torch.cat(each, -1).double().sum(0))
         found = torch.stack(total).sum(0) / _PATH_DRAWS
         return ArcInclusion(found[:, :-2], found[:, -2], found[:, -1])
 
-    def _arc_inclusion_apart(self, none: Tensor, outcomes: Tensor) -> ArcInclusion:
+    def _arc_inclusion_apart(self, none: Tensor, outcomes: Tensor, exists: Tensor) -> ArcInclusion:
         """The same of weights that are independent.
 
         From the probability that none of the outcomes changed where there are rows, (A, W).
         """
         known = self.informed_arcs.reshape(-1, 1)
         none = torch.where(known, none.double(), self.factor.prior_none(outcomes).double())
-        slopes = 1 - none[:, : self.head.num_latents].prod(-1)
-        return ArcInclusion(1 - none, slopes, 1 - none.prod(-1))
+        real = torch.where(exists, none, 1.0)
+        slopes = 1 - real[:, : self.head.num_latents].prod(-1)
+        return ArcInclusion(1 - none, slopes, 1 - real.prod(-1))
 
     def shrinkage(self) -> Tensor:
         """Posterior mean of the share of a change that its prior takes away, (A, W, Q).

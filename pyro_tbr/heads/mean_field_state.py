@@ -153,10 +153,10 @@ class MeanFieldState(Guide):
         return 1 - (1 - self.delta_moments().inclusion[arcs].double()).prod(0)
 
     @torch.no_grad()
-    def arc_inclusion(self, outcomes: Tensor) -> ArcInclusion:
+    def arc_inclusion(self, outcomes: Tensor, exists: Tensor) -> ArcInclusion:
         """See :meth:`Guide.arc_inclusion`: all gates are independent."""
         none = (1 - self.delta_moments().inclusion[..., outcomes].double()).prod(-1)
-        return self._arc_inclusion_apart(none, outcomes)
+        return self._arc_inclusion_apart(none, outcomes, exists)
 
     def forward(self, *args: object, **kwargs: object) -> None:
         """Pyro sites of q; the arguments are the model's and not used."""

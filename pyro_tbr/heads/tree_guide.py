@@ -333,10 +333,10 @@ class TreeGuide(TreeState):
         return torch.minimum(torch.maximum(value, single.amax(-1)), single.sum(-1).clamp(max=1.0))
 
     @torch.no_grad()
-    def arc_inclusion(self, outcomes: Tensor) -> ArcInclusion:
+    def arc_inclusion(self, outcomes: Tensor, exists: Tensor) -> ArcInclusion:
         """See :meth:`Guide.arc_inclusion`: by closed forms, latents independent."""
         none = self.factor.none_open(self.current, outcomes)
-        return self._arc_inclusion_apart(none, outcomes)
+        return self._arc_inclusion_apart(none, outcomes, exists)
 
     def forward(self, *args: object, **kwargs: object) -> None:
         """Pyro sites of q: one joint draw along the tree, its log density on ``root_weights``.

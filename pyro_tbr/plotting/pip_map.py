@@ -24,7 +24,8 @@ def plot_pips(
 
     An arc is named by its child; arcs come as a walk through the drawn tree meets them, so a clade
     is a block of rows. Where not all names fit, arcs with a PIP of 1/2 or more have theirs first.
-    Rows without data below are left white: their PIP is the prior's.
+    Rows without data below, and columns of latents that are constant, are left white: their PIP is
+    the prior's.
 
     Args:
         posterior: Whose PIPs.
@@ -39,6 +40,7 @@ def plot_pips(
     """
     tree = posterior.tree
     pips, of_outcome = pick_outcome(posterior, inclusion(posterior), outcome)
+    pips = np.where(posterior.weights_that_exist, pips, np.nan)
     rows = tree_layout(tree).order[1:] - 1
     names = posterior.latent_names
     labels = [text.node_text(tree, tree.nodes[arc + 1]) for arc in rows]
@@ -55,7 +57,7 @@ def plot_pips(
     _blank(ax, np.flatnonzero(~informed), len(names), "//////" if fine else "")
     ax.set_ylim(len(rows), 0)
     ax.spines[:].set_visible(False)
-    largest = pips[rows].max(1)
+    largest = np.nanmax(pips[rows], axis=1)
     importance = np.where(informed & (largest >= CHANGED_FROM), largest, 0.0)
     text.label_rows(ax, np.arange(len(rows)) + 0.5, labels, importance)
     canvas.label_columns(ax, columns)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_tbr.errors import DataError
+from pyro_tbr.heads.moments import ArcInclusion
 from pyro_tbr.posterior.tables import arc_index, names_index
 from pyro_tbr.posterior.view import PosteriorView, require_gates
 
@@ -29,8 +30,7 @@ def arc_pip_table(view: PosteriorView, outcome: Hashable) -> pd.DataFrame:
             f"outcome={outcome!r} is none of the outcomes {names}: give one of them, or None for "
             "whichever"
         )
-    where = view.guide.informed_arcs.device
-    found = view.guide.arc_inclusion(torch.tensor(chosen, device=where))
+    found = _inclusion(view, chosen)
     columns = names_index([*view.latent_names, ANY_SLOPE, ANY], "latent")
     parts = [found.each, found.slopes.unsqueeze(-1), found.every.unsqueeze(-1)]
     values = torch.cat(parts, -1).cpu().double().clamp(0, 1).numpy()
@@ -40,9 +40,12 @@ def arc_pip_table(view: PosteriorView, outcome: Hashable) -> pd.DataFrame:
 @torch.no_grad()
 def slope_inclusion(view: PosteriorView) -> Tensor:
     """Probability that some latent's effect on an outcome changed along an arc, (A, Q)."""
-    where = view.guide.informed_arcs.device
-    found = [
-        view.guide.arc_inclusion(torch.tensor([q], device=where)).slopes
-        for q in range(len(view.outcome_names))
-    ]
+    found = [_inclusion(view, [q]).slopes for q in range(len(view.outcome_names))]
     return torch.stack(found, -1).cpu().double().clamp(0, 1)
+
+
+def _inclusion(view: PosteriorView, outcomes: list[int]) -> ArcInclusion:
+    """See ``Guide.arc_inclusion``."""
+    where = view.guide.informed_arcs.device
+    exists = torch.from_numpy(view.weights_that_exist).to(where)
+    return view.guide.arc_inclusion(torch.tensor(outcomes, device=where), exists)

@@ -72,10 +72,9 @@ def credible_set_table(
     if min_purity is not None and not (is_real(min_purity) and 0 <= min_purity <= 1):
         raise DataError(f"min_purity={min_purity!r} must be from 0 to 1, such as 0.25, or None")
     check_number(num_draws, "num_draws")
-    # An arc without data below changed with the prior's probability: no discovery.
-    pips = view.guide.delta_moments().inclusion.cpu().flatten(1)  # (A, W * Q)
-    likely = view.guide.informed_arcs.cpu() & (pips.amax(1) > _LEAST_PIP)
-    arcs = likely.nonzero()[:, 0]
+    informed = torch.from_numpy(view.informed_changes)[..., None]
+    pips = torch.where(informed, view.guide.delta_moments().inclusion.cpu(), 0.0).flatten(1)
+    arcs = (pips.amax(1) > _LEAST_PIP).nonzero()[:, 0]
     # Of the other trees all arcs together do not reach the coverage.
     trees = (pips[arcs].sum(0) > coverage - _MARGIN).nonzero()[:, 0]
     gates: dict[int, NDArray[np.bool_]] = {}

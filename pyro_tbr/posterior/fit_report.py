@@ -23,7 +23,7 @@ class FitReport:
     """What a fit did and found on the way; printed it is a few lines.
 
     Attributes:
-        rank: Latents that exist; the others, last in order, are not used.
+        rank: Latents that exist and outcomes need; the others, last in order, are zero everywhere.
         history: Training of the encoder: stage, step, loss (negative ELBO a row) and held-out loss:
             negative expected log score a row, or, of a neural encoder of normal outcomes, the mean
             squared error of standardised ones. Stages are ``choosing``, on part of the rows, of

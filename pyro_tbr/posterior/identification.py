@@ -38,7 +38,7 @@ class Identification:
         num_environments: Nodes with rows.
         num_outcomes: Q.
         worth: How many independent outcomes the Q are worth, as their residuals correlate.
-        rank: Latents that exist.
+        rank: Latents that exist and outcomes need; the others are zero everywhere.
         latent_dim: K.
         condition: Condition number of the environments' weights, latents scaled alike: large where
             some mixture of latents has nearly the same weights everywhere. Of latents in use.
@@ -209,9 +209,9 @@ def _in_use(view: PosteriorView) -> tuple[np.ndarray, np.ndarray]:
 
     Strong ones first: of the evidence for a weaker one only counts what those do not take up.
     """
-    latent_dim, rank = view.model.latent_dim, view.report.rank
+    latent_dim = view.model.latent_dim
     evidence = view.guide.weight_evidence(view.stats)[:latent_dim].cpu().double().numpy().copy()
-    used = np.arange(latent_dim) < rank
+    used = view.weights_that_exist[:latent_dim]
     if not view.model.encoder.trainable:
         return evidence, used
     used = used & (evidence > LEAST_EVIDENCE)

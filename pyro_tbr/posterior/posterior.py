@@ -107,7 +107,8 @@ class Posterior(ChangeAnswers, FeatureAnswers):
             x: Features, columns matched by name where ``fit`` had a DataFrame.
 
         Returns:
-            (N, K), a DataFrame where ``x`` is one.
+            (N, K), a DataFrame where ``x`` is one. Latents that the outcomes do not need are zero
+            everywhere, see ``identification()``.
         """
         features, index = align_features(self.schema, x, keep_sparse=True)
         z = self.latents(features).cpu().numpy()

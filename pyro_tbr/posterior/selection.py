@@ -81,8 +81,7 @@ def chosen_changes(view: PosteriorView, fdr: float) -> tuple[Selection, NDArray[
         part.cpu().double().flatten(1).numpy()
         for part in (view.guide.delta_moments().inclusion, view.guide.log_odds())
     )
-    # Without data below an arc its PIP is the prior's: no discovery.
-    informed = np.repeat(view.guide.informed_arcs.cpu().numpy(), pips.shape[1])
+    informed = np.repeat(view.informed_changes, len(view.outcome_names), axis=1)
     rows = np.flatnonzero(informed)
     found = select_at_fdr(pips.ravel()[rows], fdr, order_by=log_odds.ravel()[rows])
     rows = rows[found.chosen]

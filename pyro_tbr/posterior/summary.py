@@ -138,7 +138,9 @@ def latent_table(view: PosteriorView, identified: Identification) -> pd.DataFram
         if "sharing" in guide.hyper:
             sharing, weights = cast(HyperFactor, guide.hyper["sharing"]).points()
             columns["sharing"] = torch.einsum("t,twq->w", weights, sharing)
-        columns["expected_changes"] = moments.inclusion[informed].sum((0, 2))
+        expected = moments.inclusion[informed].sum((0, 2)).cpu()
+        exists = torch.from_numpy(view.weights_that_exist)
+        columns["expected_changes"] = torch.where(exists, expected, torch.nan)
     names = names_index(view.latent_names, "latent")
     latents = pd.DataFrame({name: v.cpu().numpy() for name, v in columns.items()}, index=names)
     used = identified.latents["used"].to_numpy()
@@ -173,14 +175,12 @@ def summarise(view: PosteriorView) -> Summary:
 def surest(view: PosteriorView, identified: Identification, most: int) -> pd.DataFrame:
     """Changes that the data speak of, surest first: rows of ``Posterior.deltas``, no log odds.
 
-    Those of latents that are not used, and on arcs without data below, whose PIP is the prior's,
-    are left out.
+    Those of latents that are not used, and those of which the rows say nothing, are left out.
     """
     moments = view.guide.delta_moments()
     by_size = moments.mean.double().square() / moments.var
     sure = (moments.inclusion if view.guide.has_gates else by_size).cpu().double().numpy().copy()
-    spoken = np.zeros(sure.shape, dtype=bool)
-    spoken[view.guide.informed_arcs.cpu().numpy()] = True
+    spoken = np.broadcast_to(view.informed_changes[..., None], sure.shape).copy()
     spoken[:, [name in identified.unused for name in view.latent_names]] = False
     rows = np.flatnonzero(spoken)
     order = np.argsort(-sure.ravel()[rows], kind="stable")[:most]

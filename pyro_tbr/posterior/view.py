@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any, TypeVar
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -131,6 +132,22 @@ class PosteriorView:
         if self.model.intercept:
             per_latent = torch.cat([per_latent, per_latent.new_ones(1)])
         return per_latent[:, None] * self.scaling.scale
+
+    @property
+    def weights_that_exist(self) -> np.ndarray:
+        """Latents that are not constant, and the intercept, (W,) bool."""
+        exists = np.ones(len(self.latent_names), dtype=bool)
+        exists[self.report.rank : self.model.latent_dim] = False
+        return exists
+
+    @property
+    def informed_changes(self) -> np.ndarray:
+        """Of which changes the rows say something, (A, W) bool.
+
+        Elsewhere, on arcs without rows below and of latents that are constant, a PIP is the
+        prior's: no discovery.
+        """
+        return self.guide.informed_arcs.cpu().numpy()[:, None] & self.weights_that_exist
 
     # ---- rows of the user's
 

@@ -59,7 +59,7 @@ def test_trees_that_talk_are_near_enumeration(name, sharing):
     _, guide, _, _ = grouped(SMALL_TREES[name], sharing)
     found, deltas = exact(guide, sharing), guide.delta_moments()
     assert_close(deltas.inclusion[:, 0], found.pips, rtol=0, atol=0.02)
-    some = guide.arc_inclusion(torch.arange(2))
+    some = guide.arc_inclusion(torch.arange(2), torch.tensor(True))
     assert_close(some.each[:, 0], found.some, rtol=0, atol=0.02)
     assert_close(some.each[:, 0], some.every)
     assert_close(guide.node_moments().mean[:, 0], found.node_mean, rtol=0, atol=0.02)
@@ -102,7 +102,7 @@ def test_joint_draws_go_together_as_the_arcs_say():
     gates = guide.sample(4_000, torch.Generator().manual_seed(0))["gates"][:, :, 0]
     inclusion = guide.delta_moments().inclusion[:, 0]
     assert_mean(gates, inclusion, atol=1e-3)
-    some = guide.arc_inclusion(torch.arange(2)).each[:, 0]
+    some = guide.arc_inclusion(torch.arange(2), torch.tensor(True)).each[:, 0]
     apart = 1 - (1 - inclusion).prod(-1)
     assert (apart - some).max() > 0.15  # else it tells nothing
     assert_close(gates.amax(-1).mean(0), some, rtol=0, atol=0.03)

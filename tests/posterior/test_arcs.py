@@ -93,7 +93,7 @@ def test_mean_field_and_any_other_guide():
     known = posterior.guide.informed_arcs
     found = torch.tensor(posterior.arc_pips().iloc[:, :3].to_numpy())
     torch.testing.assert_close(found[known], (1 - (1 - pips).prod(-1))[known], atol=1e-6, rtol=0)
-    by_draws = Guide.arc_inclusion(posterior.guide, torch.arange(3))
+    by_draws = Guide.arc_inclusion(posterior.guide, torch.arange(3), torch.tensor(True))
     assert (by_draws.each - found).abs().max() < 0.04
     slopes = torch.tensor(posterior.arc_pips()["any_slope"].to_numpy())
     assert (by_draws.slopes - slopes).abs().max() < 0.04

@@ -26,7 +26,7 @@ def test_chains_are_enumeration(tree, sharing, num_rows, seed):
     gates = found.chains("gates")[:, :, :, 0]
     assert_draws_mean(gates, expected.pips)
     assert_draws_mean(gates.any(-1).double(), expected.some)
-    some = found.arc_inclusion(torch.arange(2))
+    some = found.arc_inclusion(torch.arange(2), torch.tensor(True))
     assert (some.each[:, 0] - expected.some).abs().max() < 0.05
 
 

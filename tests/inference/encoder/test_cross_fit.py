@@ -46,3 +46,12 @@ def test_align_undoes_an_affine_map():
     turn = torch.randn(3, 3, generator=generator, dtype=torch.float64)
     theirs = z @ turn + 5
     torch.testing.assert_close(align(theirs[:30], z[:30], theirs[30:]), z[30:])
+
+
+def test_align_where_latents_do_not_exist():
+    generator = torch.Generator().manual_seed(1)
+    theirs = torch.randn(50, 2, generator=generator, dtype=torch.float64) - 0.05
+    z, none = 2 * theirs + 1, torch.zeros(50, 3, dtype=torch.float64)
+    wide, reference = torch.cat([theirs, none], 1), torch.cat([z, none], 1)
+    found = align(wide[:30], reference[:30], wide[30:])
+    torch.testing.assert_close(found, reference[30:])

@@ -1,0 +1,80 @@
+"""Latents that outcomes do not need are left out, those that they need are not."""
+
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import pyro_tbr as tbr
+from pyro_tbr.heads import GaussianPrior, condition
+from pyro_tbr.heads.rows import DesignRows
+from pyro_tbr.inference.encoder.directions import dense_guide
+from pyro_tbr.inference.rotation.needed import needed_axes
+
+
+def asked(sim, spare, seed=0):
+    """The true latents and spare directions of noise, turned at random; what is found needed."""
+    rng = np.random.default_rng(seed)
+    z = np.column_stack([sim.z, rng.standard_normal((len(sim.z), spare))])
+    z = (z - z.mean(0)) @ np.linalg.inv(np.linalg.cholesky(np.cov(z.T))).T
+    z = z @ np.linalg.qr(rng.standard_normal((z.shape[1],) * 2))[0]
+    y = torch.from_numpy(sim.y.reshape(len(z), -1))
+    model = tbr.TreeModel(sim.tree, z.shape[1], "identity", likelihood=sim.likelihood)
+    if sim.likelihood == "gaussian":
+        y = (y - y.mean(0)) / y.std(0)
+    built = model.build(z.shape[1], y.shape[1])
+    nodes = torch.zeros(sim.tree.num_nodes, dtype=torch.bool)
+    index = torch.tensor([sim.tree.index(one) for one in sim.env])
+    nodes[index] = True
+    head = built.head.with_prior(GaussianPrior())
+    guide = dense_guide(head, nodes)
+    design = torch.cat([torch.from_numpy(z), torch.ones(len(z), 1)], 1)
+    stats = condition(guide, DesignRows(design, y, index)).flattened()
+    axes = needed_axes(head, nodes, stats, guide.node_moments().mean[stats.nodes])
+    return z @ axes.numpy(), axes
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
+@pytest.mark.parametrize("spare", [0, 1, 3])
+def test_spare_directions_are_left_out(likelihood, spare):
+    sim = tbr.simulate(
+        num_leaves=10, latent_dim=2, num_features=2, rows_per_leaf=80, changes="bernoulli",
+        likelihood=likelihood, seed=3,
+    )  # fmt: skip
+    kept, axes = asked(sim, spare)
+    assert axes.shape == (2 + spare, 2)
+    torch.testing.assert_close(axes.mT @ axes, torch.eye(2, dtype=axes.dtype))
+    # The true latents are mixtures of what is kept, up to the error of the axes.
+    centred = sim.z - sim.z.mean(0)
+    left = centred - kept @ np.linalg.lstsq(kept, centred, rcond=None)[0]
+    assert (left.var(0) / centred.var(0)).max() < (0.01 if likelihood == "gaussian" else 0.1)
+
+
+def test_one_is_kept_where_outcomes_are_noise():
+    sim = tbr.simulate(num_leaves=8, latent_dim=2, num_features=2, rows_per_leaf=30, seed=1)
+    noise = np.random.default_rng(5).standard_normal(len(sim.y))
+    _, axes = asked(replace(sim, y=noise), 1)
+    assert axes.shape == (3, 1)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_two_latents_fitted_to_one_are_not_its_double(seed):
+    """Few environments: a search among both took the true latent twice, and called neither used."""
+    sim = tbr.simulate(
+        num_leaves=5, latent_dim=1, num_features=3, num_outcomes=3, rows_per_leaf=30,
+        nuisance_dim=2, seed=seed,
+    )  # fmt: skip
+    model = tbr.TreeModel(sim.tree, 2, "linear")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", tbr.ModelWarning)
+        posterior = tbr.fit(model, sim.x, sim.y, sim.env, progress=False)
+    z = posterior.encode(sim.x)
+    assert posterior.identification().unused == ("z1",)
+    assert abs(np.corrcoef(z[:, 0], sim.z[:, 0])[0, 1]) > 0.99
+    assert (z[:, 1] == 0).all()
+    arcs = posterior.arc_pips()
+    np.testing.assert_allclose(arcs["any_slope"], arcs["z0"], atol=1e-9)
+    assert set(posterior.select(fdr=0.5)["latent"]) <= {"z0", "intercept"}
+    assert not tbr.evaluation.true_changes(sim, posterior).query("latent == 'z1'")["informed"].any()
