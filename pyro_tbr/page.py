@@ -23,7 +23,7 @@ from pyro_tbr.plotting import (
     plot_tree,
 )
 from pyro_tbr.posterior import Identification, Posterior
-from pyro_tbr.posterior.saving import replacing
+from pyro_tbr.posterior.files import check_path, replacing
 from pyro_tbr.posterior.selection import chosen_changes
 from pyro_tbr.posterior.summary import described, latent_table, surest
 
@@ -70,6 +70,7 @@ def write_page(
         f"<style>{STYLE}{_PAGE_STYLE}</style></head>"
         f'<body class="tbr">{"".join(parts)}</body></html>'
     )
+    check_path(path, "posterior.to_html('report.html')")
     with replacing(path) as file:
         file.write(text.encode())
 

@@ -5,9 +5,9 @@ from contextlib import contextmanager
 import pytest
 
 from pyro_tbr.heads import condition
-from pyro_tbr.inference import stages
+from pyro_tbr.inference import rotating
 
-FULL_SEARCH = stages.SEARCH_STEPS
+FULL_SEARCH = rotating.SEARCH_STEPS
 # Tests of ten seconds and more that others stand for in the default suite, by parts of their ids.
 LEFT_OUT = (
     "test_examples.py::test_genomes",
@@ -45,7 +45,7 @@ LEFT_OUT = (
 def search_steps(number):
     """Fits inside search for the sparse basis in so many steps."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stages, "SEARCH_STEPS", number)
+        patch.setattr(rotating, "SEARCH_STEPS", number)
         yield
 
 

@@ -133,6 +133,11 @@ class TreeGuide(TreeState):
             self.factor.start_from(root, deltas, self.informed_arcs)
         self.refresh()
 
+    def load_state_dict(self, *args: object, **kwargs: object) -> object:
+        """Also forgets a start, which was for the state before."""
+        self._start = None
+        return super().load_state_dict(*args, **kwargs)
+
     @torch.no_grad()
     def update(
         self,

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -15,18 +16,20 @@ from typing import Any
 import torch
 
 from pyro_tbr.data import Schema, as_given
-from pyro_tbr.errors import IdentificationWarning, ModelWarning, warn_user
+from pyro_tbr.errors import DataError, IdentificationWarning, ModelWarning, warn_user
 from pyro_tbr.heads.guide import Guide
 from pyro_tbr.heads.likelihoods.scaling import Scaling
+from pyro_tbr.inference.checkpoint import Checkpoint, digest, part, seed_in
 from pyro_tbr.inference.choosing import chosen_latent_dim
 from pyro_tbr.inference.encoder.rows import StandardRows
 from pyro_tbr.inference.options import FitOptions
 from pyro_tbr.inference.preparing import Prepared, prepare, torch_settings
 from pyro_tbr.inference.resuming import go_on
-from pyro_tbr.inference.stages import Fitted, Stages, make_guide
+from pyro_tbr.inference.sparse_stage import Task, make_guide
+from pyro_tbr.inference.stages import Fitted, run
 from pyro_tbr.models import TreeModel
 from pyro_tbr.models.principal_axes import column_moments
-from pyro_tbr.posterior import ModelCheck, Posterior
+from pyro_tbr.posterior import LatentDimChoice, ModelCheck, Posterior
 from pyro_tbr.posterior.checking import checked, some_rows
 from pyro_tbr.progress import aside, stage, step, working
 
@@ -52,6 +55,8 @@ def fit(
     progress: bool = True,
     options: FitOptions | None = None,
     ranks: str | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    resume: str | os.PathLike[str] | None = None,
 ) -> Posterior:
     """Fits the model to rows of data.
 
@@ -92,6 +97,11 @@ def fit(
             are gathered and every process ends with the same posterior, that of one process with
             all rows, which is no faster and takes no less memory than there. ``"apart"``: each
             fits what it has for itself, such as other seeds or folds.
+        checkpoint: A file to write what is done to, after each part of the fit: an encoder trained,
+            the rotation, the first weights. However the fit ends (Ctrl-C, SIGTERM, a crash), the
+            file is whole and holds the parts done by then.
+        resume: Such a file, to go on from: the same call ends with the very same posterior as if it
+            had never been cut short. Give it as ``checkpoint`` too, to have it written on.
 
     Returns:
         The posterior, which holds the trained copy of the model.
@@ -107,28 +117,85 @@ def fit(
         ModelWarning: The model does not fit: see ``Posterior.check``.
     """
     given = as_given(exposure, trials, y_se, row_weights)
+    files = {"path": checkpoint, "resume": resume}
+    if ranks == "together" and any(file is not None for file in files.values()):
+        raise DataError(
+            "checkpoint and resume cannot be given with ranks='together': gather the rows in one "
+            "process and fit there"
+        )
+    if seed is None and resume is not None:
+        seed = seed_in(resume)
     prepared = prepare(
         model, x, y, env, given, groups=groups, start=start, seed=seed, options=options,
         ranks=ranks,
     )  # fmt: skip
-    with working("fit", show=progress, plan=_plan(prepared.model, start)):
-        return _fitted(prepared, guide, start)
+    generator, kept = torch.Generator().manual_seed(prepared.seed), None
+    if any(file is not None for file in files.values()):
+        draws = not isinstance(prepared.model.encoder_spec, str)  # a user's own module may
+        identity = _identity(prepared, guide, start)
+        kept = Checkpoint(identity, generator, global_draws=draws, **files)
+    try:
+        with working("fit", show=progress, plan=_plan(prepared.model, start)):
+            return _fitted(prepared, guide, start, generator, kept)
+    except KeyboardInterrupt as error:
+        if checkpoint is not None:
+            error.add_note(f"what is done is in {os.fspath(checkpoint)!r}: fit(..., resume=) of it")
+        raise
 
 
-def _fitted(prepared: Prepared, guide: str | type[Guide], start: Posterior | None) -> Posterior:
+def _identity(
+    prepared: Prepared, guide: str | type[Guide], start: Posterior | None
+) -> dict[str, str]:
+    """Which fit it is, in words that differ where the fits do."""
+    model, rows = prepared.model, prepared.standard
+    name = guide if isinstance(guide, str) else guide.__qualname__
+    encoder, known = model.encoder_spec, rows.terms
+    groups = None if rows.groups is None else rows.groups.index
+    options = {f"options.{name}": repr(value) for name, value in vars(prepared.options).items()}
+    begun = None if start is None else [start.model.encoder, start.guide, start.stats]
+    chosen = "to be chosen" if model.chooses_latent_dim else str(model.latent_dim)
+    priors = [repr(model.prior_spec), model.prior_spec.description]
+    return {
+        "tree": digest(model.tree.__reduce__()[1]),
+        "latent_dim": chosen,
+        "encoder": encoder if isinstance(encoder, str) else type(encoder).__name__,
+        "intercept": str(model.intercept),
+        "likelihood": repr(model.likelihood),
+        "prior": repr(model.prior_spec),
+        "values of the prior": digest(priors),
+        "state of the encoder": digest(None if isinstance(encoder, str) else encoder),
+        "rows": digest(rows.x, rows.y, rows.env_index, groups, known.values, known.weights),
+        "guide": name,
+        "start": digest(begun),
+        "seed": str(prepared.seed),
+    } | options
+
+
+def _fitted(
+    prepared: Prepared,
+    guide: str | type[Guide],
+    start: Posterior | None,
+    generator: torch.Generator,
+    checkpoint: Checkpoint | None,
+) -> Posterior:
     """The posterior of a task, the number of latents chosen first where that is left open."""
     model, rows, standard, schema, scaling, options, seed, _ = prepared
     choice = None
     if model.chooses_latent_dim:
         with stage("number of latents", total=1):
-            choice = chosen_latent_dim(prepared, None, progress=False, patience=_PATIENCE)
+            choice = part(
+                checkpoint,
+                "number of latents",
+                lambda: chosen_latent_dim(prepared, None, progress=False, patience=_PATIENCE),
+                lambda found: dict(vars(found)),
+                lambda left: LatentDimChoice(**left),
+            )
         model = model.with_latent_dim(choice.best)
     built = prepared.built(model, start)
     make_guide(guide, built, standard, options)  # refuses early
-    generator = torch.Generator().manual_seed(seed)
     with torch_settings(built, seed, options.num_threads):
-        stages = Stages(built, guide, options, generator, schema.outcome_names)
-        fitted = stages.run(standard) if start is None else go_on(stages, standard, start)
+        task = Task(built, guide, options, generator, schema.outcome_names, checkpoint)
+        fitted = run(task, standard) if start is None else go_on(task, standard, start)
     counts = torch.bincount(rows.env_index, minlength=model.tree.num_nodes)
     fitted.model.num_rows = len(standard)
     report = replace(fitted.report, seed=seed, options=dict(vars(options)))

@@ -20,7 +20,8 @@ from pyro_tbr.inference.encoder.cross_fit import honest_latents, is_trained
 from pyro_tbr.inference.encoder.dense_stage import DenseStage, Recipe
 from pyro_tbr.inference.encoder.rows import StandardRows
 from pyro_tbr.inference.encoder.training import trace_table
-from pyro_tbr.inference.stages import Fitted, Stages, make_guide
+from pyro_tbr.inference.sparse_stage import Task, make_guide, sparse_stage
+from pyro_tbr.inference.stages import Fitted
 from pyro_tbr.models import TreeModel
 from pyro_tbr.posterior import Posterior
 from pyro_tbr.progress import stage
@@ -91,14 +92,14 @@ def _shown(value: object, other: object) -> str:
     return listed(tuple(own) or value)
 
 
-def go_on(stages: Stages, rows: StandardRows, start: Posterior) -> Fitted:
+def go_on(task: Task, rows: StandardRows, start: Posterior) -> Fitted:
     """The stages after the rotation, from where another fit ended, which is left untouched.
 
     Model and rows are in the units of that fit.
     """
-    options, report = stages.options, start.report
-    maker = DenseStage(stages.model, options, stages.generator)
-    model = copy.deepcopy(stages.model)
+    options, report = task.options, start.report
+    maker = DenseStage(task.model, options, task.generator, task.checkpoint)
+    model = copy.deepcopy(task.model)
     model.encoder = copy.deepcopy(start.model.encoder).to(rows.y.device)
     recipe = maker.recipes(len(rows))[0]
     recipe = Recipe(report.decay, report.num_components, recipe.steps, recipe.lr)
@@ -108,7 +109,7 @@ def go_on(stages: Stages, rows: StandardRows, start: Posterior) -> Fitted:
     folds = folds if is_trained(reference) else 0
     with stage("honest latents", total=1):
         honest = honest_latents(maker, reference, rows, folds, (report.optimism, 0.0))
-    guide = make_guide(stages.guide_kind, model, rows, options)
+    guide = make_guide(task.guide_kind, model, rows, options)
     mine, theirs = model.prior_spec, start.model.prior_spec
     same_prior = type(mine) is type(theirs) and mine.description == theirs.description
     if type(guide) is type(start.guide) and same_prior:
@@ -117,7 +118,7 @@ def go_on(stages: Stages, rows: StandardRows, start: Posterior) -> Fitted:
         root, deltas = start.guide.node_moments().mean[0], start.guide.delta_moments().mean
         guide.start(root.detach().to(rows.y), deltas.detach().to(rows.y))
     guide.to(rows.y.device)
-    stats, design, trace = stages.sparse_stage(model, guide, rows, honest.z, reference)
+    stats, design, trace = sparse_stage(task, model, guide, rows, honest.z, reference)
     history = report.history
     if trace is not None:  # its steps count on from those before
         new, last = trace_table({"sparse": trace}), history["step"][history["stage"] == "sparse"]

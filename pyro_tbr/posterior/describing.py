@@ -161,7 +161,7 @@ def _encoder_of(described: Any, encoder: nn.Module | None, path: str) -> str | n
     if isinstance(described, str):
         return described
     made = _OURS[described["class"]](**described["arguments"])
-    _restore_encoder(made, described["state"])
+    restore_encoder(made, described["state"])
     return made
 
 
@@ -198,7 +198,7 @@ def model_of(
     if isinstance(model.encoder, PreparedEncoder):
         model.encoder.num_components = parts["num_components"]
     try:
-        _restore_encoder(model.encoder, parts["encoder_state"])
+        restore_encoder(model.encoder, parts["encoder_state"])
     except RuntimeError as error:
         raise DataError(f"encoder does not fit the one in {path!r}: {error}") from error
     model.prior.load_state_dict(parts["prior_state"], assign=True)  # dtypes included
@@ -213,7 +213,7 @@ def guide_of(parts: dict[str, Any], model: TreeModel) -> Guide:
     return guide
 
 
-def _restore_encoder(encoder: Encoder, state: dict[str, Tensor]) -> None:
+def restore_encoder(encoder: Encoder, state: dict[str, Tensor]) -> None:
     """Loads the state of an encoder, whose data may have decided on how many features it sees."""
     if isinstance(encoder, PreparedEncoder):
         encoder.projection = state["projection"]

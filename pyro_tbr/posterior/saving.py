@@ -8,11 +8,7 @@ it does not depend on the versions it was written with.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import IO, Any
-from zipfile import BadZipFile, ZipFile
+from typing import Any
 
 import torch
 from torch import nn
@@ -28,6 +24,7 @@ from pyro_tbr.posterior.describing import (
     guide_of,
     model_of,
 )
+from pyro_tbr.posterior.files import LIBRARY, check_path, read_content, replacing
 from pyro_tbr.posterior.fit_report import FitReport
 from pyro_tbr.posterior.latent_choice import LatentDimChoice
 from pyro_tbr.posterior.model_check import ModelCheck
@@ -36,7 +33,8 @@ from pyro_tbr.posterior.tables import names_index
 from pyro_tbr.posterior.view import PosteriorView
 from pyro_tbr.tree import Tree
 
-LIBRARY = "pyro_tbr"
+WRITER = "Posterior.save"
+_CALLS = "posterior.save('fit.pt'), then pyro_tbr.load('fit.pt')"
 # What is written, and the oldest that is read. They count up when files of before can no longer be
 # read, or readers of before would err.
 FORMAT, OLDEST = 4, 2
@@ -46,29 +44,14 @@ _WORDS = {"schema": "names of features and outcomes", "report": "report of the f
 
 def save_view(view: PosteriorView, path: str | os.PathLike[str]) -> None:
     """See ``Posterior.save``."""
+    check_path(path, _CALLS)
     with replacing(path) as file:
         torch.save(_content(view), file)
 
 
-@contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """A file to write; one that is there is replaced once the new one is complete."""
-    _check_path(path)
-    target = Path(path).resolve()  # through links: these stay
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"{str(path)!r}: there is no folder {str(target.parent)!r}")
-    part = target.with_name(f".{target.name}.{os.urandom(4).hex()}.part")
-    try:
-        with part.open("xb") as file:
-            yield file
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 def read_parts(path: str | os.PathLike[str], encoder: nn.Module | None) -> dict[str, Any]:
     """Arguments of the posterior in a file; see ``load``."""
-    _check_path(path)
+    check_path(path, _CALLS)
     content = _read(path)
     try:
         return _parts(content, encoder, os.fspath(path))
@@ -96,14 +79,6 @@ def _parts(content: dict[str, Any], encoder: nn.Module | None, path: str) -> dic
         "row_counts": parts["row_counts"],
         "report": _report_of(parts["report"]),
     }
-
-
-def _check_path(path: object) -> None:
-    if not isinstance(path, str | os.PathLike):
-        raise DataError(
-            f"path must be the name of a file, got {type(path).__name__}: "
-            "posterior.save('fit.pt'), then pyro_tbr.load('fit.pt')"
-        )
 
 
 def _content(view: PosteriorView) -> dict[str, Any]:
@@ -144,22 +119,7 @@ def _report_of(parts: dict[str, Any]) -> FitReport:
 
 def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The file's content, once it is known to be ours and of our format."""
-    with open(path, "rb") as file:
-        try:
-            with ZipFile(file) as records:  # torch does not look at their checksums
-                damaged = records.testzip()
-            if damaged is not None:
-                raise BadZipFile(f"checksum of {damaged}")
-            file.seek(0)
-            content = torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # whatever an unpickler meets in a file of another kind
-            raise DataError(
-                f"{os.fspath(path)!r} is no complete file that Posterior.save wrote "
-                f"({type(error).__name__} while reading it)"
-            ) from error
-    ours = isinstance(content, dict) and content.get("library") == LIBRARY
-    if not ours or not isinstance(content.get("format"), int):
-        raise DataError(f"{os.fspath(path)!r} is a torch file, but not one Posterior.save wrote")
+    content = read_content(path, "posterior", WRITER)
     if not OLDEST <= content["format"] <= FORMAT:
         newer = content["format"] > FORMAT
         raise DataError(

@@ -262,7 +262,7 @@ def test_bad_calls_are_refused_before_training(case, monkeypatch):
     call, error, message = cases[case]
     from pyro_tbr.inference import fit as module
 
-    monkeypatch.setattr("pyro_tbr.inference.stages.Stages.run", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr("pyro_tbr.inference.fit.run", lambda *_: pytest.fail("trained"))
     del module
     model = tbr.TreeModel(data.tree, 2, "linear")
     with pytest.raises(error, match=message):

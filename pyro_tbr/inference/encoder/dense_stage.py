@@ -21,6 +21,7 @@ from pyro_tbr.data import SparseFeatures
 from pyro_tbr.heads import GaussianPrior, MeanFieldGuide, Statistics, TreeGuide, condition
 from pyro_tbr.heads.joint_guide import JointGuide
 from pyro_tbr.heads.moments import predictor_moments
+from pyro_tbr.inference.checkpoint import Checkpoint, Part, part
 from pyro_tbr.inference.encoder.alternating import SVI_STEPS, alternate, has_closed_form
 from pyro_tbr.inference.encoder.directions import dense_guide, leading_directions, spans_all
 from pyro_tbr.inference.encoder.following import follow
@@ -29,6 +30,7 @@ from pyro_tbr.inference.encoder.training import GUIDE_LR, FitTrace, Schedule, tr
 from pyro_tbr.inference.options import FitOptions
 from pyro_tbr.models.encoders import Encoder, LinearEncoder, PreparedEncoder
 from pyro_tbr.models.tree_model import TreeModel
+from pyro_tbr.posterior.describing import restore_encoder
 from pyro_tbr.progress import detail, stage
 
 _ROWS_A_FEATURE = 10  # with fewer rows than this a feature, the number of components is chosen
@@ -116,12 +118,14 @@ class DenseFit:
 class DenseStage:
     """Makes dense fits for a built model, which is not changed.
 
-    ``kept`` are scales that one of them has found, for the next one to start from.
+    ``kept`` are scales that one of them has found, for the next one to start from. Encoders that a
+    checkpoint holds are not trained again.
     """
 
     model: TreeModel
     options: FitOptions
     generator: torch.Generator
+    checkpoint: Checkpoint | None = None
     kept: dict[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -188,13 +192,56 @@ class DenseStage:
         Held-out rows choose among states of the training.
         """
         with stage("", plan={"start": 15, "training": 75, "weights": 10}):
-            with stage("start", total=1):
-                model = self.begun(rows, recipe) if start is None else copy.deepcopy(start.model)
-            trace = None
-            trainable = any(p.requires_grad for p in model.encoder.parameters())
-            if trainable and not spans_all(model.encoder) and recipe.steps:
-                trace = self._train(model, rows, recipe, held_out, start)
+            model, trace = part(
+                self.checkpoint,
+                "encoder",
+                lambda: self._trained(rows, recipe, held_out, start),
+                lambda found: self._described(*found, rows),
+                lambda left: self._restored(left, rows),
+            )
             return DenseFit(model, *self._weights(model, rows), recipe, trace)
+
+    def _trained(
+        self,
+        rows: StandardRows,
+        recipe: Recipe,
+        held_out: StandardRows | None,
+        start: DenseFit | None,
+    ) -> tuple[TreeModel, FitTrace | None]:
+        """See :meth:`fit`."""
+        with stage("start", total=1):
+            model = self.begun(rows, recipe) if start is None else copy.deepcopy(start.model)
+        trainable = any(p.requires_grad for p in model.encoder.parameters())
+        if trainable and not spans_all(model.encoder) and recipe.steps:
+            return model, self._train(model, rows, recipe, held_out, start)
+        return model, None
+
+    def _described(self, model: TreeModel, trace: FitTrace | None, rows: StandardRows) -> Part:
+        """What training leaves, for a checkpoint."""
+        return {
+            "encoder": dict(model.encoder.state_dict()),
+            "num_components": getattr(model.encoder, "num_components", None),
+            "num_rows": model.num_rows,
+            "trace": None if trace is None else tuple(trace),
+            "kept": dict(self.kept),
+            "correlation": None if rows.groups is None else rows.groups.correlation,
+        }
+
+    def _restored(self, left: Part, rows: StandardRows) -> tuple[TreeModel, FitTrace | None]:
+        """The same again."""
+        model = copy.deepcopy(self.model)
+        model.head = self.model.head.with_prior(GaussianPrior())
+        if isinstance(model.encoder, PreparedEncoder):
+            model.encoder.num_components = left["num_components"]
+        restore_encoder(model.encoder, left["encoder"])
+        model.encoder.to(rows.y.device)
+        model.num_rows = left["num_rows"]
+        self.kept.clear()
+        self.kept.update(left["kept"])
+        if rows.groups is not None:
+            rows.groups.correlation = left["correlation"].to(rows.y.device)
+        trace = left["trace"]
+        return model, None if trace is None else FitTrace(*trace)
 
     def resumed(self, encoder: Encoder, rows: StandardRows, recipe: Recipe) -> DenseFit:
         """The dense fit of an encoder that is trained already, by this recipe."""

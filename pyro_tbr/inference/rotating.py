@@ -1,0 +1,126 @@
+"""The rotation: the reference encoder's output turned to the basis in which changes are sparse."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pyro_tbr.errors import TrainingError
+from pyro_tbr.heads import GaussianPrior, Statistics, TreeGuide
+from pyro_tbr.inference.checkpoint import Part, part
+from pyro_tbr.inference.encoder.dense_stage import DenseFit
+from pyro_tbr.inference.encoder.rows import StandardRows
+from pyro_tbr.inference.rotation.choice import (
+    RotationResult,
+    arranged,
+    decided,
+    rotate_to_sparsity,
+)
+from pyro_tbr.inference.rotation.judging import basis_elbo, judging_head
+from pyro_tbr.inference.rotation.needed import needed_axes
+from pyro_tbr.inference.rotation.search import Candidates, expand_basis, rotation_problem
+from pyro_tbr.inference.sparse_stage import Task, settle
+from pyro_tbr.progress import detail, stage
+
+# Directions of the latents with less than this share of the largest variance do not exist.
+_LEAST_VARIANCE_SHARE = 1e-7
+SEARCH_STEPS = 1500  # of Adam in the rotation search, over which its penalty sharpens
+# Parts of the rotation, and about which share of its time each takes.
+ROTATION = {
+    "dense weights": 5, "search": 45, "directions": 3, "climb": 27, "weights of bases": 6,
+    "reference points": 4, "bases that are close": 10,
+}  # fmt: skip
+
+
+def rotated(
+    task: Task, reference: DenseFit, honest: Tensor, rows: StandardRows
+) -> tuple[Tensor, RotationResult]:
+    """Turns the reference encoder's output to the sparse basis.
+
+    Returns:
+        Honest latents in the new basis (N, K), and the rotation of those that exist.
+    """
+    encoder, device = reference.model.encoder, rows.y.device
+
+    def described(found: tuple[Tensor, RotationResult]) -> Part:
+        z, one = found
+        rotation = (*one[:4], one.evidence, tuple(one.others), one.other_evidence)
+        return {"latents": z, "rotation": rotation, "encoder": dict(encoder.state_dict())}
+
+    def restored(left: Part) -> tuple[Tensor, RotationResult]:
+        encoder.load_state_dict(left["encoder"], assign=True)  # dtypes included
+        encoder.to(device)
+        *best, evidence, others, other_evidence = left["rotation"]
+        basis, offset, root, deltas = (value.to(device) for value in best)
+        candidates = Candidates(*(value.to(device) for value in others))
+        found = RotationResult(
+            basis, offset, root, deltas, evidence, candidates, other_evidence.to(device)
+        )
+        return left["latents"].to(device), found
+
+    return part(
+        task.checkpoint, "rotation", lambda: _rotated(task, reference, honest, rows), described,
+        restored,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def _rotated(
+    task: Task, reference: DenseFit, honest: Tensor, rows: StandardRows
+) -> tuple[Tensor, RotationResult]:
+    """See :func:`rotated`."""
+    tree, own = reference.model.tree, reference.latents(rows.x)
+    centre = own.mean(0)
+    variance, axes = torch.linalg.eigh((own - centre).T @ (own - centre) / len(own))
+    keep = variance > _LEAST_VARIANCE_SHARE * variance.max()
+    if not keep.any():
+        raise TrainingError(
+            f"the encoder gives all {len(own)} rows the same latents: a network of your own is "
+            "constant, or its training has run away; lower options.encoder_lr, or look for "
+            "outliers and scale the data"
+        )
+    white, nodes = axes[:, keep] / variance[keep].sqrt(), rows.nodes(tree.num_nodes)
+    with stage("dense weights", total=1):
+        guide, stats = _dense_weights(task, (honest - centre) @ white, rows)
+        weights = guide.node_moments().mean[stats.nodes]
+        needed = needed_axes(guide.head, nodes, stats, weights)
+        if needed.shape[1] < needed.shape[0]:
+            detail("%d of %d latents are needed", *needed.shape[::-1])
+            white = white @ needed.to(white)
+            guide, stats = _dense_weights(task, (honest - centre) @ white, rows)
+    rank, latent_dim = white.shape[1], own.shape[1]
+    problem = rotation_problem(
+        tree,
+        stats,
+        guide.site_scale(stats.nodes),
+        guide.node_moments().mean[0],
+        guide.delta_moments().mean,
+        rank,
+        len(rows),
+    )
+    with torch.enable_grad():
+        found = rotate_to_sparsity(problem, task.options.restarts, SEARCH_STEPS, task.generator)
+    # Mean field has bad optima, and where scales are held jointly with the weights an update
+    # takes as long as all the search.
+    head = task.model.head
+    if rank < latent_dim:
+        head = head.with_prior(task.model.prior_spec, rank)
+    judge = judging_head(head)
+    if task.guide_kind == "tree" and not judge.prior.tree_factor().joint:
+        with stage("bases that are close", total=1):
+            found = decided(found, lambda one: basis_elbo(judge, nodes, stats, one))
+    turned = stats.transform(expand_basis(found.basis, found.offset, stats.gram.shape[-1]))
+    found = arranged(tree, found, turned)
+    linear = own.new_zeros(latent_dim, latent_dim)
+    linear[:, :rank] = white @ found.basis
+    offset = own.new_zeros(latent_dim)
+    offset[:rank] = found.offset
+    reference.model.encoder.set_output(centre, linear, offset)
+    return (honest - centre) @ linear - offset, found
+
+
+def _dense_weights(task: Task, z: Tensor, rows: StandardRows) -> tuple[TreeGuide, Statistics]:
+    """Weights of white latents (N, r) that may change on every arc; statistics flattened."""
+    head = task.model.head.with_prior(GaussianPrior(), z.shape[1])
+    guide = TreeGuide(head, rows.nodes(head.tree.num_nodes)).to(rows.y.device)
+    return guide, settle(task, guide, task.model.design(z), rows).flattened()
