@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -69,7 +72,7 @@ def _rotated(
     task: Task, reference: DenseFit, honest: Tensor, rows: StandardRows
 ) -> tuple[Tensor, RotationResult]:
     """See :func:`rotated`."""
-    tree, own = reference.model.tree, reference.latents(rows.x)
+    own = reference.latents(rows.x)
     centre = own.mean(0)
     variance, axes = torch.linalg.eigh((own - centre).T @ (own - centre) / len(own))
     keep = variance > _LEAST_VARIANCE_SHARE * variance.max()
@@ -79,16 +82,64 @@ def _rotated(
             "constant, or its training has run away; lower options.encoder_lr, or look for "
             "outliers and scale the data"
         )
-    white, nodes = axes[:, keep] / variance[keep].sqrt(), rows.nodes(tree.num_nodes)
+    white = axes[:, keep] / variance[keep].sqrt()
+    turned = _turned(task, (honest - centre) @ white, rows)
+    found, latent_dim, rank = turned.rotation, own.shape[1], turned.axes.shape[1]
+    linear = own.new_zeros(latent_dim, latent_dim)
+    linear[:, :rank] = white @ turned.axes.to(white) @ found.basis
+    offset = own.new_zeros(latent_dim)
+    offset[:rank] = found.offset
+    reference.model.encoder.set_output(centre, linear, offset)
+    return (honest - centre) @ linear - offset, found
+
+
+class _Turned(NamedTuple):
+    """The rotation of some directions of white latents, (K, r).
+
+    ``elbo`` is that of the weights under the user's prior; NaN where it was not taken, as where
+    that takes long.
+    """
+
+    axes: Tensor
+    rotation: RotationResult
+    elbo: float
+
+
+def _turned(task: Task, z: Tensor, rows: StandardRows) -> _Turned:
+    """The rotation of white latents (N, K), of those alone that are needed if that is better.
+
+    Weights that may change on every arc tell which are not needed. A latent whose effect changes
+    once by a little may be among these, so both rotations are made and their ELBOs compared.
+    """
     with stage("dense weights", total=1):
-        guide, stats = _dense_weights(task, (honest - centre) @ white, rows)
+        guide, stats = _dense_weights(task, z, rows)
         weights = guide.node_moments().mean[stats.nodes]
-        needed = needed_axes(guide.head, nodes, stats, weights)
-        if needed.shape[1] < needed.shape[0]:
-            detail("%d of %d latents are needed", *needed.shape[::-1])
-            white = white @ needed.to(white)
-            guide, stats = _dense_weights(task, (honest - centre) @ white, rows)
-    rank, latent_dim = white.shape[1], own.shape[1]
+        needed = needed_axes(guide.head, rows.nodes(guide.head.tree.num_nodes), stats, weights)
+    every, rank = torch.eye(z.shape[1]).to(needed), needed.shape[1]
+    if rank == z.shape[1]:
+        return _rotation(task, every, guide, stats, rows, judged=False)
+    fewer = _rotation(task, needed, *_dense_weights(task, z @ needed.to(z), rows), rows)
+    best = fewer
+    if not math.isnan(fewer.elbo):
+        best = max(_rotation(task, every, guide, stats, rows), fewer, key=lambda one: one.elbo)
+    detail("%d of %d latents are needed", best.axes.shape[1], z.shape[1])
+    return best
+
+
+def _rotation(
+    task: Task,
+    axes: Tensor,
+    guide: TreeGuide,
+    stats: Statistics,
+    rows: StandardRows,
+    *,
+    judged: bool = True,
+) -> _Turned:
+    """The rotation of latents along some axes (K, r), given their dense weights.
+
+    Its ELBO is only taken if it is to be ``judged``.
+    """
+    tree, rank = guide.head.tree, axes.shape[1]
     problem = rotation_problem(
         tree,
         stats,
@@ -100,23 +151,23 @@ def _rotated(
     )
     with torch.enable_grad():
         found = rotate_to_sparsity(problem, task.options.restarts, SEARCH_STEPS, task.generator)
-    # Mean field has bad optima, and where scales are held jointly with the weights an update
-    # takes as long as all the search.
-    head = task.model.head
-    if rank < latent_dim:
+    head, nodes = task.model.head, rows.nodes(tree.num_nodes)
+    if rank < head.num_latents:
         head = head.with_prior(task.model.prior_spec, rank)
-    judge = judging_head(head)
-    if task.guide_kind == "tree" and not judge.prior.tree_factor().joint:
-        with stage("bases that are close", total=1):
-            found = decided(found, lambda one: basis_elbo(judge, nodes, stats, one))
+    judge, elbo = judging_head(head), math.nan
+    # Where scales are held jointly with the weights an update takes as long as all the search.
+    if not judge.prior.tree_factor().joint:
+
+        def elbo_of(one: Candidates) -> float:
+            return basis_elbo(judge, nodes, stats, one)
+
+        if task.guide_kind == "tree":  # mean field has bad optima
+            with stage("bases that are close", total=1):
+                found = decided(found, elbo_of)
+        if judged:
+            elbo = elbo_of(found.everything()[0].take(torch.tensor(0)))
     turned = stats.transform(expand_basis(found.basis, found.offset, stats.gram.shape[-1]))
-    found = arranged(tree, found, turned)
-    linear = own.new_zeros(latent_dim, latent_dim)
-    linear[:, :rank] = white @ found.basis
-    offset = own.new_zeros(latent_dim)
-    offset[:rank] = found.offset
-    reference.model.encoder.set_output(centre, linear, offset)
-    return (honest - centre) @ linear - offset, found
+    return _Turned(axes, arranged(tree, found, turned), elbo)
 
 
 def _dense_weights(task: Task, z: Tensor, rows: StandardRows) -> tuple[TreeGuide, Statistics]:

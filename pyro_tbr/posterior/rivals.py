@@ -17,9 +17,9 @@ from pyro_tbr.posterior.fit_report import FitReport
 
 SAME_LATENT = 0.95  # correlation above which a latent of another solution is the same one
 # Share of the search's solutions that have to agree. A latent that few of them have may be one of
-# many that the search came by, unless several have it and all others are far behind.
+# many that the search came by, unless one other has it and those without are far behind.
 LEAST_AGREEMENT = 0.25
-LEAST_TIMES, FAR_BEHIND = 3, 5.0
+LEAST_TIMES, FAR_BEHIND = 1, 3.0
 SAME_BASIS = 0.98  # mean correlation of latents above which two bases count as one
 
 
@@ -117,7 +117,7 @@ class Rivals(NamedTuple):
     expected: np.ndarray
 
     def rare(self) -> np.ndarray:
-        """Latents that few solutions have, unless several do and others are far behind, (K,)."""
+        """Latents that few solutions have, unless some do and others are far behind, (K,)."""
         clear = (self.times >= LEAST_TIMES) & (self.gaps >= FAR_BEHIND)
         return (self.shares < LEAST_AGREEMENT) & ~clear
 
