@@ -31,6 +31,8 @@ _ROUNDS = 60  # at most, of sites and guide; the first few are large steps
 _WHOLE_STEPS = 20  # after so many rounds sites move by ever shorter steps
 _LEAST_STEP = 0.05  # down to which a step is halved where it lowers the bound
 _SETTLED = 0.01  # mean change of the predictor, in its standard deviations, that ends the rounds
+# Share of a bound, and some nats, by which no round may be below the best one.
+_MUCH, _LITTLE = 0.5, 10.0
 _GAIN = 1.0  # of the bound by a whole update: with more there is another one
 _ROUGH_SHARE = 8  # a round in between has this share of the sweeps
 _MOSTLY = 25  # sweeps of all updates together
@@ -164,7 +166,9 @@ def _by_sites(
 
     A round moves the sites some way towards those at the guide's moments, which is a
     natural-gradient step, and the guide to its optimum for them. One that lowers the bound is taken
-    back and made with half the step; after many rounds steps get shorter in any case.
+    back and made with half the step; after many rounds steps get shorter in any case. One that
+    loses much, as where outcomes are separable and scales would grow without end, is taken back to
+    the best round, and hyperparameters are held until the predictors are still.
     """
 
     def sites(at_start: bool = False) -> tuple[Statistics, Tensor]:
@@ -174,12 +178,12 @@ def _by_sites(
     def move(rough: bool) -> Settled:
         settled = Settled(1, 0.0)
         if rough and last is not None:
-            guide.step(stats, learn_hyper=learn_hyper, learn_nuisance=False)
+            guide.step(stats, learn_hyper=learns, learn_nuisance=False)
         else:
             settled = guide.update(
                 stats,
                 sweeps=max(2, sweeps // _ROUGH_SHARE) if rough else sweeps,
-                learn_hyper=learn_hyper,
+                learn_hyper=learns,
                 learn_nuisance=False,
                 rough=rough,
             )
@@ -188,9 +192,11 @@ def _by_sites(
         return settled
 
     last: _Round | None = None
-    rough, step = True, 1.0
+    rough, step, learns, held = True, 1.0, learn_hyper, 0
     # A fresh guide knows nothing: sites at its prior's spread would say next to nothing too.
     stats = sites(at_start=before is None)[0]
+    here, points = sites()
+    best = _Round(guide.state_copy(), stats.scaled(0.0), stats, points, guide.elbo(here).item())
     settled = move(rough)
     for done in range(1, _ROUNDS + 1):
         new, points = sites()
@@ -198,15 +204,21 @@ def _by_sites(
         now = _Round(guide.state_copy(), stats, new, points, guide.elbo(new).item())
         # So that a bound that is not finite has fallen too.
         fell = last is not None and not now.bound >= last.bound - allowed_fall(last.bound)
-        if last is not None and fell and step > _LEAST_STEP:
+        if not now.bound > best.bound - _MUCH * (_LITTLE + abs(best.bound)):
+            step, now, learns, held = 0.5 * step, best, False, held + 1
+            guide.load_state_dict(now.state)
+        elif last is not None and fell and step > _LEAST_STEP:
             step, now = 0.5 * step, last
             guide.load_state_dict(now.state)
         elif last is not None and now.moved_from(last) < _SETTLED:
-            if not rough and not now.bound > last.bound + _GAIN:
+            if learns != learn_hyper and held == 1:  # near the optimum it is safe to learn them
+                learns = learn_hyper
+            elif not rough and not now.bound > last.bound + _GAIN:
                 return new, settled
             # From here on whole updates, as single sweeps take hyperparameters to their optimum
             # slowly; while one gains, sites and parameters have moved along, so there is another.
             rough = False
+        best = now if now.bound > best.bound else best
         last = now
         share = min(step, 1 / max(1, done - _WHOLE_STEPS))
         stats = now.stats.scaled(1 - share) + now.sites.scaled(share)
