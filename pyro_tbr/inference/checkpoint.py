@@ -70,10 +70,12 @@ class Checkpoint:
         generator: Whose state is kept with each part.
         global_draws: Torch's own generator draws too, as in networks with dropout.
         path: File to write; ``None``: none.
-        resume: File to go on from; ``None``: from the start.
+        resume: File to go on from; ``None``, or the file to write where that is not there yet: from
+            the start.
 
     Raises:
-        DataError: A file of another fit, of another version, or that is damaged.
+        DataError: A file of another fit, of another version, or that is damaged; a file to write
+            that is there and is not to be gone on from.
         OSError: The file cannot be written.
     """
 
@@ -88,11 +90,19 @@ class Checkpoint:
     ) -> None:
         self.identity = dict(identity)
         self.generator, self.global_draws, self.path = generator, global_draws, path
-        self._parts: list[Part] = [] if resume is None else self._read(resume)
-        self._done = 0
-        self._failed = False
+        self._done, self._failed = 0, False
+        for given in (path, resume):
+            if given is not None:
+                check_path(given, _CALLS)
+        if path is not None and resume is None and Path(path).exists():
+            raise DataError(
+                f"checkpoint={os.fspath(path)!r} is there already: give it as resume too, to go on "
+                "from it, or remove it"
+            )
+        afresh = resume is None or (resume == path and not Path(resume).exists())
+        self._parts: list[Part] = [] if afresh or resume is None else self._read(resume)
         if path is not None:
-            _remove_leftovers(path)
+            _remove_leftovers(Path(path).resolve())
             self._write()
 
     @property
@@ -143,7 +153,6 @@ class Checkpoint:
     def _write(self) -> None:
         from pyro_tbr import __version__
 
-        check_path(self.path, _CALLS)
         assert self.path is not None
         content = {"identity": self.identity, "parts": self._parts}
         with replacing(self.path) as file:
@@ -155,7 +164,6 @@ class Checkpoint:
         """The parts in a file, once it is known to be of this fit."""
         from pyro_tbr import __version__
 
-        check_path(path, _CALLS)
         content, shown = read_content(path, "fit", _WRITER), repr(os.fspath(path))
         if content["format"] != FORMAT or content.get("version") != __version__:
             raise DataError(
@@ -186,11 +194,12 @@ class Checkpoint:
         return known
 
 
-def seed_in(path: str | os.PathLike[str]) -> int:
-    """The seed of the fit in a file."""
+def seed_in(path: str | os.PathLike[str]) -> int | None:
+    """The seed of the fit in a file; ``None`` where there is no file."""
     check_path(path, _CALLS)
-    content = read_content(path, "fit", _WRITER)
-    return int(content["fit"]["identity"]["seed"])
+    if not Path(path).exists():
+        return None
+    return int(read_content(path, "fit", _WRITER)["fit"]["identity"]["seed"])
 
 
 def digest(*values: object) -> str:
@@ -224,10 +233,9 @@ def _add(found: Any, value: object) -> None:
         found.update(repr(value).encode())
 
 
-def _remove_leftovers(path: str | os.PathLike[str]) -> None:
-    """What writes that were killed have left beside the file."""
-    check_path(path, _CALLS)
-    target = Path(path).resolve()
+def _remove_leftovers(target: Path) -> None:
+    """What writes of a file that were killed have left beside it."""
     if target.parent.is_dir():
-        for part in target.parent.glob(f".{target.name}.*.part"):
-            part.unlink(missing_ok=True)
+        for other in target.parent.iterdir():
+            if other.name.startswith(f".{target.name}.") and other.name.endswith(".part"):
+                other.unlink(missing_ok=True)

@@ -100,8 +100,10 @@ def fit(
         checkpoint: A file to write what is done to, after each part of the fit: an encoder trained,
             the rotation, the first weights. However the fit ends (Ctrl-C, SIGTERM, a crash), the
             file is whole and holds the parts done by then.
+            One that is there already is refused unless it is gone on from.
         resume: Such a file, to go on from: the same call ends with the very same posterior as if it
-            had never been cut short. Give it as ``checkpoint`` too, to have it written on.
+            had never been cut short. With the same file for both, which need not be there the first
+            time, one call serves until it is done.
 
     Returns:
         The posterior, which holds the trained copy of the model.

@@ -128,10 +128,22 @@ def test_cut_short_after_any_part(kind, tmp_path, monkeypatch):
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_one_call_serves_until_it_is_done(tmp_path, monkeypatch):
+    path = tmp_path / "fit.part"
+    cut_short(monkeypatch, 2, seed=None, checkpoint=path, resume=path)  # not there yet
+    before = path.read_bytes()
+    with pytest.raises(DataError, match=r"fit\.part' is there already: give it as resume too"):
+        fit(checkpoint=path)
+    assert path.read_bytes() == before
+    first = fit(seed=None, checkpoint=path, resume=path)
+    assert_same(first, fit(seed=None, checkpoint=path, resume=path))
+
+
 def test_from_a_start_and_without_a_seed(tmp_path, monkeypatch):
     start = fit()
     path = tmp_path / "fit.part"
     whole = fit(start=start, seed=None, checkpoint=path)
+    path.unlink()
     cut_short(monkeypatch, 1, start=start, seed=5, checkpoint=path)
     assert_same(fit(start=start, seed=None, resume=path), fit(start=start, seed=5))
     assert whole.report.seed != 5
@@ -220,24 +232,22 @@ def test_a_full_disk_costs_no_work(tmp_path, monkeypatch):
 
 
 SCRIPT = """
-import sys, warnings
+import warnings
 import pyro_tbr as tbr
 warnings.simplefilter("ignore")
 sim = tbr.simulate(num_leaves=6, latent_dim=2, num_features=8, rows_per_leaf=60, noise_scale=1.0)
 options = tbr.FitOptions(restarts=8, max_steps=200, mixture_components=8, cross_fit=3)
 print("begun", flush=True)
-resume = sys.argv[1] if sys.argv[1:] else None
 found = tbr.fit(tbr.TreeModel(sim.tree, 2, "mlp"), sim.x, sim.y, sim.env, progress=False,
-                options=options, checkpoint="fit.part", resume=resume)
+                options=options, checkpoint="fit.part", resume="fit.part")
 found.deltas().to_pickle("deltas.pkl")
 """
 
 
 def killed(folder, kind, seconds):
     """Runs the script and ends it by a signal after so many seconds; what it had done by then."""
-    arguments = ["fit.part"] if (folder / "fit.part").exists() else []
     run = subprocess.Popen(
-        [sys.executable, "script.py", *arguments], cwd=folder, stdout=subprocess.PIPE,
+        [sys.executable, "script.py"], cwd=folder, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert run.stdout.readline() == "begun\n"
