@@ -8,6 +8,7 @@ sites and the likelihood's own parameters are moved in turns until the predictor
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Hashable
 from functools import reduce
@@ -31,8 +32,8 @@ _ROUNDS = 60  # at most, of sites and guide; the first few are large steps
 _WHOLE_STEPS = 20  # after so many rounds sites move by ever shorter steps
 _LEAST_STEP = 0.05  # down to which a step is halved where it lowers the bound
 _SETTLED = 0.01  # mean change of the predictor, in its standard deviations, that ends the rounds
-# Share of a bound, and some nats, by which no round may be below the best one.
-_MUCH, _LITTLE = 0.5, 10.0
+# Times a bound, and some nats, by which no round may be below the best one.
+_MUCH, _LITTLE = 5.0, 10.0
 _GAIN = 1.0  # of the bound by a whole update: with more there is another one
 _ROUGH_SHARE = 8  # a round in between has this share of the sweeps
 _MOSTLY = 25  # sweeps of all updates together
@@ -166,9 +167,10 @@ def _by_sites(
 
     A round moves the sites some way towards those at the guide's moments, which is a
     natural-gradient step, and the guide to its optimum for them. One that lowers the bound is taken
-    back and made with half the step; after many rounds steps get shorter in any case. One that
-    loses much, as where outcomes are separable and scales would grow without end, is taken back to
-    the best round, and hyperparameters are held until the predictors are still.
+    back and made with half the step; after many rounds steps get shorter in any case. Where one
+    loses far more, as where outcomes are separable and scales grow without end, all begins anew
+    with the hyperparameters held until the predictors are still, and learnt from there if that is
+    better.
     """
 
     def sites(at_start: bool = False) -> tuple[Statistics, Tensor]:
@@ -196,7 +198,10 @@ def _by_sites(
     # A fresh guide knows nothing: sites at its prior's spread would say next to nothing too.
     stats = sites(at_start=before is None)[0]
     here, points = sites()
-    best = _Round(guide.state_copy(), stats.scaled(0.0), stats, points, guide.elbo(here).item())
+    bound = guide.elbo(here).item()  # of counts the prior's rates may be beyond all numbers
+    bound = bound if math.isfinite(bound) else -math.inf
+    start = best = _Round(guide.state_copy(), stats.scaled(0.0), stats, points, bound)
+    safe: _Round | None = None
     settled = move(rough)
     for done in range(1, _ROUNDS + 1):
         new, points = sites()
@@ -205,16 +210,21 @@ def _by_sites(
         # So that a bound that is not finite has fallen too.
         fell = last is not None and not now.bound >= last.bound - allowed_fall(last.bound)
         if not now.bound > best.bound - _MUCH * (_LITTLE + abs(best.bound)):
-            step, now, learns, held = 0.5 * step, best, False, held + 1
+            learns, held = False, held + 1
+            step, now = 0.5**held, start if safe is None else safe
+            best = now
             guide.load_state_dict(now.state)
         elif last is not None and fell and step > _LEAST_STEP:
             step, now = 0.5 * step, last
             guide.load_state_dict(now.state)
         elif last is not None and now.moved_from(last) < _SETTLED:
-            if learns != learn_hyper and held == 1:  # near the optimum it is safe to learn them
-                learns = learn_hyper
+            if learns != learn_hyper and held == 1 and safe is None:
+                safe, learns = now, learn_hyper  # near the optimum they may be learnt
             elif not rough and not now.bound > last.bound + _GAIN:
-                return new, settled
+                if safe is None or now.bound > safe.bound:
+                    return new, settled
+                guide.load_state_dict(safe.state)
+                return safe.sites, settled
             # From here on whole updates, as single sweeps take hyperparameters to their optimum
             # slowly; while one gains, sites and parameters have moved along, so there is another.
             rough = False

@@ -7,6 +7,7 @@ from torch.testing import assert_close
 from pyro_tbr import ConvergenceWarning
 from pyro_tbr.errors import TrainingError
 from pyro_tbr.heads import (
+    BernoulliLikelihood,
     DesignRows,
     GaussianLikelihood,
     GaussianPrior,
@@ -179,3 +180,35 @@ def test_mean_field_that_still_climbs_is_warned_of(monkeypatch):
     guide = guide_of(GaussianPrior(), whole, MeanFieldGuide, GaussianLikelihood())
     with pytest.warns(ConvergenceWarning, match="did not come to rest"):
         condition(guide, whole, sweeps=1, names=NAMES)
+
+
+def binary():
+    """Rows of which the larger half are ones."""
+    whole = data(120)
+    return DesignRows(whole.design, (whole.y > whole.y.mean()).to(whole.y), whole.env_index)
+
+
+def test_where_scales_run_away_all_begins_anew_with_them_held(monkeypatch):
+    """As with separable outcomes: a first update that sends the weights' scale to e^12."""
+    whole = binary()
+    usual = guide_of(GaussianPrior(), whole, likelihood=BernoulliLikelihood())
+    bound = usual.elbo(condition(usual, whole)).item()
+    update, ran = TreeGuide.update, []
+
+    def runs_away(self, stats, **how):
+        if how["learn_hyper"] and not ran:
+            ran.append(0)
+            settled = update(self, stats, **how | {"learn_hyper": False})
+            self.hyper["slab_scale"].loc.data.fill_(12.0)
+            self.eta *= 1e6
+            self.refresh()
+            return settled
+        return update(self, stats, **how)
+
+    monkeypatch.setattr(TreeGuide, "update", runs_away)
+    guide = guide_of(GaussianPrior(), whole, likelihood=BernoulliLikelihood())
+    found = guide.elbo(condition(guide, whole)).item()
+    assert ran
+    assert found == pytest.approx(bound, abs=1.0)
+    loc = [one.hyper["slab_scale"].loc for one in (guide, usual)]
+    assert_close(*loc, atol=0.1, rtol=0)  # learnt again in the end
