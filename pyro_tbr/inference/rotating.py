@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_tbr.errors import TrainingError
-from pyro_tbr.heads import GaussianPrior, Statistics, TreeGuide
+from pyro_tbr.heads import GaussianPrior, Head, Statistics, TreeGuide
 from pyro_tbr.inference.checkpoint import Part, part
 from pyro_tbr.inference.encoder.dense_stage import DenseFit
 from pyro_tbr.inference.encoder.rows import StandardRows
@@ -151,12 +151,8 @@ def _rotation(
     )
     with torch.enable_grad():
         found = rotate_to_sparsity(problem, task.options.restarts, SEARCH_STEPS, task.generator)
-    head, nodes = task.model.head, rows.nodes(tree.num_nodes)
-    if rank < head.num_latents:
-        head = head.with_prior(task.model.prior_spec, rank)
-    judge, elbo = judging_head(head), math.nan
-    # Where scales are held jointly with the weights an update takes as long as all the search.
-    if not judge.prior.tree_factor().joint:
+    judge, elbo, nodes = _judge(task, rank), math.nan, rows.nodes(tree.num_nodes)
+    if judge is not None:
 
         def elbo_of(one: Candidates) -> float:
             return basis_elbo(judge, nodes, stats, one)
@@ -168,6 +164,22 @@ def _rotation(
             elbo = elbo_of(found.everything()[0].take(torch.tensor(0)))
     turned = stats.transform(expand_basis(found.basis, found.offset, stats.gram.shape[-1]))
     return _Turned(axes, arranged(tree, found, turned), elbo)
+
+
+def _judge(task: Task, rank: int) -> Head | None:
+    """The head by whose ELBO rotations of so many latents are compared, if it has one.
+
+    Where scales are held jointly with the weights an update takes as long as all the search. And a
+    prior of the user's own may be made for K latents alone.
+    """
+    head = task.model.head
+    if rank < head.num_latents:
+        try:
+            head = head.with_prior(task.model.prior_spec, rank)
+        except (ValueError, TypeError, RuntimeError, IndexError):
+            return None
+    judge = judging_head(head)
+    return None if judge.prior.tree_factor().joint else judge
 
 
 def _dense_weights(task: Task, z: Tensor, rows: StandardRows) -> tuple[TreeGuide, Statistics]:

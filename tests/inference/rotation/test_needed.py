@@ -78,3 +78,24 @@ def test_two_latents_fitted_to_one_are_not_its_double(seed):
     np.testing.assert_allclose(arcs["any_slope"], arcs["z0"], atol=1e-9)
     assert set(posterior.select(fdr=0.5)["latent"]) <= {"z0", "intercept"}
     assert not tbr.evaluation.true_changes(sim, posterior).query("latent == 'z1'")["informed"].any()
+
+
+class OfTwo(tbr.SpikeSlabPrior):
+    """Made for two latents, as a prior with a value for each may be."""
+
+    def build(self, *given, num_latents, **more):
+        if num_latents != 2:
+            raise ValueError("of two latents")
+        return super().build(*given, num_latents=num_latents, **more)
+
+
+def test_a_prior_made_for_as_many_latents_will_do():
+    sim = tbr.simulate(
+        num_leaves=5, latent_dim=1, num_features=3, num_outcomes=3, rows_per_leaf=30,
+        nuisance_dim=2, seed=1,
+    )  # fmt: skip
+    model = tbr.TreeModel(sim.tree, 2, "linear", OfTwo())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", tbr.ModelWarning)
+        posterior = tbr.fit(model, sim.x, sim.y, sim.env, progress=False)
+    assert posterior.identification().unused == ("z1",)
