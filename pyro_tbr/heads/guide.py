@@ -194,6 +194,12 @@ class Guide(LocalParamsModule):
         """
         raise NotImplementedError
 
+    def forget_start(self) -> None:
+        """Called where a state that an update has left is loaded after :meth:`start`.
+
+        What a guide keeps for its first update alone, outside its state, has no place then.
+        """
+
     def update(
         self,
         stats: Statistics,

@@ -65,6 +65,10 @@ class MeanFieldGuide(MeanFieldState):
         if sparse:
             self.factor.start_from(root, deltas, self.informed_arcs)
 
+    def forget_start(self) -> None:
+        """See :meth:`Guide.forget_start`."""
+        self._fresh = False
+
     def update(
         self,
         stats: Statistics,

@@ -133,10 +133,9 @@ class TreeGuide(TreeState):
             self.factor.start_from(root, deltas, self.informed_arcs)
         self.refresh()
 
-    def load_state_dict(self, *args: object, **kwargs: object) -> object:
-        """Also forgets a start, which was for the state before."""
+    def forget_start(self) -> None:
+        """See :meth:`Guide.forget_start`."""
         self._start = None
-        return super().load_state_dict(*args, **kwargs)
 
     @torch.no_grad()
     def update(

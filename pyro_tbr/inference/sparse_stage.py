@@ -87,6 +87,7 @@ def _trained(
         for name, one in states.items():
             one.load_state_dict(left[name], assign=True)  # dtypes included
             one.to(rows.y.device)
+        guide.forget_start()
         return None if left["trace"] is None else FitTrace(*left["trace"])
 
     def settled() -> None:
