@@ -27,6 +27,8 @@ from pyro_tbr.progress import detail, stage
 
 # Directions of the latents with less than this share of the largest variance do not exist.
 _LEAST_VARIANCE_SHARE = 1e-7
+# Of the ELBO by each latent that is left out. One that nothing hangs on costs 2 to 40.
+_LEAST_GAIN = 2.0
 SEARCH_STEPS = 1500  # of Adam in the rotation search, over which its penalty sharpens
 # Parts of the rotation, and about which share of its time each takes.
 ROTATION = {
@@ -109,7 +111,8 @@ def _turned(task: Task, z: Tensor, rows: StandardRows) -> _Turned:
     """The rotation of white latents (N, K), of those alone that are needed if that is better.
 
     Weights that may change on every arc tell which are not needed. A latent whose effect changes
-    once by a little may be among these, so both rotations are made and their ELBOs compared.
+    once by a little may be among these, so both rotations are made and their ELBOs compared: in
+    doubt all latents stay, as those too many are named afterwards and do little harm.
     """
     with stage("dense weights", total=1):
         guide, stats = _dense_weights(task, z, rows)
@@ -121,7 +124,9 @@ def _turned(task: Task, z: Tensor, rows: StandardRows) -> _Turned:
     fewer = _rotation(task, needed, *_dense_weights(task, z @ needed.to(z), rows), rows)
     best = fewer
     if not math.isnan(fewer.elbo):
-        best = max(_rotation(task, every, guide, stats, rows), fewer, key=lambda one: one.elbo)
+        whole = _rotation(task, every, guide, stats, rows)
+        if fewer.elbo < whole.elbo + _LEAST_GAIN * (z.shape[1] - rank):
+            best = whole
     detail("%d of %d latents are needed", best.axes.shape[1], z.shape[1])
     return best
 
