@@ -179,6 +179,7 @@ def _by_sites(
 
     def move(rough: bool) -> Settled:
         settled = Settled(1, 0.0)
+        learns = learn_hyper and held == (0 if safe is None else 1)
         if rough and last is not None:
             guide.step(stats, learn_hyper=learns, learn_nuisance=False)
         else:
@@ -194,7 +195,7 @@ def _by_sites(
         return settled
 
     last: _Round | None = None
-    rough, step, learns, held = True, 1.0, learn_hyper, 0
+    rough, step, held = True, 1.0, 0  # held: how often hyperparameters have run away
     # A fresh guide knows nothing: sites at its prior's spread would say next to nothing too.
     stats = sites(at_start=before is None)[0]
     here, points = sites()
@@ -210,7 +211,7 @@ def _by_sites(
         # So that a bound that is not finite has fallen too.
         fell = last is not None and not now.bound >= last.bound - allowed_fall(last.bound)
         if not now.bound > best.bound - _MUCH * (_LITTLE + abs(best.bound)):
-            learns, held = False, held + 1
+            held += 1
             step, now = 0.5**held, start if safe is None else safe
             best = now
             guide.load_state_dict(now.state)
@@ -218,8 +219,8 @@ def _by_sites(
             step, now = 0.5 * step, last
             guide.load_state_dict(now.state)
         elif last is not None and now.moved_from(last) < _SETTLED:
-            if learns != learn_hyper and held == 1 and safe is None:
-                safe, learns = now, learn_hyper  # near the optimum they may be learnt
+            if learn_hyper and held == 1 and safe is None:
+                safe = now  # near the optimum they may be learnt
             elif not rough and not now.bound > last.bound + _GAIN:
                 if safe is None or now.bound > safe.bound:
                     return new, settled

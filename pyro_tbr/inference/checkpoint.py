@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from pyro_tbr.data import SparseFeatures
 from pyro_tbr.errors import DataError, warn_user
-from pyro_tbr.posterior.files import LIBRARY, check_path, read_content, replacing
+from pyro_tbr.posterior.files import check_path, read_content, write_content
 from pyro_tbr.posterior.plain import from_plain, to_plain
 
 FORMAT = 1
@@ -105,11 +105,6 @@ class Checkpoint:
             _remove_leftovers(Path(path).resolve())
             self._write()
 
-    @property
-    def num_parts(self) -> int:
-        """Parts that the file holds."""
-        return len(self._parts)
-
     def next(self, name: str) -> Part | None:
         """What the next part left, if the file holds it; generators then stand behind it."""
         if self._done == len(self._parts):
@@ -151,14 +146,8 @@ class Checkpoint:
             self._failed = True
 
     def _write(self) -> None:
-        from pyro_tbr import __version__
-
         assert self.path is not None
-        content = {"identity": self.identity, "parts": self._parts}
-        with replacing(self.path) as file:
-            torch.save(
-                {"library": LIBRARY, "format": FORMAT, "version": __version__, "fit": content}, file
-            )
+        write_content(self.path, "fit", FORMAT, {"identity": self.identity, "parts": self._parts})
 
     def _read(self, path: str | os.PathLike[str]) -> list[Part]:
         """The parts in a file, once it is known to be of this fit."""

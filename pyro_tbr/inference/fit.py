@@ -119,8 +119,8 @@ def fit(
         ModelWarning: The model does not fit: see ``Posterior.check``.
     """
     given = as_given(exposure, trials, y_se, row_weights)
-    files = {"path": checkpoint, "resume": resume}
-    if ranks == "together" and any(file is not None for file in files.values()):
+    kept_in_file = checkpoint is not None or resume is not None
+    if ranks == "together" and kept_in_file:
         raise DataError(
             "checkpoint and resume cannot be given with ranks='together': gather the rows in one "
             "process and fit there"
@@ -132,10 +132,10 @@ def fit(
         ranks=ranks,
     )  # fmt: skip
     generator, kept = torch.Generator().manual_seed(prepared.seed), None
-    if any(file is not None for file in files.values()):
+    if kept_in_file:
         draws = not isinstance(prepared.model.encoder_spec, str)  # a user's own module may
         identity = _identity(prepared, guide, start)
-        kept = Checkpoint(identity, generator, global_draws=draws, **files)
+        kept = Checkpoint(identity, generator, global_draws=draws, path=checkpoint, resume=resume)
     try:
         with working("fit", show=progress, plan=_plan(prepared.model, start)):
             return _fitted(prepared, guide, start, generator, kept)
@@ -156,7 +156,6 @@ def _identity(
     options = {f"options.{name}": repr(value) for name, value in vars(prepared.options).items()}
     begun = None if start is None else [start.model.encoder, start.guide, start.stats]
     chosen = "to be chosen" if model.chooses_latent_dim else str(model.latent_dim)
-    priors = [repr(model.prior_spec), model.prior_spec.description]
     return {
         "tree": digest(model.tree.__reduce__()[1]),
         "latent_dim": chosen,
@@ -164,7 +163,7 @@ def _identity(
         "intercept": str(model.intercept),
         "likelihood": repr(model.likelihood),
         "prior": repr(model.prior_spec),
-        "values of the prior": digest(priors),
+        "values of the prior": digest(model.prior_spec.description),
         "state of the encoder": digest(None if isinstance(encoder, str) else encoder),
         "rows": digest(rows.x, rows.y, rows.env_index, groups, known.values, known.weights),
         "guide": name,

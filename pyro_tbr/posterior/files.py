@@ -37,6 +37,15 @@ def check_path(path: object, calls: str) -> None:
         raise DataError(f"path must be the name of a file, got {type(path).__name__}: {calls}")
 
 
+def write_content(path: str | os.PathLike[str], part: str, form: int, plain: Any) -> None:
+    """Writes a part of plain data with what :func:`read_content` asks for; ``form`` its format."""
+    from pyro_tbr import __version__
+
+    head = {"library": LIBRARY, "format": form, "version": __version__}
+    with replacing(path) as file:
+        torch.save(head | {part: plain}, file)
+
+
 def read_content(path: str | os.PathLike[str], part: str, writer: str) -> dict[str, Any]:
     """A file's content, once it is known to be whole and to have the part that a writer wrote."""
     with open(path, "rb") as file:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from typing import Any
 
-import torch
 from torch import nn
 
 from pyro_tbr.data import Schema
@@ -24,7 +23,7 @@ from pyro_tbr.posterior.describing import (
     guide_of,
     model_of,
 )
-from pyro_tbr.posterior.files import LIBRARY, check_path, read_content, replacing
+from pyro_tbr.posterior.files import check_path, read_content, write_content
 from pyro_tbr.posterior.fit_report import FitReport
 from pyro_tbr.posterior.latent_choice import LatentDimChoice
 from pyro_tbr.posterior.model_check import ModelCheck
@@ -33,7 +32,6 @@ from pyro_tbr.posterior.tables import names_index
 from pyro_tbr.posterior.view import PosteriorView
 from pyro_tbr.tree import Tree
 
-WRITER = "Posterior.save"
 _CALLS = "posterior.save('fit.pt'), then pyro_tbr.load('fit.pt')"
 # What is written, and the oldest that is read. They count up when files of before can no longer be
 # read, or readers of before would err.
@@ -45,8 +43,7 @@ _WORDS = {"schema": "names of features and outcomes", "report": "report of the f
 def save_view(view: PosteriorView, path: str | os.PathLike[str]) -> None:
     """See ``Posterior.save``."""
     check_path(path, _CALLS)
-    with replacing(path) as file:
-        torch.save(_content(view), file)
+    write_content(path, "posterior", FORMAT, _content(view))
 
 
 def read_parts(path: str | os.PathLike[str], encoder: nn.Module | None) -> dict[str, Any]:
@@ -83,8 +80,6 @@ def _parts(content: dict[str, Any], encoder: nn.Module | None, path: str) -> dic
 
 def _content(view: PosteriorView) -> dict[str, Any]:
     """What goes into the file."""
-    from pyro_tbr import __version__
-
     parts: dict[str, Any] = {
         "tree": describe_tree(view.tree),
         "model": describe_model(view.model),
@@ -95,8 +90,7 @@ def _content(view: PosteriorView) -> dict[str, Any]:
         "row_counts": view.row_counts,
         "report": _described(view.report),
     }
-    plain = {name: to_plain(part, _WORDS.get(name, name)) for name, part in parts.items()}
-    return {"library": LIBRARY, "format": FORMAT, "version": __version__, "posterior": plain}
+    return {name: to_plain(part, _WORDS.get(name, name)) for name, part in parts.items()}
 
 
 def _described(report: FitReport) -> dict[str, Any]:
@@ -119,7 +113,7 @@ def _report_of(parts: dict[str, Any]) -> FitReport:
 
 def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The file's content, once it is known to be ours and of our format."""
-    content = read_content(path, "posterior", WRITER)
+    content = read_content(path, "posterior", "Posterior.save")
     if not OLDEST <= content["format"] <= FORMAT:
         newer = content["format"] > FORMAT
         raise DataError(

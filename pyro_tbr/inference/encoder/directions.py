@@ -88,13 +88,19 @@ def leading_axes(
     )
     if kept is not None:
         kept |= _scales(guide)
-    mean = guide.node_moments().mean[stats.nodes][:, :width]  # (E, R, Q)
-    scaled = mean * stats.count.sqrt().to(mean)[:, None, :]
-    stacked = scaled.permute(0, 2, 1).reshape(-1, width).double()
-    _, vectors = torch.linalg.eigh(stacked.T @ stacked)
-    leading = vectors.flip(1)
+    leading = ordered_axes(guide.node_moments().mean[stats.nodes][:, :width], stats.count)
     sign = leading.gather(0, leading.abs().argmax(0, keepdim=True)).sign()
     return leading * sign
+
+
+def ordered_axes(weights: Tensor, count: Tensor) -> Tensor:
+    """Directions (R, R) by what hangs on them, most first, orthonormal; double precision.
+
+    From weights (E, R, Q) of white features at nodes with so many rows (E, Q).
+    """
+    scaled = weights * count.sqrt().to(weights)[:, None]
+    stacked = scaled.permute(0, 2, 1).reshape(-1, weights.shape[1]).double()
+    return torch.linalg.eigh(stacked.T @ stacked)[1].flip(1)
 
 
 def _scales(guide: JointGuide | TreeGuide) -> dict[str, Tensor]:

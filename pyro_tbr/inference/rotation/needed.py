@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pyro_tbr.heads import GaussianPrior, Head, Statistics
-from pyro_tbr.inference.encoder.directions import dense_guide
+from pyro_tbr.inference.encoder.directions import dense_guide, ordered_axes
 from pyro_tbr.inference.rotation.search import expand_basis
 
 # Log evidence that dropping a latent has to gain. One that nothing hangs on costs its prior, 9 to
@@ -34,9 +34,7 @@ def needed_axes(head: Head, nodes: Tensor, stats: Statistics, weights: Tensor) -
         weights: Dense ones at the nodes with rows, (E, W, Q).
     """
     k = head.num_latents
-    scaled = weights[:, :k].double() * stats.count.sqrt()[:, None]
-    stacked = scaled.permute(0, 2, 1).reshape(-1, k)
-    axes = torch.linalg.eigh(stacked.mT @ stacked)[1].flip(1)
+    axes = ordered_axes(weights[:, :k].double(), stats.count)
     kept, best = k, _evidence(head, nodes, stats, axes)
     while kept > 1:
         without = _evidence(head, nodes, stats, axes[:, : kept - 1])
