@@ -112,7 +112,8 @@ def _exactly(
     rough: bool,
 ) -> tuple[Statistics, Settled]:
     """One update, as the rows' statistics say all of them."""
-    stats = exact_statistics(guide, rows, grouped=True)
+    together = guide.head.likelihood.correlated
+    stats = exact_statistics(guide, rows, grouped=True, together=together)
     if sandwich:
         by_node = guide.head.likelihood.by_node
         plain = stats if rows.groups is None else exact_statistics(guide, rows)
@@ -122,10 +123,13 @@ def _exactly(
     return stats, guide.update(stats, sweeps=sweeps, rough=rough, **how)
 
 
-def exact_statistics(guide: Guide, rows: RowSource, *, grouped: bool = False) -> Statistics:
-    """Statistics of rows under an exact likelihood; with ``grouped`` rows of groups count less.
+def exact_statistics(
+    guide: Guide, rows: RowSource, *, grouped: bool = False, together: bool = False
+) -> Statistics:
+    """Statistics of rows under an exact likelihood.
 
-    The guide gives the likelihood alone; its weights do not matter.
+    The guide gives the likelihood alone; its weights do not matter. With ``grouped`` rows of groups
+    count less; ``together``: with the sums of outcomes whose noise goes together.
     """
     likelihood, parts, start = guide.head.likelihood, [], 0
     weights = None
@@ -138,7 +142,8 @@ def exact_statistics(guide: Guide, rows: RowSource, *, grouped: bool = False) ->
         zero = torch.zeros_like(block.y)
         terms = likelihood.site_terms(block.y, zero, zero, guide.nuisance_of(block))
         # What depends on the noise alone is taken as it is when the statistics are used.
-        parts.append(statistics(block, Sites(*terms[:2], torch.zeros_like(terms.log_norm), shares)))
+        sites = Sites(*terms[:2], torch.zeros_like(terms.log_norm), shares)
+        parts.append(statistics(block, sites, together=together))
     return reduce(Statistics.__add__, parts)
 
 

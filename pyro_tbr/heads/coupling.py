@@ -35,43 +35,91 @@ class Potential(NamedTuple):
 
 
 class NodeRows(NamedTuple):
-    """Likelihood of the weights at each node and outcome.
+    """Likelihood of the weights at each node, of each outcome alone or of all together.
+
+    P weights are judged together in each of G groups: those of an outcome, G = Q and P = W, or, as
+    where the noise of outcomes goes together, those of all, G = 1 and P = Q W. What methods take
+    and return is (E, Q, W) in either case.
 
     Attributes:
-        precision: P, (E, Q, W, W).
-        linear: b, (E, Q, W).
+        precision: P, (E, G, P, P).
+        linear: b, (E, G, P).
+        square: What the rows say at weights of zero: minus twice the log likelihood, up to what
+            depends on the noise alone, (E, G).
+        num_outcomes: Q.
     """
 
     precision: Tensor
     linear: Tensor
+    square: Tensor
+    num_outcomes: int
 
     @classmethod
     def of(cls, stats: Statistics, noise_precision: Tensor) -> NodeRows:
-        """From statistics and the precision of the noise, (E, Q)."""
+        """Of each outcome alone, from statistics and the precision of the noise, (E, Q)."""
         gram = stats.gram.expand(*stats.cross.shape, -1)
         scale = noise_precision[..., None]
-        return cls(scale[..., None] * gram, scale * stats.cross)
+        square = noise_precision * stats.square
+        return cls(scale[..., None] * gram, scale * stats.cross, square, stats.cross.shape[1])
+
+    @classmethod
+    def of_all(cls, stats: Statistics, precision: Tensor) -> NodeRows:
+        """Of all outcomes together, by the precision (M, Q, Q) of the noise of ``stats.joint``."""
+        assert stats.joint is not None
+        found = stats.joint.at_nodes(stats.nodes, precision)
+        return cls(*(part.unsqueeze(1) for part in found), num_outcomes=stats.cross.shape[1])
 
     def given_means(self, mean: Tensor) -> Potential:
         """Of every weight with the others at their means, (E, Q, W) each."""
-        diagonal = self.precision.diagonal(dim1=-2, dim2=-1)
+        diagonal, mean = self._diagonal(), mean.reshape(self.linear.shape)
         others = (self.precision @ mean.unsqueeze(-1)).squeeze(-1) - diagonal * mean
-        return Potential(self.linear - others, diagonal)
+        return self._apart(Potential(self.linear - others, diagonal))
 
     def given_cavities(self, cavity: Potential) -> Potential:
         """Of every weight with the others integrated over their cavities, (E, Q, W) each."""
-        cov = self.joint_cov(cavity)
+        cov, cavity = self.joint_cov(cavity), self._together(cavity)
         precision = 1 / cov.diagonal(dim1=-2, dim2=-1)
         mean = (cov @ (self.linear + cavity.eta).unsqueeze(-1)).squeeze(-1)
         eta, lam = precision * mean - cavity.eta, precision - cavity.lam
-        return Potential(eta, lam.clamp(min=0))
+        return self._apart(Potential(eta, lam.clamp(min=0)))
 
     def cavity(self, mean: Tensor, var: Tensor, own: Potential) -> Potential:
         """What all else says of each weight, from its posterior moments and its own potential."""
-        diagonal = self.precision.diagonal(dim1=-2, dim2=-1)
+        diagonal = self._diagonal().reshape(mean.shape)
         lam = (1 / var - own.lam).clamp(_LEAST * diagonal + 1e-12, _MOST * diagonal + 1.0)
         return Potential(mean * (lam + own.lam) - own.eta, lam)
 
     def joint_cov(self, cavity: Potential) -> Tensor:
-        """Covariance of a node's weights by rows and cavities together, (E, Q, W, W)."""
-        return torch.linalg.inv(self.precision + torch.diag_embed(cavity.lam))
+        """Covariance of the weights of a group by rows and cavities together, (E, G, P, P)."""
+        return torch.linalg.inv(self.precision + torch.diag_embed(self._together(cavity).lam))
+
+    def by_outcome(self, cov: Tensor) -> Tensor:
+        """Of covariances (E, G, P, P) those of each outcome's weights, (E, Q, W, W)."""
+        if cov.shape[1] == self.num_outcomes:
+            return cov
+        width = cov.shape[-1] // self.num_outcomes
+        parts = cov.reshape(len(cov), self.num_outcomes, width, self.num_outcomes, width)
+        return parts.diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)
+
+    def misfit(self, mean: Tensor, cov: Tensor) -> Tensor:
+        """Expectation of what ``square`` is at weights of zero, (E, G).
+
+        Args:
+            mean: Of the weights, (E, Q, W).
+            cov: Their covariances, (E, G, P, P).
+        """
+        mean = mean.reshape(self.linear.shape)
+        pulled = (self.precision @ mean.unsqueeze(-1)).squeeze(-1)
+        at_mean = self.square + ((pulled - 2 * self.linear) * mean).sum(-1)
+        return at_mean.clamp(min=0) + (self.precision * cov).sum((-1, -2)).clamp(min=0)
+
+    def _diagonal(self) -> Tensor:
+        return self.precision.diagonal(dim1=-2, dim2=-1)
+
+    def _together(self, each: Potential) -> Potential:
+        """Of (E, Q, W) as groups have it, (E, G, P)."""
+        return Potential(*(part.reshape(self.linear.shape) for part in each))
+
+    def _apart(self, each: Potential) -> Potential:
+        """The other way round."""
+        return Potential(*(part.reshape(len(part), self.num_outcomes, -1) for part in each))

@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 
 from pyro_tbr.errors import DataError, TrainingError
 from pyro_tbr.heads.absorbing import taken_up
-from pyro_tbr.heads.coupling import NodeRows
+from pyro_tbr.heads.coupling import NodeRows, Potential
 from pyro_tbr.heads.head import Head
 from pyro_tbr.heads.hyper.base import HyperFactors, by_name
 from pyro_tbr.heads.likelihoods.expectations import Nuisance, as_dict
@@ -72,6 +72,7 @@ class Guide(LocalParamsModule):
         informed_arcs: (A,) bool, arcs with rows below them. The others keep their prior, exactly.
         factor: The prior's part of q.
         nuisance: Factors of the likelihood's own parameters by site name.
+        couples_outcomes: It takes outcomes whose noise goes together.
         along_tree: Closed forms along the tree move it, in :meth:`absorb` and :meth:`step`; else
             gradients of the ELBO do.
 
@@ -81,6 +82,7 @@ class Guide(LocalParamsModule):
 
     informed_arcs: Tensor
     along_tree = False
+    couples_outcomes = False
 
     def __init__(self, head: Any, informed_nodes: Tensor | None = None) -> None:
         super().__init__()
@@ -94,6 +96,11 @@ class Guide(LocalParamsModule):
             )
         head = head if isinstance(head, Head) else head.head
         self._head = (head,)  # in a tuple: a guide does not own its head
+        if head.likelihood.correlated and not self.couples_outcomes:
+            raise DataError(
+                f"{kind.__name__} takes each outcome alone, and covariance='full' has their noise "
+                "go together: fit with guide='tree', or give covariance='diagonal'"
+            )
         nodes = torch.ones(head.tree.num_nodes, dtype=torch.bool)
         nodes = nodes if informed_nodes is None else informed_nodes.cpu()
         self.register_buffer("informed_arcs", informed_arcs(head.tree, nodes))
@@ -159,6 +166,18 @@ class Guide(LocalParamsModule):
         del nodes
         return None
 
+    def node_rows(self, stats: Statistics) -> NodeRows:
+        """What the rows of each node say of its weights, at the noise as it is now."""
+        if stats.joint is None:
+            return NodeRows.of(stats, self.site_scale(stats.nodes))
+        return NodeRows.of_all(stats, self._noise_terms(stats)[0])
+
+    def _noise_terms(self, stats: Statistics) -> tuple[Tensor, Tensor]:
+        """Of outcomes that go together, see ``CorrelatedGaussianLikelihood.noise_terms``."""
+        assert stats.joint is not None
+        likelihood = self.head.likelihood
+        return likelihood.noise_terms(self.nuisance_at(stats.joint.nodes), stats.joint.seen)
+
     @torch.no_grad()
     def joint_cov(self, stats: Statistics) -> Tensor:
         """Covariances of the weights at the nodes with rows, (E, Q, W, W), double precision.
@@ -168,9 +187,18 @@ class Guide(LocalParamsModule):
         cov = self.node_cov(stats.nodes)
         if cov is not None:
             return cov.double()
-        rows = NodeRows.of(stats, self.site_scale(stats.nodes))
-        mean, var = (part[stats.nodes].double().mT for part in self.node_moments())
-        return rows.joint_cov(rows.cavity(mean, var, rows.given_means(mean)))
+        return self.node_rows(stats).by_outcome(self.group_cov(stats))
+
+    @torch.no_grad()
+    def group_cov(self, stats: Statistics) -> Tensor:
+        """The same of all weights that are judged together, (E, G, P, P), see :class:`NodeRows`."""
+        rows = self.node_rows(stats)
+        return rows.joint_cov(self._cavity(rows, stats.nodes))
+
+    def _cavity(self, rows: NodeRows, nodes: Tensor) -> Potential:
+        """What is known of the weights at nodes (E,) without their rows, (E, Q, W) each."""
+        mean, var = (part[nodes].double().mT for part in self.node_moments())
+        return rows.cavity(mean, var, rows.given_means(mean))
 
     def delta_moments(self) -> DeltaMoments:
         """Inclusion probabilities and moments of the changes."""
@@ -287,6 +315,12 @@ class Guide(LocalParamsModule):
     ) -> Tensor:
         """The same; ``cov`` (E, Q, W, W) at the nodes with rows in place of the variances."""
         stats = stats.flattened()
+        if stats.joint is not None:
+            rows, log_norm = self.node_rows(stats), self._noise_terms(stats)[1]
+            mean, var = (part[stats.nodes].double().mT for part in moments)
+            spread = torch.diag_embed(var.reshape(rows.linear.shape)) if cov is None else cov
+            misfit = rows.misfit(mean, spread).sum()
+            return stats.constant.sum() - 0.5 * misfit + (stats.joint.count * log_norm).sum()
         residual = stats.residual(*moments, cov)
         each = stats.constant - 0.5 * self.site_scale(stats.nodes) * residual
         log_norm = self.head.likelihood.site_norm(self.nuisance_at(stats.nodes)).double()
@@ -297,13 +331,24 @@ class Guide(LocalParamsModule):
     ) -> None:
         """Moves the parameters of an exact likelihood to their optimum, weights held fixed.
 
-        Statistics are flattened; ``cov`` (E, Q, W, W) of the weights at the nodes with rows takes
-        the place of the guide's own variances. Only those of single nodes, unless ``common``.
+        Statistics are flattened; ``cov`` (E, G, P, P) of the weights that are judged together at
+        the nodes with rows takes the place of the guide's own variances. Only those of single
+        nodes, unless ``common``.
         """
+        likelihood, moments = self.head.likelihood, self.node_moments()
         with torch.no_grad():
-            square = stats.residual(*self.node_moments(), cov)
-            learn = self.head.likelihood.learn_from_residuals
+            own = cov
+            if stats.joint is not None and cov is not None:
+                own = self.node_rows(stats).by_outcome(cov)
+            square = stats.residual(*moments, own)
+            learn = likelihood.learn_from_residuals
             learn(self.nuisance, square, stats.count, stats.nodes, common=common)
+            if stats.joint is not None and common:
+                mean, var = (part[stats.nodes].double().mT for part in moments)
+                spread = torch.diag_embed(var.flatten(1)) if cov is None else cov.squeeze(1)
+                found = stats.joint.residuals(stats.nodes, mean, spread)
+                at = self.nuisance_at(stats.joint.nodes)
+                likelihood.learn_correlation(self.nuisance, at, stats.joint, found)
 
     def sample(self, num_samples: int, generator: Generator) -> dict[str, Tensor]:
         """Joint draws by site name, draws first; needs no Pyro and no global generator."""

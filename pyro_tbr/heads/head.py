@@ -60,6 +60,15 @@ class Head(LocalParamsModule):
         built.to(dtype=own.root_loc.dtype, device=own.root_loc.device)
         return Head(self.tree, built, self.likelihood)
 
+    def apart(self) -> Head:
+        """The same head with a likelihood of outcomes each of which is alone; parts are shared."""
+        likelihood = self.likelihood.apart()
+        if likelihood is self.likelihood:
+            return self
+        other = Head(self.tree, self.prior, likelihood)
+        other.num_rows = self.num_rows
+        return other
+
     def forward(
         self,
         design: Tensor,
@@ -97,11 +106,13 @@ class Head(LocalParamsModule):
             predictor = predictor.squeeze(-3) if predictor.dim() > 3 else predictor
             own = self._at_rows(nuisance, env_index)
             outcome = self.likelihood(predictor, {**own, **terms.values} if terms else own)
+            every = torch.ones(num_batch, self.num_outcomes, dtype=torch.bool, device=design.device)
+            observed = every if y is None else ~torch.isnan(y)
+            outcome = self.likelihood.joint(outcome, observed)
             if terms is not None and terms.weights is not None:
                 outcome = Weighted(outcome, terms.weights)
             if y is None:
                 return pyro.sample("y", outcome.to_event(1))
-            observed = ~torch.isnan(y)
             obs = self.likelihood.filled(y)
             return pyro.sample("y", outcome.mask(observed).to_event(1), obs=obs)
 

@@ -214,7 +214,7 @@ class JointGuide(Guide):
 
     def _see(self, stats: Statistics) -> None:
         """Takes what the rows say at the noise as it is now; statistics are flattened."""
-        self._rows = stats.nodes, NodeRows.of(stats, self.site_scale(stats.nodes))
+        self._rows = stats.nodes, self.node_rows(stats)
         self.refresh()
 
     def _change_precision(self) -> Tensor:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_tbr.heads.joint_sums import JointSums
 from pyro_tbr.heads.rows import DesignRows
 
 _SUMS = ("gram", "cross", "square", "count", "constant")
@@ -34,6 +35,7 @@ class Statistics(NamedTuple):
         constant: Sums of what does not depend on the weights, (E, Q).
         inflation: Variances of the node's weights over those that the noise says, (E, Q, W);
             ``None``: 1.
+        joint: Sums of outcomes together, where their noise goes together; else ``None``.
     """
 
     nodes: Tensor
@@ -43,17 +45,26 @@ class Statistics(NamedTuple):
     count: Tensor  # type: ignore[assignment]
     constant: Tensor
     inflation: Tensor | None = None
+    joint: JointSums | None = None
 
     def transform(self, linear: Tensor) -> Statistics:
-        """Statistics of the design ``z @ linear``, with ``linear`` (*B, W, W); batch goes first."""
+        """Statistics of the design ``z @ linear``, with ``linear`` (*B, W, W); batch goes first.
+
+        Sums of outcomes together are turned where there is no batch, and left out elsewhere.
+        """
+        joint = None
+        if self.joint is not None and linear.dim() == 2:
+            joint = self.joint.transform(linear)
         linear = linear[..., None, None, :, :]
         gram = linear.transpose(-1, -2) @ self.gram @ linear
         cross = (linear.transpose(-1, -2) @ self.cross.unsqueeze(-1)).squeeze(-1)
-        return self._replace(gram=gram, cross=cross)
+        return self._replace(gram=gram, cross=cross, joint=joint)
 
     def scaled(self, share: float) -> Statistics:
         """Statistics of rows that count by a share, or as so many."""
-        return self._replace(**{name: getattr(self, name) * share for name in _SUMS})
+        sums = {name: getattr(self, name) * share for name in _SUMS}
+        joint = None if self.joint is None else self.joint.scaled(share)
+        return self._replace(**sums, joint=joint)
 
     def residual(self, mean: Tensor, var: Tensor, cov: Tensor | None = None) -> Tensor:
         """Expected sum of squared residuals, (E, Q), double precision, never below zero.
@@ -88,8 +99,9 @@ class Statistics(NamedTuple):
         peak = self.peaks()[1]
         flat = self.gram * shrink[..., :, None] * shrink[..., None, :]
         cross = (flat @ peak.unsqueeze(-1)).squeeze(-1)
-        gain = ((cross - self.cross) * peak).sum(-1)
-        return self._replace(gram=flat, cross=cross, square=self.square + gain, inflation=None)
+        square = self.square + ((cross - self.cross) * peak).sum(-1)
+        joint = None if self.joint is None else self.joint.flattened(self.inflation)
+        return self._replace(gram=flat, cross=cross, square=square, inflation=None, joint=joint)
 
     def __add__(self, other: object) -> Statistics:
         """Statistics of both sets of rows together."""
@@ -104,7 +116,11 @@ class Statistics(NamedTuple):
 
         one, two = (s._replace(gram=s.gram.expand(-1, width, -1, -1)) for s in (self, other))
         sums = {name: summed(getattr(one, name), getattr(two, name)) for name in _SUMS}
-        return Statistics(nodes, **sums, inflation=self._inflation_with(other, summed))
+        joint = None
+        if self.joint is not None and other.joint is not None:
+            joint = self.joint + other.joint
+        inflation = self._inflation_with(other, summed)
+        return Statistics(nodes, **sums, inflation=inflation, joint=joint)
 
     def _inflation_with(self, other: Statistics, summed) -> Tensor | None:  # type: ignore[no-untyped-def]
         """Of both together: by rows, in logs; rows of which none is known have the average."""
@@ -136,8 +152,11 @@ class Sites(NamedTuple):
 
 
 @torch.no_grad()
-def statistics(rows: DesignRows, sites: Sites) -> Statistics:
-    """Sufficient statistics of some rows, from the Gaussians that stand for their likelihood."""
+def statistics(rows: DesignRows, sites: Sites, *, together: bool = False) -> Statistics:
+    """Sufficient statistics of some rows, from the Gaussians that stand for their likelihood.
+
+    With ``together`` those of outcomes whose noise goes together are among them.
+    """
     nodes, position = rows.env_index.unique(return_inverse=True)
     precision = torch.where(sites.share > 0, sites.share * sites.precision.double(), 0.0)
     response = torch.where(sites.share > 0, sites.response.double(), 0.0)
@@ -155,4 +174,6 @@ def statistics(rows: DesignRows, sites: Sites) -> Statistics:
     zeros = gram.new_zeros(len(nodes), num_outcomes)
     height = torch.where(sites.share > 0, sites.share * sites.log_norm.double(), 0.0)
     sums = (precision * response.square(), sites.share, height)
-    return Statistics(nodes, gram, cross, *(zeros.index_add(0, position, part) for part in sums))
+    square, count, constant = (zeros.index_add(0, position, part) for part in sums)
+    joint = JointSums.of(rows, sites.share) if together else None
+    return Statistics(nodes, gram, cross, square, count, constant, joint=joint)

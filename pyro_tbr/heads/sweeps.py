@@ -37,8 +37,9 @@ _PROGRESS, _PATIENCE = 0.9, 10  # expectation propagation that does not get shor
 _TALK = 0.6  # step of what outcomes tell each other of their gates,
 _QUIETER, _LEAST_TALK = 0.7, 0.2  # shorter by this factor, down to that, where news get larger
 _PACE = 0.7  # all weights move at once while each sweep moves less than this share of the last
-# Squared residuals over the noise variance, of a node and outcome, by which expectation propagation
-# may be above mean field, and as many again for each weight: it shrinks what is uncertain.
+# Squared residuals over the noise variance, of weights of a node that are judged together, by which
+# expectation propagation may be above mean field, and as many again for each of them: it shrinks
+# what is uncertain.
 _WORSE, _WORSE_A_WEIGHT = 10.0, 3.0
 
 
@@ -74,7 +75,7 @@ class Sweeps:
         mean = self._moments()[0] if start is None else start.clone()
         guide.eta.zero_()
         guide.lam.zero_()
-        coupled = guide.coupled and mean.shape[-1] > 1
+        coupled = guide.coupled and (mean.shape[-1] > 1 or self.stats.joint is not None)
         limit = (sweeps + 1) // 2 if coupled else sweeps
         settled = _BEFORE_COUPLED if coupled else _SETTLED
         few = limit if rough or not coupled else min(limit, _FIRST_SWEEPS)
@@ -98,19 +99,20 @@ class Sweeps:
 
     def once(self) -> None:
         """One sweep from where the guide stands, hyperparameters and noise after it."""
-        self._run(self.guide.coupled and len(self.guide.eta) > 1, 1, 0.0)
+        together = len(self.guide.eta) > 1 or self.stats.joint is not None
+        self._run(self.guide.coupled and together, 1, 0.0)
 
     def _coupled(self, limit: int) -> Settled:
         """Expectation propagation from mean field, which is there again where it is in trouble."""
-        before, scale = self.guide.state_copy(), self.guide.site_scale(self.stats.nodes).clone()
-        misfit = self._misfit(scale)
+        before, rows = self.guide.state_copy(), self._rows(True)
+        misfit = self._misfit(rows)
         moves = self._run(True, limit, _COUPLED_SETTLED)
         moves = self._go_on(moves, True, limit, _COUPLED_SETTLED)
         if _largest(moves) < _TROUBLE:
             moves = self._run(True, _POLISHING_SWEEPS, _COUPLED_SETTLED, polish=True)
         if _largest(moves) > _TROUBLE:  # all components may mean another optimum
             moves = self._run(True, limit, _DRIFT, step=_CAREFUL[0], polish=True)
-        worse = self._misfit(scale) - misfit > _WORSE + _WORSE_A_WEIGHT * moves.shape[-1]
+        worse = self._misfit(rows) - misfit > _WORSE + _WORSE_A_WEIGHT * rows.linear.shape[-1]
         trouble = (moves > _TROUBLE) | worse.unsqueeze(-1)
         if not bool(trouble.any()):
             return Settled(self._done, _largest(moves))
@@ -183,7 +185,7 @@ class Sweeps:
     ) -> Tensor:
         """Every weight once, as the others were before; of mean field maybe from given means."""
         guide, nodes = self.guide, self.stats.nodes
-        rows, own = NodeRows.of(self.stats, guide.site_scale(self.stats.nodes)), self._potentials()
+        rows, own = self._rows(coupled), self._potentials()
         # Mean field asks for no variances, and those of before the start would cost a pass.
         here, var = self._moments() if start is None else (start, torch.ones_like(start))
         new = self._potentials_given(rows, here, var, own, step if coupled else None)
@@ -213,7 +215,7 @@ class Sweeps:
     def _one_by_one(self, coupled: bool, components: int | None, step: float) -> Tensor:
         """Every weight once; returns the moves at the nodes, see ``_SETTLED``, (E, Q, W)."""
         guide, nodes = self.guide, self.stats.nodes
-        rows, own = NodeRows.of(self.stats, guide.site_scale(self.stats.nodes)), self._potentials()
+        rows, own = self._rows(coupled), self._potentials()
         mean, var = self._moments()
         moves = torch.zeros_like(mean)
         for k in range(mean.shape[-1]):
@@ -242,6 +244,15 @@ class Sweeps:
         self._told = told
         return torch.maximum(moves, found)
 
+    def _rows(self, coupled: bool) -> NodeRows:
+        """What the rows say of the weights at the noise as it is.
+
+        Outcomes that go together are coupled alone: one by one, with the others at their means,
+        they would move by hundreds of short steps.
+        """
+        stats = self.stats if coupled else self.stats._replace(joint=None)
+        return self.guide.node_rows(stats)
+
     def _moments(self) -> tuple[Tensor, Tensor]:
         """Means and variances of the weights at the nodes with rows, (E, Q, W) each."""
         return self.guide.moments_at(self.stats.nodes)
@@ -251,15 +262,13 @@ class Sweeps:
         return self.guide.potentials_at(self.stats.nodes)
 
     def _move_noise(self, coupled: bool) -> None:
-        cov = None
-        if coupled:
-            cov = self.guide.joint_cov(self.stats)
+        cov = self.guide.group_cov(self.stats) if coupled else None
         self.guide.learn_nuisance_from(self.stats, cov, common=self.learn_nuisance)
 
-    def _misfit(self, scale: Tensor) -> Tensor:
-        """Squared residuals at the means over the noise variance, (E, Q)."""
-        mean = self.guide.current.node_mean.permute(2, 0, 1)
-        return scale * self.stats.residual(mean, torch.zeros_like(mean))
+    def _misfit(self, rows: NodeRows) -> Tensor:
+        """What rows lose at the means of the weights that are judged together, (E, G)."""
+        mean = self._moments()[0]
+        return rows.misfit(mean, torch.zeros_like(rows.precision))
 
     def _places(self, trouble: Tensor) -> tuple[tuple[int, int, int], ...]:
         """Weight, outcome and node of what is in trouble, (E, Q, W) bool."""

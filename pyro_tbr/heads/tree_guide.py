@@ -204,7 +204,9 @@ class TreeGuide(TreeState):
         self, rows: DesignRows, weight: float, *, at_start: bool = False
     ) -> Statistics:
         """Statistics of the rows' sites, each row as good as so many."""
-        return statistics(rows, row_sites(self, rows, at_start=at_start)[0]).scaled(weight)
+        sites, _ = row_sites(self, rows, at_start=at_start)
+        found = statistics(rows, sites, together=self.head.likelihood.correlated)
+        return found.scaled(weight)
 
     def _learn_from(self, rows: DesignRows, weight: float, share: float) -> None:
         """A part of the way to the optimum of the likelihood's own parameters for some rows."""

@@ -29,6 +29,7 @@ class TreeState(Guide):
     eta: Tensor
     lam: Tensor
     along_tree = True
+    couples_outcomes = True
     abstract = True
 
     def __init__(
@@ -97,11 +98,9 @@ class TreeState(Guide):
         """Potentials of the rows at some nodes (E,), (E, Q, W) each, double."""
         return Potential(*(_at(nodes, part) for part in (self.eta, self.lam)))
 
-    def joint_cov(self, stats: Statistics) -> Tensor:
-        """See :meth:`Guide.joint_cov`: by what the trees say without these rows."""
-        rows = NodeRows.of(stats, self.site_scale(stats.nodes))
-        own = self.potentials_at(stats.nodes)
-        return rows.joint_cov(rows.cavity(*self.moments_at(stats.nodes), own))
+    def _cavity(self, rows: NodeRows, nodes: Tensor) -> Potential:
+        """See :meth:`Guide._cavity`: what the trees say beside what they were told."""
+        return rows.cavity(*self.moments_at(nodes), self.potentials_at(nodes))
 
     def refresh(self, now: TreePosterior | None = None) -> None:
         """Forgets the passes, after a change of potentials or hyperparameters; keeps new ones."""

@@ -141,7 +141,7 @@ class Judge:
 
     def _weights(self, z: Tensor, rows: StandardRows) -> tuple[TreeGuide, float]:
         """Dense weights of these latents given the rows, and their log evidence."""
-        head = self.model.head.with_prior(GaussianPrior(), z.shape[1])
+        head = self.model.head.apart().with_prior(GaussianPrior(), z.shape[1])
         guide = TreeGuide(head, rows.nodes(head.tree.num_nodes)).to(rows.y.device)
         design = rows.with_design(self._design(z))
         stats = condition(guide, design, sweeps=_SWEEPS)

@@ -169,6 +169,11 @@ def _groups(
             f"groups need numeric outcomes with normal noise, and {likelihood!r} has others: "
             "leave groups out, or make each group a leaf of the tree"
         )
+    if likelihood.correlated:
+        raise DataError(
+            "groups together with covariance='full': rows of a group are known to go together in "
+            "each outcome alone; leave groups out, or give covariance='diagonal'"
+        )
     assert rows.y is not None
     index = align_groups(groups, rows.env_index, rows.order)
     correlation = torch.zeros(rows.y.shape[1], dtype=torch.float64)

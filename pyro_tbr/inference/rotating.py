@@ -189,6 +189,6 @@ def _judge(task: Task, rank: int) -> Head | None:
 
 def _dense_weights(task: Task, z: Tensor, rows: StandardRows) -> tuple[TreeGuide, Statistics]:
     """Weights of white latents (N, r) that may change on every arc; statistics flattened."""
-    head = task.model.head.with_prior(GaussianPrior(), z.shape[1])
+    head = task.model.head.apart().with_prior(GaussianPrior(), z.shape[1])
     guide = TreeGuide(head, rows.nodes(head.tree.num_nodes)).to(rows.y.device)
     return guide, settle(task, guide, task.model.design(z), rows).flattened()

@@ -136,6 +136,8 @@ def _posterior_group(
         named = list(sizes)[len(sizes) + 1 - value.ndim :]
         if name.startswith("node_"):  # of every node, as ``node_noise_scale``
             named = ["node", *named[1:]]
+        if name.endswith("_cholesky"):  # of outcomes by outcomes
+            named = ["outcome", "other_outcome"]
         # A dimension of one where there are several latents or outcomes is shared by them.
         shared = [
             i for i, dim in enumerate(named, 1) if value.shape[i] == 1 and sizes.get(dim, 1) > 1

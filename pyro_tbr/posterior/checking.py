@@ -73,7 +73,8 @@ def checked(
     # By the noise alone: a row that its environment's weights follow has a small residual.
     tails = _tails(residuals.raw if guide.head.likelihood.exact else None, outcomes)
     found = ModelCheck(environments, latents, *missing, correlations, worth, tails, ())
-    reasons = reasons_of(found, remedy=_remedy(guide.head.likelihood))
+    likelihood = guide.head.likelihood
+    reasons = reasons_of(found, remedy=_remedy(likelihood), together=_told_together(likelihood))
     return ModelCheck(**(vars(found) | {"reasons": reasons}))
 
 
@@ -106,6 +107,13 @@ def _remedy(likelihood: Likelihood) -> str:
     if any(hyper.fixed is not None for hyper in likelihood.hyperparameters()):
         return f"the noise was given, {likelihood!r}: leave it out, so that it is learnt"
     return "" if likelihood.by_node else 'give GaussianLikelihood(noise="by_environment")'
+
+
+def _told_together(likelihood: Likelihood) -> str | None:
+    """What to do where residuals of outcomes correlate; ``None``: the model knows it."""
+    if likelihood.correlated:
+        return None
+    return "; give GaussianLikelihood(covariance='full')" if likelihood.exact else ""
 
 
 def some_rows(number: int) -> Tensor:

@@ -73,8 +73,12 @@ class ModelCheck:
         return "\n".join(lines)
 
 
-def reasons_of(found: ModelCheck, *, remedy: str) -> tuple[str, ...]:
-    """What is clearly wrong, where, and what to do; of uneven noise the ``remedy``, or nothing."""
+def reasons_of(found: ModelCheck, *, remedy: str, together: str | None = "") -> tuple[str, ...]:
+    """What is clearly wrong, where, and what to do.
+
+    Of uneven noise the ``remedy``, or nothing; of outcomes that go ``together`` likewise, ``None``
+    where the model knows it.
+    """
     reasons = []
     if found.missing_z > _SURE and found.missing_share > _MISSING:
         reasons.append(
@@ -114,11 +118,11 @@ def reasons_of(found: ModelCheck, *, remedy: str) -> tuple[str, ...]:
             "hard to say, and the fit's PIPs of these may be off by 0.1 and more: "
             "sample_posterior(posterior) says it right where outcomes are normal"
         )
-    if found.worth < _WORTH * len(found.correlations):
+    if together is not None and found.worth < _WORTH * len(found.correlations):
         reasons.append(
             f"residuals of the {len(found.correlations)} outcomes correlate, so they are worth "
             f"{found.worth:.1f} independent ones: a change seen in several is no more evidence, "
-            "and an interval of their sum or mean is too narrow"
+            f"and an interval of their sum or mean is too narrow{together}"
         )
     return tuple(reasons)
 

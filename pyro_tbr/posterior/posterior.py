@@ -99,6 +99,14 @@ class Posterior(ChangeAnswers, FeatureAnswers):
         """
         return tables.noise_table(self, level)
 
+    def noise_correlation(self) -> pd.DataFrame:
+        """Correlations of the noise of a row's outcomes, outcomes by outcomes.
+
+        Learnt with ``GaussianLikelihood(covariance="full")``; else the model takes them for none,
+        and ``check().correlations`` are those of the residuals.
+        """
+        return tables.noise_correlation(self)
+
     @torch.no_grad()
     def encode(self, x: Any) -> Any:
         """Latents of new rows.

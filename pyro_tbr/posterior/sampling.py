@@ -90,6 +90,11 @@ def _check(posterior: Posterior, num_chains: int, num_sweeps: int) -> None:
             "is an average over several: give the one that fit() returned"
         )
     likelihood, prior = posterior.model.likelihood, posterior.model.prior
+    if likelihood.correlated:
+        raise DataError(
+            "sample_posterior takes each outcome alone, and covariance='full' has their noise go "
+            "together: fit with covariance='diagonal', or use the fitted posterior itself"
+        )
     if type(likelihood) is not GaussianLikelihood:
         raise DataError(
             "sample_posterior needs normal outcomes, whose statistics say all of the rows; the "

@@ -14,6 +14,7 @@ from torch import nn
 
 from pyro_tbr.data import Schema
 from pyro_tbr.errors import DataError, TbrError
+from pyro_tbr.heads.joint_sums import JointSums
 from pyro_tbr.heads.likelihoods.scaling import Scaling
 from pyro_tbr.heads.statistics import Statistics
 from pyro_tbr.posterior.describing import (
@@ -35,7 +36,7 @@ from pyro_tbr.tree import Tree
 _CALLS = "posterior.save('fit.pt'), then pyro_tbr.load('fit.pt')"
 # What is written, and the oldest that is read. They count up when files of before can no longer be
 # read, or readers of before would err.
-FORMAT, OLDEST = 4, 2
+FORMAT, OLDEST = 5, 2
 
 _WORDS = {"schema": "names of features and outcomes", "report": "report of the fit"}  # in errors
 
@@ -70,7 +71,7 @@ def _parts(content: dict[str, Any], encoder: nn.Module | None, path: str) -> dic
     return {
         "model": model,
         "guide": guide_of(parts["guide"], model),
-        "stats": Statistics(**parts["stats"]),
+        "stats": _stats_of(parts["stats"]),
         "schema": schema,
         "scaling": scaling,
         "row_counts": parts["row_counts"],
@@ -84,13 +85,25 @@ def _content(view: PosteriorView) -> dict[str, Any]:
         "tree": describe_tree(view.tree),
         "model": describe_model(view.model),
         "guide": describe_guide(view.guide),
-        "stats": view.stats._asdict(),
+        "stats": _of_stats(view.stats),
         "schema": vars(view.schema),
         "scaling": view.scaling._asdict(),
         "row_counts": view.row_counts,
         "report": _described(view.report),
     }
     return {name: to_plain(part, _WORDS.get(name, name)) for name, part in parts.items()}
+
+
+def _of_stats(stats: Statistics) -> dict[str, Any]:
+    """Statistics as a dict, of plain values and tensors."""
+    joint = None if stats.joint is None else stats.joint._asdict()
+    return stats._asdict() | {"joint": joint}
+
+
+def _stats_of(parts: dict[str, Any]) -> Statistics:
+    """The statistics that :func:`_of_stats` took apart."""
+    joint = parts.get("joint")
+    return Statistics(**(parts | {"joint": None if joint is None else JointSums(**joint)}))
 
 
 def _described(report: FitReport) -> dict[str, Any]:

@@ -190,6 +190,13 @@ def node_table(tree: Tree, moments: NodeMoments, latents: Names, outcomes: Names
     return long_form({"node": tree.nodes}, {"mean": mean, "sd": sd}, latents, outcomes)
 
 
+def noise_correlation(view: PosteriorView) -> pd.DataFrame:
+    """See ``Posterior.noise_correlation``."""
+    found = view.model.likelihood.noise_correlation(view.guide.nuisance).cpu().numpy()
+    names = list(view.outcome_names)
+    return pd.DataFrame(found, index=names_index(names, "outcome"), columns=names)
+
+
 def noise_table(view: PosteriorView, level: float) -> pd.DataFrame:
     """See ``Posterior.noise``."""
     check_level(level)

@@ -113,7 +113,8 @@ def test_gates_are_nearer_to_the_joint_posteriors(seed):
 def test_potentials_integrate_the_others():
     generator = torch.Generator().manual_seed(0)
     root = torch.randn(2, 1, W, W + 1, generator=generator, dtype=torch.float64)
-    node = NodeRows(root @ root.mT, torch.randn(2, 1, W, generator=generator).double())
+    linear = torch.randn(2, 1, W, generator=generator).double()
+    node = NodeRows(root @ root.mT, linear, torch.zeros(2, 1).double(), num_outcomes=1)
     mean, var = torch.zeros(2, 1, W).double(), torch.full((2, 1, W), 0.5).double()
     nothing = Potential(mean, torch.zeros_like(mean))
     cavity = node.cavity(mean, var, nothing)
@@ -153,7 +154,8 @@ def test_one_inverse_serves_all_weights(width, rank):
     """Also where the rows are fewer than the weights, so that they leave most directions open."""
     generator = torch.Generator().manual_seed(width)
     root = torch.randn(3, 2, width, rank, generator=generator, dtype=torch.float64)
-    node = NodeRows(root @ root.mT, torch.randn(3, 2, width, generator=generator).double())
+    linear = torch.randn(3, 2, width, generator=generator).double()
+    node = NodeRows(root @ root.mT, linear, torch.zeros(3, 2).double(), num_outcomes=2)
     size = (3, 2, width)
     mean = torch.randn(size, generator=generator).double()
     var = torch.rand(size, generator=generator).double().pow(4) + 1e-3

@@ -50,6 +50,7 @@ class AveragedGuide(HeldGuide):
 
     held = "is an average over bases"
     remade = "average_bases()"
+    couples_outcomes = True
     weight: Tensor
     gap: Tensor
     agreement: Tensor
@@ -97,8 +98,10 @@ class AveragedGuide(HeldGuide):
             getattr(self, name).copy_(part)
         # For what asks for the likelihood's parameters alone; bases hardly differ in these.
         for name, factor in by_name(self.nuisance).items():
-            if factor.learnt:
-                states = [by_name(guide.nuisance)[name].state() for guide in self._guides()]
+            states = [by_name(guide.nuisance)[name].state() for guide in self._guides()]
+            if not factor.learnt:  # a correlation is a point; what is fixed stays
+                factor.restore(states[0])
+            else:
                 loc, var = self._moments(
                     [part.loc.double() for part in states],
                     [(2 * part.log_scale.double()).exp() for part in states],

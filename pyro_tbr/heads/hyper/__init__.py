@@ -9,6 +9,7 @@ from pyro_tbr.heads.hyper.base import (
     quadrature,
     spread_fixed,
 )
+from pyro_tbr.heads.hyper.correlation import CorrelationCholesky, CorrelationFactor
 from pyro_tbr.heads.hyper.node_scales import NodeScale, NodeScaleFactor
 from pyro_tbr.heads.hyper.rates import Rate, RateFactor
 from pyro_tbr.heads.hyper.scales import (
@@ -22,6 +23,8 @@ from pyro_tbr.heads.hyper.scales import (
 )
 
 __all__ = [
+    "CorrelationCholesky",
+    "CorrelationFactor",
     "FactorState",
     "HalfCauchyScale",
     "Hyperparameter",

@@ -99,6 +99,7 @@ class Likelihood(Support):
 
     Attributes:
         exact: Rows are normal sites whatever q is: outcomes are normal around the predictor.
+        correlated: The noise of a row's outcomes goes together.
         predictor_scale: Typical standard deviation of the predictor where it explains half,
             the unit of the medians of the scales that a prior learns; 1 for outcomes
             that are standardised.
@@ -109,6 +110,7 @@ class Likelihood(Support):
     """
 
     exact: bool = False
+    correlated: bool = False
     predictor_scale: float = 1.0
     interval: str = "outcome"
     discrete: bool = False
@@ -173,6 +175,11 @@ class Likelihood(Support):
         del nuisance
         return []
 
+    def noise_correlation(self, nuisance: HyperFactors) -> Tensor:
+        """Correlations of the noise of a row's outcomes, (Q, Q) double; here none."""
+        del nuisance
+        return torch.eye(len(self.unit), dtype=torch.float64)
+
     def start_moments(self, y: Tensor, nuisance: Nuisance) -> tuple[Tensor, Tensor]:
         """Means and variances (N, Q) of predictors that a first expansion of rows is made at.
 
@@ -190,6 +197,20 @@ class Likelihood(Support):
                 the rows before it where there are batch dimensions.
         """
         raise NotImplementedError
+
+    def apart(self) -> Likelihood:
+        """This likelihood of outcomes each of which is alone; its parameters are shared."""
+        return self
+
+    def joint(self, outcome: dist.TorchDistribution, seen: Tensor) -> dist.TorchDistribution:
+        """What ``forward`` gave, with log densities that sum to those of rows of which this is seen.
+
+        Args:
+            outcome: Batch shape (*B, N, Q).
+            seen: Which outcomes were observed, (N, Q) bool.
+        """
+        del seen
+        return outcome
 
     def expected_log_prob(self, y: Tensor, mean: Tensor, var: Tensor, nuisance: Nuisance) -> Tensor:
         """E[log p(y | f)] under q, (N, Q), differentiable in moments and factors.

@@ -83,10 +83,18 @@ class MixedLikelihood(Likelihood):
                     break
             else:
                 groups.append((own, [place]))
-        return [
-            _Group(part.resolved([names[q] for q in columns], known), torch.tensor(columns), {})
-            for part, columns in groups
-        ]
+        found = []
+        for part, columns in groups:
+            own = [names[q] for q in columns]
+            resolved = part.resolved(own, known)
+            if resolved.correlated:
+                raise DataError(
+                    f"covariance='full' for {listed(tuple(own))} beside outcomes of other kinds: "
+                    "noise goes together where all outcomes have that likelihood; give it as "
+                    "likelihood=GaussianLikelihood(covariance='full'), or leave covariance out"
+                )
+            found.append(_Group(resolved, torch.tensor(columns), {}))
+        return found
 
     def build(self, num_outcomes: int, **kwargs: Any) -> MixedLikelihood:
         """See :meth:`Likelihood.build`."""

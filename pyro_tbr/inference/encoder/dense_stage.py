@@ -230,7 +230,7 @@ class DenseStage:
     def _restored(self, left: Part, rows: StandardRows) -> tuple[TreeModel, FitTrace | None]:
         """The same again."""
         model = copy.deepcopy(self.model)
-        model.head = self.model.head.with_prior(GaussianPrior())
+        model.head = self.model.head.apart().with_prior(GaussianPrior())
         if isinstance(model.encoder, PreparedEncoder):
             model.encoder.num_components = left["num_components"]
         restore_encoder(model.encoder, left["encoder"])
@@ -247,7 +247,7 @@ class DenseStage:
         """The dense fit of an encoder that is trained already, by this recipe."""
         model = copy.deepcopy(self.model)
         model.encoder = copy.deepcopy(encoder)
-        model.head = self.model.head.with_prior(GaussianPrior())
+        model.head = self.model.head.apart().with_prior(GaussianPrior())
         return DenseFit(model, *self._weights(model, rows), recipe, None)
 
     def begun(self, rows: StandardRows, recipe: Recipe) -> TreeModel:
@@ -261,7 +261,7 @@ class DenseStage:
             encoder.num_components = recipe.num_components or encoder.num_components
         encoder.fit_preparation(rows.x)
         encoder.reset(self.generator)
-        model.head = self.model.head.with_prior(GaussianPrior())
+        model.head = self.model.head.apart().with_prior(GaussianPrior())
         if isinstance(encoder, LinearEncoder):
             directions = leading_directions(model, rows.prepared(encoder), self.kept)
             encoder.set_directions(directions)

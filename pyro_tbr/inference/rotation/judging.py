@@ -15,9 +15,9 @@ _SWEEPS = 4
 def judging_head(head: Head) -> Head:
     """The head by whose ELBO bases are compared: small changes are zero unless their size is known.
 
-    Parts are shared with the head given where they are the same.
+    Outcomes are taken alone. Parts are shared with the head given where they are the same.
     """
-    return Head(head.tree, head.prior.without_learnt_spike(), head.likelihood)
+    return Head(head.tree, head.prior.without_learnt_spike(), head.likelihood.apart())
 
 
 @torch.no_grad()
@@ -35,6 +35,7 @@ def basis_elbo(head: Head, nodes: Tensor, stats: Statistics, candidate: Candidat
     # Mean field between latents, whose ELBO is the better one.
     guide = TreeGuide(head, nodes, _COMPONENTS, coupled=False).to(like.device)
     guide.start(candidate.root.to(like), candidate.deltas.to(like))
-    turned = stats.transform(expand_basis(candidate.basis, candidate.offset, stats.gram.shape[-1]))
+    alone = stats._replace(joint=None)
+    turned = alone.transform(expand_basis(candidate.basis, candidate.offset, stats.gram.shape[-1]))
     guide.update(turned, sweeps=_SWEEPS)
     return guide.elbo(turned).item()

@@ -1,0 +1,110 @@
+"""Outcomes of a row whose noise goes together: their precision where some are not observed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+_LEAST_SHRUNK = 1e-3  # share of the identity in a correlation matrix: copies stay invertible
+
+
+def patterns_inverse(correlation: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+    """Inverse correlations of what each row has observed, and their log determinants.
+
+    Args:
+        correlation: (*B, Q, Q); the last of B is 1, if there is any, and stands for the rows.
+        seen: Which outcomes were observed, (N, Q) bool.
+
+    Returns:
+        (*B', N, Q, Q), zero for what was not observed, and (*B', N), with B' without the last.
+    """
+    kinds, place = seen.unique(dim=0, return_inverse=True)  # few, where most rows have all
+    both = (kinds.unsqueeze(-1) & kinds.unsqueeze(-2)).to(correlation)
+    alone = torch.diag_embed((~kinds).to(correlation))
+    if correlation.dim() == 2:
+        correlation = correlation.unsqueeze(0)
+    factor = torch.linalg.cholesky(correlation * both + alone)  # (*B', U, Q, Q)
+    inverse = torch.cholesky_inverse(factor) * both
+    log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return inverse.index_select(-3, place), log_det.index_select(-1, place)
+
+
+def shrunken_correlation(outer: Tensor, num_rows: float) -> Tensor:
+    """Correlations (Q, Q) from sums of products (Q, Q) of so many rows, shrunk to none.
+
+    By the share that has the least expected square error, from the sampling variance of the
+    correlations themselves.
+
+    Source:
+        Schaefer & Strimmer, Statistical Applications in Genetics and Molecular Biology 4 (2005) 32.
+    """
+    sd = outer.diagonal().clamp(min=1e-300).sqrt()
+    raw = (outer / sd / sd.unsqueeze(-1)).clamp(-1, 1)
+    off = raw - torch.diag(raw.diagonal())
+    # Of pairs off the diagonal alone.
+    error = (1 - off.square()).square().sum() - len(off)
+    share = error / max(num_rows - 1, 1) / off.square().sum().clamp(min=1e-300)
+    share = share.clamp(_LEAST_SHRUNK, 1.0)
+    return (1 - share) * off + torch.eye(len(off)).to(off)
+
+
+class CorrelatedNormal(dist.Normal):
+    """Normal outcomes (*B, N, Q) whose noise goes together: draws do, densities are of each alone.
+
+    Args:
+        loc: (*B, N, Q).
+        scale: Broadcasts to it.
+        cholesky: Of the noise's correlation, (Q, Q) or (*B, 1, Q, Q).
+    """
+
+    def __init__(self, loc: Tensor, scale: Tensor, cholesky: Tensor) -> None:
+        self.cholesky = cholesky
+        super().__init__(loc, scale, validate_args=False)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> CorrelatedNormal:
+        """The same with more dimensions to the left."""
+        loc, scale = (part.expand(batch_shape) for part in (self.loc, self.scale))
+        return CorrelatedNormal(loc, scale, self.cholesky)
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        """(*sample_shape, *B, N, Q)."""
+        shape = self._extended_shape(torch.Size(sample_shape))
+        noise = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
+        factor = self.cholesky.to(noise)
+        return self.loc + self.scale * (factor @ noise.unsqueeze(-1)).squeeze(-1)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """The same without gradients."""
+        with torch.no_grad():
+            return self.rsample(sample_shape)
+
+
+class JointNormal(CorrelatedNormal):
+    """The same, with densities whose sum over the outcomes of a row is that of the row.
+
+    Args:
+        normal: The outcomes.
+        seen: Which were observed, (N, Q) bool; others count nothing.
+    """
+
+    def __init__(self, normal: CorrelatedNormal, seen: Tensor) -> None:
+        super().__init__(normal.loc, normal.scale, normal.cholesky)
+        self.seen = seen
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> JointNormal:
+        """The same with more dimensions to the left."""
+        return JointNormal(super().expand(batch_shape), self.seen)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """(*B, N, Q)."""
+        factor = self.cholesky.to(self.loc)
+        inverse, log_det = patterns_inverse(factor @ factor.mT, self.seen)
+        standard = torch.where(self.seen, (value - self.loc) / self.scale, 0.0)
+        pulled = (inverse @ standard.unsqueeze(-1)).squeeze(-1)
+        number = self.seen.sum(-1, keepdim=True).clamp(min=1)
+        alone = dist.Normal(self.loc, self.scale, validate_args=False).log_prob(self.loc)
+        each = alone - 0.5 * (standard * pulled + log_det.unsqueeze(-1) / number)
+        return torch.where(self.seen, each, 0.0)
