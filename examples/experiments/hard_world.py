@@ -102,7 +102,7 @@ def simulated(setting, seed, rows):
     return data, [tree.leaves[place] for place in places]
 
 
-def one_fit(setting, latents, seed, rows, noise, likelihood=None):
+def one_fit(setting, latents, seed, rows, noise, likelihood=None, covariance=None):
     """Metrics of one fit, its PIPs with their truth, and the coverage of each leaf."""
     data, held_out = simulated(setting, seed, rows)
     known = latents == "known"
@@ -112,7 +112,9 @@ def one_fit(setting, latents, seed, rows, noise, likelihood=None):
     x, y, env = data.x[keep], data.y[keep], data.env[keep]
     if likelihood is None:
         gaussian = data.likelihood == "gaussian"
-        likelihood = tbr.GaussianLikelihood(noise=noise) if gaussian else data.likelihood
+        likelihood = data.likelihood
+        if gaussian:
+            likelihood = tbr.GaussianLikelihood(noise=noise, covariance=covariance)
     given = {"exposure": data.exposure, "trials": data.trials}
     given = {name: value[keep] for name, value in given.items() if value is not None}
     if likelihood == "log1p":  # counts a unit of exposure, as numbers
@@ -239,6 +241,7 @@ def main(argv=None):
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--rows", type=int, default=None, help="a leaf; 50, or 200 if binary")
     parser.add_argument("--noise", choices=["common", "by_environment"])
+    parser.add_argument("--covariance", choices=["diagonal", "full"])
     parser.add_argument("--likelihood", help="another than the data's; log1p: of counts, normal")
     parser.add_argument("--csv", type=Path, help="file for a row a fit")
     args = parser.parse_args(argv)
@@ -251,7 +254,7 @@ def main(argv=None):
             for seed in range(args.first_seed, args.first_seed + args.fits):
                 rows = args.rows or (200 if binary else 50)
                 row, pip, change = one_fit(
-                    setting, latents, seed, rows, args.noise, args.likelihood
+                    setting, latents, seed, rows, args.noise, args.likelihood, args.covariance
                 )
                 key = {"setting": setting, "latents": latents, "seed": seed}
                 results.append(key | row)

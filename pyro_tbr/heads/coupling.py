@@ -10,6 +10,9 @@ Given all weights :math:`u` of a node and outcome, its rows are a Gaussian
   (their cavity). Means are then those of the joint posterior where all is Gaussian, and variances
   nearly so.
 
+Where the noise of outcomes goes together the weights of all outcomes are judged together, and
+errors that their cavities share (``shared_errors``) are taken into account.
+
 Source:
     Minka, UAI 2001, "Expectation propagation for approximate Bayesian inference".
 """
@@ -25,6 +28,7 @@ from pyro_tbr.heads.statistics import Statistics
 
 _LEAST = 1e-6  # precision of a cavity over that of the rows: below it nothing is known,
 _MOST = 1e10  # above it everything, and differences of precisions keep six digits
+_LEAST_OWN = 1e-9  # share of a cavity's variance that it does not share
 
 
 class Potential(NamedTuple):
@@ -54,6 +58,11 @@ class NodeRows(NamedTuple):
     square: Tensor
     num_outcomes: int
 
+    @property
+    def together(self) -> bool:
+        """Weights of all outcomes are judged together."""
+        return self.linear.shape[1] < self.num_outcomes
+
     @classmethod
     def of(cls, stats: Statistics, noise_precision: Tensor) -> NodeRows:
         """Of each outcome alone, from statistics and the precision of the noise, (E, Q)."""
@@ -66,8 +75,16 @@ class NodeRows(NamedTuple):
     def of_all(cls, stats: Statistics, precision: Tensor) -> NodeRows:
         """Of all outcomes together, by the precision (M, Q, Q) of the noise of ``stats.joint``."""
         assert stats.joint is not None
-        found = stats.joint.at_nodes(stats.nodes, precision)
-        return cls(*(part.unsqueeze(1) for part in found), num_outcomes=stats.cross.shape[1])
+        whole, linear, square = (
+            part.unsqueeze(1) for part in stats.joint.at_nodes(stats.nodes, precision)
+        )
+        return cls(whole, linear, square, stats.cross.shape[1])
+
+    @classmethod
+    def apart(cls, potentials: Potential) -> NodeRows:
+        """Of every weight alone, as the trees were told, (E, Q, W) each."""
+        eta, lam = (part.flatten(1).unsqueeze(-1) for part in potentials)
+        return cls(lam.unsqueeze(-1), eta, torch.zeros_like(eta[..., 0]), potentials.lam.shape[1])
 
     def given_means(self, mean: Tensor) -> Potential:
         """Of every weight with the others at their means, (E, Q, W) each."""
@@ -75,12 +92,17 @@ class NodeRows(NamedTuple):
         others = (self.precision @ mean.unsqueeze(-1)).squeeze(-1) - diagonal * mean
         return self._apart(Potential(self.linear - others, diagonal))
 
-    def given_cavities(self, cavity: Potential) -> Potential:
-        """Of every weight with the others integrated over their cavities, (E, Q, W) each."""
-        cov, cavity = self.joint_cov(cavity), self._together(cavity)
-        precision = 1 / cov.diagonal(dim1=-2, dim2=-1)
-        mean = (cov @ (self.linear + cavity.eta).unsqueeze(-1)).squeeze(-1)
-        eta, lam = precision * mean - cavity.eta, precision - cavity.lam
+    def given_cavities(self, cavity: Potential, shared: Tensor | None = None) -> Potential:
+        """Of every weight with the others integrated over their cavities, (E, Q, W) each.
+
+        Errors of cavities are independent but for ``shared``, covariances (E, G, P, P) that their
+        variances are at least.
+        """
+        precision, linear = self._known(cavity, shared)
+        cov, own = torch.linalg.inv(self.precision + precision), self._together(cavity)
+        mean = (cov @ (self.linear + linear).unsqueeze(-1)).squeeze(-1)
+        alone = 1 / cov.diagonal(dim1=-2, dim2=-1)
+        eta, lam = alone * mean - own.eta, alone - own.lam
         return self._apart(Potential(eta, lam.clamp(min=0)))
 
     def cavity(self, mean: Tensor, var: Tensor, own: Potential) -> Potential:
@@ -89,9 +111,21 @@ class NodeRows(NamedTuple):
         lam = (1 / var - own.lam).clamp(_LEAST * diagonal + 1e-12, _MOST * diagonal + 1.0)
         return Potential(mean * (lam + own.lam) - own.eta, lam)
 
-    def joint_cov(self, cavity: Potential) -> Tensor:
+    def joint_cov(self, cavity: Potential, shared: Tensor | None = None) -> Tensor:
         """Covariance of the weights of a group by rows and cavities together, (E, G, P, P)."""
-        return torch.linalg.inv(self.precision + torch.diag_embed(self._together(cavity).lam))
+        return torch.linalg.inv(self.precision + self._known(cavity, shared)[0])
+
+    def _known(self, cavity: Potential, shared: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What cavities say of the weights of a group, (E, G, P, P) and (E, G, P)."""
+        eta, lam = self._together(cavity)
+        if shared is None:
+            return torch.diag_embed(lam), eta
+        var, least = 1 / lam, shared.diagonal(dim1=-2, dim2=-1)
+        scale = (var / least).clamp(max=1.0).sqrt()
+        shared = scale.unsqueeze(-1) * shared * scale.unsqueeze(-2)
+        rest = torch.maximum(var - shared.diagonal(dim1=-2, dim2=-1), _LEAST_OWN * var)
+        precision = torch.linalg.inv(shared + torch.diag_embed(rest))
+        return precision, (precision @ (eta * var).unsqueeze(-1)).squeeze(-1)
 
     def by_outcome(self, cov: Tensor) -> Tensor:
         """Of covariances (E, G, P, P) those of each outcome's weights, (E, Q, W, W)."""

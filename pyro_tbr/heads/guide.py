@@ -193,7 +193,16 @@ class Guide(LocalParamsModule):
     def group_cov(self, stats: Statistics) -> Tensor:
         """The same of all weights that are judged together, (E, G, P, P), see :class:`NodeRows`."""
         rows = self.node_rows(stats)
-        return rows.joint_cov(self._cavity(rows, stats.nodes))
+        shared = self.shared_errors(rows, stats.nodes)
+        return rows.joint_cov(self._cavity(rows, stats.nodes), shared)
+
+    def shared_errors(self, rows: NodeRows, nodes: Tensor) -> Tensor | None:
+        """Covariances (E, G, P, P) of what is known of weights at nodes (E,) without their rows.
+
+        ``None`` where these are taken for independent, as those of single outcomes are.
+        """
+        del rows, nodes
+        return None
 
     def _cavity(self, rows: NodeRows, nodes: Tensor) -> Potential:
         """What is known of the weights at nodes (E,) without their rows, (E, Q, W) each."""

@@ -1,64 +1,29 @@
 r"""The exact guide of dense changes: all weights of an outcome jointly along the tree.
 
-Where changes are normal and rows are normal sites, the weights :math:`u_v` of all nodes are jointly
-Gaussian given the hyperparameters, an outcome at a time. The rows of a node say
-:math:`\exp(b_v' u_v - u_v' P_v u_v / 2)`. From the leaves to the root, with :math:`d` the precision
-of a change (diagonal) and :math:`\Lambda, \eta` what is known below an arc,
-
-.. math::
-    S = (\Lambda + d)^{-1}, \quad \text{message } (d S \Lambda, \; d S \eta),
-
-and back, with mean m and covariance C of the parent, :math:`S (\eta + d m)` and
-:math:`S + S d C d S`. Hyperparameters and noise have factors of their own and are moved in turns
-with the weights, so every step raises the ELBO.
-
-It takes ``V Q W^3`` operations a pass, and memory for ``V Q W^2`` numbers.
-
-Source:
-    Rauch, Tung & Striebel, AIAA Journal 3 (1965) 1445, along a tree in place of a line.
+Where changes are normal and rows are normal sites, the weights of all nodes are jointly Gaussian
+given the hyperparameters, an outcome at a time: messages up and down the tree (``joint_passes``).
+Hyperparameters and noise have factors of their own and are moved in turns with the weights, so
+every step raises the ELBO.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
-from pyro_tbr.errors import DataError, TrainingError
+from pyro_tbr.errors import DataError
 from pyro_tbr.heads.coupling import NodeRows
 from pyro_tbr.heads.guide import Guide, Settled
+from pyro_tbr.heads.joint_passes import Passes, joint_passes
 from pyro_tbr.heads.moments import DeltaMoments, NodeMoments
 from pyro_tbr.heads.priors.classes import ChangeSums
 from pyro_tbr.heads.statistics import Statistics
 from pyro_tbr.progress import step as one_done
 
 _SETTLED = 0.02  # move of a weight in its standard deviations, of which a sweep is the last
-
-
-class Passes(NamedTuple):
-    """What messages up and down the tree leave, double precision.
-
-    Attributes:
-        mean: Of the weights, (V, Q, W).
-        cov: Their covariances, (V, Q, W, W).
-        change_mean: Of the changes, (A, Q, W).
-        change_var: Their variances, likewise.
-        inner: S of every arc, (A, Q, W, W), at the root its covariance first: (V, Q, W, W).
-        linear: Eta of every node, with the prior's part at the root, (V, Q, W).
-        log_evidence: Of the rows' potentials, ().
-        fitted: E[b'u - u'Pu / 2], over all nodes with rows, ().
-    """
-
-    mean: Tensor
-    cov: Tensor
-    change_mean: Tensor
-    change_var: Tensor
-    inner: Tensor
-    linear: Tensor
-    log_evidence: Tensor
-    fitted: Tensor
 
 
 class JointGuide(Guide):
@@ -224,63 +189,9 @@ class JointGuide(Guide):
         return 1 / var.expand(*shape[1:], shape[0]).permute(2, 1, 0)
 
     def _passes(self) -> Passes:
-        """Messages from the leaves to the root and back."""
-        tree, precision = self.head.tree, self._change_precision()
-        parent = tree.arc_parent.to(precision.device)
         loc, scale = (part.mT for part in self.factor.root_law())  # (Q, W)
-        size = (tree.num_nodes, *loc.shape)
-        below, linear = loc.new_zeros(*size, size[-1]), loc.new_zeros(size)
-        if self._rows is not None:
-            nodes, rows = self._rows
-            below[nodes], linear[nodes] = rows.precision, rows.linear
-        inner = torch.empty_like(below)
-        log_evidence = loc.new_zeros(())
-        for level in reversed(tree.levels[1:]):
-            arcs = slice(level.start - 1, level.stop - 1)
-            above, d = parent[arcs], precision[arcs]
-            inner[level], log_det = _inverse(below[level] + torch.diag_embed(d))
-            pulled = (inner[level] @ linear[level].unsqueeze(-1)).squeeze(-1)
-            passed = d.unsqueeze(-1) * (inner[level] @ below[level])
-            below.index_add_(0, above, 0.5 * (passed + passed.mT))
-            linear.index_add_(0, above, d * pulled)
-            height = (linear[level] * pulled).sum() + d.log().sum() - log_det
-            log_evidence = log_evidence + 0.5 * height
-        d = scale**-2
-        inner[0], log_det = _inverse(below[0] + torch.diag_embed(d))
-        linear[0] += d * loc
-        mean, cov = torch.empty_like(linear), torch.empty_like(inner)
-        mean[0], cov[0] = (inner[0] @ linear[0].unsqueeze(-1)).squeeze(-1), inner[0]
-        height = (linear[0] * mean[0]).sum() - (d * loc.square()).sum() + d.log().sum() - log_det
-        change_mean, change_var = torch.empty_like(mean[1:]), torch.empty_like(mean[1:])
-        for level in tree.levels[1:]:
-            arcs = slice(level.start - 1, level.stop - 1)
-            above, d = parent[arcs], precision[arcs]
-            from_above = inner[level] * d.unsqueeze(-2)  # S d
-            pulled = linear[level] + d * mean[above]
-            mean[level] = (inner[level] @ pulled.unsqueeze(-1)).squeeze(-1)
-            cov[level] = inner[level] + from_above @ cov[above] @ from_above.mT
-            change_mean[arcs] = mean[level] - mean[above]
-            rest = from_above - torch.eye(size[-1]).to(from_above)
-            change_var[arcs] = _diagonal(inner[level]) + ((rest @ cov[above]) * rest).sum(-1)
-        fitted = log_evidence.new_zeros(())
-        if self._rows is not None:
-            second = cov[nodes] + mean[nodes].unsqueeze(-1) * mean[nodes].unsqueeze(-2)
-            fitted = (rows.linear * mean[nodes]).sum() - 0.5 * (rows.precision * second).sum()
-        log_evidence = log_evidence + 0.5 * height
-        return Passes(mean, cov, change_mean, change_var, inner, linear, log_evidence, fitted)
+        return joint_passes(self.head.tree, loc, scale, self._change_precision(), self._rows)
 
 
 def _diagonal(matrix: Tensor) -> Tensor:
     return matrix.diagonal(dim1=-2, dim2=-1)
-
-
-def _inverse(precision: Tensor) -> tuple[Tensor, Tensor]:
-    """Inverses of (..., W, W) positive definite matrices, and the sum of their log determinants."""
-    factor, failed = torch.linalg.cholesky_ex(precision)
-    if failed.any():
-        raise TrainingError(
-            f"what the rows say of the weights is not finite, or too uneven to be inverted, in "
-            f"{int((failed > 0).sum())} of {failed.numel()} places: look for outliers in the "
-            "features, scale the data, or lower options.encoder_lr"
-        )
-    return torch.cholesky_inverse(factor), 2 * _diagonal(factor).log().sum()

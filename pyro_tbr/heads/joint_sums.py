@@ -72,9 +72,8 @@ class JointSums(NamedTuple):
         return cls(kinds[:, 0].contiguous(), kinds[:, 1:] > 0, gram, cross, outer, count)
 
     def __add__(self, other: object) -> JointSums:
-        """Of both sets of rows together; of plain sums alone."""
+        """Of both sets of rows together; neither is flattened."""
         assert isinstance(other, JointSums)
-        assert self.shrink is None and other.shrink is None
         keys = torch.cat(
             [torch.cat([s.nodes.unsqueeze(1), s.seen.long()], 1) for s in (self, other)]
         )

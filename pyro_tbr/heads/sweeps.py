@@ -115,6 +115,8 @@ class Sweeps:
         worse = self._misfit(rows) - misfit > _WORSE + _WORSE_A_WEIGHT * rows.linear.shape[-1]
         trouble = (moves > _TROUBLE) | worse.unsqueeze(-1)
         if not bool(trouble.any()):
+            if self.stats.joint is not None:
+                self.guide.widen(self.stats)
             return Settled(self._done, _largest(moves))
         self.guide.load_state_dict(before)
         return Settled(self._done, _largest(moves), self._places(trouble))
@@ -188,7 +190,8 @@ class Sweeps:
         rows, own = self._rows(coupled), self._potentials()
         # Mean field asks for no variances, and those of before the start would cost a pass.
         here, var = self._moments() if start is None else (start, torch.ones_like(start))
-        new = self._potentials_given(rows, here, var, own, step if coupled else None)
+        shared = guide.shared_errors(rows, nodes) if coupled else None
+        new = self._potentials_given(rows, here, var, own, step if coupled else None, shared)
         for everywhere, value in zip((guide.eta, guide.lam), new, strict=True):
             everywhere[:, :, nodes] = value.permute(2, 1, 0).to(everywhere)
         guide.refresh(guide.passes(slice(None), components, refit=self.learn_hyper))
@@ -200,7 +203,12 @@ class Sweeps:
 
     @staticmethod
     def _potentials_given(
-        rows: NodeRows, mean: Tensor, var: Tensor, own: Potential, step: float | None
+        rows: NodeRows,
+        mean: Tensor,
+        var: Tensor,
+        own: Potential,
+        step: float | None,
+        shared: Tensor | None,
     ) -> Potential:
         """New potentials of all weights, (E, Q, W): a step towards those given the others'.
 
@@ -208,7 +216,7 @@ class Sweeps:
         """
         if step is None:
             return rows.given_means(mean)
-        aim = rows.given_cavities(rows.cavity(mean, var, own))
+        aim = rows.given_cavities(rows.cavity(mean, var, own), shared)
         pairs = zip(own, aim, strict=True)
         return Potential(*(torch.lerp(old, new, step) for old, new in pairs))
 
@@ -218,8 +226,9 @@ class Sweeps:
         rows, own = self._rows(coupled), self._potentials()
         mean, var = self._moments()
         moves = torch.zeros_like(mean)
+        shared = guide.shared_errors(rows, nodes) if coupled else None
         for k in range(mean.shape[-1]):
-            new = self._potentials_given(rows, mean, var, own, step if coupled else None)
+            new = self._potentials_given(rows, mean, var, own, step if coupled else None, shared)
             for everywhere, here, value in zip((guide.eta, guide.lam), own, new, strict=True):
                 everywhere[k][:, nodes] = value[:, :, k].T.to(everywhere)
                 here[:, :, k] = value[:, :, k]

@@ -10,10 +10,12 @@ from pyro_tbr.heads.absorbing import taken_up
 from pyro_tbr.heads.coupling import NodeRows, Potential
 from pyro_tbr.heads.guide import Guide
 from pyro_tbr.heads.priors.evidence import Evidence
+from pyro_tbr.heads.shared_errors import shared_errors, widening
 from pyro_tbr.heads.statistics import Statistics
 from pyro_tbr.tree.messages import InsideMessages, TreePosterior
 
 FINAL_PASSES = 2  # sweeps of messages behind what is reported
+_TIMES = 3  # that shares of what trees were told are set, as changes get less sure by that
 _KEPT = 1 << 20  # components of messages that are kept; some 100 bytes each
 _BESIDE = 16  # what else is kept of a node, counted in components
 
@@ -101,6 +103,31 @@ class TreeState(Guide):
     def _cavity(self, rows: NodeRows, nodes: Tensor) -> Potential:
         """See :meth:`Guide._cavity`: what the trees say beside what they were told."""
         return rows.cavity(*self.moments_at(nodes), self.potentials_at(nodes))
+
+    def shared_errors(self, rows: NodeRows, nodes: Tensor) -> Tensor | None:
+        """See :meth:`Guide.shared_errors`."""
+        if not rows.together:
+            return None
+        return shared_errors(self.head.tree, nodes, rows, *self._spreads())
+
+    @torch.no_grad()
+    def widen(self, stats: Statistics) -> None:
+        """Takes back what trees have heard of each other twice, see :func:`widening`.
+
+        All that a weight's tree was told counts by the same share, so that peaks stay.
+        """
+        rows, tree = self.node_rows(stats), self.head.tree
+        for _ in range(_TIMES):
+            told = self.potentials_at(stats.nodes)
+            share = 1 / widening(tree, stats.nodes, rows, told, *self._spreads())
+            self.eta *= share.mT.unsqueeze(-1)
+            self.lam *= share.mT.unsqueeze(-1)
+            self.refresh()
+
+    def _spreads(self) -> tuple[Tensor, Tensor]:
+        """Prior standard deviations of the root (Q, W), second moments of the changes (A, Q, W)."""
+        scale = self.factor.root_law()[1].mT.double()
+        return scale, self.current.delta_second.permute(2, 1, 0).double()
 
     def refresh(self, now: TreePosterior | None = None) -> None:
         """Forgets the passes, after a change of potentials or hyperparameters; keeps new ones."""

@@ -13,6 +13,7 @@ _CURVED, _MISSING = 0.03, 0.08  # explains these shares of the residual variance
 _UNEVEN, _UNEVEN_SD = 1.5, 5.0  # ratio of noise of environments, and how sure
 _HEAVY = 2e-3  # share of outcomes beyond, from which tails are heavy
 _WORTH = 0.6  # outcomes are worth less than this share of their number
+_COPIES = 0.95  # correlation of residuals of outcomes that are nearly the same
 _ALIKE = 0.9  # correlation of latents from which expectation propagation errs
 _SHOWN = 5
 
@@ -118,6 +119,13 @@ def reasons_of(found: ModelCheck, *, remedy: str, together: str | None = "") -> 
             "hard to say, and the fit's PIPs of these may be off by 0.1 and more: "
             "sample_posterior(posterior) says it right where outcomes are normal"
         )
+    near = _copies(found.correlations) if together is None else []
+    if near:
+        reasons.append(
+            f"residuals of outcomes are nearly the same: {', '.join(near)}; what is known of their "
+            "weights is known once, and the model takes their changes for separate, so intervals "
+            "of these weights are too narrow: leave out what is a copy of another outcome"
+        )
     if together is not None and found.worth < _WORTH * len(found.correlations):
         reasons.append(
             f"residuals of the {len(found.correlations)} outcomes correlate, so they are worth "
@@ -125,6 +133,18 @@ def reasons_of(found: ModelCheck, *, remedy: str, together: str | None = "") -> 
             f"and an interval of their sum or mean is too narrow{together}"
         )
     return tuple(reasons)
+
+
+def _copies(correlations: pd.DataFrame) -> list[str]:
+    """Pairs of outcomes whose residuals are nearly the same, the first few in words."""
+    names, values = list(correlations.columns), correlations.to_numpy()
+    first, second = np.nonzero(np.triu(np.abs(values) > _COPIES, 1))
+    shown = [
+        f"{names[q]!s} and {names[r]!s} ({values[q, r]:.3f})"
+        for q, r in zip(first[:_SHOWN], second[:_SHOWN], strict=True)
+    ]
+    more = len(first) - _SHOWN
+    return shown + ([f"{more} pairs more"] if more > 0 else [])
 
 
 def _listed(labels: pd.Series, values: pd.Series, form: str) -> str:

@@ -203,7 +203,7 @@ class Likelihood(Support):
         return self
 
     def joint(self, outcome: dist.TorchDistribution, seen: Tensor) -> dist.TorchDistribution:
-        """What ``forward`` gave, with log densities that sum to those of rows of which this is seen.
+        """What ``forward`` gave, with log densities that sum to those of rows that were seen so.
 
         Args:
             outcome: Batch shape (*B, N, Q).

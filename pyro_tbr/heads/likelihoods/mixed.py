@@ -85,11 +85,11 @@ class MixedLikelihood(Likelihood):
                 groups.append((own, [place]))
         found = []
         for part, columns in groups:
-            own = [names[q] for q in columns]
-            resolved = part.resolved(own, known)
+            some = tuple(names[q] for q in columns)
+            resolved = part.resolved(some, known)
             if resolved.correlated:
                 raise DataError(
-                    f"covariance='full' for {listed(tuple(own))} beside outcomes of other kinds: "
+                    f"covariance='full' for {listed(some)} beside outcomes of other kinds: "
                     "noise goes together where all outcomes have that likelihood; give it as "
                     "likelihood=GaussianLikelihood(covariance='full'), or leave covariance out"
                 )

@@ -1,0 +1,80 @@
+"""Errors that outcomes share: what the tree of one hears of another's is no news of its own.
+
+Where the noise of outcomes goes together, expectation propagation lets the tree of one hear of the
+others' weights. Cavities are what is known of these without the rows of a node, and independent
+cavities would be wrong: the same rows elsewhere in the tree tell of several outcomes, so near
+copies of an outcome err alike, and eight of them are hardly more than one. Weights that change
+normally, each change with the second moment it has under q, have a joint posterior in closed form.
+It says
+
+- how errors of cavities go together (:func:`shared_errors`): those that come from the rows; what a
+  tree does not know because of its gates is its own;
+- how much wider weights are jointly than each is with what its tree was told
+  (:func:`widening`), which is left where trees have heard of each other over several nodes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pyro_tbr.heads.coupling import NodeRows, Potential
+from pyro_tbr.heads.joint_passes import joint_passes
+from pyro_tbr.tree import Tree
+
+_LEAST_VAR = 1e-10  # of a change, in units where outcomes and latents have variance 1
+
+
+@torch.no_grad()
+def shared_errors(
+    tree: Tree, nodes: Tensor, rows: NodeRows, root_scale: Tensor, change_var: Tensor
+) -> Tensor:
+    """Covariances of what is known of the weights at nodes without their rows, (E, 1, QW, QW).
+
+    Those between different latents are left out: what these share is within a node's rows.
+
+    Args:
+        tree: The tree.
+        nodes: Those with rows, (E,).
+        rows: What these say of all weights together.
+        root_scale: Prior standard deviations of the root's weights, (Q, W).
+        change_var: Variances of the changes, (A, Q, W).
+    """
+    whole = _node_cov(tree, nodes, rows, root_scale, change_var)
+    without = torch.linalg.inv(whole) - rows.precision
+    cov = torch.linalg.inv(0.5 * (without + without.mT))
+    latent = torch.arange(root_scale.shape[1], device=cov.device).repeat(root_scale.shape[0])
+    alike = latent.unsqueeze(0) == latent.unsqueeze(1)
+    return torch.where(alike, 0.5 * (cov + cov.mT), 0.0)
+
+
+@torch.no_grad()
+def widening(
+    tree: Tree,
+    nodes: Tensor,
+    rows: NodeRows,
+    told: Potential,
+    root_scale: Tensor,
+    change_var: Tensor,
+) -> Tensor:
+    """Variances of weights jointly over those of each alone, (Q, W): geometric means over nodes.
+
+    ``told`` (E, Q, W) is what each weight's tree was told; for the others see
+    :func:`shared_errors`.
+    """
+    together, alone = (
+        _node_cov(tree, nodes, each, root_scale, change_var).diagonal(dim1=-2, dim2=-1)
+        for each in (rows, NodeRows.apart(told))
+    )
+    ratio = together.reshape(told.lam.shape) / alone.reshape(told.lam.shape)
+    return ratio.log().mean(0).exp()
+
+
+def _node_cov(
+    tree: Tree, nodes: Tensor, rows: NodeRows, root_scale: Tensor, change_var: Tensor
+) -> Tensor:
+    """Covariances (E, G, P, P) of weights that change normally."""
+    shape = rows.linear.shape[1:]
+    scale, precision = root_scale.reshape(shape), 1 / change_var.clamp(min=_LEAST_VAR)
+    loc, precision = torch.zeros_like(scale), precision.reshape(-1, *shape)
+    return joint_passes(tree, loc, scale, precision, (nodes, rows)).cov[nodes]
