@@ -23,6 +23,7 @@ from pyro_tbr.heads.likelihoods import (
     BinomialLikelihood,
     GaussianLikelihood,
     NegativeBinomialLikelihood,
+    OrdinalLikelihood,
     PoissonLikelihood,
     StudentTLikelihood,
 )
@@ -54,6 +55,7 @@ __all__ = [
     "MeanFieldGuide",
     "ModelWarning",
     "NegativeBinomialLikelihood",
+    "OrdinalLikelihood",
     "NewLeaf",
     "PoissonLikelihood",
     "Posterior",

@@ -79,6 +79,7 @@ SETTINGS = {  # name -> what differs in simulate; which latents; latents fitted,
     "correlated latents": ({"latent_correlation": 0.8}, BOTH, None),
     "binary": ({"likelihood": "bernoulli"}, BOTH, None),
     "successes": ({"likelihood": "binomial", "latent_shift": 0.5}, BOTH, None),
+    "grades": ({"likelihood": "ordinal", "latent_shift": 0.5}, BOTH, None),
     "counts": (COUNTS | {"likelihood": "negative_binomial"}, BOTH, None),
     "Poisson counts": (COUNTS | {"likelihood": "poisson"}, BOTH, None),
     "too few latents": ({"latent_dim": 4}, LEARNT, 2),
@@ -115,6 +116,8 @@ def one_fit(setting, latents, seed, rows, noise, likelihood=None, covariance=Non
         likelihood = data.likelihood
         if gaussian:
             likelihood = tbr.GaussianLikelihood(noise=noise, covariance=covariance)
+        elif data.likelihood == "ordinal":
+            likelihood = tbr.OrdinalLikelihood(len(data.law.thresholds) + 1)
     given = {"exposure": data.exposure, "trials": data.trials}
     given = {name: value[keep] for name, value in given.items() if value is not None}
     if likelihood == "log1p":  # counts a unit of exposure, as numbers

@@ -15,6 +15,7 @@ from pyro_tbr.evaluation.simulation import (
     MLPMixing,
     RowLaw,
     Simulation,
+    thresholds_between,
 )
 from pyro_tbr.tree import Tree, path_sum
 
@@ -50,6 +51,7 @@ def simulate(
     overdispersion: float = 0.3,
     exposure_ratio: float = 1.0,
     num_trials: int = 10,
+    num_categories: int = 5,
     missing: float = 0.0,
     intercept_scale: float = 0.0,
     intercept_changes: float = 0.0,
@@ -95,13 +97,14 @@ def simulate(
         latent_correlation: Correlation of every pair of latents.
         delta_min: Smallest size of a change.
         delta_scale: Scale of a change's size above ``delta_min``.
-        likelihood: ``"gaussian"``, ``"bernoulli"`` (y is 0 or 1) or ``"binomial"``, logit link;
-            ``"poisson"`` or ``"negative_binomial"``, log link.
+        likelihood: ``"gaussian"``, ``"bernoulli"`` (y is 0 or 1), ``"binomial"`` or ``"ordinal"``,
+            logit link; ``"poisson"`` or ``"negative_binomial"``, log link.
         weight_scale: Standard deviation of the root weights.
         intercept_mean: Mean of the root's intercept: log rate of counts, logit of probabilities.
         overdispersion: Of ``"negative_binomial"``: variance is mean + overdispersion * mean^2.
         exposure_ratio: Most by which exposures of counts differ, as a ratio; log-uniform around 1.
         num_trials: Of ``"binomial"``: trials of each row are uniform on 1 to twice this less 1.
+        num_categories: Grades of ``"ordinal"``, between which thresholds are 1.5 apart.
         missing: Share of the entries of y set to NaN, completely at random.
         intercept_scale: Standard deviation of the root's intercept.
         intercept_changes: Probability that an arc changes the intercept (sized as a delta).
@@ -158,6 +161,7 @@ def simulate(
     check_range("exposure_ratio", exposure_ratio, 1, np.inf)
     check_range("intercept_mean", intercept_mean, -np.inf, np.inf)
     check_count("num_trials", num_trials, 1, "a trial")
+    check_count("num_categories", num_categories, 3, "grades")
     check_range("curvature", curvature, -np.inf, np.inf)
     check_count("nuisance_dim", nuisance_dim, 0, "no factor")
     check_count("latent_dim", latent_dim, 2 if changes == "two_per_arc" else 1, changes)
@@ -209,6 +213,7 @@ def simulate(
         overdispersion=overdispersion,
         exposure_ratio=exposure_ratio,
         num_trials=num_trials,
+        thresholds=thresholds_between(num_categories),
     )
     env = np.empty(len(index), dtype=object)
     for row, node in enumerate(index):  # one by one: numpy would unpack labels that are tuples

@@ -39,10 +39,17 @@ class MLPMixing:
         return np.tanh(z @ self.inner + self.bias) @ self.outer
 
 
-LIKELIHOODS = ("gaussian", "bernoulli", "binomial", "poisson", "negative_binomial")
-_COUNTS = LIKELIHOODS[3:]
+_COUNTS = ("poisson", "negative_binomial")
+LIKELIHOODS = ("gaussian", "bernoulli", "binomial", "ordinal", *_COUNTS)
+_GAP = 1.5  # between neighbouring thresholds of grades, in logits
 _OUTLIERS, _OUTLYING = 0.01, 10.0  # share of rows, and by how much their noise is larger
 _T_DF = 3  # degrees of freedom of heavy-tailed noise
+
+
+def thresholds_between(num_categories: int) -> Array:
+    """Even thresholds between so many grades, of mean 0, (C - 1,)."""
+    steps = np.arange(num_categories - 1, dtype=np.float64)
+    return _GAP * (steps - steps.mean())
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,7 @@ class RowLaw:
         overdispersion: Of negative binomial counts.
         exposure_ratio: Most by which exposures of counts differ.
         num_trials: Trials of a row are uniform on 1 to twice this less 1.
+        thresholds: Between the grades of ordinal outcomes, (C - 1,).
     """
 
     means: Array
@@ -75,6 +83,7 @@ class RowLaw:
     overdispersion: float
     exposure_ratio: float
     num_trials: int
+    thresholds: Array
 
     def noise_draws(self, index: Array, generator: np.random.Generator) -> Array:
         """Noise (N, Q) of rows at the nodes of ``index`` (N,)."""
@@ -245,6 +254,9 @@ class Simulation:
         if self.likelihood == "bernoulli":
             chance = 1 / (1 + np.exp(-predictor))
             return (generator.random(predictor.shape) < chance).astype(np.float64)
+        if self.likelihood == "ordinal":
+            seen = predictor + generator.logistic(size=predictor.shape)
+            return (seen[..., None] > self.law.thresholds).sum(-1).astype(np.float64)
         if trials is not None:
             chance = 1 / (1 + np.exp(-predictor))
             return generator.binomial(trials.astype(int)[:, None], chance).astype(np.float64)

@@ -21,6 +21,7 @@ from pyro_tbr.heads.likelihoods import (
     Likelihood,
     MixedLikelihood,
     NegativeBinomialLikelihood,
+    OrdinalLikelihood,
     PoissonLikelihood,
     StudentTLikelihood,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "MeanFieldGuide",
     "MixedLikelihood",
     "NegativeBinomialLikelihood",
+    "OrdinalLikelihood",
     "NodeMoments",
     "PoissonLikelihood",
     "RowSource",

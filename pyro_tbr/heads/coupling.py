@@ -38,6 +38,16 @@ class Potential(NamedTuple):
     lam: Tensor
 
 
+def scaled_inverse(matrix: Tensor) -> Tensor:
+    """Inverses of (..., P, P) positive definite matrices whose diagonals may differ by magnitudes.
+
+    As those of outcomes do, one of which has next to no noise.
+    """
+    scale = matrix.diagonal(dim1=-2, dim2=-1).clamp(min=1e-300).rsqrt()
+    unit = scale.unsqueeze(-1) * matrix * scale.unsqueeze(-2)
+    return scale.unsqueeze(-1) * torch.linalg.inv(unit) * scale.unsqueeze(-2)
+
+
 class NodeRows(NamedTuple):
     """Likelihood of the weights at each node, of each outcome alone or of all together.
 
@@ -99,7 +109,7 @@ class NodeRows(NamedTuple):
         variances are at least.
         """
         precision, linear = self._known(cavity, shared)
-        cov, own = torch.linalg.inv(self.precision + precision), self._together(cavity)
+        cov, own = scaled_inverse(self.precision + precision), self._together(cavity)
         mean = (cov @ (self.linear + linear).unsqueeze(-1)).squeeze(-1)
         alone = 1 / cov.diagonal(dim1=-2, dim2=-1)
         eta, lam = alone * mean - own.eta, alone - own.lam
@@ -113,7 +123,7 @@ class NodeRows(NamedTuple):
 
     def joint_cov(self, cavity: Potential, shared: Tensor | None = None) -> Tensor:
         """Covariance of the weights of a group by rows and cavities together, (E, G, P, P)."""
-        return torch.linalg.inv(self.precision + self._known(cavity, shared)[0])
+        return scaled_inverse(self.precision + self._known(cavity, shared)[0])
 
     def _known(self, cavity: Potential, shared: Tensor | None) -> tuple[Tensor, Tensor]:
         """What cavities say of the weights of a group, (E, G, P, P) and (E, G, P)."""
@@ -124,7 +134,7 @@ class NodeRows(NamedTuple):
         scale = (var / least).clamp(max=1.0).sqrt()
         shared = scale.unsqueeze(-1) * shared * scale.unsqueeze(-2)
         rest = torch.maximum(var - shared.diagonal(dim1=-2, dim2=-1), _LEAST_OWN * var)
-        precision = torch.linalg.inv(shared + torch.diag_embed(rest))
+        precision = scaled_inverse(shared + torch.diag_embed(rest))
         return precision, (precision @ (eta * var).unsqueeze(-1)).squeeze(-1)
 
     def by_outcome(self, cov: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pyro_tbr.heads.coupling import NodeRows, Potential
+from pyro_tbr.heads.coupling import NodeRows, Potential, scaled_inverse
 from pyro_tbr.heads.joint_passes import joint_passes
 from pyro_tbr.tree import Tree
 
@@ -41,8 +41,8 @@ def shared_errors(
         change_var: Variances of the changes, (A, Q, W).
     """
     whole = _node_cov(tree, nodes, rows, root_scale, change_var)
-    without = torch.linalg.inv(whole) - rows.precision
-    cov = torch.linalg.inv(0.5 * (without + without.mT))
+    without = scaled_inverse(whole) - rows.precision
+    cov = scaled_inverse(0.5 * (without + without.mT))
     latent = torch.arange(root_scale.shape[1], device=cov.device).repeat(root_scale.shape[0])
     alike = latent.unsqueeze(0) == latent.unsqueeze(1)
     return torch.where(alike, 0.5 * (cov + cov.mT), 0.0)

@@ -26,6 +26,7 @@ from pyro_tbr.heads.likelihoods import (
     Likelihood,
     MixedLikelihood,
     NegativeBinomialLikelihood,
+    OrdinalLikelihood,
     PoissonLikelihood,
     Scaling,
     StudentTLikelihood,
@@ -83,6 +84,7 @@ CASES = {
     "binomial": BinomialLikelihood,
     "poisson": PoissonLikelihood,
     "negative binomial": NegativeBinomialLikelihood,
+    "ordinal": lambda: OrdinalLikelihood(4),
     "mixed": lambda: MixedLikelihood({
         "y0": GaussianLikelihood(noise="common"), "y1": NegativeBinomialLikelihood(),
     }),
@@ -90,7 +92,7 @@ CASES = {
 CLOSED = ["gaussian", "gaussian, noise fixed", "bernoulli", "binomial", "poisson",
           "negative binomial", "mixed"]  # fmt: skip
 LEARNT = ["gaussian", "laplace", "plain student t", "gamma", "student t", "negative binomial",
-          "mixed"]  # fmt: skip
+          "ordinal", "mixed"]  # fmt: skip
 BOUNDS = ["student t"]  # whose expected log density is a lower bound of it
 NOT_SMOOTH = ["laplace", "plain student t"]
 every = pytest.mark.parametrize("name", CASES)
@@ -628,4 +630,6 @@ def test_a_likelihood_of_a_users_own_refuses_likewise():
     ):
         PoissonLikelihood().check(outcomes([0, 3, -1]))
     GaussianLikelihood().check(outcomes([0, 3, -1.5]))
-    GaussianLikelihood().check_informative(outcomes([2, 2, 2]))
+    with pytest.raises(DataError, match="constant, first 'marker' with 2 in all 3 rows"):
+        GaussianLikelihood().check_informative(outcomes([2, 2, 2]))
+    GaussianLikelihood(0.5).check_informative(outcomes([2, 2, 2]))  # noise that is known is none

