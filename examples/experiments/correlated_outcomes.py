@@ -39,6 +39,7 @@ WORLD = {
     "changes": "bernoulli", "change_prob": 0.15, "noise_scale": 0.3, "intercept_scale": 1.0,
 }  # fmt: skip
 NUM_COPIES, OWN_NOISE = 8, 0.2  # of the noise that copies share
+CLOSED_FORM = {"max_steps": 1, "sparse_steps": 0}  # as in real_outcomes.py
 COVARIANCES = ("diagonal", "full")
 LEVEL, NUM_DRAWS = 0.9, 400
 
@@ -93,7 +94,8 @@ def selected(posterior, data):
 
 
 def real(name):
-    """A row for each fold and covariance."""
+    """A row for each fold (its number is the seed) and covariance."""
+    options = tbr.FitOptions(**CLOSED_FORM)
     rows = getattr(real_data, name)(DATA / FOLDERS[name])
     for number, (train, test) in enumerate(real_data.whole_groups(rows, 0)):
         x, y = rows.features(train), rows.y.iloc[test]
@@ -107,17 +109,18 @@ def real(name):
             start = time.process_time()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                posterior = tbr.fit(
-                    model, x.iloc[train], rows.y.iloc[train], rows.env[train], progress=False
-                )
-            row = {"way": covariance, "fold": number, "CPU s": time.process_time() - start}
+                known = x.iloc[train], rows.y.iloc[train], rows.env[train]
+                posterior = tbr.fit(model, *known, progress=False, options=options)
+            row = {"way": covariance, "seed": number, "CPU s": time.process_time() - start}
             found = posterior.predict(x.iloc[test], rows.env[test], level=LEVEL)
             scores = found.score(y)
             row |= {"R2": scores["r2"].mean(), "log score": scores["log_score"].mean()}
             row |= {"coverage": scores["coverage"].mean(), "joint": means_covered(found, y)}
             chosen = posterior.select(fdr=0.05)
             slopes = chosen["latent"] != "intercept"
-            yield row | {"intercepts": (~slopes).sum(), "slopes": slopes.sum()}
+            row |= {"intercepts": int((~slopes).sum()), "slopes": int(slopes.sum())}
+            print(row, flush=True)
+            yield row
 
 
 def means_covered(found, y):
@@ -138,7 +141,7 @@ def shown(results, by, sums=()):
     rows = []
     for key, own in results.groupby(by, sort=False):
         row = {by: key}
-        for name in results.columns.drop([by, "seed", "fold"], errors="ignore"):
+        for name in results.columns.drop([by, "seed"]):
             if name in sums:
                 row[name] = f"{own[name].sum():.0f}"
             else:
@@ -150,7 +153,7 @@ def shown(results, by, sums=()):
 
 def differences(results):
     """Of full less diagonal, by pairs of folds: means with standard errors."""
-    wide = results.pivot(index="fold", columns="way").drop(columns="CPU s")
+    wide = results.pivot(index="seed", columns="way").drop(columns="CPU s")
     each = wide.xs("full", axis=1, level=1) - wide.xs("diagonal", axis=1, level=1)
     error = each.std() / len(each) ** 0.5
     return pd.DataFrame({"full - diagonal": each.mean(), "se": error})

@@ -137,14 +137,6 @@ class NodeRows(NamedTuple):
         precision = scaled_inverse(shared + torch.diag_embed(rest))
         return precision, (precision @ (eta * var).unsqueeze(-1)).squeeze(-1)
 
-    def by_outcome(self, cov: Tensor) -> Tensor:
-        """Of covariances (E, G, P, P) those of each outcome's weights, (E, Q, W, W)."""
-        if cov.shape[1] == self.num_outcomes:
-            return cov
-        width = cov.shape[-1] // self.num_outcomes
-        parts = cov.reshape(len(cov), self.num_outcomes, width, self.num_outcomes, width)
-        return parts.diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)
-
     def misfit(self, mean: Tensor, cov: Tensor) -> Tensor:
         """Expectation of what ``square`` is at weights of zero, (E, G).
 
@@ -167,3 +159,12 @@ class NodeRows(NamedTuple):
     def _apart(self, each: Potential) -> Potential:
         """The other way round."""
         return Potential(*(part.reshape(len(part), self.num_outcomes, -1) for part in each))
+
+
+def by_outcome(cov: Tensor, num_outcomes: int) -> Tensor:
+    """Of covariances (E, G, P, P) of weights judged together those of each outcome, (E, Q, W, W)."""
+    if cov.shape[1] == num_outcomes:
+        return cov
+    width = cov.shape[-1] // num_outcomes
+    parts = cov.reshape(len(cov), num_outcomes, width, num_outcomes, width)
+    return parts.diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)

@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 
 from pyro_tbr.errors import DataError, TrainingError
 from pyro_tbr.heads.absorbing import taken_up
-from pyro_tbr.heads.coupling import NodeRows, Potential
+from pyro_tbr.heads.coupling import NodeRows, Potential, by_outcome
 from pyro_tbr.heads.head import Head
 from pyro_tbr.heads.hyper.base import HyperFactors, by_name
 from pyro_tbr.heads.likelihoods.expectations import Nuisance, as_dict
@@ -187,7 +187,7 @@ class Guide(LocalParamsModule):
         cov = self.node_cov(stats.nodes)
         if cov is not None:
             return cov.double()
-        return self.node_rows(stats).by_outcome(self.group_cov(stats))
+        return by_outcome(self.group_cov(stats), self.head.num_outcomes)
 
     @torch.no_grad()
     def group_cov(self, stats: Statistics) -> Tensor:
@@ -346,9 +346,7 @@ class Guide(LocalParamsModule):
         """
         likelihood, moments = self.head.likelihood, self.node_moments()
         with torch.no_grad():
-            own = cov
-            if stats.joint is not None and cov is not None:
-                own = self.node_rows(stats).by_outcome(cov)
+            own = None if cov is None else by_outcome(cov, self.head.num_outcomes)
             square = stats.residual(*moments, own)
             learn = likelihood.learn_from_residuals
             learn(self.nuisance, square, stats.count, stats.nodes, common=common)

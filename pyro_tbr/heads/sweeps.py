@@ -99,8 +99,11 @@ class Sweeps:
 
     def once(self) -> None:
         """One sweep from where the guide stands, hyperparameters and noise after it."""
-        together = len(self.guide.eta) > 1 or self.stats.joint is not None
-        self._run(self.guide.coupled and together, 1, 0.0)
+        joint = self.stats.joint is not None
+        coupled = self.guide.coupled and (len(self.guide.eta) > 1 or joint)
+        self._run(coupled, 1, 0.0)
+        if coupled and joint:
+            self.guide.widen(self.stats)
 
     def _coupled(self, limit: int) -> Settled:
         """Expectation propagation from mean field, which is there again where it is in trouble."""

@@ -88,4 +88,5 @@ class CorrelationFactor(HyperFactor):
 
     def kl(self) -> Tensor:
         """Minus the log density of the hyperprior, (): a point has no entropy of its own."""
-        return -self.hyper.prior().log_prob(self.cholesky)
+        found = self.hyper.prior().log_prob(self.cholesky.cpu())  # which it only takes there
+        return -found.to(self.cholesky)

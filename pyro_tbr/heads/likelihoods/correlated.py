@@ -41,7 +41,9 @@ class CorrelatedGaussianLikelihood(NormalLikelihood):
     which sharpens what changes in one alone, and draws of several outcomes of a row go together. It
     is what ``GaussianLikelihood(covariance="full")`` becomes where outcomes are several. Guides
     that are exact along the tree take it; weights of different outcomes are coupled by expectation
-    propagation, as latents are.
+    propagation, as latents are, and what their trees have heard of each other twice is taken back
+    (``shared_errors``). That takes memory for ``V Q^2 W^2`` numbers, with V nodes. Encoder and
+    latents are found with each outcome alone.
 
     Args:
         scale: As of ``GaussianLikelihood``.
