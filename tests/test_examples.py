@@ -419,3 +419,22 @@ def test_count_outcomes():
     )  # fmt: skip
     assert found.loc["negative_binomial", "log score"] > found.loc["gaussian", "log score"]
     assert found["coverage"].between(0.8, 0.99).all()
+
+
+@pytest.mark.slow
+def test_copies_of_an_outcome(capsys):
+    fits = run("correlated_outcomes", "--copies", "--latents", "known", "--fits", 1)
+    fits = fits.set_index("way")
+    assert fits["MCC"].min() == pytest.approx(1)
+    assert fits.loc["one of them", "selected"] > 3
+    assert fits["false"].max() <= 3
+    assert fits.loc["all, full", "worth"] < 1.2
+    assert "| all, full |" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_outcomes_of_birds_together():
+    data("birds_niche")
+    fits = run("correlated_outcomes", "--data", "birds").set_index(["way", "seed"])
+    joint = fits["joint"].unstack("way")
+    assert (joint["full"] > joint["diagonal"] + 0.2).all()

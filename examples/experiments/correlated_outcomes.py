@@ -4,7 +4,8 @@
 nothing. A row a way of fitting: one of the copies alone, all eight with outcomes taken alone, all
 eight with ``covariance="full"``, and that with grouped gates; MCC of the latents, share of fits
 that call the latents determined, arcs and latents selected at FDR 0.05 and the share of false ones
-among them (each counted once, whatever number of copies it was selected for), and seconds.
+among them (each counted once, whatever number of copies it was selected for), coverage of 90 %
+intervals of leaf weights (known latents), and seconds.
 
 ``--data birds`` or ``neurons``: five folds of whole genera or mice, linear encoder, with and
 without the covariance: R2 and log score of each outcome, coverage of 90 % intervals of each outcome
@@ -26,6 +27,7 @@ import numpy as np
 import pandas as pd
 
 import pyro_tbr as tbr
+from hard_world import weights_covered
 from parts import real_data
 from parts.run_tables import markdown
 from parts.runs import summarise_runs
@@ -74,6 +76,8 @@ def copies(latents, seed):
         found = posterior.identification()
         row |= {"determined": float(found.determined), "worth": found.worth}
         row["MCC"] = float(match_latents(data.z, posterior.encode(x)).correlations.mean())
+        if known:
+            row["weights"] = float(np.mean(weights_covered(posterior, data, data.env)))
         rows.append(row | selected(posterior, data))
     return rows
 

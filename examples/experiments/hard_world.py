@@ -89,9 +89,9 @@ FEW, MANY = 0.8, 0.97  # coverage of a leaf's 90 % intervals below and above whi
 NEW_ROWS, NUM_HELD_OUT, NEW_TRIALS = 200, 2, 20
 
 
-def simulated(setting, seed, rows):
+def simulated(setting, seed, rows, more=None):
     """One data set, and the leaves of it that are held out."""
-    more = dict(SETTINGS[setting][0])
+    more = SETTINGS[setting][0] | (more or {})
     rng = np.random.default_rng([seed, 7])
     sizes = {"num_leaves": more.get("num_leaves", PLAIN["num_leaves"])}
     tree = tbr.simulate(**PLAIN | sizes, rows_per_leaf=1, seed=seed).tree
@@ -103,9 +103,9 @@ def simulated(setting, seed, rows):
     return data, [tree.leaves[place] for place in places]
 
 
-def one_fit(setting, latents, seed, rows, noise, likelihood=None, covariance=None):
+def one_fit(setting, latents, seed, rows, noise, likelihood=None, covariance=None, more=None):
     """Metrics of one fit, its PIPs with their truth, and the coverage of each leaf."""
-    data, held_out = simulated(setting, seed, rows)
+    data, held_out = simulated(setting, seed, rows, more)
     known = latents == "known"
     keep = ~np.isin(data.env, np.array(held_out, dtype=object))
     if known:  # features are the latents themselves
@@ -244,11 +244,14 @@ def main(argv=None):
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--rows", type=int, default=None, help="a leaf; 50, or 200 if binary")
     parser.add_argument("--noise", choices=["common", "by_environment"])
+    parser.add_argument("--more", nargs="*", default=[], help="of simulate: noise_correlation=0.9")
     parser.add_argument("--covariance", choices=["diagonal", "full"])
     parser.add_argument("--likelihood", help="another than the data's; log1p: of counts, normal")
     parser.add_argument("--csv", type=Path, help="file for a row a fit")
     args = parser.parse_args(argv)
     results, pips = [], []
+    more = {name: float(value) for name, value in (pair.split("=") for pair in args.more)}
+    more = {name: int(value) if name.startswith("num_") else value for name, value in more.items()}
     for setting in args.settings:
         binary = SETTINGS[setting][0].get("likelihood") == "bernoulli"
         for latents in SETTINGS[setting][1]:
@@ -257,7 +260,7 @@ def main(argv=None):
             for seed in range(args.first_seed, args.first_seed + args.fits):
                 rows = args.rows or (200 if binary else 50)
                 row, pip, change = one_fit(
-                    setting, latents, seed, rows, args.noise, args.likelihood, args.covariance
+                    setting, latents, seed, rows, args.noise, args.likelihood, args.covariance, more
                 )
                 key = {"setting": setting, "latents": latents, "seed": seed}
                 results.append(key | row)

@@ -162,7 +162,7 @@ class NodeRows(NamedTuple):
 
 
 def by_outcome(cov: Tensor, num_outcomes: int) -> Tensor:
-    """Of covariances (E, G, P, P) of weights judged together those of each outcome, (E, Q, W, W)."""
+    """Of covariances (E, G, P, P) those of each outcome's weights, (E, Q, W, W)."""
     if cov.shape[1] == num_outcomes:
         return cov
     width = cov.shape[-1] // num_outcomes

@@ -138,6 +138,17 @@ def test_gates_are_those_of_all_outcomes_together(rho):
     assert other.mean() > 2 * error.mean()
 
 
+@pytest.mark.parametrize(("rho", "least"), [(0.8, 0.9), (0.95, 0.85)])
+def test_errors_that_outcomes_share_are_not_counted_twice(rho, least):
+    patterns, ratios = all_gates(), []
+    for seed in range(6):
+        data = rows(seed, rho, num=30, missing=False)
+        _, var, _, _ = exact(data, rho, patterns)
+        found = settled("sparse", data, rho)[0].node_moments().var[:, 0]
+        ratios.append((found / var)[TREE.leaf_index].sqrt().log())
+    assert least < torch.stack(ratios).mean().exp() < 1.1
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_without_correlations_it_is_the_likelihood_of_single_outcomes(seed):
     data = rows(seed, 0.0)

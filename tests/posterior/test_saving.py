@@ -499,11 +499,11 @@ BAD_FILES = {
     ),
     "newer": (
         lambda p, path: saved_with(p, path, format=7, version="9.1"),
-        r"format 7, written by pyro_tbr 9.1, and this pyro_tbr reads format 4: update",
+        r"format 7, written by pyro_tbr 9.1, and this pyro_tbr reads format 5: update",
     ),
     "older": (
         lambda p, path: saved_with(p, path, format=1, version="0.1.0"),
-        r"format 1, written by pyro_tbr 0.1.0, and this pyro_tbr reads format 4: fit anew, or read",
+        r"format 1, written by pyro_tbr 0.1.0, and this pyro_tbr reads format 5: fit anew, or read",
     ),
 }
 
