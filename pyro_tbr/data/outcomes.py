@@ -32,6 +32,21 @@ class Outcomes:
         what = f"value(s) {what}"
         refuse_cells("y", self.values, bad, what, remedy, self.names, self.index)
 
+    def refuse_constant(self) -> None:
+        """Raises a ``DataError`` where columns have one value in all of two rows or more."""
+        seen = ~np.isnan(self.values)
+        several = np.flatnonzero(seen.sum(0) > 1)
+        least, most = (f(self.values[:, several], axis=0) for f in (np.nanmin, np.nanmax))
+        alike = several[least == most]
+        if len(alike):
+            first = alike[0]
+            value = self.values[seen[:, first], first][0]
+            raise DataError(
+                f"y: {listed(tuple(self.names[q] for q in alike))} do(es) not vary, first "
+                f"{self.names[first]!r} with {value:g} in all {seen[:, first].sum()} rows that "
+                "have it: there is nothing to learn, so leave such outcomes out"
+            )
+
 
 Check = Callable[[Outcomes], None]
 

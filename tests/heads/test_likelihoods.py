@@ -630,6 +630,7 @@ def test_a_likelihood_of_a_users_own_refuses_likewise():
     ):
         PoissonLikelihood().check(outcomes([0, 3, -1]))
     GaussianLikelihood().check(outcomes([0, 3, -1.5]))
-    with pytest.raises(DataError, match="constant, first 'marker' with 2 in all 3 rows"):
+    with pytest.raises(DataError, match="first 'marker' with 2 in all 3 rows"):
         GaussianLikelihood().check_informative(outcomes([2, 2, 2]))
+    GaussianLikelihood().check_informative(outcomes([2]))  # one row is too little in any case
     GaussianLikelihood(0.5).check_informative(outcomes([2, 2, 2]))  # noise that is known is none

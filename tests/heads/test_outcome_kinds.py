@@ -361,7 +361,7 @@ def test_what_is_no_grade_is_refused():
         with pytest.raises(DataError, match=r"no whole numbers from 0 to 2, first .* at row 1"):
             likelihood.check(Outcomes(np.array([[1.0], [value]]), ("n",)))
     likelihood.check(Outcomes(np.array([[1.0], [np.nan], [2.0]]), ("n",)))
-    with pytest.raises(DataError, match="'n' hold.s. one grade alone"):
+    with pytest.raises(DataError, match="'n' do.es. not vary, first 'n' with 2 in all 2 rows"):
         likelihood.check_informative(Outcomes(np.array([[2.0], [np.nan], [2.0]]), ("n",)))
     for number in (2, 2.5, True, "4", 1000):
         with pytest.raises(DataError, match="num_categories="):

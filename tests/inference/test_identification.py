@@ -64,7 +64,8 @@ def test_a_solution_that_stands_alone_is_reported():
     posterior = replace(posterior, report=report)
     found = posterior.identification()
     assert not found.determined
-    assert "of the search's solutions have 'z0', " in found.reasons[0]
+    # How many random bases pass for having a latent by chance is the machine's rounding.
+    assert "of the search's solutions have 'z0'" in found.reasons[0]
 
 
 def with_others(posterior, *, copies, gap, number=20):

@@ -72,18 +72,9 @@ class NoiseLikelihood(Likelihood):
 
         Intervals around a number suit these badly.
         """
+        if self.scale_value is None:
+            y.refuse_constant()
         seen = ~np.isnan(y.values)
-        known = np.flatnonzero(seen.any(0))
-        least, most = (f(y.values[:, known], axis=0) for f in (np.nanmin, np.nanmax))
-        alike = known[least == most]
-        if len(alike) and self.scale_value is None:
-            first = alike[0]
-            value = y.values[seen[:, first], first][0]
-            raise DataError(
-                f"y: {listed(tuple(y.names[q] for q in alike))} is/are constant, first "
-                f"{y.names[first]!r} with {value:g} in all {seen[:, first].sum()} rows that have "
-                "it: there is nothing to learn, so leave such outcomes out"
-            )
         only = ((y.values == 0) | (y.values == 1) | ~seen).all(0)
         both = (y.values == 0).any(0) & (y.values == 1).any(0)
         names = [name for name, binary in zip(y.names, only & both, strict=True) if binary]

@@ -17,7 +17,6 @@ from pyro_tbr.errors import DataError
 from pyro_tbr.heads.hyper import PositiveScale
 from pyro_tbr.heads.likelihoods.base import Likelihood
 from pyro_tbr.heads.likelihoods.scaling import Scaling
-from pyro_tbr.tree.readers.naming import listed
 
 _LEAST, _MOST = 3, 100  # categories: two are bernoulli, many are a number
 # Of the distance of thresholds, in logits; half of the hyperprior is between 0.5 and 2.
@@ -81,15 +80,7 @@ class OrdinalLikelihood(Likelihood):
 
     def check_informative(self, y: Outcomes) -> None:
         """Refuses a column of one grade alone."""
-        seen = ~np.isnan(y.values)
-        known = np.flatnonzero(seen.any(0))
-        least, most = (f(y.values[:, known], axis=0) for f in (np.nanmin, np.nanmax))
-        alike = tuple(y.names[q] for q in known[least == most])
-        if alike:
-            raise DataError(
-                f"y: {listed(alike)} hold(s) one grade alone: there is nothing to learn, so leave "
-                "such outcomes out"
-            )
+        y.refuse_constant()
 
     def units(self, y: Tensor, values: Mapping[str, Tensor], *, intercept: bool) -> Scaling:
         """See :meth:`Support.units`; an intercept is asked for.
