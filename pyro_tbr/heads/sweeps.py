@@ -259,8 +259,8 @@ class Sweeps:
     def _rows(self, coupled: bool) -> NodeRows:
         """What the rows say of the weights at the noise as it is.
 
-        Outcomes that go together are coupled alone: one by one, with the others at their means,
-        they would move by hundreds of short steps.
+        Mean field takes each outcome alone even where their noise goes together: with the others
+        at their means, outcomes would move by hundreds of short steps.
         """
         stats = self.stats if coupled else self.stats._replace(joint=None)
         return self.guide.node_rows(stats)
