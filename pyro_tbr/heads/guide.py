@@ -325,7 +325,8 @@ class Guide(LocalParamsModule):
         """The same; ``cov`` (E, Q, W, W) at the nodes with rows in place of the variances."""
         stats = stats.flattened()
         if stats.joint is not None:
-            rows, log_norm = self.node_rows(stats), self._noise_terms(stats)[1]
+            precision, log_norm = self._noise_terms(stats)
+            rows = NodeRows.of_all(stats, precision)
             mean, var = (part[stats.nodes].double().mT for part in moments)
             spread = torch.diag_embed(var.reshape(rows.linear.shape)) if cov is None else cov
             misfit = rows.misfit(mean, spread).sum()

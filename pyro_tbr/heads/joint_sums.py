@@ -19,6 +19,7 @@ from torch import Tensor
 
 from pyro_tbr.heads.rows import DesignRows
 
+_SUMS = ("gram", "cross", "outer", "count")
 _CHUNK_ELEMENTS = 4_000_000  # sums are made of chunks of about this many numbers
 
 
@@ -53,11 +54,10 @@ class JointSums(NamedTuple):
         seen = shares > 0
         kept = seen.any(1)
         seen, node = seen[kept], rows.env_index[kept]
-        keys = torch.cat([node.unsqueeze(1), seen.long()], 1)
-        kinds, place = keys.unique(dim=0, return_inverse=True)
+        nodes, patterns, place = _kinds(node, seen)
         share = shares[kept].amax(1).double()
         z, y = rows.design[kept].double(), torch.where(seen, rows.y[kept].double(), 0.0)
-        size, (num_weights, num_outcomes) = len(kinds), (z.shape[1], y.shape[1])
+        size, (num_weights, num_outcomes) = len(nodes), (z.shape[1], y.shape[1])
         gram = z.new_zeros(size, num_weights, num_weights)
         cross = z.new_zeros(size, num_outcomes, num_weights)
         outer = z.new_zeros(size, num_outcomes, num_outcomes)
@@ -69,27 +69,23 @@ class JointSums(NamedTuple):
             cross.index_add_(0, at, torch.einsum("nq,nw->nqw", weighed * right, left))
             outer.index_add_(0, at, torch.einsum("nq,nr->nqr", weighed * right, right))
         count = z.new_zeros(size).index_add(0, place, share)
-        return cls(kinds[:, 0].contiguous(), kinds[:, 1:] > 0, gram, cross, outer, count)
+        return cls(nodes, patterns, gram, cross, outer, count)
 
     def __add__(self, other: object) -> JointSums:
         """Of both sets of rows together; neither is flattened."""
         assert isinstance(other, JointSums)
-        keys = torch.cat(
-            [torch.cat([s.nodes.unsqueeze(1), s.seen.long()], 1) for s in (self, other)]
-        )
-        kinds, place = keys.unique(dim=0, return_inverse=True)
+        pairs = ((self.nodes, other.nodes), (self.seen, other.seen))
+        nodes, patterns, place = _kinds(*(torch.cat(pair) for pair in pairs))
 
         def summed(name: str) -> Tensor:
             both = torch.cat([getattr(self, name), getattr(other, name)])
-            return both.new_zeros(len(kinds), *both.shape[1:]).index_add(0, place, both)
+            return both.new_zeros(len(nodes), *both.shape[1:]).index_add(0, place, both)
 
-        sums = (summed(name) for name in ("gram", "cross", "outer", "count"))
-        return JointSums(kinds[:, 0].contiguous(), kinds[:, 1:] > 0, *sums)
+        return JointSums(nodes, patterns, *(summed(name) for name in _SUMS))
 
     def scaled(self, share: float) -> JointSums:
         """Of rows that count by a share."""
-        names = ("gram", "cross", "outer", "count")
-        return self._replace(**{name: share * getattr(self, name) for name in names})
+        return self._replace(**{name: share * getattr(self, name) for name in _SUMS})
 
     def transform(self, linear: Tensor) -> JointSums:
         """Of the design ``z @ linear``, with ``linear`` (W, W)."""
@@ -156,6 +152,13 @@ class JointSums(NamedTuple):
         ])  # fmt: skip
         found = self.outer - told - told.mT + fitted + spread
         return torch.where(self.seen.unsqueeze(-1) & self.seen.unsqueeze(-2), found, 0.0)
+
+
+def _kinds(node: Tensor, seen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Nodes (M,) and patterns (M, Q) that occur, and which of these each of (n,), (n, Q) is."""
+    keys = torch.cat([node.unsqueeze(1), seen.long()], 1)
+    kinds, place = keys.unique(dim=0, return_inverse=True)
+    return kinds[:, 0].contiguous(), kinds[:, 1:] > 0, place
 
 
 def _flat(
