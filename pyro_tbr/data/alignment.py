@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from pyro_tbr.data.columns import rounding_of, varying_columns, warn_of_columns
+from pyro_tbr.data.features import Features
 from pyro_tbr.data.matching import (
     RowOrder,
     Rows,
     Schema,
+    column_places,
     read_table,
     select_columns,
     unique_columns,
@@ -25,6 +27,7 @@ from pyro_tbr.data.matching import (
 from pyro_tbr.data.numbers import NOT_FINITE, check_size, plain, refuse_cells, to_float64
 from pyro_tbr.data.outcomes import Check, Outcomes, read_outcomes
 from pyro_tbr.data.sparse import SparseFeatures, is_sparse, sparse_of_frame
+from pyro_tbr.data.stream import FeatureStream, as_stream, is_stream
 from pyro_tbr.errors import DataError, ShapeError, TreeError
 from pyro_tbr.tree import Tree, match_labels
 from pyro_tbr.tree.labels import factorize_labels
@@ -41,7 +44,7 @@ def align_training(
     *,
     check: Check | None = None,
     check_informative: Check | None = None,
-    keep_sparse: bool = False,
+    keep: bool = False,
     learns: bool = False,
     precision: torch.dtype | None = None,
 ) -> tuple[Rows, Schema]:
@@ -49,12 +52,13 @@ def align_training(
 
     Args:
         tree: The environments.
-        x: Features, (N, D): array, tensor, table, scipy sparse or lists; all finite numbers.
+        x: Features, (N, D): array, tensor, table, scipy sparse, lists or what is read by blocks
+            (:class:`FeatureStream`); all finite numbers.
         y: Outcomes, (N,) or (N, Q); NaN, None and pd.NA are outcomes that were not observed.
         env: Each row's node, or one node for all rows.
         check: The likelihood's, which refuses outcomes outside its support.
         check_informative: The likelihood's, which refuses columns that tell it nothing.
-        keep_sparse: Leave sparse features as they are, rather than dense.
+        keep: Leave features that are sparse or read by blocks as they are, rather than dense.
         learns: Something is learnt from the features, so one of them must vary.
         precision: In which an encoder takes the features as they are; ``None``: none does.
 
@@ -67,13 +71,13 @@ def align_training(
     Warns:
         DataWarning: Columns of ``x`` that are constant, or vary by little more than rounding.
     """
-    rows, schema = read_rows(tree, x, y, env, check=check, keep_sparse=keep_sparse)
+    rows, schema = read_rows(tree, x, y, env, check=check, keep=keep)
     check_whole(rows, schema, check_informative, learns=learns, precision=precision)
     return rows, schema
 
 
 def read_rows(
-    tree: Tree, x: Any, y: Any, env: Any, *, check: Check | None = None, keep_sparse: bool = False
+    tree: Tree, x: Any, y: Any, env: Any, *, check: Check | None = None, keep: bool = False
 ) -> tuple[Rows, Schema]:
     """As :func:`align_training`, without what only the whole data set can tell."""
     x, index = read_table(x, "x")
@@ -86,7 +90,7 @@ def read_rows(
     if check is not None:
         check(outcomes)
     rows = Rows(
-        table if keep_sparse else _dense(table),
+        table if keep else _dense(table),
         torch.from_numpy(outcomes.values),
         align_env(tree, env, order),
         order,
@@ -146,15 +150,13 @@ def check_whole(
     warn_of_columns(rows.x, schema.feature_names, rows.rounding, precision)
 
 
-def align_features(
-    schema: Schema, x: Any, *, keep_sparse: bool = False
-) -> tuple[Any, pd.Index | None]:
+def align_features(schema: Schema, x: Any, *, keep: bool = False) -> tuple[Any, pd.Index | None]:
     """Features (N, D) in the order of training, and the index of what is said of each row.
 
     That is the user's where ``x`` is a table, of pandas or another library, else ``None``.
 
-    Columns of a table are matched by name if training had names, so their order is free. Sparse
-    ones become a dense tensor unless asked to stay.
+    Columns of a table are matched by name if training had names, so their order is free. What is
+    sparse or read by blocks becomes a dense tensor unless asked to stay.
 
     Raises:
         ShapeError: The number of columns differs from training.
@@ -164,20 +166,23 @@ def align_features(
         DataWarning: Columns that training had not; they are ignored.
     """
     x, _ = read_table(x, "x")
-    index = x.index if isinstance(x, pd.DataFrame) else None
-    if isinstance(x, pd.DataFrame) and schema.feature_names is not None:
-        x = select_columns(x, schema.feature_names, "x")
+    index = x.index if isinstance(x, pd.DataFrame | FeatureStream) else None
+    known = schema.feature_names
+    if isinstance(x, pd.DataFrame) and known is not None:
+        x = select_columns(x, known, "x")
+    elif isinstance(x, FeatureStream) and x.names not in (None, known) and known is not None:
+        x = x.with_columns(column_places(x.names, known, "x"))
     table, _ = _features(x, index)
     if table.shape[1] != schema.num_features:
         raise ShapeError(
             f"x has {table.shape[1]} columns, the model was fitted to {schema.num_features}: "
             "give the features of training, in their order"
         )
-    return table if keep_sparse else _dense(table), index
+    return table if keep else _dense(table), index
 
 
-def _dense(table: Tensor | SparseFeatures) -> Tensor:
-    return table.dense() if isinstance(table, SparseFeatures) else table
+def _dense(table: Tensor | Features) -> Tensor:
+    return table.dense() if isinstance(table, Features) else table
 
 
 def align_env(tree: Tree, env: Any, order: RowOrder) -> Tensor:
@@ -231,18 +236,7 @@ def align_groups(groups: Any, env_index: Tensor, order: RowOrder, *, learns: boo
         DataError: A label is missing, with ``learns`` no two rows share group and node, or the
             index of a Series does not fit those of the others.
     """
-    bad = isinstance(groups, str | bytes | Mapping | Set) or not hasattr(groups, "__len__")
-    if bad:
-        shown = repr(groups) if isinstance(groups, str | bytes) else type(groups).__name__
-        raise DataError(
-            f"groups: {shown} is no label for each row: give a list or Series of {len(env_index)} "
-            "labels, of a table its column"
-        )
-    groups, index = read_table(groups, "groups")
-    if isinstance(groups, pd.DataFrame) and groups.shape[1] == 1:
-        groups = groups.iloc[:, 0]
-    groups = order.arrange(groups, index, "groups")
-    codes, _ = factorize_labels(groups, "groups")
+    codes, _ = factorize_labels(arrange_groups(groups, order), "groups")
     missing = codes < 0
     if missing.any():
         first = int(missing.argmax())
@@ -261,10 +255,28 @@ def align_groups(groups: Any, env_index: Tensor, order: RowOrder, *, learns: boo
     return pairs
 
 
+def arrange_groups(groups: Any, order: RowOrder) -> Any:
+    """The labels of groups as they were given, one a row, in the order of the rows."""
+    bad = isinstance(groups, str | bytes | Mapping | Set) or not hasattr(groups, "__len__")
+    if bad:
+        shown = repr(groups) if isinstance(groups, str | bytes) else type(groups).__name__
+        raise DataError(
+            f"groups: {shown} is no label for each row: give a list or Series of {order.size} "
+            "labels, of a table its column"
+        )
+    groups, index = read_table(groups, "groups")
+    if isinstance(groups, pd.DataFrame) and groups.shape[1] == 1:
+        groups = groups.iloc[:, 0]
+    return order.arrange(groups, index, "groups")
+
+
 def _features(
     x: Any, index: pd.Index | None
-) -> tuple[Tensor | SparseFeatures, tuple[Hashable, ...] | None]:
+) -> tuple[Tensor | Features, tuple[Hashable, ...] | None]:
     """Finite features (N, D), and the names of their columns where they have some."""
+    if is_stream(x):
+        stream = as_stream(x)
+        return stream, stream.names
     if is_sparse(x):
         return SparseFeatures(x), None
     names = None

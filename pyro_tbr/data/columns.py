@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pyro_tbr.data.sparse import SparseFeatures
+from pyro_tbr.data.features import Features
 from pyro_tbr.errors import warn_user
 from pyro_tbr.tree.readers.naming import listed
 
@@ -19,21 +19,21 @@ _LEAST = 1e-20  # and in itself: its square has to be a number of single precisi
 _STEPS = 8  # a column that spans fewer steps of its rounding is mostly rounding
 
 
-def column_range(x: Tensor | SparseFeatures) -> tuple[Tensor, Tensor]:
+def column_range(x: Tensor | Features) -> tuple[Tensor, Tensor]:
     """Least and largest value of each column of (N, D), each (D,), double precision."""
-    if isinstance(x, SparseFeatures):
+    if isinstance(x, Features):
         return x.column_range()
     return x.amin(0).double(), x.amax(0).double()
 
 
-def varying_columns(x: Tensor | SparseFeatures) -> Tensor:
+def varying_columns(x: Tensor | Features) -> Tensor:
     """Columns of (N, D) that are not constant, (D,) bool."""
     low, high = column_range(x)
     size = torch.maximum(low.abs(), high.abs())
     return high - low > (_LEAST_SPREAD * size).clamp(min=_LEAST)
 
 
-def rounded_columns(x: Tensor | SparseFeatures, rounding: Tensor) -> Tensor:
+def rounded_columns(x: Tensor | Features, rounding: Tensor) -> Tensor:
     """Columns of (N, D) that vary by little more than their own relative rounding (D,), as bool.
 
     Whole numbers that are small enough to be held exactly, such as years, are not among them.
@@ -43,8 +43,10 @@ def rounded_columns(x: Tensor | SparseFeatures, rounding: Tensor) -> Tensor:
     rounding = rounding.to(size)
     few = varying_columns(x) & (high - low <= _STEPS * rounding * size)
     for column in few.nonzero()[:, 0].tolist():
-        values = x[:, column] if isinstance(x, Tensor) else x.column(column)
-        exact = bool((values == values.round()).all())
+        if isinstance(x, Features):
+            exact = bool(x.summary.whole[column])
+        else:
+            exact = bool((x[:, column] == x[:, column].round()).all())
         few[column] = not (exact and size[column] * rounding[column] <= 2)
     return few
 
@@ -69,7 +71,7 @@ def _rounding(dtype: Any) -> float:
 
 
 def warn_of_columns(
-    x: Tensor | SparseFeatures,
+    x: Tensor | Features,
     names: tuple[Hashable, ...] | None,
     rounding: Tensor,
     precision: torch.dtype | None,

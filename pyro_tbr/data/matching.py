@@ -10,6 +10,7 @@ import pandas as pd
 from torch import Tensor
 
 from pyro_tbr.data.numbers import plain
+from pyro_tbr.data.stream import FeatureStream, read_dataset
 from pyro_tbr.errors import DataError, ShapeError, warn_user
 from pyro_tbr.tree.readers.naming import NearestNode, listed
 from pyro_tbr.tree.readers.other_tables import as_pandas
@@ -18,13 +19,17 @@ from pyro_tbr.tree.readers.other_tables import as_pandas
 def read_table(value: Any, name: str) -> tuple[Any, pd.Index | None]:
     """What was given, as pandas where it knows its columns, and the labels of its rows.
 
+    A torch ``Dataset`` of anything but features becomes a list.
+
     A table of another library (polars, pyarrow, ...) becomes a DataFrame. Its rows go by position,
     unless it brings labels of its own along.
 
     Raises:
         DataError: It knows its columns, but cannot be made a DataFrame here.
     """
-    table = as_pandas(value, name)
+    if isinstance(value, FeatureStream):
+        return value, value.index
+    table = as_pandas(value if name == "x" else read_dataset(value), name)
     if not isinstance(table, pd.Series | pd.DataFrame):
         return table, None
     own = table is value or not isinstance(table.index, pd.RangeIndex)
@@ -95,7 +100,7 @@ class Schema:
 class Rows:
     """Rows of data that fit together."""
 
-    x: Any  # (N, D) float64, finite: a tensor, or SparseFeatures where these were asked for
+    x: Any  # (N, D) float64, finite: a tensor, or Features where these may stay
     y: Tensor | None  # (N, Q) float64, NaN where not observed; None where none were given
     env_index: Tensor  # position of each row's environment in tree.nodes, (N,) int64
     order: RowOrder  # the index of x, else of y or env, if one of them has one
@@ -104,7 +109,14 @@ class Rows:
 
 def select_columns(frame: pd.DataFrame, names: tuple[Hashable, ...], name: str) -> pd.DataFrame:
     """The columns of training in their order."""
-    place = {column: position for position, column in enumerate(unique_columns(frame, name))}
+    return frame.iloc[:, column_places(unique_columns(frame, name), names, name)]
+
+
+def column_places(
+    columns: tuple[Hashable, ...], names: tuple[Hashable, ...], name: str
+) -> list[int]:
+    """Where the columns of training are among these, in their order."""
+    place = {column: position for position, column in enumerate(columns)}
     missing = tuple(column for column in names if column not in place)
     if missing:
         spare = [column for column in place if column not in set(names)]
@@ -117,7 +129,7 @@ def select_columns(frame: pd.DataFrame, names: tuple[Hashable, ...], name: str) 
     if extra:
         text = f"{name} has {len(extra)} column(s) that training had not, ignored: "
         warn_user(text + listed(extra))
-    return frame.iloc[:, [place[column] for column in names]]
+    return [place[column] for column in names]
 
 
 def unique_columns(frame: pd.DataFrame, name: str) -> tuple[Hashable, ...]:

@@ -1,33 +1,138 @@
 """Processes of ``torch.distributed``: whether there are several, and their rows as one data set.
 
-Rows are gathered, not statistics: every process then works on the same data and ends with the same
-numbers. So it is for data that each process can hold.
+Features stay with the process that has them: sums over rows are added up, gradients too. What there
+is of every row beside its features, outcomes, environment, latents, is few numbers and made known
+to all. So every process does the same with the same numbers, and all end with one posterior.
 """
 
 from __future__ import annotations
 
+import functools
 import os
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
+from torch import Tensor, nn
 
-from pyro_tbr.data.alignment import check_whole, read_rows
+from pyro_tbr.data.alignment import arrange_groups, check_whole, read_rows
+from pyro_tbr.data.features import ColumnSummary, Features, Part
+from pyro_tbr.data.known import Known, align_known
 from pyro_tbr.data.matching import RowOrder, Rows, Schema
 from pyro_tbr.data.outcomes import Check
 from pyro_tbr.data.sparse import SparseFeatures
+from pyro_tbr.data.stream import FeatureStream
 from pyro_tbr.errors import DataError, TbrError
 from pyro_tbr.tree import Tree
 
 
-class _Part(NamedTuple):
-    """What one process sends to all others: its rows, or the error that they met."""
+class _Own(NamedTuple):
+    """What one process tells all others of its rows, or the error that they met."""
 
     error: TbrError | None
     common: dict[str, Any]  # what must be the same in all processes, by its name
-    rows: Rows | None
     seed: int
+    number: int = 0  # of rows
+    groups: Any = None  # a label a row
+
+
+class RankFeatures(Features):
+    """Features of all processes, of which each holds those of its own rows.
+
+    Args:
+        own: Those of this process.
+        places: Which of all rows these are, (n,).
+        number: Rows of all processes.
+    """
+
+    def __init__(self, own: Features, places: Tensor, number: int) -> None:
+        self._own, self._places = own, places
+        self.shape, self.device = (number, own.shape[1]), own.device
+        self._where = torch.full((number,), -1, dtype=torch.int64)
+        self._where[places] = torch.arange(len(places))
+
+    def __getitem__(self, rows: Tensor) -> RankFeatures:
+        """See :class:`Features`; the same rows have to be asked for in all processes."""
+        rows = rows.cpu()
+        rows = rows.nonzero()[:, 0] if rows.dtype == torch.bool else rows
+        where = self._where[rows]
+        return RankFeatures(
+            self._own[where[where >= 0]], (where >= 0).nonzero()[:, 0], len(rows)
+        ).to(self.device)
+
+    def to(self, device: torch.device | str) -> RankFeatures:
+        """See :class:`Features`."""
+        new = RankFeatures(self._own.to(device), self._places, len(self))
+        if "summary" in vars(self):
+            vars(new)["summary"] = self.summary
+        return new
+
+    def runs(self) -> Iterator[Any]:
+        """Of the rows of this process."""
+        return self._own.runs()
+
+    def dense(self) -> Tensor:
+        """See :class:`Features`."""
+        return self.every(self._own.dense())
+
+    def each(self, function: Callable[[Any], Tensor]) -> Tensor:
+        """See :class:`Features`."""
+        return self.every(self._own.each(function))
+
+    def total(self, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """See :class:`Features`."""
+        return self.summed(self._own.total(function))
+
+    @functools.cached_property
+    def summary(self) -> ColumnSummary:
+        """See :class:`Features`."""
+        return self.merged(self._own.summary)
+
+    @property
+    def places(self) -> Tensor | None:
+        """See :class:`Features`."""
+        return self._places.to(self.device)
+
+    def here(self, rows: Tensor) -> Tensor:
+        """See :class:`Features`."""
+        return rows[(self._where[rows.cpu()] >= 0).to(rows.device)]
+
+    def local(self, rows: Tensor) -> Tensor:
+        """See :class:`Features`."""
+        return self._where[rows.cpu()].to(rows.device)
+
+    def every(self, own: Tensor) -> Tensor:
+        """See :class:`Features`."""
+        whole = own.new_zeros(len(self), *own.shape[1:])
+        whole[self._places.to(own.device)] = own.detach()
+        return self.summed(whole)
+
+    def summed(self, part: Tensor) -> Tensor:
+        """See :class:`Features`."""
+        there = part.detach().to("cuda" if dist.get_backend() == "nccl" else "cpu").contiguous()
+        dist.all_reduce(there)
+        return there.to(part.device)
+
+    def merged(self, part: Part) -> Part:
+        """See :class:`Features`; in the order of the ranks, so alike in all."""
+        parts: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(parts, part)
+        return functools.reduce(lambda one, other: one + other, parts)
+
+    def share_gradients(self, parameters: list[nn.Parameter]) -> None:
+        """See :class:`Features`."""
+        zeros = (torch.zeros_like(p) if p.grad is None else p.grad for p in parameters)
+        total = self.summed(torch.cat([grad.flatten() for grad in zeros]))
+        sizes = [parameter.numel() for parameter in parameters]
+        for parameter, grad in zip(parameters, total.split(sizes), strict=True):
+            parameter.grad = grad.reshape(parameter.shape)
+
+    def agree(self, module: nn.Module) -> None:
+        """See :class:`Features`."""
+        state: list[Any] = [{name: part.cpu() for name, part in module.state_dict().items()}]
+        dist.broadcast_object_list(state)
+        module.load_state_dict(state[0])
 
 
 def num_ranks() -> int:
@@ -70,55 +175,79 @@ def align_ranks(
     x: Any,
     y: Any,
     env: Any,
+    given: Mapping[str, Any],
+    groups: Any,
     *,
+    takes: tuple[str, ...],
     seed: int,
     same_seed: bool,
     check: Check | None = None,
     check_informative: Check | None = None,
     learns: bool = False,
     precision: torch.dtype | None = None,
-) -> tuple[Rows, Schema, int]:
-    """The rows of all processes, in the order of their ranks, in each of them.
+) -> tuple[Rows, Schema, Known, Any, int]:
+    """The rows of all processes, in the order of their ranks, as one data set in each of them.
 
-    Every process calls it with its own rows; numbers of rows may differ. Sparse features stay so.
-    Arguments are those of ``align_training``, and the ``seed`` of this process: with ``same_seed``
-    all must have the same; else the first one's is taken.
+    Every process calls it with its own rows; numbers of rows may differ. Arguments are those of
+    ``align_training`` and ``align_known``, labels of groups, and the ``seed`` of this process: with
+    ``same_seed`` all must have the same; else the first one's is taken.
 
     Returns:
-        Rows without an index, their schema, and the seed, all three alike in all processes.
+        Rows without an index, whose features stay where they are; their schema; what is known of
+        them; labels of their groups; and the seed: all alike in all processes.
 
     Raises:
         TbrError: In all processes, whichever has rows that cannot be used.
-        DataError: Trees, columns or seeds differ.
+        DataError: Trees, columns, arguments or seeds differ.
     """
     try:
-        rows, schema = read_rows(tree, x, y, env, check=check, keep_sparse=True)
+        rows, schema = read_rows(tree, x, y, env, check=check, keep=True)
+        known = align_known(schema, given, takes, rows.order)
+        labels = None if groups is None else list(arrange_groups(groups, rows.order))
+        if isinstance(rows.x, Features):
+            rows.x.summary  # noqa: B018  # what cannot be used is refused as it is read
     except TbrError as error:  # to be told to all, or the others would wait for ever
-        own = _Part(error, {}, None, seed)
+        own = _Own(error, {}, seed)
     else:
         kind = "sparse" if isinstance(rows.x, SparseFeatures) else "dense"
-        common = {"tree": tree, "columns": schema, "kind of x": kind}
+        said = [name for name, value in given.items() if value is not None]
+        common = {
+            "tree": tree, "columns": schema, "kind of x": kind,
+            "arguments": (*said, *(() if groups is None else ("groups",))),
+        }  # fmt: skip
         common["seed"] = seed if same_seed else None
-        own = _Part(None, common, replace(rows, order=RowOrder(len(rows.env_index))), seed)
+        own = _Own(None, common, seed, len(rows.env_index), labels)
     parts: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(parts, own)
     _check_parts(parts)
-    every = [part.rows for part in parts]
-    features = [part.x for part in every]
-    sparse = isinstance(features[0], SparseFeatures)
-    env_index = torch.cat([part.env_index for part in every])
-    whole = Rows(
-        SparseFeatures.stack(features) if sparse else torch.cat(features),
-        torch.cat([part.y for part in every]),
-        env_index,
-        RowOrder(len(env_index)),
-        torch.stack([part.rounding for part in every]).amax(0),
+    sizes = [part.number for part in parts]
+    start, number = sum(sizes[: dist.get_rank()]), sum(sizes)
+    features = rows.x if isinstance(rows.x, Features) else FeatureStream(rows.x)
+    x = RankFeatures(features, torch.arange(start, start + own.number), number)
+    assert rows.y is not None  # training has outcomes
+    index, order = x.every(rows.env_index), RowOrder(number)
+    whole = Rows(x, x.every(rows.y), index, order, x.merged(_Largest(rows.rounding)).value)
+    known = Known(
+        {name: x.every(value) for name, value in known.values.items()},
+        None if known.weights is None else x.every(known.weights),
     )
+    if labels is not None:
+        labels = [label for part in parts for label in part.groups]
     check_whole(whole, schema, check_informative, learns=learns, precision=precision)
-    return whole, schema, parts[0].seed
+    return whole, schema, known, labels, parts[0].seed
 
 
-def _check_parts(parts: list[_Part]) -> None:
+class _Largest(NamedTuple):
+    """Of numbers of several processes the largest, added up so."""
+
+    value: Tensor
+
+    def __add__(self, other: object) -> _Largest:
+        assert isinstance(other, _Largest)
+        return _Largest(torch.maximum(self.value, other.value))
+
+
+def _check_parts(parts: list[_Own]) -> None:
     """Raises alike in all processes, where one of them cannot go on."""
     for rank, part in enumerate(parts):
         if part.error is not None:

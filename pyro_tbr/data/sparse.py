@@ -5,7 +5,8 @@ They come from scipy, which need not be installed: whoever has such a matrix has
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+import functools
+from collections.abc import Hashable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from pyro_tbr.data.features import ColumnSummary, Features
 from pyro_tbr.data.numbers import LARGEST, NOT_FINITE, cell_text
 from pyro_tbr.errors import DataError, ShapeError
 
@@ -35,7 +37,7 @@ def sparse_of_frame(frame: pd.DataFrame) -> Any:
     return accessor.to_coo()
 
 
-class SparseFeatures:
+class SparseFeatures(Features):
     """Finite features (N, D), stored by rows, float64; dense blocks of them go to ``device``.
 
     Any scipy matrix or array will do and is not changed; entries given twice are summed.
@@ -57,7 +59,7 @@ class SparseFeatures:
             raise DataError(f"x has dtype {x.dtype}: give real numbers")
         self.stored = x.astype(np.float64).tocsr()
         self.stored.sum_duplicates()
-        self.shape: tuple[int, int] = self.stored.shape
+        self.shape = self.stored.shape
         self.device = torch.device("cpu")
         data = self.stored.data
         too_large = (f"cell(s) beyond {LARGEST:g}", "give it in another unit")
@@ -69,17 +71,6 @@ class SparseFeatures:
                 entry, cells = bad.argmax(), self.stored.tocoo()  # in the order of the rows
                 first = cell_text(data[entry], (cells.row[entry], cells.col[entry]), names, index)
                 raise DataError(f"x has {bad.sum()} {what}, first {first}: {remedy}")
-
-    @staticmethod
-    def stack(parts: Sequence[SparseFeatures]) -> SparseFeatures:
-        """The rows of all parts, one after the other, on the device of the first."""
-        from scipy.sparse import vstack
-
-        first = parts[0]
-        return first._like(vstack([part.stored for part in parts], format="csr"), first.device)
-
-    def __len__(self) -> int:
-        return self.shape[0]
 
     def __getitem__(self, rows: Tensor) -> SparseFeatures:
         """These rows, sparse."""
@@ -99,25 +90,22 @@ class SparseFeatures:
         """All of it as a dense tensor, (N, D)."""
         return torch.from_numpy(self.stored.toarray()).to(self.device)
 
-    def column(self, place: int) -> Tensor:
-        """One of the columns, dense, (N,)."""
-        return torch.from_numpy(self.stored[:, [place]].toarray().ravel())
-
-    def column_range(self) -> tuple[Tensor, Tensor]:
-        """Least and largest value of each column, each (D,)."""
-        low, high = (part.toarray().ravel() for part in (self.stored.min(0), self.stored.max(0)))
-        return torch.from_numpy(low).to(self.device), torch.from_numpy(high).to(self.device)
-
-    def column_moments(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of each column, each (D,)."""
+    @functools.cached_property
+    def summary(self) -> ColumnSummary:
+        """See :attr:`Features.summary`; from the stored entries alone."""
         num_rows, num_columns = self.shape
+        if not num_rows:
+            return ColumnSummary.of(self.dense())
         loc = np.asarray(self.stored.mean(axis=0)).ravel()
+        low, high = (part.toarray().ravel() for part in (self.stored.min(0), self.stored.max(0)))
         column, values = self.stored.indices, self.stored.data
         # Squares of deviations, entry by entry: a difference of sums would lose digits.
         square = np.bincount(column, (values - loc[column]) ** 2, minlength=num_columns)
         empty = num_rows - np.bincount(column, minlength=num_columns)
-        scale = np.sqrt((square + empty * loc**2) / num_rows)
-        return torch.from_numpy(loc).to(self.device), torch.from_numpy(scale).to(self.device)
+        square = square + empty * loc**2
+        whole = np.bincount(column, values != np.round(values), minlength=num_columns) == 0
+        parts = (torch.from_numpy(part) for part in (low, high, loc, square, whole))
+        return ColumnSummary(num_rows, *parts)
 
     def __matmul__(self, matrix: Tensor) -> Tensor:
         """Product with a dense matrix (D, R), (N, R)."""
@@ -128,7 +116,3 @@ class SparseFeatures:
         size = max(1, _BLOCK_ELEMENTS // max(1, self.shape[1]))
         for start in range(0, max(1, len(self)), size):
             yield self._like(self.stored[start : start + size], self.device)
-
-    def blocks(self) -> Iterator[Tensor]:
-        """The same runs, dense float64."""
-        return (run.dense() for run in self.runs())

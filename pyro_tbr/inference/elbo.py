@@ -103,11 +103,23 @@ class TreeELBO(ELBO):
         raise NotImplementedError("TreeELBO integrates the sites; it draws none")
 
     def of_rows(
-        self, head: Head, guide: Guide, rows: DesignRows, weights: Tensor | None = None
+        self,
+        head: Head,
+        guide: Guide,
+        rows: DesignRows,
+        weights: Tensor | None = None,
+        *,
+        batch: int | None = None,
+        share: float = 1.0,
     ) -> Tensor:
-        """ELBO of all rows, from some of them; outcomes count by ``weights`` (n, Q), or by 1."""
+        """ELBO of all rows, from some of them; outcomes count by ``weights`` (n, Q), or by 1.
+
+        Where the rows are those of one process, of a ``batch`` of more, it is the summand of that
+        process, with a ``share`` of the divergence.
+        """
         each = expected_log_lik(head, guide, rows, weights)
-        return (head.num_rows or len(rows)) * each.mean() - guide.kl()
+        number = len(rows) if batch is None else batch
+        return (head.num_rows or number) * (each.sum() / number) - share * guide.kl()
 
 
 def expected_log_lik(

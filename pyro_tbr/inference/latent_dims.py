@@ -11,7 +11,7 @@ from encoders that have not seen them. In-sample latents would flatter every fur
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 import torch
@@ -21,9 +21,10 @@ from torch.distributions import Normal
 from pyro_tbr.heads import GaussianPrior, TreeGuide, condition
 from pyro_tbr.heads.likelihoods.expectations import expectation
 from pyro_tbr.heads.sites import row_moments
-from pyro_tbr.inference.encoder.cross_fit import align, stratified_folds
+from pyro_tbr.inference.encoder.cross_fit import stratified_folds
 from pyro_tbr.inference.encoder.dense_stage import DenseFit, DenseStage, Recipe
 from pyro_tbr.inference.encoder.directions import leading_axes, spans_all
+from pyro_tbr.inference.encoder.latents import align
 from pyro_tbr.inference.encoder.rows import PreparedRows, StandardRows
 from pyro_tbr.inference.options import FitOptions
 from pyro_tbr.inference.paired import mean_and_error
@@ -183,8 +184,9 @@ def _ordered(model: TreeModel, rows: StandardRows, inside: Tensor) -> Tensor:
     variance, vectors = torch.linalg.eigh((known - centre).T @ (known - centre) / len(known))
     keep = variance > _LEAST_VARIANCE_SHARE * variance.max()
     white = (z - centre) @ (vectors[:, keep] / variance[keep].sqrt())
-    features = white[inside].to(encoder.output_map.dtype)
-    prepared = PreparedRows(encoder, rows.select(inside), features)
+    prepared = PreparedRows(encoder, rows.select(inside), None)
+    features = prepared.own(white[inside]).to(encoder.output_map.dtype)
+    prepared = replace(prepared, features=features)
     ordered = torch.zeros_like(z)
     ordered[:, : white.shape[1]] = white @ leading_axes(model, prepared, white.shape[1])
     return ordered

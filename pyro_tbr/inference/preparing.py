@@ -126,19 +126,12 @@ def prepare(
         "check_informative": likelihood.check_informative,
     }
     if check_ranks(ranks):
-        for name, value in {**given, "groups": groups}.items():
-            if value is not None:
-                raise DataError(
-                    f"{name} cannot be given with ranks='together': gather the rows in one process "
-                    "and fit there"
-                )
-        rows, schema, seed = align_ranks(
-            model.tree, x, y, env, seed=seed, same_seed=seed_given, **kind
-        )
+        how = {"takes": likelihood.takes, "seed": seed, "same_seed": seed_given, **kind}
+        rows, schema, known, groups, seed = align_ranks(model.tree, x, y, env, given, groups, **how)
     else:
-        rows, schema = align_training(model.tree, x, y, env, keep_sparse=True, **kind)
+        rows, schema = align_training(model.tree, x, y, env, keep=True, **kind)
+        known = align_known(schema, given, likelihood.takes, rows.order)
     assert rows.y is not None  # both ask for it
-    known = align_known(schema, given, likelihood.takes, rows.order)
     likelihood = likelihood.resolved(schema.outcome_names, known.values)
     y = likelihood.observed(Outcomes(rows.y.numpy(), schema.outcome_names, rows.order.index), known)
     if start is None:

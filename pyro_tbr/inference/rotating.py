@@ -12,6 +12,7 @@ from pyro_tbr.errors import TrainingError
 from pyro_tbr.heads import GaussianPrior, Head, Statistics, TreeGuide
 from pyro_tbr.inference.checkpoint import Part, part
 from pyro_tbr.inference.encoder.dense_stage import DenseFit
+from pyro_tbr.inference.encoder.latents import mapped, moments_of
 from pyro_tbr.inference.encoder.rows import StandardRows
 from pyro_tbr.inference.rotation.choice import (
     RotationResult,
@@ -74,25 +75,25 @@ def _rotated(
     task: Task, reference: DenseFit, honest: Tensor, rows: StandardRows
 ) -> tuple[Tensor, RotationResult]:
     """See :func:`rotated`."""
-    own = reference.latents(rows.x)
-    centre = own.mean(0)
-    variance, axes = torch.linalg.eigh((own - centre).T @ (own - centre) / len(own))
+    centre, cov = moments_of(reference.latents(rows.x))
+    variance, axes = torch.linalg.eigh(cov)
     keep = variance > _LEAST_VARIANCE_SHARE * variance.max()
     if not keep.any():
         raise TrainingError(
-            f"the encoder gives all {len(own)} rows the same latents: a network of your own is "
+            f"the encoder gives all {len(rows)} rows the same latents: a network of your own is "
             "constant, or its training has run away; lower options.encoder_lr, or look for "
             "outliers and scale the data"
         )
     white = axes[:, keep] / variance[keep].sqrt()
-    turned = _turned(task, (honest - centre) @ white, rows)
-    found, latent_dim, rank = turned.rotation, own.shape[1], turned.axes.shape[1]
-    linear = own.new_zeros(latent_dim, latent_dim)
+    turned = _turned(task, mapped(honest, centre, white), rows)
+    found, latent_dim, rank = turned.rotation, len(centre), turned.axes.shape[1]
+    linear = centre.new_zeros(latent_dim, latent_dim)
     linear[:, :rank] = white @ turned.axes.to(white) @ found.basis
-    offset = own.new_zeros(latent_dim)
+    offset = centre.new_zeros(latent_dim)
     offset[:rank] = found.offset
     reference.model.encoder.set_output(centre, linear, offset)
-    return (honest - centre) @ linear - offset, found
+    rows.agree(reference.model.encoder)
+    return mapped(honest, centre, linear, offset), found
 
 
 class _Turned(NamedTuple):

@@ -13,9 +13,10 @@ from pyro_tbr.heads import Guide, Head, MeanFieldGuide, Statistics, TreeGuide, c
 from pyro_tbr.heads.tree_state import TreeState
 from pyro_tbr.inference.checkpoint import Checkpoint, Part, part
 from pyro_tbr.inference.encoder.alternating import SVI_STEPS, alternate, has_closed_form
-from pyro_tbr.inference.encoder.cross_fit import align, is_trained
+from pyro_tbr.inference.encoder.cross_fit import is_trained
 from pyro_tbr.inference.encoder.dense_stage import DenseFit
 from pyro_tbr.inference.encoder.following import follow
+from pyro_tbr.inference.encoder.latents import align, as_kept
 from pyro_tbr.inference.encoder.rows import PreparedRows, StandardRows
 from pyro_tbr.inference.encoder.training import GUIDE_LR, FitTrace, Schedule, train
 from pyro_tbr.inference.options import FitOptions
@@ -99,15 +100,16 @@ def _trained(
     with stage("first weights", total=1):
         part(task.checkpoint, "first weights", settled, described, restored)
     with torch.no_grad():
-        before = model.encoder(rows.x).double()
+        before = as_kept(model.encoder(rows.x))
     with stage("encoder", total=1):
         trace = part(task.checkpoint, "encoder of changes", trained, described, restored)
+    rows.agree(model.encoder)
     with torch.no_grad():
         after = model.encoder(rows.x)
         spread = after.std(0)
         spread = torch.where(spread > 0, spread, 1.0)
         model.encoder.set_output(after.mean(0), torch.diag(1 / spread))
-        z = align(before, model.encoder(rows.x).double(), z)
+        z = align(before, as_kept(model.encoder(rows.x)), z)
     design = model.design(z)
     with stage("last weights", total=1):
         return settle(task, guide, design, rows, last=True), design, trace

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pyro_tbr.data import SparseFeatures, varying_columns
+from pyro_tbr.data import Features, SparseFeatures, varying_columns
 from pyro_tbr.errors import DataError, ShapeError, TbrError
 from pyro_tbr.heads.local_params import LocalParamsModule
 from pyro_tbr.models.principal_axes import column_moments, principal_axes
@@ -71,12 +71,12 @@ class Encoder(LocalParamsModule):
         """Sets the units of latents that are the features."""
         raise NotImplementedError(f"{type(self).__name__} makes its own latents")
 
-    def prepare(self, x: Tensor | SparseFeatures) -> Tensor:
+    def prepare(self, x: Tensor | Features) -> Tensor:
         """Features as the body sees them, (N, R), in the encoder's dtype."""
-        x = x.dense() if isinstance(x, SparseFeatures) else x
+        x = x.dense() if isinstance(x, Features) else x
         return x.to(self.output_map.dtype)
 
-    def fit_preparation(self, x: Tensor | SparseFeatures) -> None:
+    def fit_preparation(self, x: Tensor | Features) -> None:
         """Sets the statistics of ``prepare`` from training rows (N, D); drops what it learnt."""
 
     def reset(self, generator: torch.Generator) -> None:
@@ -90,15 +90,15 @@ class Encoder(LocalParamsModule):
         """Latents from prepared features: body, then the output map."""
         return self.body(prepared) @ self.output_map - self.output_shift
 
-    def forward(self, x: Tensor | SparseFeatures) -> Tensor:
-        """Latents (N, K) from features (N, D); sparse ones block by block."""
+    def forward(self, x: Tensor | Features) -> Tensor:
+        """Latents (N, K) from features (N, D); block by block where these are no tensor."""
         if x.shape[-1] != self.num_features:
             raise ShapeError(
                 f"x has {x.shape[-1]} columns, encoder {self.class_name} was built for "
                 f"{self.num_features}: give it these features, or make it anew"
             )
-        if isinstance(x, SparseFeatures):
-            return torch.cat([self.encode(self.prepare(run)) for run in x.runs()])
+        if isinstance(x, Features):
+            return x.each(lambda run: self.encode(self.prepare(run)))
         return self.encode(self.prepare(x))
 
     def linear_map(self) -> Tensor | None:
@@ -109,7 +109,7 @@ class Encoder(LocalParamsModule):
         return None
 
     @torch.no_grad()
-    def try_out(self, x: Tensor | SparseFeatures) -> None:
+    def try_out(self, x: Tensor | Features) -> None:
         """Encodes some rows (n, D), so that what does not fit is said before any training.
 
         Raises:
@@ -177,9 +177,9 @@ class IdentityEncoder(Encoder):
         self.feature_loc.copy_(units.shift)
         self.feature_scale.copy_(units.scale)
 
-    def prepare(self, x: Tensor | SparseFeatures) -> Tensor:
+    def prepare(self, x: Tensor | Features) -> Tensor:
         """Features centred and scaled, (N, D)."""
-        x = x.dense() if isinstance(x, SparseFeatures) else x
+        x = x.dense() if isinstance(x, Features) else x
         standard = (x.double() - self.feature_loc) / self.feature_scale
         return standard.to(self.output_map.dtype)
 
@@ -216,7 +216,7 @@ class PreparedEncoder(Encoder):
         """Number of prepared features R."""
         return len(self.component_share)
 
-    def prepare(self, x: Tensor | SparseFeatures) -> Tensor:
+    def prepare(self, x: Tensor | Features) -> Tensor:
         """Whitened leading principal components of the standardised features, (N, R).
 
         Before :meth:`fit_preparation`, the first R features as they are.
@@ -227,11 +227,12 @@ class PreparedEncoder(Encoder):
         if isinstance(x, SparseFeatures):  # the stored entries alone, then the shift of all rows
             prepared = x @ projection - self.feature_loc @ projection
         else:
+            x = x.dense() if isinstance(x, Features) else x
             prepared = (x.to(projection.dtype) - self.feature_loc) @ projection
         return prepared.to(self.output_map.dtype)
 
     @torch.no_grad()
-    def fit_preparation(self, x: Tensor | SparseFeatures) -> None:
+    def fit_preparation(self, x: Tensor | Features) -> None:
         """Standardises columns (constant ones get no influence) and whitens them."""
         loc, scale = column_moments(x)
         # A constant column has a spread of rounding errors only; dividing by it would make noise.

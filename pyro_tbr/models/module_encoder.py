@@ -6,7 +6,7 @@ import copy
 
 from torch import Tensor, nn
 
-from pyro_tbr.data import SparseFeatures
+from pyro_tbr.data import Features
 from pyro_tbr.errors import DataError, ShapeError
 from pyro_tbr.models.encoders import Encoder
 
@@ -25,7 +25,7 @@ class ModuleEncoder(Encoder):
         super().__init__(num_features, latent_dim)
         self.module = copy.deepcopy(module)
 
-    def prepare(self, x: Tensor | SparseFeatures) -> Tensor:
+    def prepare(self, x: Tensor | Features) -> Tensor:
         """The features in the encoder's dtype, to which the module is brought once."""
         # Buffers follow the parameters: one in double, a statistic, is meant so.
         tensors: list[Tensor] = [*self.module.parameters()] or [*self.module.buffers()]

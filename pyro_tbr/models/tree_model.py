@@ -11,7 +11,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from pyro_tbr.data import SparseFeatures
+from pyro_tbr.data import Features
 from pyro_tbr.errors import DataError, ShapeError
 from pyro_tbr.heads.head import Head
 from pyro_tbr.heads.likelihoods import LIKELIHOODS, Likelihood, MixedLikelihood
@@ -307,7 +307,7 @@ class TreeModel(LocalParamsModule):
                 "num_outcomes), or give both to TreeModel"
             )
         for argument, value in {"x": x, "env_index": env_index}.items():
-            if not isinstance(value, Tensor | SparseFeatures):
+            if not isinstance(value, Tensor | Features):
                 raise DataError(
                     f"{argument} is of type {type(value).__name__}: the model itself takes tensors,"
                     " env_index places in tree.nodes; tables and labels are for fit and predict"

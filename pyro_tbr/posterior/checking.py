@@ -93,7 +93,7 @@ def check_of(view: PosteriorView, x: Any, y: Any, env: Any, known: Mapping[str, 
     picked = some_rows(len(rows)).to(rows.y.device)
     shown, encoder = None, view.model.encoder
     if encoder.trainable:
-        features, _ = align_features(view.schema, x, keep_sparse=True)
+        features, _ = align_features(view.schema, x, keep=True)
         shown = encoder.prepare(features[picked.cpu()].to(rows.y.device))
     names = view.latent_names, view.outcome_names
     unit = view.scaling.outcome_scale()

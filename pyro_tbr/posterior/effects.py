@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pyro_tbr.data import SparseFeatures, align_features
+from pyro_tbr.data import Features, align_features
 from pyro_tbr.errors import DataError
 from pyro_tbr.posterior.arcs import slope_inclusion
 from pyro_tbr.posterior.places import kept_draws
@@ -180,11 +180,11 @@ def _feature_sd(view: PosteriorView) -> Tensor:
 @torch.enable_grad()
 def _average_gradient(view: PosteriorView, x: Any) -> Tensor:
     """Mean over rows of the latents' slopes in each feature, (D, K)."""
-    features, _ = align_features(view.schema, x, keep_sparse=True)
+    features, _ = align_features(view.schema, x, keep=True)
     if not len(features):
         raise DataError("x has no rows to average slopes over")
-    sparse = isinstance(features, SparseFeatures)
-    blocks = features.blocks() if sparse else features.split(_BLOCK_ROWS)
+    by_blocks = isinstance(features, Features)
+    blocks = features.blocks() if by_blocks else features.split(_BLOCK_ROWS)
     device = view.model.prior.root_loc.device
     total = torch.zeros(view.model.latent_dim, features.shape[1], dtype=torch.float64)
     for block in blocks:

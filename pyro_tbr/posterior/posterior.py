@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from pyro_tbr.posterior.convergence import convergence_table
 from pyro_tbr.posterior.feature_answers import FeatureAnswers
 from pyro_tbr.posterior.identification import Identification, identify
 from pyro_tbr.posterior.model_check import ModelCheck
-from pyro_tbr.posterior.prediction import Prediction, predicted
+from pyro_tbr.posterior.prediction import Prediction, predicted, predicted_blocks
 from pyro_tbr.posterior.summary import Summary, summarise
 from pyro_tbr.posterior.updating import updated
 from pyro_tbr.posterior.view import check_number, check_seed
@@ -118,7 +119,7 @@ class Posterior(ChangeAnswers, FeatureAnswers):
             (N, K), a DataFrame where ``x`` is one. Latents that the outcomes do not need are zero
             everywhere, see ``identification()``.
         """
-        features, index = align_features(self.schema, x, keep_sparse=True)
+        features, index = align_features(self.schema, x, keep=True)
         z = self.latents(features).cpu().numpy()
         columns = self.latent_names[: z.shape[1]]
         return z if index is None else pd.DataFrame(z, index=index, columns=columns)
@@ -160,6 +161,48 @@ class Posterior(ChangeAnswers, FeatureAnswers):
         given = as_given(exposure, trials, y_se)
         with querying("predict"):
             return predicted(self, x, env, level, num_draws, seed, given)
+
+    def predict_blocks(
+        self,
+        x: Any,
+        env: Any,
+        *,
+        block_rows: int = 100_000,
+        level: float = 0.9,
+        num_draws: int = 400,
+        seed: int = 0,
+        exposure: Any = None,
+        trials: Any = None,
+        y_se: Any = None,
+    ) -> Iterator[tuple[slice, Prediction]]:
+        """The same block by block, for more rows than memory holds.
+
+        Args:
+            x: Features, as in :meth:`predict`; those in a file are read as blocks are asked for.
+            env: As in :meth:`predict`, for all rows; and so all others.
+            block_rows: Rows of a block.
+            level: See :meth:`predict`.
+            num_draws: Likewise.
+            seed: Likewise; all blocks share their draws of the weights.
+            exposure: Likewise.
+            trials: Likewise.
+            y_se: Likewise.
+
+        Returns:
+            Which rows they are, a slice, and their prediction, block after block.
+
+        Example:
+            >>> import numpy as np
+            >>> import pyro_tbr as tbr
+            >>> sim = tbr.simulate(num_leaves=3, latent_dim=1, num_features=1, rows_per_leaf=9)
+            >>> model = tbr.TreeModel(sim.tree, 1, encoder="identity")
+            >>> posterior = tbr.fit(model, sim.x, sim.y, sim.env, progress=False)
+            >>> mean = np.empty(len(sim.y))
+            >>> for rows, some in posterior.predict_blocks(sim.x, sim.env, block_rows=10):
+            ...     mean[rows] = some.mean
+        """
+        given = as_given(exposure, trials, y_se)
+        return predicted_blocks(self, x, env, block_rows, level, num_draws, seed, given)
 
     def score(
         self,

@@ -10,7 +10,7 @@ import functools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from pyro_tbr.data import RowOrder
+from pyro_tbr.data import Features, RowOrder, align_features
 from pyro_tbr.errors import DataError
 from pyro_tbr.heads.likelihoods.expectations import as_dict
 from pyro_tbr.heads.moments import predictor_moments
@@ -43,15 +43,81 @@ def predicted(
     given: Mapping[str, Any],
 ) -> Prediction:
     """See ``Posterior.predict``."""
+    make = _predictor(view, x, env, level, num_draws, seed, given)
+    return make(None)
+
+
+@torch.no_grad()
+def predicted_blocks(
+    view: PosteriorView,
+    x: Any,
+    env: Any,
+    block_rows: int,
+    level: float,
+    num_draws: int,
+    seed: int,
+    given: Mapping[str, Any],
+) -> Iterator[tuple[slice, Prediction]]:
+    """See ``Posterior.predict_blocks``; what cannot be used is refused at once."""
+    check_number(block_rows, "block_rows")
+    make = _predictor(view, x, env, level, num_draws, seed, given)
+    starts = range(0, make.number, block_rows)
+    blocks = (slice(start, min(start + block_rows, make.number)) for start in starts)
+    return ((rows, make(rows)) for rows in blocks)
+
+
+class _Predictor(NamedTuple):
+    """What predictions of some of the rows are made from; all aligned, nothing encoded yet."""
+
+    view: PosteriorView
+    features: Tensor | Features
+    labels: pd.Index | None
+    order: RowOrder
+    places: Places
+    known: Mapping[str, Tensor]
+    how: tuple[float, int, int]  # level, number of draws and their seed
+
+    @property
+    def number(self) -> int:
+        """Of rows."""
+        return len(self.features)
+
+    @torch.no_grad()
+    def __call__(self, rows: slice | None) -> Prediction:
+        """Of some rows; ``None``: of all."""
+        view, features, labels, order, places, known, how = self
+        if rows is not None:
+            by_place = torch.arange(rows.start, rows.stop)
+            features = features[rows] if isinstance(features, Tensor) else features[by_place]
+            labels = None if labels is None else labels[rows]
+            by_label = None if order.index is None else order.index[rows]
+            order = RowOrder(rows.stop - rows.start, by_label, order.owner)
+            known = {name: value[rows] for name, value in known.items()}
+            if places.position is not None:
+                places = replace(places, position=places.position[rows])
+        design = view.model.design(view.encoded(features)).cpu()
+        form = Form(view.schema.outcome_ndim == 1, labels, view.outcome_names, order)
+        return Prediction(view, design, places, known, form, *how)
+
+
+def _predictor(
+    view: PosteriorView,
+    x: Any,
+    env: Any,
+    level: float,
+    num_draws: int,
+    seed: int,
+    given: Mapping[str, Any],
+) -> _Predictor:
+    """Checks and aligns what is to be predicted."""
     check_number(num_draws, "num_draws")
     check_level(level)
     check_seed(seed)
-    design, index = view.align_design(x)
-    order = RowOrder(len(design)).or_of(x=x, env=env, **given)
+    features, index = align_features(view.schema, x, keep=True)
+    order = RowOrder(len(features)).or_of(x=x, env=env, **given)
     places = places_of(view, env, order)
     known = view.row_terms(view.align_known(given, order), order).values
-    form = Form(view.schema.outcome_ndim == 1, index, view.outcome_names, order)
-    return Prediction(view, design.cpu(), places, known, form, level, num_draws, seed)
+    return _Predictor(view, features, index, order, places, known, (level, num_draws, seed))
 
 
 class Prediction:

@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 
 from pyro_tbr.data import (
+    Features,
     Known,
     Outcomes,
     RowOrder,
     Schema,
-    SparseFeatures,
     align_env,
     align_features,
     align_known,
@@ -151,7 +151,7 @@ class PosteriorView:
 
     # ---- rows of the user's
 
-    def latents(self, features: Tensor | SparseFeatures) -> Tensor:
+    def latents(self, features: Tensor | Features) -> Tensor:
         """Latents (N, K) of aligned features (N, D), user's units, double precision."""
         shift, scale = self.latent_units
         z = self.encoded(features)
@@ -159,10 +159,10 @@ class PosteriorView:
 
     def align_design(self, x: Any) -> tuple[Tensor, pd.Index | None]:
         """The model's own design (N, W) for the user's features, and their index."""
-        features, index = align_features(self.schema, x, keep_sparse=True)
+        features, index = align_features(self.schema, x, keep=True)
         return self.model.design(self.encoded(features)), index
 
-    def encoded(self, features: Tensor | SparseFeatures) -> Tensor:
+    def encoded(self, features: Tensor | Features) -> Tensor:
         """Latents as the model sees them."""
         device = self.model.prior.root_loc.device
         return self.model.encoder(features.to(device)).double()

@@ -209,7 +209,7 @@ def test_o16_wide_sparse_features_stay_sparse():
     rows, columns = rng.integers(0, 5000, 100_000), rng.integers(0, 20_000, 100_000)
     wide = sp.csc_matrix((np.ones(100_000), (rows, columns)), shape=(5000, 20_000))
     tracemalloc.start()
-    features, _ = align_features(Schema(None, 20_000, ("y0",), 1), wide, keep_sparse=True)
+    features, _ = align_features(Schema(None, 20_000, ("y0",), 1), wide, keep=True)
     total = sum(block.sum().item() for block in features.blocks())
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

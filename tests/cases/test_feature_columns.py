@@ -26,7 +26,7 @@ def r2(posterior, x):
 
 def aligned(x, **options):
     """Features as an encoder is given them."""
-    return align_training(TREE, x, Y, ENV, keep_sparse=True, **options)[0].x
+    return align_training(TREE, x, Y, ENV, keep=True, **options)[0].x
 
 
 def encoder_of(x):

@@ -8,6 +8,7 @@ import gc
 import sys
 import warnings
 
+import numpy as np
 import pandas as pd
 import torch
 import torch.distributed as dist
@@ -25,6 +26,19 @@ from tests.cases.toy import star, toy
 LEAVES = [f"l{i}" for i in range(20)]
 STEPS = 40
 NUM_ROWS = 201  # 100 of them the first rank's
+SIM = tbr.simulate(
+    num_leaves=8, latent_dim=2, num_features=6, rows_per_leaf=20, feature_noise=0.3,
+    delta_min=1.0, seed=1,
+)  # fmt: skip
+# Encoders that are learnt, and all that may be said of rows; few steps, in double precision, as the
+# search for a basis may end elsewhere by the last digits of single.
+LEARNT = {
+    "linear": ({}, {}),
+    "network": ({"encoder": "mlp"}, {"row_weights": np.linspace(0.5, 2, 160)}),
+    "binary": ({"likelihood": "bernoulli"}, {}),
+    "groups": ({}, {"groups": [f"g{i // 5}" for i in range(160)]}),
+    "number of latents": ({"latent_dim": None}, {}),
+}
 
 
 class Loss(nn.Module):
@@ -139,6 +153,30 @@ def fits(rank):
     }
 
 
+def learnt(kind, rows):
+    """PIPs, latents and predictions for all rows of a fit to some, those of this process."""
+    about, known = LEARNT[kind]
+    model = tbr.TreeModel(SIM.tree, **{"latent_dim": 2, "encoder": "linear", **about})
+    y = (SIM.y > 0).astype(float) if kind == "binary" else SIM.y
+    known = {name: np.asarray(value)[rows] for name, value in known.items()}
+    options = tbr.FitOptions(
+        restarts=8, max_steps=40, sparse_steps=4, mixture_components=4, dtype="float64"
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        posterior = tbr.fit(
+            model, SIM.x[rows], y[rows], SIM.env[rows], ranks="together", progress=False,
+            options=options, **known,
+        )  # fmt: skip
+    mean = posterior.predict(SIM.x, SIM.env).mean
+    return {
+        "pips": torch.as_tensor(posterior.pips().to_numpy()),
+        "latents": torch.as_tensor(posterior.encode(SIM.x)),
+        "mean": torch.as_tensor(mean),
+        "rows": posterior.row_counts,
+    }
+
+
 def fit_rows(tree, x, y, env, **arguments):
     """A quick fit whose warnings do not matter."""
     with warnings.catch_warnings():
@@ -162,6 +200,8 @@ if __name__ == "__main__":
     rank, store, target = int(sys.argv[1]), *sys.argv[2:]
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    torch.save((run(ranks=2, rank=rank), fits(rank)), target)
+    own = np.arange(160) % 3 == 0 if rank == 0 else np.arange(160) % 3 > 0
+    learnt_fits = {kind: learnt(kind, own) for kind in LEARNT}
+    torch.save((run(ranks=2, rank=rank), fits(rank), learnt_fits), target)
     dist.destroy_process_group()
     gc.collect()

@@ -448,14 +448,14 @@ def test_errors_name_the_culprit(call, error, message):
 def test_a_sparse_frame_keeps_its_names_and_stays_sparse():
     frame = pd.DataFrame.sparse.from_spmatrix(sp.csc_matrix(X), ROWS, ["f0", "f1", "f2"])
     _, schema = training(FRAME)
-    found, index = align_features(schema, frame[["f2", "f0", "f1"]], keep_sparse=True)
+    found, index = align_features(schema, frame[["f2", "f0", "f1"]], keep=True)
     same(torch.cat(list(found.blocks())), X)
     assert index.equals(ROWS)
     frame = pd.DataFrame.sparse.from_spmatrix(
         sp.csc_matrix(edited(X, (4, 1), np.inf)), ROWS, ["f0", "f1", "f2"]
     )
     with pytest.raises(DataError, match=r"1 cell.*row 4 \(index 'r4'\), column 'f1'"):
-        align_features(schema, frame, keep_sparse=True)
+        align_features(schema, frame, keep=True)
 
 
 def test_series_of_more_rows_are_matched_by_index():

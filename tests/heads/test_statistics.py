@@ -113,6 +113,18 @@ def test_chunks_do_not_matter(likelihood, kind, monkeypatch):
 
 
 @cases
+@pytest.mark.parametrize("num_rows", [0, 1, N, 400])
+def test_products_of_many_rows_are_those_of_single_ones(likelihood, kind, num_rows, monkeypatch):
+    data = rows(num_rows=num_rows, **kind)
+    by_row = found_of(likelihood, *data)
+    monkeypatch.setattr(module, "_WIDE", 1)
+    for size in (module._CHUNK_ELEMENTS, 40 * W):
+        monkeypatch.setattr(module, "_CHUNK_ELEMENTS", size)
+        for one, two in zip(by_row[:6], found_of(likelihood, *data)[:6], strict=True):
+            assert_close(one, two)
+
+
+@cases
 def test_sums_are_statistics_of_all_rows(likelihood, kind):
     one, two = rows(0, num_rows=12, **kind), rows(1, num_rows=20, binary=kind.get("binary", False))
     pairs = zip((one[0].design, one[0].y, one[0].env_index, *one[1]),

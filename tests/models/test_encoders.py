@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pyro
 import pytest
 import scipy.sparse as sp
@@ -10,9 +11,10 @@ from pyro.nn import PyroModule, PyroSample
 from torch import nn
 from torch.testing import assert_close
 
-from pyro_tbr.data import SparseFeatures
+from pyro_tbr.data import FeatureStream, SparseFeatures
 from pyro_tbr.errors import ShapeError
 from pyro_tbr.models import IdentityEncoder, LinearEncoder, MLPEncoder, ModuleEncoder
+from pyro_tbr.models.principal_axes import principal_axes
 
 D, K, N = 6, 3, 40
 ENCODERS = {
@@ -262,6 +264,29 @@ def test_sparse_features_are_prepared_as_dense_ones(shape, num_components):
     sparse.reset(torch.Generator().manual_seed(1))
     sparse.double()
     assert_close(sparse(stored), sparse(x), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("spread", ["even", "steep", "flat"])
+def test_leading_axes_by_few_passes_are_those_of_all(spread, monkeypatch):
+    """Whatever the variances do: they fall evenly, fast, or are all alike but for three."""
+    generator = np.random.default_rng(0)
+    variance = {
+        "even": 0.97 ** np.arange(300), "steep": 0.5 ** np.arange(300),
+        "flat": np.r_[9.0, 4.0, 2.0, np.full(297, 1.0)],
+    }[spread]  # fmt: skip
+    turn = np.linalg.qr(generator.standard_normal((300, 300)))[0]
+    x = (generator.standard_normal((800, 300)) * np.sqrt(variance)) @ turn.T
+    passes, total = [], FeatureStream.total
+    monkeypatch.setattr(
+        FeatureStream, "total", lambda self, f: (passes.append(f), total(self, f))[1]
+    )
+    loc, inverse = torch.tensor(x.mean(0)), torch.ones(300, dtype=torch.float64)
+    found, axes = principal_axes(FeatureStream(x), loc, inverse, 5)
+    expected, true = principal_axes(torch.tensor(x), loc, inverse, 5)
+    assert len(passes) < 20
+    assert_close(found, expected, rtol=1e-6, atol=0)
+    sure = 3 if spread == "flat" else 5  # the others are a hair apart
+    assert_close(axes[:, :sure], true[:, :sure], rtol=0, atol=1e-3)
 
 
 @prepared_encoders

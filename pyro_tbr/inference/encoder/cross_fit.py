@@ -17,6 +17,7 @@ from torch import Tensor
 from pyro_tbr.heads.groups import RowGroups
 from pyro_tbr.inference.encoder.dense_stage import DenseFit, DenseStage
 from pyro_tbr.inference.encoder.directions import spans_all
+from pyro_tbr.inference.encoder.latents import align
 from pyro_tbr.inference.encoder.rows import StandardRows
 from pyro_tbr.progress import stage
 
@@ -26,7 +27,7 @@ _TOLERATED_OPTIMISM = 0.05
 
 
 class HonestLatents(NamedTuple):
-    """Latents (N, K) in the reference encoder's coordinates, double; the rest as in the report."""
+    """Latents (N, K) in the reference encoder's coordinates; the rest as in the report."""
 
     z: Tensor
     folds: int
@@ -104,13 +105,3 @@ def is_trained(fit: DenseFit) -> bool:
     encoder = fit.model.encoder
     learns = encoder.trainable and any(p.requires_grad for p in encoder.parameters())
     return learns and not spans_all(encoder)
-
-
-def align(theirs: Tensor, reference: Tensor, new: Tensor) -> Tensor:
-    """``new`` moved by the affine map that takes ``theirs`` nearest to ``reference``.
-
-    Latents that do not exist are columns of zeros, where ``torch.linalg.lstsq`` is wrong.
-    """
-    one = torch.ones_like(theirs[:, :1])
-    solution = torch.linalg.pinv(torch.cat([theirs, one], 1)) @ reference
-    return torch.cat([new, torch.ones_like(new[:, :1])], 1) @ solution

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_tbr.data import SparseFeatures
+from pyro_tbr.data import Features
 from pyro_tbr.heads import GaussianPrior, MeanFieldGuide, Statistics, TreeGuide, condition
 from pyro_tbr.heads.joint_guide import JointGuide
 from pyro_tbr.heads.moments import predictor_moments
@@ -25,6 +25,7 @@ from pyro_tbr.inference.checkpoint import Checkpoint, Part, part
 from pyro_tbr.inference.encoder.alternating import SVI_STEPS, alternate, has_closed_form
 from pyro_tbr.inference.encoder.directions import dense_guide, leading_directions, spans_all
 from pyro_tbr.inference.encoder.following import follow
+from pyro_tbr.inference.encoder.latents import as_kept
 from pyro_tbr.inference.encoder.rows import StandardRows
 from pyro_tbr.inference.encoder.training import GUIDE_LR, FitTrace, Schedule, train
 from pyro_tbr.inference.options import FitOptions
@@ -84,9 +85,9 @@ class DenseFit:
     trace: FitTrace | None
 
     @torch.no_grad()
-    def latents(self, x: Tensor | SparseFeatures) -> Tensor:
-        """Latents of features (N, D), in double precision."""
-        return self.model.encoder(x).double()
+    def latents(self, x: Tensor | Features) -> Tensor:
+        """Latents of features (N, D), in double precision unless there are very many."""
+        return as_kept(self.model.encoder(x))
 
     @property
     def _nodes(self) -> Tensor:
@@ -103,15 +104,17 @@ class DenseFit:
         moments, cov = self.guide.node_moments(), self.guide.node_cov(self._nodes)
         cov = None if cov is None else cov.to(moments.mean)
         design = self.model.design(self.model.encoder(rows.x))
-        block, likelihood = rows.with_design(design), self.model.likelihood
-        mean, var = predictor_moments(design, rows.env_index, moments, cov)
-        if likelihood.exact:
-            each = (rows.y - mean).square() + (var if seen else -var)
-        else:
-            nuisance = self.guide.nuisance_of(block)
-            each = -likelihood.expected_log_prob(rows.y, mean, var, nuisance)
-        shares = block.shares()
-        return Losses(each[shares > 0].double(), shares[shares > 0])
+        likelihood, losses = self.model.likelihood, []
+        for block in rows.with_design(design).blocks():
+            mean, var = predictor_moments(block.design, block.env_index, moments, cov)
+            if likelihood.exact:
+                each = (block.y - mean).square() + (var if seen else -var)
+            else:
+                nuisance = self.guide.nuisance_of(block)
+                each = -likelihood.expected_log_prob(block.y, mean, var, nuisance)
+            shares = block.shares()
+            losses.append((each[shares > 0].double(), shares[shares > 0]))
+        return Losses(*(torch.cat(parts) for parts in zip(*losses, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -211,10 +214,11 @@ class DenseStage:
         """See :meth:`fit`."""
         with stage("start", total=1):
             model = self.begun(rows, recipe) if start is None else copy.deepcopy(start.model)
-        trainable = any(p.requires_grad for p in model.encoder.parameters())
+        trainable, trace = any(p.requires_grad for p in model.encoder.parameters()), None
         if trainable and not spans_all(model.encoder) and recipe.steps:
-            return model, self._train(model, rows, recipe, held_out, start)
-        return model, None
+            trace = self._train(model, rows, recipe, held_out, start)
+        rows.agree(model.encoder)
+        return model, trace
 
     def _described(self, model: TreeModel, trace: FitTrace | None, rows: StandardRows) -> Part:
         """What training leaves, for a checkpoint."""

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -185,9 +186,12 @@ def follow(
             for batch in order.split(schedule.batch_size):
                 for group in optimizer.param_groups:
                     group["lr"] = schedule.encoder_lr * ramp(done / schedule.steps)
-                loss = weights.loss(rows.encoded(model, batch), targets.select(batch)).mean()
+                own = rows.here(batch)
+                each = weights.loss(rows.encoded(model, own), targets.select(own))
+                loss = each.sum() / len(batch)
                 optimizer.zero_grad()
                 loss.backward()
+                rows.share_gradients(params)
                 total = nn.utils.clip_grad_norm_(params, 100.0)
                 if not torch.isfinite(total + loss):
                     raise TrainingError(blown(model, guide, done, trace, -loss))
@@ -229,11 +233,12 @@ def _statistics(
     model: TreeModel, guide: JointGuide | TreeState, rows: PreparedRows, asked: Tensor
 ) -> Statistics:
     """Of rows as they are encoded now; of some of them as if all were like these."""
-    design = torch.cat([rows.encoded(model, some).design for some in asked.split(_BLOCK)])
-    whole = len(asked) == len(rows)
-    source = rows.rows if whole else rows.rows.select(asked)
-    stats = exact_statistics(guide, source.with_design(design), grouped=True)
-    return stats if whole else stats.scaled(len(rows) / len(asked))
+    own = rows.here(asked)
+    design = torch.cat([rows.encoded(model, some).design for some in own.split(_BLOCK)])
+    groups = None if rows.groups is None else rows.groups.select(own)
+    block = replace(rows.with_design(design, own), groups=groups)
+    stats = rows.merged(exact_statistics(guide, block, grouped=True))
+    return stats if len(asked) == len(rows) else stats.scaled(len(rows) / len(asked))
 
 
 @torch.no_grad()
@@ -241,12 +246,12 @@ def _squared_error(
     model: TreeModel, weights: Weights, rows: PreparedRows, targets: Targets
 ) -> float:
     """Mean squared error on held-out rows, less the weights' own variance there."""
-    total, count = 0.0, 0.0
-    for some in torch.arange(len(rows), device=weights.place.device).split(_BLOCK):
+    sums = torch.zeros(2, dtype=torch.float64, device=weights.place.device)  # of squares, shares
+    for some in rows.here(torch.arange(len(rows), device=sums.device)).split(_BLOCK):
         here = targets.select(some)
         square, var = weights.squares(rows.encoded(model, some), here.response)
         shares = torch.ones_like(square) if here.shares is None else here.shares
         each = torch.where(shares > 0, shares * (square - var), 0.0)
-        total += each.sum(dtype=torch.float64).item()
-        count += shares.sum(dtype=torch.float64).item()
+        sums += torch.stack([part.sum(dtype=torch.float64) for part in (each, shares)])
+    total, count = rows.summed(sums).tolist()
     return total / max(count, 1e-12)

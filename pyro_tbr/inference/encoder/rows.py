@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from pyro_tbr.data import SparseFeatures
+from pyro_tbr.data import Features
 from pyro_tbr.heads import DesignRows, RowTerms
 from pyro_tbr.heads.groups import RowGroups
+from pyro_tbr.heads.rows import BLOCK_ROWS, Part
 from pyro_tbr.models import Encoder, TreeModel
 
 _MOST_ELEMENTS = 25_000_000  # of prepared features made once, 100 MB
@@ -21,14 +22,14 @@ class StandardRows:
     """Rows before any encoder.
 
     Attributes:
-        x: Features, (N, D), float64; sparse ones stay so, and are made dense block by block.
+        x: Features, (N, D), float64; those that are no tensor are made dense block by block.
         y: Standardised outcomes, NaN where not observed, (N, Q), in the dtype of training.
         env_index: Node of each row, (N,).
         groups: Rows that are alike, if that was said.
         terms: What else is known of them, in the model's units.
     """
 
-    x: Tensor | SparseFeatures
+    x: Tensor | Features
     y: Tensor
     env_index: Tensor
     groups: RowGroups | None = None
@@ -47,16 +48,22 @@ class StandardRows:
     def prepared(self, encoder: Encoder) -> PreparedRows:
         """The rows as this encoder's trained part takes them.
 
-        Prepared features of a sparse matrix are dense. Where they are few (leading components) they
-        are made once, else for each block anew, so the dense matrix is never there as a whole.
+        Prepared features are dense. Where the features are no tensor and the prepared ones are few
+        (leading components) these are made once, else for each block anew, so they are never there
+        as a whole.
         """
         x, features = self.x, None
         with torch.no_grad():
-            if not isinstance(x, SparseFeatures):
+            if isinstance(x, Tensor):
                 features = encoder.prepare(x)
-            elif len(x) * encoder.width <= _MOST_ELEMENTS:
+            elif x.num_own * encoder.width <= _MOST_ELEMENTS:
                 features = torch.cat([encoder.prepare(run) for run in x.runs()])
         return PreparedRows(encoder, self, features)
+
+    def agree(self, encoder: Encoder) -> None:
+        """Gives all processes that hold rows the same encoder, to the last digit."""
+        if not isinstance(self.x, Tensor):
+            self.x.agree(encoder)
 
     def nodes(self, num_nodes: int) -> Tensor:
         """Nodes with rows, (V,) bool."""
@@ -72,7 +79,9 @@ class StandardRows:
 class PreparedRows:
     """Rows whose features the encoder prepares: ``features`` (N, R), or, if ``None``, by blocks.
 
-    With ``intercept`` a column of ones goes behind the features where they are a design.
+    With ``intercept`` a column of ones goes behind the features where they are a design. Where
+    several processes hold rows of one data set the features are of this one's rows; labels and
+    places of rows are those among all.
     """
 
     encoder: Encoder
@@ -86,31 +95,38 @@ class PreparedRows:
         return self.rows.groups
 
     def blocks(self) -> Iterator[DesignRows]:
-        """All rows in order, their features as a design, in blocks that memory holds."""
+        """All rows of this process in order, their features as a design, in blocks."""
         x, start = self.rows.x, 0
-        runs: Iterable[Tensor] = () if self.features is None else (self.features,)
-        if self.features is None and isinstance(x, SparseFeatures):  # the only ones that come so
+        runs: Iterable[Tensor]
+        if self.features is not None:
+            runs = self.features.split(BLOCK_ROWS)
+        else:
+            assert not isinstance(x, Tensor)  # of which there are features
             runs = (self.encoder.prepare(run) for run in x.runs())
+        places = self._places
         for block in runs:
-            at = slice(start, start + len(block))
+            at: Tensor | slice = slice(start, start + len(block))
             start += len(block)
             if self.intercept:
                 block = torch.cat([block, block.new_ones(len(block), 1)], -1)
-            yield self._with_design(block, at)
+            yield self.with_design(block, at if places is None else places[at])
 
     def encoded(self, model: TreeModel, rows: Tensor) -> DesignRows:
-        """Some rows with the model's design, differentiable in its encoder."""
-        features = self.features
-        block = self.encoder.prepare(self.rows.x[rows]) if features is None else features[rows]
+        """Some rows of this process with the model's design, differentiable in its encoder."""
+        x, features = self.rows.x, self.features
+        if features is None:
+            block = self.encoder.prepare(x[rows])
+        else:
+            block = features[rows if isinstance(x, Tensor) else x.local(rows)]
         design = model.design(model.encoder.encode(block))
-        return self._with_design(design, rows)
+        return self.with_design(design, rows)
 
     def encoded_blocks(self, model: TreeModel) -> Iterator[DesignRows]:
-        """All rows in order, with the model's design."""
+        """All rows of this process in order, with the model's design."""
         for block in replace(self, intercept=False).blocks():
             yield replace(block, design=model.design(model.encoder.encode(block.design)))
 
-    def _with_design(self, design: Tensor, at: Tensor | slice) -> DesignRows:
+    def with_design(self, design: Tensor, at: Tensor | slice) -> DesignRows:
         """Some rows with a design, each by itself."""
         rows = self.rows
         return DesignRows(design, rows.y[at], rows.env_index[at], terms=rows.terms.select(at))
@@ -121,3 +137,40 @@ class PreparedRows:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    # ---- rows of several processes; a tensor is all there is
+
+    def here(self, rows: Tensor) -> Tensor:
+        """Those of some rows that this process holds."""
+        x = self.rows.x
+        return rows if isinstance(x, Tensor) else x.here(rows)
+
+    def summed(self, part: Tensor) -> Tensor:
+        """The sum over processes."""
+        x = self.rows.x
+        return part if isinstance(x, Tensor) else x.summed(part)
+
+    def merged(self, part: Part) -> Part:
+        """The sum over processes of what can be added."""
+        x = self.rows.x
+        return part if isinstance(x, Tensor) else x.merged(part)
+
+    def every(self, own: Tensor) -> Tensor:
+        """Values of all rows in order, from those of the rows of this process."""
+        x = self.rows.x
+        return own if isinstance(x, Tensor) else x.every(own)
+
+    def own(self, values: Tensor) -> Tensor:
+        """Those of the rows of this process, from values of all."""
+        return values if self._places is None else values[self._places]
+
+    @property
+    def _places(self) -> Tensor | None:
+        x = self.rows.x
+        return None if isinstance(x, Tensor) else x.places
+
+    def share_gradients(self, parameters: list[nn.Parameter]) -> None:
+        """Sums gradients over processes, in place."""
+        x = self.rows.x
+        if not isinstance(x, Tensor):
+            x.share_gradients(parameters)

@@ -94,11 +94,19 @@ def train(
             for batch in order.split(schedule.batch_size):
                 for group, (_, peak) in zip(optimizer.param_groups, used, strict=True):
                     group["lr"] = peak * ramp(done / schedule.steps)
-                share = None if weights is None else weights[batch]
-                elbo = objective.of_rows(model.head, guide, rows.encoded(model, batch), share)
+                own = rows.here(batch)
+                elbo = objective.of_rows(
+                    model.head,
+                    guide,
+                    rows.encoded(model, own),
+                    None if weights is None else weights[own],
+                    batch=len(batch),
+                    share=len(own) / len(batch),
+                )
                 elbo = elbo / num_rows
                 optimizer.zero_grad()
                 (-elbo).backward()
+                rows.share_gradients(encoder_params + guide_params)
                 total = nn.utils.clip_grad_norm_(encoder_params + guide_params, 100.0)
                 if not torch.isfinite(total + elbo):
                     raise TrainingError(blown(model, guide, done, trace, elbo))
@@ -108,7 +116,7 @@ def train(
                 step()
                 if done % schedule.check_every == 0 or done == stop:
                     trace.steps.append(done)
-                    trace.loss.append(torch.stack(losses).mean().item())
+                    trace.loss.append(rows.summed(torch.stack(losses).mean()).item())
                     losses.clear()
                     score = _score(model, guide, held_out)
                     trace.held_out.append(score)
@@ -145,6 +153,7 @@ def _score(model: TreeModel, guide: Guide, rows: PreparedRows | None) -> float:
         return math.nan
     model.encoder.eval()
     weights, total, observed, start = rows.weights(), 0.0, 0, 0
+    weights = None if weights is None else rows.own(weights)
     for block in rows.encoded_blocks(model):
         share = None if weights is None else weights[start : start + len(block)]
         start += len(block)
@@ -152,6 +161,8 @@ def _score(model: TreeModel, guide: Guide, rows: PreparedRows | None) -> float:
         beat()
         observed += int((~torch.isnan(block.y)).any(-1).sum())
     model.encoder.train()
+    sums = torch.tensor([total, observed], dtype=torch.float64, device=rows.rows.y.device)
+    total, observed = rows.summed(sums).tolist()
     return -total / max(1, observed)
 
 

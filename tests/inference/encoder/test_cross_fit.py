@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from pyro_tbr.heads.groups import RowGroups
-from pyro_tbr.inference.encoder.cross_fit import align, stratified_folds
+from pyro_tbr.inference.encoder.cross_fit import stratified_folds
+from pyro_tbr.inference.encoder.latents import align
 
 
 def test_folds_spread_every_environment_evenly():
