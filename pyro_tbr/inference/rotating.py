@@ -85,6 +85,9 @@ def _rotated(
             "outliers and scale the data"
         )
     white = axes[:, keep] / variance[keep].sqrt()
+    if keep.all():
+        # The axes of latents that are white already are any; turned back nothing hangs on them.
+        white = white @ axes.T
     turned = _turned(task, mapped(honest, centre, white), rows)
     found, latent_dim, rank = turned.rotation, len(centre), turned.axes.shape[1]
     linear = centre.new_zeros(latent_dim, latent_dim)

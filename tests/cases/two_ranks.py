@@ -30,8 +30,7 @@ SIM = tbr.simulate(
     num_leaves=8, latent_dim=2, num_features=6, rows_per_leaf=20, feature_noise=0.3,
     delta_min=1.0, seed=1,
 )  # fmt: skip
-# Encoders that are learnt, and all that may be said of rows; few steps, in double precision, as the
-# search for a basis may end elsewhere by the last digits of single.
+# Encoders that are learnt, and all that may be said of rows.
 LEARNT = {
     "linear": ({}, {}),
     "network": ({"encoder": "mlp"}, {"row_weights": np.linspace(0.5, 2, 160)}),

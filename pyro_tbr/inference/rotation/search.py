@@ -30,6 +30,7 @@ BLUNT_CURVATURE = 200.0  # most curvature of a node's weights while searching
 _SHARP = 0.02  # width of the penalty's cusp at the end, in typical weight differences
 _SMOOTH = 1.0  # and at the start
 _PEAK_RATE = 0.03  # of Adam
+_DIGITS = 30  # binary ones of the numbers that the search is given
 _OFFSET_RATE = 5.0  # offsets move in units of their prior's spread, faster than weights
 
 
@@ -109,17 +110,19 @@ def rotation_problem(
     linear = stats.cross * (scale * unit[:, None])
     # Nodes with fewer rows than weights: any peak will do, the likelihood is flat between them.
     target = torch.linalg.pinv(precision, hermitian=True, rtol=1e-10) @ linear.unsqueeze(-1)
-    return RotationProblem(
-        tree,
-        stats.nodes,
-        precision,
-        target.squeeze(-1),
-        root / unit,
-        deltas / unit,
-        unit,
-        latent_dim,
-        num_rows**-0.5,
-    )
+    numbers = precision, target.squeeze(-1), root / unit, deltas / unit, unit
+    coarse = (_rounded(number) for number in numbers)
+    return RotationProblem(tree, stats.nodes, *coarse, latent_dim, num_rows**-0.5)
+
+
+def _rounded(values: Tensor) -> Tensor:
+    """Values to nine digits.
+
+    Where the search ends hangs on all digits of what it is given. So the last ones, which differ
+    with the order in which rows were summed, and from machine to machine, are dropped.
+    """
+    mantissa, exponent = torch.frexp(values)
+    return torch.ldexp((mantissa * 2.0**_DIGITS).round() / 2.0**_DIGITS, exponent)
 
 
 def with_rows_below(problem: RotationProblem) -> tuple[RotationProblem, Tensor]:
