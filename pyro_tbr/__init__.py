@@ -5,6 +5,7 @@ all of them, and how they act on the outcome changes sparsely along the tree's a
 ``TreeModel`` -> ``fit`` -> ``Posterior``.
 """
 
+from pyro_tbr.data import FeatureStream
 from pyro_tbr.errors import (
     ConvergenceWarning,
     DataError,
@@ -46,6 +47,7 @@ __all__ = [
     "ConvergenceWarning",
     "DataError",
     "DataWarning",
+    "FeatureStream",
     "FitOptions",
     "GaussianLikelihood",
     "GaussianPrior",

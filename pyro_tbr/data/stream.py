@@ -6,7 +6,7 @@ What holds them is asked for runs of rows in order and for some rows at a time, 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -122,9 +122,9 @@ class FeatureStream(Features):
     def __init__(
         self,
         source: Any,
-        names: Sequence[Hashable] | None = None,
+        names: Iterable[Hashable] | None = None,
         index: Any = None,
-        columns: Sequence[int] | None = None,
+        columns: Sequence[int] | NDArray[np.int64] | None = None,
     ) -> None:
         kind = _DatasetReader if isinstance(source, Dataset) else _ArrayReader
         self._reader: _Reader = kind(source)
@@ -193,7 +193,7 @@ class FeatureStream(Features):
         """Some rows, checked."""
         raw = self._raw(start, stop)
         if is_sparse(raw):
-            if np.isfinite(raw.data).all() and not (np.abs(raw.data) > LARGEST).any():
+            if float(np.abs(raw.data).max(initial=0)) <= LARGEST:
                 return SparseFeatures(raw).to(self.device)
             self._refuse()
         table = _as_double(raw)

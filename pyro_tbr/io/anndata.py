@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pyro_tbr.data import FeatureStream
 from pyro_tbr.data.outcomes import names_as_text
 from pyro_tbr.data.sparse import sparse_of_frame
 from pyro_tbr.errors import DataError
@@ -32,7 +33,8 @@ def from_anndata(
     layer: str | None = None,
     use_raw: bool = False,
     obsm: str | None = None,
-) -> tuple[pd.DataFrame, pd.Series | pd.DataFrame | None, pd.Series | None]:
+    in_memory: bool = True,
+) -> tuple[pd.DataFrame | FeatureStream, pd.Series | pd.DataFrame | None, pd.Series | None]:
     """Features, outcomes and environments of the cells, as ``fit`` and ``predict`` take them.
 
     Genes may be outcomes, ``y="CD3D"``. Then they are not among the features, so that no gene is
@@ -50,11 +52,15 @@ def from_anndata(
         use_raw: Take them from ``adata.raw``, and its ``var_names``.
         obsm: Take features from this key of ``obsm``, such as ``"X_pca"``; ``layer`` and
             ``use_raw`` then say where genes among the outcomes come from.
+        in_memory: Read the features. False leaves them where they are: a file that is opened in
+            backed mode is read block by block as ``fit`` and ``predict`` ask for rows. A path is
+            opened so.
 
     Returns:
-        x, y, env with ``obs_names`` as index. x has columns ``var_names``, so that genes are
-        matched by name at prediction, and for an ``obsm`` key ``X_pca_0``, ``X_pca_1``, ...;
-        sparse counts stay sparse. y is (N,) for one column, else (N, Q).
+        x, y, env with ``obs_names`` as index; x a :class:`FeatureStream` if not ``in_memory``. x
+        has columns ``var_names``, so that genes are matched by name at prediction, and for an
+        ``obsm`` key ``X_pca_0``, ``X_pca_1``, ...; sparse counts stay sparse. y is (N,) for one
+        column, else (N, Q).
 
     Raises:
         DataError: A key that is not there, with the nearest; a name that means two things; a layer
@@ -68,13 +74,13 @@ def from_anndata(
             raise ImportError(
                 "reading h5ad files needs anndata: pip install pyro-tbr[anndata]"
             ) from error
-        adata = anndata.read_h5ad(Path(adata))
+        adata = anndata.read_h5ad(Path(adata), backed=None if in_memory else "r")
     _check_kind(adata)
     genes = _Genes.of(adata, layer, use_raw)
     outcomes, used = (None, []) if y is None else _outcomes(adata, y, genes)
     if obsm is not None and genes.chosen and not used:
         raise DataError(f"{genes.chosen} and obsm={obsm!r}: features come from one of them")
-    x = _features(adata, genes, obsm, without=used)
+    x = _features(adata, genes, obsm, without=used, in_memory=in_memory)
     labels = None if env is None else adata.obs[_key(env, adata.obs.columns, "env", "obs columns")]
     return x, outcomes, labels
 
@@ -118,8 +124,9 @@ def to_anndata(
     known = posterior.schema.feature_names
     # Genes that were outcomes of the fit were none of its features.
     outcomes = [] if known is None else [n for n in posterior.outcome_names if n not in known]
-    x: Any = _features(adata, genes, obsm, without=outcomes)
-    if known is None:  # by position, for a fit to an array
+    in_memory = not getattr(adata, "isbacked", False)
+    x: Any = _features(adata, genes, obsm, without=outcomes, in_memory=in_memory)
+    if known is None and in_memory:  # by position, for a fit to an array
         stored = sparse_of_frame(x)
         x = x.to_numpy() if stored is None else stored
     latents = np.asarray(posterior.encode(x))
@@ -188,13 +195,19 @@ def _check_kind(adata: Any) -> None:
 
 
 def _features(
-    adata: Any, genes: _Genes, obsm: str | None, without: Sequence[Hashable]
-) -> pd.DataFrame:
-    """A DataFrame, sparse where the features are, of all genes but some."""
+    adata: Any, genes: _Genes, obsm: str | None, without: Sequence[Hashable], in_memory: bool
+) -> pd.DataFrame | FeatureStream:
+    """All genes but some, as a DataFrame, sparse where the features are, or left where they are."""
     if obsm is not None:
-        return _obsm_table(adata, _key(obsm, adata.obsm, "obsm", "obsm keys"))
+        table = _obsm_table(adata, _key(obsm, adata.obsm, "obsm", "obsm keys"))
+        if in_memory:
+            return table
+        return FeatureStream(table.to_numpy(), table.columns, table.index)  # in memory in any case
     kept = ~genes.names.isin(list(without))
     values = genes.matrix()
+    if not in_memory:
+        places = None if kept.all() else np.flatnonzero(kept).astype(np.int64)
+        return FeatureStream(values, genes.names[kept], adata.obs_names, places)
     if not kept.all():
         values = values[:, np.flatnonzero(kept)]
     return _table(values, adata.obs_names, genes.names[kept])

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+import torch
 
 import pyro_tbr as tbr
 from pyro_tbr.errors import DataError
@@ -146,6 +147,31 @@ def test_raw_has_genes_of_its_own(tmp_path):
     adata.layers["raw"] = X / 4  # a layer of that name goes first
     np.testing.assert_array_equal(tbr.from_anndata(adata, env=None, layer="raw")[0], X / 4)
     assert len(tbr.from_anndata(adata, env=None, use_raw=True)[0].columns) == 5
+
+
+@pytest.mark.parametrize("kind", [np.asarray, sp.csr_matrix, sp.csc_matrix])
+def test_features_stay_in_the_file(kind, tmp_path):
+    """In backed mode, dense or sparse, a gene left out; nothing of it is read whole."""
+    memory = cells(kind(X))
+    memory.write_h5ad(tmp_path / "cells.h5ad")
+    backed = anndata.read_h5ad(tmp_path / "cells.h5ad", backed="r")
+    for adata in (backed, tmp_path / "cells.h5ad"):
+        x, y, env = tbr.from_anndata(adata, env="type", y="gene1", in_memory=False)
+        expected, *_ = tbr.from_anndata(memory, env="type", y="gene1")
+        assert isinstance(x, tbr.FeatureStream)
+        assert x.names == tuple(expected.columns)
+        assert list(x.index) == list(expected.index)
+        np.testing.assert_allclose(x.dense(), expected.to_numpy())
+    rows = torch.tensor([5, 2, 2, 59])
+    np.testing.assert_allclose(x[rows].dense(), expected.to_numpy()[rows])
+    ours, theirs = linear_fit(TREE, x, y, env), linear_fit(TREE, expected, y, env)
+    np.testing.assert_allclose(ours.pips(), theirs.pips(), atol=1e-5)
+    assert list(ours.encode(x).index) == list(expected.index)
+    latents = tbr.to_anndata(ours, backed).obsm["X_tbr"]
+    np.testing.assert_allclose(latents, theirs.encode(expected), atol=1e-5)
+    direct = linear_fit(TREE, backed.X, y, env)
+    np.testing.assert_allclose(direct.encode(backed.X[:9]), direct.encode(kind(X)[:9]), atol=1e-6)
+    backed.file.close()
 
 
 def both_ways(adata):

@@ -110,9 +110,17 @@ def rotation_problem(
     linear = stats.cross * (scale * unit[:, None])
     # Nodes with fewer rows than weights: any peak will do, the likelihood is flat between them.
     target = torch.linalg.pinv(precision, hermitian=True, rtol=1e-10) @ linear.unsqueeze(-1)
-    numbers = precision, target.squeeze(-1), root / unit, deltas / unit, unit
-    coarse = (_rounded(number) for number in numbers)
-    return RotationProblem(tree, stats.nodes, *coarse, latent_dim, num_rows**-0.5)
+    return RotationProblem(
+        tree,
+        stats.nodes,
+        _rounded(precision),
+        _rounded(target.squeeze(-1)),
+        _rounded(root / unit),
+        _rounded(deltas / unit),
+        _rounded(unit),
+        latent_dim,
+        num_rows**-0.5,
+    )
 
 
 def _rounded(values: Tensor) -> Tensor:
