@@ -285,6 +285,10 @@ def _features(
         stored = sparse_of_frame(x)
         if stored is not None:
             return SparseFeatures(stored, names, index), names
+        if len(set(x.dtypes)) == 1 and isinstance(x.dtypes.iloc[0], np.dtype):
+            values = x.to_numpy()  # a view
+            if is_stream(values):
+                return FeatureStream(values, names, x.index), names
     table = to_float64(x, "x", names, index)
     if table.ndim != 2:
         raise ShapeError(

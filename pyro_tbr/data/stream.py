@@ -24,6 +24,7 @@ from pyro_tbr.tree.readers.naming import listed
 
 _BLOCK_ELEMENTS = 1_000_000  # of a dense block, 8 MB,
 _LEAST_ROWS = 256  # unless that were fewer rows
+_LARGE = 25_000_000  # cells of an array that is not copied, 200 MB in double precision
 _LOOSE = 16  # rows of so many times as long a stretch are read as that stretch
 
 
@@ -251,16 +252,26 @@ class FeatureStream(Features):
 
 
 def is_stream(x: Any) -> bool:
-    """Whether features are to be left where they are: they are no array, or one in a file."""
+    """Whether features are to be left where they are.
+
+    That is if they are no array, an array in a file, or one that is too large to be copied.
+    """
     if isinstance(x, FeatureStream | Dataset):
         return True
-    if isinstance(x, np.ndarray):
-        while x is not None and not isinstance(x, np.memmap):
-            x = getattr(x, "base", None)
-        return x is not None
-    known = isinstance(x, Tensor | pd.DataFrame | pd.Series) or is_sparse(x)
+    if type(x) in (np.ndarray, np.memmap) and x.ndim == 2 and x.dtype.kind in "fiub":
+        return x.size > _LARGE or _in_a_file(x)
+    if isinstance(x, Tensor) and x.dim() == 2 and x.layout == torch.strided:
+        return not x.is_complex() and x.numel() > _LARGE
+    known = isinstance(x, Tensor | np.ndarray | pd.DataFrame | pd.Series) or is_sparse(x)
     lazy = not known and hasattr(x, "dtype") and hasattr(x, "__getitem__")
     return lazy and len(getattr(x, "shape", ())) == 2
+
+
+def _in_a_file(x: Any) -> bool:
+    """A memory map, or a view of one."""
+    while x is not None and not isinstance(x, np.memmap):
+        x = getattr(x, "base", None)
+    return x is not None
 
 
 def as_stream(x: Any) -> FeatureStream:

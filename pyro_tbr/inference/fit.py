@@ -62,8 +62,10 @@ def fit(
 
     Args:
         model: What is believed; left untouched, a copy is trained.
-        x: Features, (N, D): array, tensor, DataFrame or scipy sparse, which stays sparse but for
-            blocks of rows.
+        x: Features, (N, D): array, tensor, DataFrame, scipy sparse; or what is read by blocks of
+            rows, a memory map, a dataset of h5py or zarr, a map-style torch ``Dataset``, a
+            :class:`FeatureStream`. Sparse and large ones are never made dense, or copied, as a
+            whole. Beside them a fit keeps some hundred bytes a row.
         y: Outcomes, (N,) or (N, Q), NaN where not observed.
         env: Node of each row, (N,): labels of leaves or inner nodes.
         groups: A label for each row, (N,), where rows are no independent draws of their
@@ -93,10 +95,10 @@ def fit(
             The logger ``pyro_tbr`` has records in any case.
         options: See :class:`FitOptions`.
         ranks: Only where several processes run under ``torch.distributed`` (``torchrun``), and
-            must be said there. ``"together"``: each has a part of the rows of one data set; rows
-            are gathered and every process ends with the same posterior, that of one process with
-            all rows, which is no faster and takes no less memory than there. ``"apart"``: each
-            fits what it has for itself, such as other seeds or folds.
+            must be said there. ``"together"``: each has a part of the rows of one data set. Its
+            features stay with it, sums over rows and gradients are added up, and every process
+            ends with the same posterior, that of one process with the rows in the order of the
+            ranks. ``"apart"``: each fits what it has for itself, such as other seeds or folds.
         checkpoint: A file to write what is done to, after each part of the fit: an encoder trained,
             the rotation, the first weights. However the fit ends (Ctrl-C, SIGTERM, a crash), the
             file is whole and holds the parts done by then.
@@ -122,8 +124,8 @@ def fit(
     kept_in_file = checkpoint is not None or resume is not None
     if ranks == "together" and kept_in_file:
         raise DataError(
-            "checkpoint and resume cannot be given with ranks='together': gather the rows in one "
-            "process and fit there"
+            "checkpoint and resume cannot be given with ranks='together': leave them out, or fit "
+            "in one process"
         )
     if seed is None and resume is not None:
         seed = seed_in(resume)

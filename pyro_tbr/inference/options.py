@@ -16,7 +16,7 @@ _LEAST = {"restarts": 1, "sparse_steps": 0, "batch_size": 1, "patience": 1, "mix
 
 @dataclass(frozen=True)
 class FitOptions:
-    """How :func:`~pyro_tbr.fit` works; the defaults suit a few hundred to a million rows.
+    """How :func:`~pyro_tbr.fit` works; the defaults suit a few hundred to ten million rows.
 
     Steps are those of stochastic variational inference (SVI) on minibatches. A linear encoder of
     normal outcomes is trained by closed forms instead, from the sums of the rows of each

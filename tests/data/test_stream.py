@@ -217,6 +217,25 @@ def test_what_cannot_be_asked_for_rows(make, error, message):
         align_training(TREE, make(), X[:3, 0], ENV[:3], keep=True)
 
 
+def test_large_arrays_are_not_copied(monkeypatch):
+    labels = [f"r{i}" for i in range(N)]
+    frame = pd.DataFrame(X, columns=list("pqrs"), index=labels)
+    for x in (X, torch.tensor(X), frame, frame.astype(np.float32)):
+        for most, kind in ((N * D, torch.Tensor), (N * D - 1, FeatureStream)):
+            monkeypatch.setattr(stream, "_LARGE", most)
+            rows, schema = align_training(TREE, x, X[:, 0], ENV, keep=True)
+            assert isinstance(rows.x, kind)
+            found = rows.x if kind is torch.Tensor else rows.x.dense()
+            assert_close(found, torch.tensor(np.asarray(x)).double())
+            named = isinstance(x, pd.DataFrame)
+            assert schema.feature_names == (tuple("pqrs") if named else None)
+            assert (rows.order.index is not None) == named
+    bad = frame.copy()
+    bad.iloc[4, 1] = np.nan
+    with pytest.raises(DataError, match=r"nan at row 4 \(index 'r4'\), column 'q'"):
+        align_training(TREE, bad, X[:, 0], ENV, keep=True)
+
+
 def test_arrays_in_memory_and_lists_are_no_streams():
     for x in (X, torch.tensor(X), X.tolist(), pd.DataFrame(X), sp.csr_array(X), X[0, 0]):
         assert not stream.is_stream(x)
