@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 import pyro_tbr as tbr
 from tests.brief import search_steps, sweeps
@@ -67,6 +68,29 @@ def test_from_a_table(tmp_path, capsys):
     posterior = tbr.load(tmp_path / "posterior.tbr")
     assert tbr.Tree.from_newick(tmp_path / "tree_with_pips.nwk") == posterior.tree
     assert "Latents" in capsys.readouterr().out
+
+
+def test_several_processes(capsys):
+    """By itself, as one process; what several do is in ``cases/test_two_processes``."""
+    found = run("several_processes", "--leaves", 6, "--rows-per-leaf", 60)
+    assert found["rows"] == 360
+    assert found["mcc"] > 0.95
+    assert "1 process(es), 360 rows" in capsys.readouterr().out
+
+
+def test_benchmark_of_streams(capsys):
+    found = run("benchmark_stream", "--rows", 1000, 3000)
+    assert (found["MCC"] > 0.95).all()
+    assert (found["R2"] > 0.95).all()
+    assert "3000 rows to 1000, by the ratio of rows: fit s" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no distributed")
+def test_benchmark_of_processes(capsys):
+    found = run("benchmark_ranks", "--rows", 2000, "--ranks", 1, 2, "--dtype", "float64")
+    assert max(found["apart"]) < 1e-6
+    assert "2 process(es)" in capsys.readouterr().out
 
 
 def test_own_loop(capsys):

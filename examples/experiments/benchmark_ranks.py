@@ -13,45 +13,11 @@ from those of one process.
 import argparse
 import multiprocessing
 import tempfile
-import time
-import warnings
 from pathlib import Path
 
 import numpy as np
-import torch
-import torch.distributed as dist
 
-import pyro_tbr as tbr
-from parts.streamed import (
-    LATENTS,
-    Memory,
-    read_rows,
-    simulation,
-    write_rows,
-)
-
-
-def measure(rank, ranks, args, folder, connection):
-    """Sends seconds, MB, PIPs and predictions of the first 1,000 rows."""
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore", tbr.IdentificationWarning)
-    store = f"file://{folder}/store{ranks}"
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=ranks)
-    ends = np.linspace(0, args.rows, ranks + 1).round().astype(int)
-    sim = simulation(0)
-    dist.barrier()
-    with Memory() as memory:
-        start = time.perf_counter()
-        x, y, env = read_rows(folder, slice(ends[rank], ends[rank + 1]))
-        posterior = tbr.fit(
-            tbr.TreeModel(sim.tree, LATENTS, args.encoder), np.array(x), y, env, ranks="together",
-            progress=False, options=tbr.FitOptions(dtype=args.dtype),
-        )  # fmt: skip
-        seconds = time.perf_counter() - start
-    x, y, env = read_rows(folder, slice(1000))
-    mean = posterior.predict(x, env).mean / y.std()
-    connection.send((seconds, memory.most, posterior.pips().to_numpy(), mean))
-    dist.destroy_process_group()
+from parts.streamed import measure_rank, write_rows
 
 
 def main(argv=None):
@@ -67,7 +33,7 @@ def main(argv=None):
         for ranks in args.ranks:
             pipes = [context.Pipe() for _ in range(ranks)]
             processes = [
-                context.Process(target=measure, args=(rank, ranks, args, folder, theirs))
+                context.Process(target=measure_rank, args=(rank, ranks, vars(args), folder, theirs))
                 for rank, (_, theirs) in enumerate(pipes)
             ]
             for process, (_, theirs) in zip(processes, pipes, strict=True):

@@ -13,49 +13,10 @@ ratio of rows: at most 1 is linear or better.
 
 import argparse
 import multiprocessing
-import tempfile
-import time
-import warnings
 
-import numpy as np
 import pandas as pd
-import torch
 
-import pyro_tbr as tbr
-from parts.streamed import (
-    LATENTS,
-    Memory,
-    read_rows,
-    simulation,
-    write_rows,
-)
-
-NAMES = "fit s", "predict s", "fit MB", "predict MB", "MCC", "R2"
-
-
-def measure(num_rows, seed, encoder, connection):
-    """Sends what :data:`NAMES` says."""
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore", tbr.IdentificationWarning)
-    with tempfile.TemporaryDirectory() as folder:
-        write_rows(folder, num_rows, seed)
-        x, y, env = read_rows(folder)
-        sim = simulation(seed)
-        with Memory() as of_fit:
-            start = time.perf_counter()
-            model = tbr.TreeModel(sim.tree, LATENTS, encoder)
-            posterior = tbr.fit(model, x, y, env, progress=False)
-            fitted = time.perf_counter() - start
-        mean = np.empty(num_rows)
-        with Memory(of_fit.before) as of_prediction:
-            start = time.perf_counter()
-            for rows, part in posterior.predict_blocks(x, env):
-                mean[rows] = part.mean
-            predicted = time.perf_counter() - start
-        new, _, z = sim.rows(sim.tree.leaves[0], 20_000, seed=99)
-        found = tbr.mcc(z, posterior.encode(new))
-        r2 = 1 - np.square(y - mean).mean() / y.var()
-        connection.send((fitted, predicted, of_fit.most, of_prediction.most, found, r2))
+from parts.streamed import NAMES, measure_stream
 
 
 def main(argv=None):
@@ -68,7 +29,9 @@ def main(argv=None):
     for num_rows in args.rows:
         for seed in args.seeds:
             ours, theirs = context.Pipe()
-            process = context.Process(target=measure, args=(num_rows, seed, args.encoder, theirs))
+            process = context.Process(
+                target=measure_stream, args=(num_rows, seed, args.encoder, theirs)
+            )
             process.start()
             theirs.close()  # so that a process that dies is an error here rather than a wait
             found = dict(zip(NAMES, ours.recv(), strict=True))

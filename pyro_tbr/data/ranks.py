@@ -106,13 +106,11 @@ class RankFeatures(Features):
         """See :class:`Features`."""
         whole = own.new_zeros(len(self), *own.shape[1:])
         whole[self._places.to(own.device)] = own.detach()
-        return self.summed(whole)
+        return _reduced(whole)
 
     def summed(self, part: Tensor) -> Tensor:
         """See :class:`Features`."""
-        there = part.detach().to("cuda" if dist.get_backend() == "nccl" else "cpu").contiguous()
-        dist.all_reduce(there)
-        return there.to(part.device)
+        return _reduced(part.detach().clone())
 
     def merged(self, part: Part) -> Part:
         """See :class:`Features`; in the order of the ranks, so alike in all."""
@@ -133,6 +131,13 @@ class RankFeatures(Features):
         state: list[Any] = [{name: part.cpu() for name, part in module.state_dict().items()}]
         dist.broadcast_object_list(state)
         module.load_state_dict(state[0])
+
+
+def _reduced(part: Tensor) -> Tensor:
+    """The sum over processes, which may be in place; the same in all, to the last bit."""
+    there = part.to("cuda" if dist.get_backend() == "nccl" else "cpu").contiguous()
+    dist.all_reduce(there)
+    return there.to(part.device)
 
 
 def num_ranks() -> int:

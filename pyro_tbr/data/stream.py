@@ -20,6 +20,7 @@ from pyro_tbr.data.features import Features
 from pyro_tbr.data.numbers import LARGEST, NOT_FINITE, cell_text
 from pyro_tbr.data.sparse import SparseFeatures, is_sparse
 from pyro_tbr.errors import DataError, ShapeError
+from pyro_tbr.progress import beat
 from pyro_tbr.tree.readers.naming import listed
 
 _BLOCK_ELEMENTS = 1_000_000  # of a dense block, 8 MB,
@@ -88,9 +89,12 @@ class _DatasetReader:
         together = getattr(self._source, "__getitems__", None)  # as torch's DataLoader does
         items = together(list(rows)) if together else [self._source[row] for row in rows]
         tensors = [torch.as_tensor(_only(item)) for item in items]
-        if any(tensor.dim() != 1 for tensor in tensors):
-            shape = next(tuple(tensor.shape) for tensor in tensors if tensor.dim() != 1)
-            raise ShapeError(f"x: an item of the Dataset has shape {shape}: give rows, (D,)")
+        for row, tensor in zip(rows, tensors, strict=True):
+            if tensor.dim() != 1 or len(tensor) != len(tensors[0]):
+                raise ShapeError(
+                    f"x: item {row} of the Dataset has shape {tuple(tensor.shape)}: give rows of "
+                    "the same length, (D,)"
+                )
         return torch.stack(tensors) if tensors else torch.empty(0, self.shape[1])
 
 
@@ -192,6 +196,7 @@ class FeatureStream(Features):
 
     def _read(self, start: int, stop: int) -> Tensor | SparseFeatures:
         """Some rows, checked."""
+        beat()
         raw = self._raw(start, stop)
         if is_sparse(raw):
             if float(np.abs(raw.data).max(initial=0)) <= LARGEST:

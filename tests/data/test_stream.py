@@ -40,6 +40,14 @@ class Rows(Dataset):
         return X[row]
 
 
+class Ragged(Rows):
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, row):
+        return X[row, : 2 if row else 4]
+
+
 class Endless(IterableDataset):
     def __iter__(self):
         return iter(X)
@@ -201,6 +209,7 @@ def test_outcomes_and_labels_from_a_dataset():
         (lambda: Endless(), DataError, "a Endless, which can only be gone through in order"),
         (lambda: TensorDataset(torch.eye(3), torch.ones(3)), DataError, "has 2 parts: give"),
         (lambda: TensorDataset(torch.zeros(3, 2, 2)), ShapeError, r"shape \(2, 2\): give rows"),
+        (lambda: Ragged(), ShapeError, r"item 1 of the Dataset has shape \(2,\): give rows of"),
         (lambda: TensorDataset(torch.zeros(0, 2)), ShapeError, "a Dataset of no items"),
         (
             lambda: FeatureStream(Stored(np.zeros(3))),

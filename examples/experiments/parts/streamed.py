@@ -1,14 +1,20 @@
-"""Rows of a simulation in a file, and the memory of its own that a process takes."""
+"""Rows of a simulation in a file, fits of them, and the memory of its own that a process takes."""
 
+import tempfile
 import threading
+import time
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
+import torch.distributed as dist
 
 import pyro_tbr as tbr
 
 LEAVES, FEATURES, LATENTS, NUISANCE, NOISE = 32, 50, 4, 8, 0.3
+NAMES = "fit s", "predict s", "fit MB", "predict MB", "MCC", "R2"
 _BLOCK = 3200  # rows of each leaf that are drawn at a time
 
 
@@ -76,3 +82,51 @@ def read_rows(folder, rows=slice(None)):
     x, y, leaf = (part[rows] for part in parts)
     leaves = [f"leaf{i}" for i in range(LEAVES)]
     return x, np.array(y), pd.Categorical.from_codes(np.array(leaf), leaves)
+
+
+def measure_stream(num_rows, seed, encoder, connection):
+    """Sends what :data:`NAMES` says."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore", tbr.IdentificationWarning)
+    with tempfile.TemporaryDirectory() as folder:
+        write_rows(folder, num_rows, seed)
+        x, y, env = read_rows(folder)
+        sim = simulation(seed)
+        with Memory() as of_fit:
+            start = time.perf_counter()
+            model = tbr.TreeModel(sim.tree, LATENTS, encoder)
+            posterior = tbr.fit(model, x, y, env, progress=False)
+            fitted = time.perf_counter() - start
+        mean = np.empty(num_rows)
+        with Memory(of_fit.before) as of_prediction:
+            start = time.perf_counter()
+            for rows, part in posterior.predict_blocks(x, env):
+                mean[rows] = part.mean
+            predicted = time.perf_counter() - start
+        new, _, z = sim.rows(sim.tree.leaves[0], 20_000, seed=99)
+        found = tbr.mcc(z, posterior.encode(new))
+        r2 = 1 - np.square(y - mean).mean() / y.var()
+        connection.send((fitted, predicted, of_fit.most, of_prediction.most, found, r2))
+
+
+def measure_rank(rank, ranks, options, folder, connection):
+    """Sends seconds, MB, PIPs and predictions of the first 1,000 rows."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore", tbr.IdentificationWarning)
+    store = f"file://{folder}/store{ranks}"
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=ranks)
+    ends = np.linspace(0, options["rows"], ranks + 1).round().astype(int)
+    sim = simulation(0)
+    dist.barrier()
+    with Memory() as memory:
+        start = time.perf_counter()
+        x, y, env = read_rows(folder, slice(ends[rank], ends[rank + 1]))
+        posterior = tbr.fit(
+            tbr.TreeModel(sim.tree, LATENTS, options["encoder"]), np.array(x), y, env, ranks="together",
+            progress=False, options=tbr.FitOptions(dtype=options["dtype"]),
+        )  # fmt: skip
+        seconds = time.perf_counter() - start
+    x, y, env = read_rows(folder, slice(1000))
+    mean = posterior.predict(x, env).mean / y.std()
+    connection.send((seconds, memory.most, posterior.pips().to_numpy(), mean))
+    dist.destroy_process_group()
