@@ -78,6 +78,7 @@ def test_several_processes(capsys):
     assert "1 process(es), 360 rows" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_benchmark_of_streams(capsys):
     found = run("benchmark_stream", "--rows", 1000, 3000)
     assert (found["MCC"] > 0.95).all()

@@ -121,10 +121,9 @@ def measure_rank(rank, ranks, options, folder, connection):
     with Memory() as memory:
         start = time.perf_counter()
         x, y, env = read_rows(folder, slice(ends[rank], ends[rank + 1]))
-        posterior = tbr.fit(
-            tbr.TreeModel(sim.tree, LATENTS, options["encoder"]), np.array(x), y, env, ranks="together",
-            progress=False, options=tbr.FitOptions(dtype=options["dtype"]),
-        )  # fmt: skip
+        model = tbr.TreeModel(sim.tree, LATENTS, options["encoder"])
+        how = {"progress": False, "options": tbr.FitOptions(dtype=options["dtype"])}
+        posterior = tbr.fit(model, np.array(x), y, env, ranks="together", **how)
         seconds = time.perf_counter() - start
     x, y, env = read_rows(folder, slice(1000))
     mean = posterior.predict(x, env).mean / y.std()
