@@ -19,6 +19,7 @@ from pyro_tbr.inference.rotation.choice import (
     arranged,
     decided,
     rotate_to_sparsity,
+    widened,
 )
 from pyro_tbr.inference.rotation.judging import basis_elbo, judging_head
 from pyro_tbr.inference.rotation.needed import needed_axes
@@ -30,6 +31,10 @@ from pyro_tbr.progress import detail, stage
 _LEAST_VARIANCE_SHARE = 1e-7
 # Of the ELBO by each latent that is left out. One that nothing hangs on costs 2 to 40.
 _LEAST_GAIN = 2.0
+# By which each of them has to lower it, taken along unturned, for the rotation of all not to be
+# made, times the root of the number of outcomes. One that is needed lowers it by 4 to 6 with one
+# outcome, one too many by 7.5 and more; with 16 outcomes by 25 and more.
+_CLEAR_GAIN = 6.0
 SEARCH_STEPS = 1500  # of Adam in the rotation search, over which its penalty sharpens
 # Parts of the rotation, and about which share of its time each takes.
 ROTATION = {
@@ -115,8 +120,9 @@ def _turned(task: Task, z: Tensor, rows: StandardRows) -> _Turned:
     """The rotation of white latents (N, K), of those alone that are needed if that is better.
 
     Weights that may change on every arc tell which are not needed. A latent whose effect changes
-    once by a little may be among these, so both rotations are made and their ELBOs compared: in
-    doubt all latents stay, as those too many are named afterwards and do little harm.
+    once by a little may be among these. So where taking the others along does not clearly lower the
+    ELBO both rotations are made and their ELBOs compared: in doubt all latents stay, as those too
+    many are named afterwards and do little harm.
     """
     with stage("dense weights", total=1):
         guide, stats = _dense_weights(task, z, rows)
@@ -126,13 +132,26 @@ def _turned(task: Task, z: Tensor, rows: StandardRows) -> _Turned:
     if rank == z.shape[1]:
         return _rotation(task, every, guide, stats, rows, judged=False)
     fewer = _rotation(task, needed, *_dense_weights(task, z @ needed.to(z), rows), rows)
-    best = fewer
-    if not math.isnan(fewer.elbo):
-        whole = _rotation(task, every, guide, stats, rows)
-        if fewer.elbo < whole.elbo + _LEAST_GAIN * (z.shape[1] - rank):
-            best = whole
+    best, left_out = fewer, z.shape[1] - rank
+    judge = None if math.isnan(fewer.elbo) else _judge(task, z.shape[1])
+    if judge is not None:
+        along = basis_elbo(judge, rows.nodes(guide.head.tree.num_nodes), stats, _unturned(fewer))
+        if fewer.elbo < along + _CLEAR_GAIN * left_out * math.sqrt(judge.num_outcomes):
+            whole = _rotation(task, every, guide, stats, rows)
+            best = whole if fewer.elbo < whole.elbo + _LEAST_GAIN * left_out else fewer
     detail("%d of %d latents are needed", best.axes.shape[1], z.shape[1])
     return best
+
+
+def _unturned(fewer: _Turned) -> Candidates:
+    """All white latents: those of a rotation, and the directions it leaves out as they are."""
+    axes, found = fewer.axes, fewer.rotation
+    num_latents, rank = axes.shape
+    both = torch.cat([axes, torch.eye(num_latents).to(axes)], 1)
+    rest = torch.linalg.qr(both)[0][:, rank:]  # the axes come first, so these are at right angles
+    wide = widened(found, num_latents)
+    basis = torch.cat([axes @ found.basis, rest], 1)
+    return Candidates(basis, wide.offset, wide.root, wide.deltas, wide.root.new_zeros(()))
 
 
 def _rotation(
