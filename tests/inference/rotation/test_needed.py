@@ -10,7 +10,9 @@ import torch
 import pyro_tbr as tbr
 from pyro_tbr.heads import GaussianPrior, condition
 from pyro_tbr.heads.rows import DesignRows
+from pyro_tbr.inference import rotating
 from pyro_tbr.inference.encoder.directions import dense_guide
+from pyro_tbr.inference.rotation.choice import RotationResult
 from pyro_tbr.inference.rotation.needed import needed_axes
 
 
@@ -99,3 +101,43 @@ def test_a_prior_made_for_as_many_latents_will_do():
         warnings.simplefilter("ignore", tbr.ModelWarning)
         posterior = tbr.fit(model, sim.x, sim.y, sim.env, progress=False)
     assert posterior.identification().unused == ("z1",)
+
+
+@pytest.mark.filterwarnings("ignore::pyro_tbr.IdentificationWarning")
+@pytest.mark.filterwarnings("ignore::pyro_tbr.ModelWarning")
+@pytest.mark.parametrize(("clear", "searches"), [(0.0, 1), (1e6, 2)])
+def test_all_latents_are_rotated_in_doubt_only(clear, searches, monkeypatch):
+    """Of four latents two are needed; the answer is the same whether that was clear or searched."""
+    sim = tbr.simulate(
+        num_leaves=8, latent_dim=2, num_features=6, nuisance_dim=2, feature_noise=0.3,
+        num_outcomes=2, rows_per_leaf=60, noise_scale=0.3, changes="half_the_arcs", seed=3,
+    )  # fmt: skip
+    made, search = [], rotating.rotate_to_sparsity
+    monkeypatch.setattr(
+        rotating, "rotate_to_sparsity", lambda *some: (made.append(some), search(*some))[1]
+    )
+    monkeypatch.setattr(rotating, "_CLEAR_GAIN", clear)
+    options = tbr.FitOptions(restarts=4, cross_fit=0, mixture_components=4, sparse_steps=0)
+    model = tbr.TreeModel(sim.tree, 4, "linear")
+    posterior = tbr.fit(model, sim.x, sim.y, sim.env, progress=False, options=options)
+    assert len(made) == searches
+    assert posterior.identification().unused == ("z2", "z3")
+    assert tbr.mcc(sim.z, posterior.encode(sim.x)[:, :2]) > 0.98
+
+
+def test_directions_that_are_left_out_are_taken_along_as_they_are():
+    """Behind those that were rotated, at right angles to them, with weights of zero."""
+    draw = torch.Generator().manual_seed(0)
+    axes = torch.linalg.qr(torch.randn(5, 3, generator=draw, dtype=torch.float64))[0]
+    basis, offset = torch.randn(3, 3, generator=draw).double(), torch.arange(3.0).double()
+    root, deltas = torch.ones(4, 2).double(), torch.ones(6, 4, 2).double()
+    nothing = torch.zeros(0)
+    rotation = RotationResult(basis, offset, root, deltas, 0.0, nothing, nothing)
+    found = rotating._unturned(rotating._Turned(axes, rotation, 0.0))
+    torch.testing.assert_close(found.basis[:, :3], axes @ basis)
+    rest = found.basis[:, 3:]
+    torch.testing.assert_close(rest.mT @ rest, torch.eye(2).double())
+    torch.testing.assert_close(axes.mT @ rest, torch.zeros(3, 2).double())
+    assert found.offset.tolist() == [0, 1, 2, 0, 0]
+    assert found.root[:, 0].tolist() == [1, 1, 1, 0, 0, 1]
+    assert found.deltas[0, :, 0].tolist() == [1, 1, 1, 0, 0, 1]
