@@ -10,7 +10,8 @@ import pandas as pd
 from torch import Tensor
 
 from pyro_tbr.data.numbers import plain
-from pyro_tbr.data.stream import FeatureStream, read_dataset
+from pyro_tbr.data.sources import read_dataset
+from pyro_tbr.data.stream import FeatureStream
 from pyro_tbr.errors import DataError, ShapeError, warn_user
 from pyro_tbr.tree.readers.naming import NearestNode, listed
 from pyro_tbr.tree.readers.other_tables import as_pandas

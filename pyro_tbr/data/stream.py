@@ -7,17 +7,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import Dataset
 
 from pyro_tbr.data.features import Features
 from pyro_tbr.data.numbers import LARGEST, NOT_FINITE, cell_text
+from pyro_tbr.data.sources import reader_of
 from pyro_tbr.data.sparse import SparseFeatures, is_sparse
 from pyro_tbr.errors import DataError, ShapeError
 from pyro_tbr.progress import beat
@@ -27,75 +28,6 @@ _BLOCK_ELEMENTS = 1_000_000  # of a dense block, 8 MB,
 _LEAST_ROWS = 256  # unless that were fewer rows
 _LARGE = 25_000_000  # cells of an array that is not copied, 200 MB in double precision
 _LOOSE = 16  # rows of so many times as long a stretch are read as that stretch
-
-
-class _Reader(Protocol):
-    """What holds features (N, D); runs of them are arrays, scipy matrices or tensors."""
-
-    shape: tuple[int, int]
-    dtype: Any
-
-    def stretch(self, start: int, stop: int) -> Any:
-        """Rows from one place to another."""
-
-    def pick(self, rows: NDArray[np.int64]) -> Any:
-        """Rows at some places, which rise."""
-
-
-class _ArrayReader:
-    """Of whatever is indexed as an array is: a memory map, a dataset of h5py or zarr."""
-
-    def __init__(self, source: Any) -> None:
-        shape = tuple(source.shape)
-        if len(shape) != 2:
-            raise ShapeError(f"x has shape {shape}: give a table (rows, features)")
-        if not _is_real(source.dtype):
-            raise DataError(f"x has dtype {source.dtype}: give real numbers")
-        self._source, self.shape, self.dtype = source, shape, source.dtype
-
-    def stretch(self, start: int, stop: int) -> Any:
-        """See :class:`_Reader`."""
-        return self._source[start:stop]
-
-    def pick(self, rows: NDArray[np.int64]) -> Any:
-        """See :class:`_Reader`."""
-        return self._source[torch.from_numpy(rows) if isinstance(self._source, Tensor) else rows]
-
-
-class _DatasetReader:
-    """Of a map-style torch ``Dataset`` whose items are a row each."""
-
-    def __init__(self, source: Any) -> None:
-        if isinstance(source, IterableDataset) or not hasattr(source, "__len__"):
-            raise DataError(
-                f"x is a {type(source).__name__}, which can only be gone through in order: give a "
-                "Dataset with __len__ and __getitem__, as random rows are asked for"
-            )
-        if not len(source):
-            raise ShapeError("x is a Dataset of no items: fitting needs rows and columns")
-        self._source = source
-        first = self._items([0])
-        self.shape, self.dtype = (len(source), first.shape[1]), first.dtype
-
-    def stretch(self, start: int, stop: int) -> Tensor:
-        """See :class:`_Reader`."""
-        return self._items(range(start, stop))
-
-    def pick(self, rows: NDArray[np.int64]) -> Tensor:
-        """See :class:`_Reader`."""
-        return self._items(rows.tolist())
-
-    def _items(self, rows: Sequence[int]) -> Tensor:
-        together = getattr(self._source, "__getitems__", None)  # as torch's DataLoader does
-        items = together(list(rows)) if together else [self._source[row] for row in rows]
-        tensors = [torch.as_tensor(_only(item)) for item in items]
-        for row, tensor in zip(rows, tensors, strict=True):
-            if tensor.dim() != 1 or len(tensor) != len(tensors[0]):
-                raise ShapeError(
-                    f"x: item {row} of the Dataset has shape {tuple(tensor.shape)}: give rows of "
-                    "the same length, (D,)"
-                )
-        return torch.stack(tensors) if tensors else torch.empty(0, self.shape[1])
 
 
 class FeatureStream(Features):
@@ -131,13 +63,16 @@ class FeatureStream(Features):
         index: Any = None,
         columns: Sequence[int] | NDArray[np.int64] | None = None,
     ) -> None:
-        kind = _DatasetReader if isinstance(source, Dataset) else _ArrayReader
-        self._reader: _Reader = kind(source)
+        self._reader = reader_of(source)
         self._kind = type(source).__name__
         self._rows: NDArray[np.int64] | None = None
         self._columns = None if columns is None else np.asarray(columns, dtype=np.int64)
         num_rows, num_columns = self._reader.shape
-        num_columns = num_columns if self._columns is None else len(self._columns)
+        if self._columns is not None:
+            beyond = [j for j in self._columns.tolist() if not 0 <= j < num_columns]
+            if beyond:
+                raise ShapeError(f"columns has {beyond[0]}, x has {num_columns}, from 0 on")
+            num_columns = len(self._columns)
         self.shape, self.device = (num_rows, num_columns), torch.device("cpu")
         self.dtype = self._reader.dtype
         self.names = None if names is None else tuple(names)
@@ -284,42 +219,9 @@ def as_stream(x: Any) -> FeatureStream:
     return x if isinstance(x, FeatureStream) else FeatureStream(x)
 
 
-def read_dataset(values: Any) -> Any:
-    """All items of a Dataset of outcomes or environments, as a list; all else as it is."""
-    if not isinstance(values, Dataset):
-        return values
-    source: Any = values
-    if not isinstance(source, IterableDataset):
-        source = map(source.__getitem__, range(len(source)))
-    return [_plain_item(_only(item)) for item in source]
-
-
-def _only(item: Any) -> Any:
-    """The one part of an item."""
-    if isinstance(item, tuple | list) and item and not isinstance(item[0], int | float):
-        if len(item) > 1:
-            raise DataError(
-                f"an item of the Dataset has {len(item)} parts: give a Dataset whose items are the "
-                "features alone, and y and env as arrays, such as [item[1] for item in dataset]"
-            )
-        return item[0]
-    return item
-
-
-def _plain_item(item: Any) -> Any:
-    return item.tolist() if isinstance(item, Tensor | np.ndarray) else item
-
-
 def _as_double(found: Any) -> Tensor:
     """Rows of a source as a dense tensor of their own, (n, D) float64."""
     if isinstance(found, Tensor):
         return found.detach().to("cpu", torch.float64, copy=True)
     found = found.toarray() if is_sparse(found) else found
     return torch.from_numpy(np.array(found, dtype=np.float64, order="C"))
-
-
-def _is_real(dtype: Any) -> bool:
-    """Of numbers, in torch or as numpy understands it."""
-    if isinstance(dtype, torch.dtype):
-        return not dtype.is_complex
-    return np.dtype(dtype).kind in "fiub"

@@ -20,6 +20,7 @@ from pyro_tbr.data import (
 )
 from pyro_tbr.data.columns import column_range, rounded_columns, varying_columns
 from pyro_tbr.data.outcomes import read_outcomes
+from pyro_tbr.data.sources import read_dataset
 from pyro_tbr.errors import DataError, DataWarning, ShapeError
 from pyro_tbr.models.principal_axes import column_moments
 from pyro_tbr.tree import Tree
@@ -196,10 +197,10 @@ def test_names_and_labels():
 def test_outcomes_and_labels_from_a_dataset():
     order = RowOrder(3)
     y = TensorDataset(torch.tensor([1.0, 2.0, 3.0]))
-    assert read_outcomes(stream.read_dataset(y), None, order)[0].values.tolist() == [[1], [2], [3]]
+    assert read_outcomes(read_dataset(y), None, order)[0].values.tolist() == [[1], [2], [3]]
     rows, _ = align_training(TREE, X[:3], TensorDataset(torch.eye(3)), ["a", "b", "a"])
     assert_close(rows.y, torch.eye(3).double())
-    labels = stream.read_dataset(Subset(ENV, [2, 0, 1]))
+    labels = read_dataset(Subset(ENV, [2, 0, 1]))
     assert align_env(TREE, labels, order).tolist() == [TREE.index(x) for x in ("a", "a", "b")]
 
 
@@ -218,6 +219,9 @@ def test_outcomes_and_labels_from_a_dataset():
         ),
         (lambda: Stored(np.zeros((3, 2), dtype=complex)), DataError, "dtype complex128"),
         (lambda: FeatureStream(X, names=["a"]), ShapeError, r"names has 1 labels.*: give 4"),
+        (lambda: FeatureStream(X, columns=[0, 4]), ShapeError, "columns has 4, x has 4, from 0"),
+        (lambda: FeatureStream(X.tolist()), DataError, "cannot be read from a list: give an"),
+        (lambda: FeatureStream(pd.DataFrame(X)), DataError, r"of a table its to_numpy\(\), and"),
         (lambda: FeatureStream(X, index=["a"]), ShapeError, r"index has 1 labels.*: give 23"),
     ],
 )
