@@ -160,6 +160,10 @@ class Features(ABC):
         """Where rows that this process holds are in its runs."""
         return rows
 
+    def held(self, rows: Tensor) -> Features:
+        """Rows that this process holds; other processes need not ask for theirs."""
+        return self[rows]
+
     def every(self, own: Tensor) -> Tensor:
         """Values of all rows in order, from those of the rows of this process."""
         return own

@@ -102,6 +102,10 @@ class RankFeatures(Features):
         """See :class:`Features`."""
         return self._where[rows.cpu()].to(rows.device)
 
+    def held(self, rows: Tensor) -> Features:
+        """See :class:`Features`."""
+        return self._own[self.local(rows)]
+
     def every(self, own: Tensor) -> Tensor:
         """See :class:`Features`."""
         whole = own.new_zeros(len(self), *own.shape[1:])

@@ -21,16 +21,30 @@ needs_distributed = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory):
-    """What each of two processes saved; none of them may hang."""
-    folder = tmp_path_factory.mktemp("ranks")
+    """What each of two processes saved."""
+    return saved_by_two(tmp_path_factory.mktemp("ranks"))
+
+
+@pytest.fixture(scope="module")
+def learnt_by_two(request, tmp_path_factory):
+    """Fits of the kinds that are asked for, in each of two processes."""
+    asked = [item.callspec.params.get("kind") for item in request.session.items
+             if "learnt_by_two" in getattr(item, "fixturenames", ())]  # fmt: skip
+    return saved_by_two(tmp_path_factory.mktemp("ranks"), *dict.fromkeys(asked))
+
+
+def saved_by_two(folder, *kinds):
+    """None of the processes may hang."""
     targets = [folder / f"rank{rank}.pt" for rank in (0, 1)]
     command = [sys.executable, "-m", "tests.cases.two_ranks"]
     ranks = [
-        subprocess.Popen([*command, str(rank), str(folder / "store"), str(target)], cwd=ROOT)
+        subprocess.Popen(
+            [*command, str(rank), str(folder / "store"), str(target), *kinds], cwd=ROOT
+        )
         for rank, target in enumerate(targets)
     ]
     try:
-        assert [rank.wait(timeout=240) for rank in ranks] == [0, 0]
+        assert [rank.wait(timeout=400) for rank in ranks] == [0, 0]
     finally:
         for rank in ranks:
             rank.kill()
@@ -77,13 +91,13 @@ def test_o30_fit_says_whose_rows_it_takes(two_ranks):
 
 @needs_distributed
 @pytest.mark.parametrize("kind", mostly_slow({kind: kind for kind in LEARNT}, "linear", "groups"))
-def test_o30_encoders_are_learnt_from_the_rows_of_all(kind, two_ranks):
+def test_o30_encoders_are_learnt_from_the_rows_of_all(kind, learnt_by_two):
     """Each process holds its own features, and the fit is that of one with all rows.
 
     A third of the rows of every leaf are the first process', so their order is another one, by
     which rows are held out and batches are drawn: compared is a fit to the rows in that order.
     """
-    first, second = (saved[2][kind] for saved in two_ranks)
+    first, second = (saved[kind] for saved in learnt_by_two)
     assert all(torch.equal(first[name], second[name]) for name in first)
     order = np.argsort(np.arange(160) % 3 > 0, kind="stable")
     with search_steps(FULL_SEARCH):  # as in the processes

@@ -10,15 +10,18 @@ import warnings
 
 import numpy as np
 import pandas as pd
+import pytest
 import torch
 import torch.distributed as dist
 from scipy.sparse import csr_matrix
 from torch import nn
 
 import pyro_tbr as tbr
+from pyro_tbr.data import stream
 from pyro_tbr.heads import DesignRows
 from pyro_tbr.heads.sites import row_sites
 from pyro_tbr.heads.statistics import statistics
+from pyro_tbr.inference.encoder import rows as encoder_rows
 from pyro_tbr.inference.encoder.rows import StandardRows
 from tests.brief import sweeps
 from tests.cases.toy import star, toy
@@ -34,7 +37,9 @@ SIM = tbr.simulate(
 LEARNT = {
     "linear": ({}, {}),
     "network": ({"encoder": "mlp"}, {"row_weights": np.linspace(0.5, 2, 160)}),
+    "network, by blocks": ({"encoder": "mlp"}, {}),
     "binary": ({"likelihood": "bernoulli"}, {}),
+    "binary, by blocks": ({"likelihood": "bernoulli"}, {}),
     "groups": ({}, {"groups": [f"g{i // 5}" for i in range(160)]}),
     "number of latents": ({"latent_dim": None}, {}),
 }
@@ -156,13 +161,17 @@ def learnt(kind, rows):
     """PIPs, latents and predictions for all rows of a fit to some, those of this process."""
     about, known = LEARNT[kind]
     model = tbr.TreeModel(SIM.tree, **{"latent_dim": 2, "encoder": "linear", **about})
-    y = (SIM.y > 0).astype(float) if kind == "binary" else SIM.y
+    y = (SIM.y > 0).astype(float) if "binary" in kind else SIM.y
     known = {name: np.asarray(value)[rows] for name, value in known.items()}
     options = tbr.FitOptions(
         restarts=8, max_steps=40, sparse_steps=4, mixture_components=4, dtype="float64"
     )
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
         warnings.simplefilter("ignore")
+        if "by blocks" in kind:  # prepared features are made anew each time
+            patch.setattr(encoder_rows, "_MOST_ELEMENTS", 0)
+            patch.setattr(stream, "_BLOCK_ELEMENTS", 60)
+            patch.setattr(stream, "_LEAST_ROWS", 1)
         posterior = tbr.fit(
             model, SIM.x[rows], y[rows], SIM.env[rows], ranks="together", progress=False,
             options=options, **known,
@@ -196,11 +205,11 @@ def text_of(call):
 
 
 if __name__ == "__main__":
-    rank, store, target = int(sys.argv[1]), *sys.argv[2:]
+    rank, store, target, *kinds = int(sys.argv[1]), *sys.argv[2:]
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     own = np.arange(160) % 3 == 0 if rank == 0 else np.arange(160) % 3 > 0
-    learnt_fits = {kind: learnt(kind, own) for kind in LEARNT}
-    torch.save((run(ranks=2, rank=rank), fits(rank), learnt_fits), target)
+    learnt_fits = {kind: learnt(kind, own) for kind in kinds}
+    torch.save(learnt_fits if kinds else (run(ranks=2, rank=rank), fits(rank)), target)
     dist.destroy_process_group()
     gc.collect()

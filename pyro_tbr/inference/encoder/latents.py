@@ -53,9 +53,7 @@ def align(theirs: Tensor, reference: Tensor, new: Tensor) -> Tensor:
     # In units of their spread, so that what counts as nothing does not hang on a latent's scale.
     unit = torch.where(cov.diagonal() > 0, cov.diagonal().rsqrt(), 0.0)
     pairs = zip(theirs.split(BLOCK_ROWS), reference.split(BLOCK_ROWS), strict=True)
-    cross = sum((one.double() - centre).T @ (two.double() - aim) for one, two in pairs) / len(
-        theirs
-    )
-    standard = unit[:, None] * cov * unit
-    linear = unit[:, None] * (torch.linalg.pinv(standard, hermitian=True) @ (unit[:, None] * cross))
+    total = sum((one.double() - centre).T @ (two.double() - aim) for one, two in pairs)
+    inverse = torch.linalg.pinv(unit[:, None] * cov * unit, hermitian=True)
+    linear = unit[:, None] * (inverse @ (unit[:, None] * total / len(theirs)))
     return mapped(new, centre, linear, -aim)

@@ -114,10 +114,11 @@ class PreparedRows:
     def encoded(self, model: TreeModel, rows: Tensor) -> DesignRows:
         """Some rows of this process with the model's design, differentiable in its encoder."""
         x, features = self.rows.x, self.features
-        if features is None:
-            block = self.encoder.prepare(x[rows])
-        else:
+        if features is not None:
             block = features[rows if isinstance(x, Tensor) else x.local(rows)]
+        else:
+            assert not isinstance(x, Tensor)  # of which there are features
+            block = self.encoder.prepare(x.held(rows))
         design = model.design(model.encoder.encode(block))
         return self.with_design(design, rows)
 
