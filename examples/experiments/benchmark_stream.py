@@ -43,7 +43,7 @@ def main(argv=None):
     mean, first = table.groupby("rows")[list(NAMES)].mean(), args.rows[0]
     for num_rows in args.rows[1:]:
         ratio = mean.loc[num_rows] / mean.loc[first] / (num_rows / first)
-        text = ", ".join(f"{name} {ratio[name]:.2f}" for name in NAMES[:4])
+        text = ", ".join(f"{name} {ratio[name]:.2f}" for name in NAMES[:3])
         print(f"{num_rows} rows to {first}, by the ratio of rows: {text}")
     worst = table.groupby("rows")["MCC"].min().round(5).to_dict()
     print(f"worst MCC by rows: {worst}")

@@ -22,7 +22,7 @@ from pyro_tbr.data.known import Known, align_known
 from pyro_tbr.data.matching import RowOrder, Rows, Schema
 from pyro_tbr.data.outcomes import Check
 from pyro_tbr.data.sparse import SparseFeatures
-from pyro_tbr.data.stream import FeatureStream
+from pyro_tbr.data.stream import FeatureStream, is_table
 from pyro_tbr.errors import DataError, TbrError
 from pyro_tbr.tree import Tree
 
@@ -210,6 +210,7 @@ def align_ranks(
         DataError: Trees, columns, arguments or seeds differ.
     """
     try:
+        x = FeatureStream(x) if is_table(x) else x  # no copy of it is made
         rows, schema = read_rows(tree, x, y, env, check=check, keep=True)
         known = align_known(schema, given, takes, rows.order)
         labels = None if groups is None else list(arrange_groups(groups, rows.order))

@@ -5,6 +5,7 @@ What holds them is asked for runs of rows in order and for some rows at a time, 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Any
@@ -198,13 +199,18 @@ def is_stream(x: Any) -> bool:
     """
     if isinstance(x, FeatureStream | Dataset):
         return True
-    if type(x) in (np.ndarray, np.memmap) and x.ndim == 2 and x.dtype.kind in "fiub":
-        return x.size > _LARGE or _in_a_file(x)
-    if isinstance(x, Tensor) and x.dim() == 2 and x.layout == torch.strided:
-        return not x.is_complex() and x.numel() > _LARGE
+    if is_table(x):
+        return math.prod(x.shape) > _LARGE or _in_a_file(x)
     known = isinstance(x, Tensor | np.ndarray | pd.DataFrame | pd.Series) or is_sparse(x)
     lazy = not known and hasattr(x, "dtype") and hasattr(x, "__getitem__")
     return lazy and len(getattr(x, "shape", ())) == 2
+
+
+def is_table(x: Any) -> bool:
+    """An array or tensor of numbers with two dimensions, which may be read where it is."""
+    if isinstance(x, Tensor):
+        return x.dim() == 2 and x.layout == torch.strided and not x.is_complex()
+    return type(x) in (np.ndarray, np.memmap) and x.ndim == 2 and x.dtype.kind in "fiub"
 
 
 def _in_a_file(x: Any) -> bool:
