@@ -178,7 +178,7 @@ def learnt(kind, rows):
         )  # fmt: skip
     mean = posterior.predict(SIM.x, SIM.env).mean
     return {
-        "pips": torch.as_tensor(posterior.pips().to_numpy()),
+        "pips": torch.tensor(posterior.pips().to_numpy()),
         "latents": torch.as_tensor(posterior.encode(SIM.x)),
         "mean": torch.as_tensor(mean),
         "rows": posterior.row_counts,
