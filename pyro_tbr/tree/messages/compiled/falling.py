@@ -49,10 +49,7 @@ def fall(
                     copied(one, 0, 1, at_arc, room.arc[child])
             continue
         start, num = room.node[i], found.num_node[i]
-        if second < 0:
-            copied(at_node, start, num, at_arc, room.arc[first])
-            continue
-        if found.paired[i]:
+        if found.paired[i]:  # an only child's message too, if it has more components than the cap
             m, p = data.mean[tree.node[i]], data.precision[tree.node[i]]
             n = pair(tree, room, i, m, p, found, parts)
             for k in range(n):
@@ -60,11 +57,14 @@ def fall(
             split(at_node, found.node, start, num, parts, n, group, out, work, spare)
         else:
             copied(at_node, start, num, out, 0)
-        num_first, num_second = found.num_arc[first], found.num_arc[second]
+        num_first, num_second = found.num_arc[first], 1
+        if second >= 0:
+            num_second = found.num_arc[second]
         for a in range(num_first):
             collapse(out, a * num_second, 1, num_second, at_arc, room.arc[first] + a)
-        for b in range(num_second):
-            collapse(out, b, num_second, num_first, at_arc, room.arc[second] + b)
+        if second >= 0:
+            for b in range(num_second):
+                collapse(out, b, num_second, num_first, at_arc, room.arc[second] + b)
 
 
 @jit
