@@ -14,7 +14,7 @@ changed nor shared.
 
 from pyro_tbr.data.alignment import align_env, align_features, align_groups, align_training
 from pyro_tbr.data.columns import varying_columns
-from pyro_tbr.data.features import Features
+from pyro_tbr.data.features import ALL_HERE, Features, Holding, dense
 from pyro_tbr.data.known import Known, align_known, as_given
 from pyro_tbr.data.matching import RowOrder, Rows, Schema
 from pyro_tbr.data.outcomes import Outcomes, align_outcomes
@@ -23,8 +23,10 @@ from pyro_tbr.data.sparse import SparseFeatures
 from pyro_tbr.data.stream import FeatureStream
 
 __all__ = [
+    "ALL_HERE",
     "FeatureStream",
     "Features",
+    "Holding",
     "Known",
     "Outcomes",
     "RowOrder",
@@ -40,5 +42,6 @@ __all__ = [
     "align_training",
     "as_given",
     "check_ranks",
+    "dense",
     "varying_columns",
 ]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pyro_tbr.data.columns import rounding_of, varying_columns, warn_of_columns
-from pyro_tbr.data.features import Features
+from pyro_tbr.data.features import Features, dense
 from pyro_tbr.data.matching import (
     RowOrder,
     Rows,
@@ -90,7 +90,7 @@ def read_rows(
     if check is not None:
         check(outcomes)
     rows = Rows(
-        table if keep else _dense(table),
+        table if keep else dense(table),
         torch.from_numpy(outcomes.values),
         align_env(tree, env, order),
         order,
@@ -178,11 +178,7 @@ def align_features(schema: Schema, x: Any, *, keep: bool = False) -> tuple[Any, 
             f"x has {table.shape[1]} columns, the model was fitted to {schema.num_features}: "
             "give the features of training, in their order"
         )
-    return table if keep else _dense(table), index
-
-
-def _dense(table: Tensor | Features) -> Tensor:
-    return table.dense() if isinstance(table, Features) else table
+    return table if keep else dense(table), index
 
 
 def align_env(tree: Tree, env: Any, order: RowOrder) -> Tensor:

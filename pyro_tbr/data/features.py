@@ -63,7 +63,52 @@ class ColumnSummary(NamedTuple):
         )
 
 
-class Features(ABC):
+class Holding:
+    """Which rows of a data set this process holds, and what is brought together from all.
+
+    As it is: this process holds all of them.
+    """
+
+    @property
+    def places(self) -> Tensor | None:
+        """Places of the rows that this process holds, in the order of its runs; ``None``: all."""
+        return None
+
+    def here(self, rows: Tensor) -> Tensor:
+        """Those of some rows that this process holds."""
+        return rows
+
+    def local(self, rows: Tensor) -> Tensor:
+        """Where rows that this process holds are in its runs."""
+        return rows
+
+    def every(self, own: Tensor) -> Tensor:
+        """Values of all rows in order, from those of the rows of this process."""
+        return own
+
+    def own(self, values: Tensor) -> Tensor:
+        """Those of the rows of this process, from values of all rows in order."""
+        return values if self.places is None else values[self.places]
+
+    def summed(self, part: Tensor) -> Tensor:
+        """The sum over processes."""
+        return part
+
+    def merged(self, part: Part) -> Part:
+        """The sum over processes of what can be added."""
+        return part
+
+    def share_gradients(self, parameters: list[nn.Parameter]) -> None:
+        """Sums gradients over processes, in place."""
+
+    def agree(self, module: nn.Module) -> None:
+        """Gives a module the first process' state, as machines may differ in their last digits."""
+
+
+ALL_HERE = Holding()
+
+
+class Features(Holding, ABC):
     """Finite features (N, D), float64 where dense; abstract.
 
     Attributes:
@@ -140,44 +185,16 @@ class Features(ABC):
         scale = (self.summary.square / self.summary.number).sqrt()
         return self.summary.loc.to(self.device), scale.to(self.device)
 
-    # ---- rows of which other processes hold some; here this one holds all
-
-    @property
-    def places(self) -> Tensor | None:
-        """Places of the rows that this process holds, in the order of its runs; ``None``: all."""
-        return None
-
     @property
     def num_own(self) -> int:
         """Rows that this process holds."""
         return len(self) if self.places is None else len(self.places)
 
-    def here(self, rows: Tensor) -> Tensor:
-        """Those of some rows that this process holds."""
-        return rows
-
-    def local(self, rows: Tensor) -> Tensor:
-        """Where rows that this process holds are in its runs."""
-        return rows
-
     def held(self, rows: Tensor) -> Features:
         """Rows that this process holds; other processes need not ask for theirs."""
         return self[rows]
 
-    def every(self, own: Tensor) -> Tensor:
-        """Values of all rows in order, from those of the rows of this process."""
-        return own
 
-    def summed(self, part: Tensor) -> Tensor:
-        """The sum over processes."""
-        return part
-
-    def merged(self, part: Part) -> Part:
-        """The sum over processes of what can be added."""
-        return part
-
-    def share_gradients(self, parameters: list[nn.Parameter]) -> None:  # noqa: B027  # one process
-        """Sums gradients over processes, in place."""
-
-    def agree(self, module: nn.Module) -> None:  # noqa: B027  # likewise
-        """Gives a module the first process' state, as machines may differ in their last digits."""
+def dense(x: Tensor | Features) -> Tensor:
+    """Features (N, D) as a tensor."""
+    return x.dense() if isinstance(x, Features) else x

@@ -14,6 +14,7 @@ from pyro_tbr.errors import DataError, ShapeError
 from pyro_tbr.tree.readers.naming import listed
 
 LARGEST = 1e100  # of a number among features or outcomes
+TOO_LARGE = (f"cell(s) beyond {LARGEST:g}", "give it in another unit")
 NOT_FINITE = ("cell(s) that are NaN or infinite", "impute these cells or drop their rows")
 
 

@@ -35,6 +35,7 @@ class _Own(NamedTuple):
     seed: int
     number: int = 0  # of rows
     groups: Any = None  # a label a row
+    rounding: Any = None  # of each feature, (D,)
 
 
 class RankFeatures(Features):
@@ -226,7 +227,7 @@ def align_ranks(
             "arguments": (*said, *(() if groups is None else ("groups",))),
         }  # fmt: skip
         common["seed"] = seed if same_seed else None
-        own = _Own(None, common, seed, len(rows.env_index), labels)
+        own = _Own(None, common, seed, len(rows.env_index), labels, rows.rounding)
     parts: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(parts, own)
     _check_parts(parts)
@@ -236,7 +237,8 @@ def align_ranks(
     x = RankFeatures(features, torch.arange(start, start + own.number), number)
     assert rows.y is not None  # training has outcomes
     index, order = x.every(rows.env_index), RowOrder(number)
-    whole = Rows(x, x.every(rows.y), index, order, x.merged(_Largest(rows.rounding)).value)
+    rounding = torch.stack([part.rounding for part in parts]).amax(0)
+    whole = Rows(x, x.every(rows.y), index, order, rounding)
     known = Known(
         {name: x.every(value) for name, value in known.values.items()},
         None if known.weights is None else x.every(known.weights),
@@ -245,16 +247,6 @@ def align_ranks(
         labels = [label for part in parts for label in part.groups]
     check_whole(whole, schema, check_informative, learns=learns, precision=precision)
     return whole, schema, known, labels, parts[0].seed
-
-
-class _Largest(NamedTuple):
-    """Of numbers of several processes the largest, added up so."""
-
-    value: Tensor
-
-    def __add__(self, other: object) -> _Largest:
-        assert isinstance(other, _Largest)
-        return _Largest(torch.maximum(self.value, other.value))
 
 
 def _check_parts(parts: list[_Own]) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pyro_tbr.data.features import ColumnSummary, Features
-from pyro_tbr.data.numbers import LARGEST, NOT_FINITE, cell_text
+from pyro_tbr.data.numbers import LARGEST, NOT_FINITE, TOO_LARGE, cell_text
 from pyro_tbr.errors import DataError, ShapeError
 
 _BLOCK_ELEMENTS = 1_000_000  # of a dense block, 8 MB
@@ -62,10 +62,9 @@ class SparseFeatures(Features):
         self.shape = self.stored.shape
         self.device = torch.device("cpu")
         data = self.stored.data
-        too_large = (f"cell(s) beyond {LARGEST:g}", "give it in another unit")
         for bad, (what, remedy) in (
             (~np.isfinite(data), NOT_FINITE),
-            (np.abs(data) > LARGEST, too_large),
+            (np.abs(data) > LARGEST, TOO_LARGE),
         ):
             if bad.any():
                 entry, cells = bad.argmax(), self.stored.tocoo()  # in the order of the rows

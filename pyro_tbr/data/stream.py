@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from pyro_tbr.data.features import Features
-from pyro_tbr.data.numbers import LARGEST, NOT_FINITE, cell_text
+from pyro_tbr.data.numbers import LARGEST, NOT_FINITE, TOO_LARGE, cell_text
 from pyro_tbr.data.sources import reader_of
 from pyro_tbr.data.sparse import SparseFeatures, is_sparse
 from pyro_tbr.errors import DataError, ShapeError
@@ -171,9 +171,8 @@ class FeatureStream(Features):
         """Raises what is said of cells that are no usable numbers, all rows counted."""
         for is_bad, what, remedy in (
             (lambda table: ~table.isfinite(), *NOT_FINITE),
-            (lambda table: table.abs() > LARGEST, f"cell(s) beyond {LARGEST:g}",
-             "give it in another unit"),
-        ):  # fmt: skip
+            (lambda table: table.abs() > LARGEST, *TOO_LARGE),
+        ):
             number, first = 0, None
             size = max(1, _BLOCK_ELEMENTS // self.shape[1])
             for start in range(0, len(self), size):

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -130,23 +131,24 @@ def exact_statistics(
     The guide gives the likelihood alone; its weights do not matter. With ``grouped`` rows of groups
     count less; ``together``: with the sums of outcomes whose noise goes together.
     """
-    likelihood, total, start = guide.head.likelihood, None, 0
-    weights = None
+    likelihood, weights = guide.head.likelihood, None
     if grouped and rows.groups is not None:
-        y = rows.every(torch.cat([block.y for block in rows.blocks()]))
-        weights = rows.own(rows.groups.weights(y))
-    for block in rows.blocks():
-        here = slice(start, start + len(block))
-        shares = block.shares(None if weights is None else weights[here])
-        start += len(block)
-        zero = torch.zeros_like(block.y)
-        terms = likelihood.site_terms(block.y, zero, zero, guide.nuisance_of(block))
-        # What depends on the noise alone is taken as it is when the statistics are used.
-        sites = Sites(*terms[:2], torch.zeros_like(terms.log_norm), shares)
-        part = statistics(block, sites, together=together)
-        total = part if total is None else total + part
-    assert total is not None  # there is a block at least
-    return rows.merged(total)
+        y = rows.holding.every(torch.cat([block.y for block in rows.blocks()]))
+        weights = rows.holding.own(rows.groups.weights(y))
+
+    def of_blocks() -> Iterator[Statistics]:
+        start = 0
+        for block in rows.blocks():
+            here = slice(start, start + len(block))
+            shares = block.shares(None if weights is None else weights[here])
+            start += len(block)
+            zero = torch.zeros_like(block.y)
+            terms = likelihood.site_terms(block.y, zero, zero, guide.nuisance_of(block))
+            # What depends on the noise alone is taken as it is when the statistics are used.
+            sites = Sites(*terms[:2], torch.zeros_like(terms.log_norm), shares)
+            yield statistics(block, sites, together=together)
+
+    return rows.holding.merged(reduce(Statistics.__add__, of_blocks()))
 
 
 def _learn_correlation(
@@ -158,7 +160,7 @@ def _learn_correlation(
         stats = exact_statistics(guide, rows, grouped=True)
         guide.update(stats, sweeps=few, learn_hyper=learn_hyper, rough=True)
         residual = [block.y - row_moments(guide, block)[0] for block in rows.blocks()]
-        if groups.learn(rows.every(torch.cat(residual))) < _CORRELATION_SETTLED:
+        if groups.learn(rows.holding.every(torch.cat(residual))) < _CORRELATION_SETTLED:
             break
 
 
@@ -271,14 +273,16 @@ def _sites_statistics(
     guide: Guide, rows: RowSource, *, at_start: bool
 ) -> tuple[Statistics, Tensor]:
     """Statistics of the rows' sites at the guide's moments, and root mean squares of predictors."""
-    total, points = None, []
-    for block in rows.blocks():
-        sites, point = row_sites(guide, block, at_start=at_start)
-        part = statistics(block, sites)
-        total = part if total is None else total + part
-        points.append(point)
-    assert total is not None  # there is a block at least
-    return rows.merged(total), rows.every(torch.cat(points))
+    points: list[Tensor] = []
+
+    def of_blocks() -> Iterator[Statistics]:
+        for block in rows.blocks():
+            sites, point = row_sites(guide, block, at_start=at_start)
+            points.append(point)
+            yield statistics(block, sites)
+
+    total = rows.holding.merged(reduce(Statistics.__add__, of_blocks()))
+    return total, rows.holding.every(torch.cat(points))
 
 
 def _learn_nuisance(guide: Guide, rows: RowSource, *, common: bool) -> None:
@@ -292,9 +296,9 @@ def _learn_nuisance(guide: Guide, rows: RowSource, *, common: bool) -> None:
     for block in rows.blocks():
         known.append((block.y, *row_moments(guide, block), block.shares(), block.env_index))
         owned.append(block.terms.values)
-    joined = (rows.every(torch.cat(parts)) for parts in zip(*known, strict=True))
+    joined = (rows.holding.every(torch.cat(parts)) for parts in zip(*known, strict=True))
     y, mean, var, shares, nodes = joined
-    values = {n: rows.every(torch.cat([own[n] for own in owned])) for n in owned[0]}
+    values = {n: rows.holding.every(torch.cat([own[n] for own in owned])) for n in owned[0]}
     likelihood = guide.head.likelihood
     likelihood.learn(guide.nuisance, y, mean, var, shares, nodes, values, common=common)
 

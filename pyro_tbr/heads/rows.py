@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from pyro_tbr.data import ALL_HERE, Holding
 from pyro_tbr.heads.groups import RowGroups
-
-Part = TypeVar("Part")
 
 BLOCK_ROWS = 250_000  # that are looked at together
 
@@ -66,17 +65,10 @@ class DesignRows:
         for start in range(0, len(self), BLOCK_ROWS):
             yield self.select(slice(start, start + BLOCK_ROWS))
 
-    def merged(self, part: Part) -> Part:
+    @property
+    def holding(self) -> Holding:
         """See :class:`RowSource`."""
-        return part
-
-    def every(self, own: Tensor) -> Tensor:
-        """See :class:`RowSource`."""
-        return own
-
-    def own(self, values: Tensor) -> Tensor:
-        """See :class:`RowSource`."""
-        return values
+        return ALL_HERE
 
     def select(self, rows: Tensor | slice) -> DesignRows:
         """These rows."""
@@ -107,11 +99,6 @@ class RowSource(Protocol):
     def blocks(self) -> Iterator[DesignRows]:
         """All rows that this process holds in order, in blocks."""
 
-    def merged(self, part: Part) -> Part:
-        """The sum over processes of what can be added, such as statistics of the blocks."""
-
-    def every(self, own: Tensor) -> Tensor:
-        """Values of all rows (N, ...), from those of the blocks one after the other."""
-
-    def own(self, values: Tensor) -> Tensor:
-        """Those of the blocks one after the other, from values of all rows."""
+    @property
+    def holding(self) -> Holding:
+        """Which of the rows these are, where several processes hold some."""

@@ -46,7 +46,7 @@ def inflation(rows: RowSource, stats: Statistics, *, by_node: bool = False) -> T
             fourth[:, q].index_add_(0, at, share.unsqueeze(-1) * part.square())
             square[:, q].index_add_(0, at, share * residual.square())
             beat()
-    sandwich, fourth, square = (rows.merged(part) for part in (sandwich, fourth, square))
+    sandwich, fourth, square = (rows.holding.merged(part) for part in (sandwich, fourth, square))
     free = torch.where(rich, stats.count - num_weights, 0.0)
     noise = torch.where(rich, square, 0.0).sum(0) / free.sum(0).clamp(min=1)  # (Q,)
     noise = noise.expand_as(square)

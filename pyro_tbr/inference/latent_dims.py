@@ -185,7 +185,7 @@ def _ordered(model: TreeModel, rows: StandardRows, inside: Tensor) -> Tensor:
     keep = variance > _LEAST_VARIANCE_SHARE * variance.max()
     white = (z - centre) @ (vectors[:, keep] / variance[keep].sqrt())
     prepared = PreparedRows(encoder, rows.select(inside), None)
-    features = prepared.own(white[inside]).to(encoder.output_map.dtype)
+    features = prepared.holding.own(white[inside]).to(encoder.output_map.dtype)
     prepared = replace(prepared, features=features)
     ordered = torch.zeros_like(z)
     ordered[:, : white.shape[1]] = white @ leading_axes(model, prepared, white.shape[1])

@@ -100,7 +100,7 @@ def _rotated(
     offset = centre.new_zeros(latent_dim)
     offset[:rank] = found.offset
     reference.model.encoder.set_output(centre, linear, offset)
-    rows.agree(reference.model.encoder)
+    rows.holding.agree(reference.model.encoder)
     return mapped(honest, centre, linear, offset), found
 
 

@@ -103,7 +103,7 @@ def _trained(
         before = as_kept(model.encoder(rows.x))
     with stage("encoder", total=1):
         trace = part(task.checkpoint, "encoder of changes", trained, described, restored)
-    rows.agree(model.encoder)
+    rows.holding.agree(model.encoder)
     with torch.no_grad():
         after = model.encoder(rows.x)
         spread = after.std(0)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pyro_tbr.data import Features, SparseFeatures, varying_columns
+from pyro_tbr.data import Features, SparseFeatures, dense, varying_columns
 from pyro_tbr.errors import DataError, ShapeError, TbrError
 from pyro_tbr.heads.local_params import LocalParamsModule
 from pyro_tbr.models.principal_axes import column_moments, principal_axes
@@ -73,8 +73,7 @@ class Encoder(LocalParamsModule):
 
     def prepare(self, x: Tensor | Features) -> Tensor:
         """Features as the body sees them, (N, R), in the encoder's dtype."""
-        x = x.dense() if isinstance(x, Features) else x
-        return x.to(self.output_map.dtype)
+        return dense(x).to(self.output_map.dtype)
 
     def fit_preparation(self, x: Tensor | Features) -> None:
         """Sets the statistics of ``prepare`` from training rows (N, D); drops what it learnt."""
@@ -179,8 +178,7 @@ class IdentityEncoder(Encoder):
 
     def prepare(self, x: Tensor | Features) -> Tensor:
         """Features centred and scaled, (N, D)."""
-        x = x.dense() if isinstance(x, Features) else x
-        standard = (x.double() - self.feature_loc) / self.feature_scale
+        standard = (dense(x).double() - self.feature_loc) / self.feature_scale
         return standard.to(self.output_map.dtype)
 
     def linear_map(self) -> Tensor | None:
@@ -227,8 +225,7 @@ class PreparedEncoder(Encoder):
         if isinstance(x, SparseFeatures):  # the stored entries alone, then the shift of all rows
             prepared = x @ projection - self.feature_loc @ projection
         else:
-            x = x.dense() if isinstance(x, Features) else x
-            prepared = (x.to(projection.dtype) - self.feature_loc) @ projection
+            prepared = (dense(x).to(projection.dtype) - self.feature_loc) @ projection
         return prepared.to(self.output_map.dtype)
 
     @torch.no_grad()

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pyro_tbr.data import Features, SparseFeatures
+from pyro_tbr.data import Features, SparseFeatures, dense
 from pyro_tbr.errors import warn_user
 
 # Directions of the features whose variance is below this share of the largest are dropped: they are
@@ -77,8 +77,7 @@ def _all_axes(x: Tensor | Features, loc: Tensor, inverse: Tensor) -> tuple[Tenso
     if isinstance(x, SparseFeatures):
         variance, images = _sparse_dual(x, loc, inverse)
     else:
-        x = x.dense() if isinstance(x, Features) else x  # there are few rows
-        standard = (x.double() - loc) * inverse
+        standard = (dense(x).double() - loc) * inverse
         variance, left = torch.linalg.eigh(standard @ standard.T / num_rows)
         images = standard.T @ left
     lengths = (variance.clamp(min=0) * num_rows).sqrt()

@@ -23,7 +23,7 @@ from pyro_tbr.posterior.convergence import convergence_table
 from pyro_tbr.posterior.feature_answers import FeatureAnswers
 from pyro_tbr.posterior.identification import Identification, identify
 from pyro_tbr.posterior.model_check import ModelCheck
-from pyro_tbr.posterior.prediction import Prediction, predicted, predicted_blocks
+from pyro_tbr.posterior.prediction import Prediction, predictor
 from pyro_tbr.posterior.summary import Summary, summarise
 from pyro_tbr.posterior.updating import updated
 from pyro_tbr.posterior.view import check_number, check_seed
@@ -160,7 +160,7 @@ class Posterior(ChangeAnswers, FeatureAnswers):
         """
         given = as_given(exposure, trials, y_se)
         with querying("predict"):
-            return predicted(self, x, env, level, num_draws, seed, given)
+            return predictor(self, x, env, level, num_draws, seed, given).prediction()
 
     def predict_blocks(
         self,
@@ -202,7 +202,7 @@ class Posterior(ChangeAnswers, FeatureAnswers):
             ...     mean[rows] = some.mean
         """
         given = as_given(exposure, trials, y_se)
-        return predicted_blocks(self, x, env, block_rows, level, num_draws, seed, given)
+        return predictor(self, x, env, level, num_draws, seed, given).blocks(block_rows)
 
     def score(
         self,
@@ -237,7 +237,7 @@ class Posterior(ChangeAnswers, FeatureAnswers):
             number for all is ``score(x, y, env)["r2"].mean()``, as scikit-learn has it.
         """
         given = as_given(exposure, trials, y_se)
-        return predicted(self, x, env, level, num_draws, seed, given).score(y)
+        return predictor(self, x, env, level, num_draws, seed, given).prediction().score(y)
 
     @torch.no_grad()
     def sample(self, n: int = 1000, seed: int = 0) -> dict[str, np.ndarray]:

@@ -32,41 +32,7 @@ from pyro_tbr.progress import beat, querying
 _CHUNK_ELEMENTS = 1_000_000  # rows are taken in chunks of about this many numbers: fits caches
 
 
-@torch.no_grad()
-def predicted(
-    view: PosteriorView,
-    x: Any,
-    env: Any,
-    level: float,
-    num_draws: int,
-    seed: int,
-    given: Mapping[str, Any],
-) -> Prediction:
-    """See ``Posterior.predict``."""
-    make = _predictor(view, x, env, level, num_draws, seed, given)
-    return make(None)
-
-
-@torch.no_grad()
-def predicted_blocks(
-    view: PosteriorView,
-    x: Any,
-    env: Any,
-    block_rows: int,
-    level: float,
-    num_draws: int,
-    seed: int,
-    given: Mapping[str, Any],
-) -> Iterator[tuple[slice, Prediction]]:
-    """See ``Posterior.predict_blocks``; what cannot be used is refused at once."""
-    check_number(block_rows, "block_rows")
-    make = _predictor(view, x, env, level, num_draws, seed, given)
-    starts = range(0, make.number, block_rows)
-    blocks = (slice(start, min(start + block_rows, make.number)) for start in starts)
-    return ((rows, make(rows)) for rows in blocks)
-
-
-class _Predictor(NamedTuple):
+class Predictor(NamedTuple):
     """What predictions of some of the rows are made from; all aligned, nothing encoded yet."""
 
     view: PosteriorView
@@ -77,13 +43,16 @@ class _Predictor(NamedTuple):
     known: Mapping[str, Tensor]
     how: tuple[float, int, int]  # level, number of draws and their seed
 
-    @property
-    def number(self) -> int:
-        """Of rows."""
-        return len(self.features)
+    def blocks(self, block_rows: int) -> Iterator[tuple[slice, Prediction]]:
+        """See ``Posterior.predict_blocks``."""
+        check_number(block_rows, "block_rows")
+        number = len(self.features)
+        starts = range(0, number, block_rows)
+        parts = (slice(start, min(start + block_rows, number)) for start in starts)
+        return ((rows, self.prediction(rows)) for rows in parts)
 
     @torch.no_grad()
-    def __call__(self, rows: slice | None) -> Prediction:
+    def prediction(self, rows: slice | None = None) -> Prediction:
         """Of some rows; ``None``: of all."""
         view, features, labels, order, places, known, how = self
         if rows is not None:
@@ -100,7 +69,8 @@ class _Predictor(NamedTuple):
         return Prediction(view, design, places, known, form, *how)
 
 
-def _predictor(
+@torch.no_grad()
+def predictor(
     view: PosteriorView,
     x: Any,
     env: Any,
@@ -108,8 +78,8 @@ def _predictor(
     num_draws: int,
     seed: int,
     given: Mapping[str, Any],
-) -> _Predictor:
-    """Checks and aligns what is to be predicted."""
+) -> Predictor:
+    """Checks and aligns what ``Posterior.predict`` is to predict."""
     check_number(num_draws, "num_draws")
     check_level(level)
     check_seed(seed)
@@ -117,7 +87,7 @@ def _predictor(
     order = RowOrder(len(features)).or_of(x=x, env=env, **given)
     places = places_of(view, env, order)
     known = view.row_terms(view.align_known(given, order), order).values
-    return _Predictor(view, features, index, order, places, known, (level, num_draws, seed))
+    return Predictor(view, features, index, order, places, known, (level, num_draws, seed))
 
 
 class Prediction:

@@ -52,7 +52,7 @@ def fitted(kind, x):
     model = tbr.TreeModel(SIM.tree, x.shape[1] if kind == "known latents" else 2, **KINDS[kind])
     groups = np.arange(len(y)) // 4 if kind == "groups" else None
     guide = "mean_field" if kind == "mean field" else "tree"
-    with sweeps(10):
+    with sweeps(60 if kind == "mean field" else 10):  # mean field comes to rest slowly
         return tbr.fit(
             model, x, y, SIM.env, groups=groups, guide=guide, progress=False, options=EXACT
         )

@@ -217,7 +217,7 @@ class DenseStage:
         trainable, trace = any(p.requires_grad for p in model.encoder.parameters()), None
         if trainable and not spans_all(model.encoder) and recipe.steps:
             trace = self._train(model, rows, recipe, held_out, start)
-        rows.agree(model.encoder)
+        rows.holding.agree(model.encoder)
         return model, trace
 
     def _described(self, model: TreeModel, trace: FitTrace | None, rows: StandardRows) -> Part:

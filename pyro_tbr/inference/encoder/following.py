@@ -186,12 +186,12 @@ def follow(
             for batch in order.split(schedule.batch_size):
                 for group in optimizer.param_groups:
                     group["lr"] = schedule.encoder_lr * ramp(done / schedule.steps)
-                own = rows.here(batch)
+                own = rows.holding.here(batch)
                 each = weights.loss(rows.encoded(model, own), targets.select(own))
                 loss = each.sum() / len(batch)
                 optimizer.zero_grad()
                 loss.backward()
-                rows.share_gradients(params)
+                rows.holding.share_gradients(params)
                 total = nn.utils.clip_grad_norm_(params, 100.0)
                 if not torch.isfinite(total + loss):
                     raise TrainingError(blown(model, guide, done, trace, -loss))
@@ -233,11 +233,11 @@ def _statistics(
     model: TreeModel, guide: JointGuide | TreeState, rows: PreparedRows, asked: Tensor
 ) -> Statistics:
     """Of rows as they are encoded now; of some of them as if all were like these."""
-    own = rows.here(asked)
+    own = rows.holding.here(asked)
     design = torch.cat([rows.encoded(model, some).design for some in own.split(_BLOCK)])
     groups = None if rows.groups is None else rows.groups.select(own)
     block = replace(rows.with_design(design, own), groups=groups)
-    stats = rows.merged(exact_statistics(guide, block, grouped=True))
+    stats = rows.holding.merged(exact_statistics(guide, block, grouped=True))
     return stats if len(asked) == len(rows) else stats.scaled(len(rows) / len(asked))
 
 
@@ -247,11 +247,11 @@ def _squared_error(
 ) -> float:
     """Mean squared error on held-out rows, less the weights' own variance there."""
     sums = torch.zeros(2, dtype=torch.float64, device=weights.place.device)  # of squares, shares
-    for some in rows.here(torch.arange(len(rows), device=sums.device)).split(_BLOCK):
+    for some in rows.holding.here(torch.arange(len(rows), device=sums.device)).split(_BLOCK):
         here = targets.select(some)
         square, var = weights.squares(rows.encoded(model, some), here.response)
         shares = torch.ones_like(square) if here.shares is None else here.shares
         each = torch.where(shares > 0, shares * (square - var), 0.0)
         sums += torch.stack([part.sum(dtype=torch.float64) for part in (each, shares)])
-    total, count = rows.summed(sums).tolist()
+    total, count = rows.holding.summed(sums).tolist()
     return total / max(count, 1e-12)

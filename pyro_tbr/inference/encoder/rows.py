@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from pyro_tbr.data import Features
+from pyro_tbr.data import ALL_HERE, Features, Holding
 from pyro_tbr.heads import DesignRows, RowTerms
 from pyro_tbr.heads.groups import RowGroups
-from pyro_tbr.heads.rows import BLOCK_ROWS, Part
+from pyro_tbr.heads.rows import BLOCK_ROWS
 from pyro_tbr.models import Encoder, TreeModel
 
 _MOST_ELEMENTS = 25_000_000  # of prepared features made once, 100 MB
@@ -60,10 +60,10 @@ class StandardRows:
                 features = torch.cat([encoder.prepare(run) for run in x.runs()])
         return PreparedRows(encoder, self, features)
 
-    def agree(self, encoder: Encoder) -> None:
-        """Gives all processes that hold rows the same encoder, to the last digit."""
-        if not isinstance(self.x, Tensor):
-            self.x.agree(encoder)
+    @property
+    def holding(self) -> Holding:
+        """Which of the rows this process holds; a tensor is of all there are."""
+        return ALL_HERE if isinstance(self.x, Tensor) else self.x
 
     def nodes(self, num_nodes: int) -> Tensor:
         """Nodes with rows, (V,) bool."""
@@ -94,6 +94,11 @@ class PreparedRows:
         """Rows that are alike."""
         return self.rows.groups
 
+    @property
+    def holding(self) -> Holding:
+        """Which of the rows this process holds."""
+        return self.rows.holding
+
     def blocks(self) -> Iterator[DesignRows]:
         """All rows of this process in order, their features as a design, in blocks."""
         x, start = self.rows.x, 0
@@ -103,7 +108,7 @@ class PreparedRows:
         else:
             assert not isinstance(x, Tensor)  # of which there are features
             runs = (self.encoder.prepare(run) for run in x.runs())
-        places = self._places
+        places = self.holding.places
         for block in runs:
             at: Tensor | slice = slice(start, start + len(block))
             start += len(block)
@@ -115,7 +120,7 @@ class PreparedRows:
         """Some rows of this process with the model's design, differentiable in its encoder."""
         x, features = self.rows.x, self.features
         if features is not None:
-            block = features[rows if isinstance(x, Tensor) else x.local(rows)]
+            block = features[self.holding.local(rows)]
         else:
             assert not isinstance(x, Tensor)  # of which there are features
             block = self.encoder.prepare(x.held(rows))
@@ -138,40 +143,3 @@ class PreparedRows:
 
     def __len__(self) -> int:
         return len(self.rows)
-
-    # ---- rows of several processes; a tensor is all there is
-
-    def here(self, rows: Tensor) -> Tensor:
-        """Those of some rows that this process holds."""
-        x = self.rows.x
-        return rows if isinstance(x, Tensor) else x.here(rows)
-
-    def summed(self, part: Tensor) -> Tensor:
-        """The sum over processes."""
-        x = self.rows.x
-        return part if isinstance(x, Tensor) else x.summed(part)
-
-    def merged(self, part: Part) -> Part:
-        """The sum over processes of what can be added."""
-        x = self.rows.x
-        return part if isinstance(x, Tensor) else x.merged(part)
-
-    def every(self, own: Tensor) -> Tensor:
-        """Values of all rows in order, from those of the rows of this process."""
-        x = self.rows.x
-        return own if isinstance(x, Tensor) else x.every(own)
-
-    def own(self, values: Tensor) -> Tensor:
-        """Those of the rows of this process, from values of all."""
-        return values if self._places is None else values[self._places]
-
-    @property
-    def _places(self) -> Tensor | None:
-        x = self.rows.x
-        return None if isinstance(x, Tensor) else x.places
-
-    def share_gradients(self, parameters: list[nn.Parameter]) -> None:
-        """Sums gradients over processes, in place."""
-        x = self.rows.x
-        if not isinstance(x, Tensor):
-            x.share_gradients(parameters)

@@ -94,7 +94,7 @@ def train(
             for batch in order.split(schedule.batch_size):
                 for group, (_, peak) in zip(optimizer.param_groups, used, strict=True):
                     group["lr"] = peak * ramp(done / schedule.steps)
-                own = rows.here(batch)
+                own = rows.holding.here(batch)
                 elbo = objective.of_rows(
                     model.head,
                     guide,
@@ -106,7 +106,7 @@ def train(
                 elbo = elbo / num_rows
                 optimizer.zero_grad()
                 (-elbo).backward()
-                rows.share_gradients(encoder_params + guide_params)
+                rows.holding.share_gradients(encoder_params + guide_params)
                 total = nn.utils.clip_grad_norm_(encoder_params + guide_params, 100.0)
                 if not torch.isfinite(total + elbo):
                     raise TrainingError(blown(model, guide, done, trace, elbo))
@@ -116,7 +116,7 @@ def train(
                 step()
                 if done % schedule.check_every == 0 or done == stop:
                     trace.steps.append(done)
-                    trace.loss.append(rows.summed(torch.stack(losses).mean()).item())
+                    trace.loss.append(rows.holding.summed(torch.stack(losses).mean()).item())
                     losses.clear()
                     score = _score(model, guide, held_out)
                     trace.held_out.append(score)
@@ -153,7 +153,7 @@ def _score(model: TreeModel, guide: Guide, rows: PreparedRows | None) -> float:
         return math.nan
     model.encoder.eval()
     weights, total, observed, start = rows.weights(), 0.0, 0, 0
-    weights = None if weights is None else rows.own(weights)
+    weights = None if weights is None else rows.holding.own(weights)
     for block in rows.encoded_blocks(model):
         share = None if weights is None else weights[start : start + len(block)]
         start += len(block)
@@ -162,7 +162,7 @@ def _score(model: TreeModel, guide: Guide, rows: PreparedRows | None) -> float:
         observed += int((~torch.isnan(block.y)).any(-1).sum())
     model.encoder.train()
     sums = torch.tensor([total, observed], dtype=torch.float64, device=rows.rows.y.device)
-    total, observed = rows.summed(sums).tolist()
+    total, observed = rows.holding.summed(sums).tolist()
     return -total / max(1, observed)
 
 
