@@ -103,7 +103,9 @@ def simulated(setting, seed, rows, more=None):
     return data, [tree.leaves[place] for place in places]
 
 
-def one_fit(setting, latents, seed, rows, noise, likelihood=None, covariance=None, more=None):
+def one_fit(
+    setting, latents, seed, rows, noise, likelihood=None, covariance=None, more=None, noisy=False
+):
     """Metrics of one fit, its PIPs with their truth, and the coverage of each leaf."""
     data, held_out = simulated(setting, seed, rows, more)
     known = latents == "known"
@@ -115,7 +117,9 @@ def one_fit(setting, latents, seed, rows, noise, likelihood=None, covariance=Non
         gaussian = data.likelihood == "gaussian"
         likelihood = data.likelihood
         if gaussian:
-            likelihood = tbr.GaussianLikelihood(noise=noise, covariance=covariance)
+            likelihood = tbr.GaussianLikelihood(
+                noise=noise, covariance=covariance, latent_noise=noisy
+            )
         elif data.likelihood == "ordinal":
             likelihood = tbr.OrdinalLikelihood(len(data.law.thresholds) + 1)
     given = {"exposure": data.exposure, "trials": data.trials}
@@ -138,7 +142,10 @@ def one_fit(setting, latents, seed, rows, noise, likelihood=None, covariance=Non
     row["warned"] = max(row["unsure"], row["misfit"])
     row |= {f"_{name}": value for name, value in why(found, check).items()}
 
-    row["MCC"] = float(match_latents(data.z, posterior.encode(data.x)).correlations.mean())
+    match = match_latents(data.z, posterior.encode(data.x))
+    row["MCC"] = float(match.correlations.mean())
+    if noisy:
+        row |= noises(posterior, data, match)
     truth = true_changes(data, posterior)
     truth = truth[truth["latent"] != "intercept"]
     chosen = posterior.select(fdr=0.05)
@@ -171,6 +178,15 @@ def why(found, check):
     squares = check.latents[["share", "z"]].max().add_prefix("curved_").to_dict()
     missing = {"missing_share": check.missing_share, "missing_z": check.missing_z}
     return least | squares | missing | {"worth": check.worth, "others_gap": found.gap}
+
+
+def noises(posterior, data, match):
+    """Noise of latents and of outcomes over the true ones, and how many are within 20 %."""
+    omega = posterior.latent_noise()["mean"].to_numpy()[match.permutation] / data.latent_noise
+    leaves = posterior.noise()["node"].isin(data.tree.leaves)
+    own = posterior.noise()[leaves].groupby("outcome")["mean"].mean().to_numpy() / data.noise_scale
+    found = {"omega": omega.mean(), "omega within 20 %": (np.abs(omega - 1) < 0.2).mean()}
+    return found | {"noise": own.mean(), "noise within 20 %": (np.abs(own - 1) < 0.2).mean()}
 
 
 def weights_covered(posterior, data, env):
@@ -246,6 +262,7 @@ def main(argv=None):
     parser.add_argument("--noise", choices=["common", "by_environment"])
     parser.add_argument("--more", nargs="*", default=[], help="of simulate: noise_correlation=0.9")
     parser.add_argument("--covariance", choices=["diagonal", "full"])
+    parser.add_argument("--latent-noise", action="store_true", help="learn it")
     parser.add_argument("--likelihood", help="another than the data's; log1p: of counts, normal")
     parser.add_argument("--csv", type=Path, help="file for a row a fit")
     args = parser.parse_args(argv)
@@ -260,8 +277,9 @@ def main(argv=None):
             for seed in range(args.first_seed, args.first_seed + args.fits):
                 rows = args.rows or (200 if binary else 50)
                 row, pip, change = one_fit(
-                    setting, latents, seed, rows, args.noise, args.likelihood, args.covariance, more
-                )
+                    setting, latents, seed, rows, args.noise, args.likelihood, args.covariance,
+                    more, args.latent_noise,
+                )  # fmt: skip
                 key = {"setting": setting, "latents": latents, "seed": seed}
                 results.append(key | row)
                 pips.append(pd.DataFrame(key | {"pip": pip, "change": change}))

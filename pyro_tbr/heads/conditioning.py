@@ -199,7 +199,7 @@ def _by_sites(
                 learn_nuisance=False,
                 rough=rough,
             )
-        if learn_nuisance or guide.head.likelihood.by_node:
+        if learn_nuisance or guide.head.likelihood.moves_at_nodes:
             _learn_nuisance(guide, rows, common=learn_nuisance)
         return settled
 

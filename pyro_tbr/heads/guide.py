@@ -14,6 +14,7 @@ from pyro_tbr.heads.coupling import NodeRows, Potential, by_outcome
 from pyro_tbr.heads.head import Head
 from pyro_tbr.heads.hyper.base import HyperFactors, by_name
 from pyro_tbr.heads.likelihoods.expectations import Nuisance, as_dict
+from pyro_tbr.heads.likelihoods.joint import JointResiduals
 from pyro_tbr.heads.local_params import LocalParamsModule
 from pyro_tbr.heads.moments import ArcInclusion, DeltaMoments, NodeMoments
 from pyro_tbr.heads.priors import PriorFactor
@@ -98,8 +99,8 @@ class Guide(LocalParamsModule):
         self._head = (head,)  # in a tuple: a guide does not own its head
         if head.likelihood.correlated and not self.couples_outcomes:
             raise DataError(
-                f"{kind.__name__} takes each outcome alone, and covariance='full' has their noise "
-                "go together: fit with guide='tree', or give covariance='diagonal'"
+                f"{kind.__name__} takes each outcome alone, and {head.likelihood.because} has "
+                f"their noise go together: fit with guide='tree', or {head.likelihood.instead}"
             )
         nodes = torch.ones(head.tree.num_nodes, dtype=torch.bool)
         nodes = nodes if informed_nodes is None else informed_nodes.cpu()
@@ -173,7 +174,7 @@ class Guide(LocalParamsModule):
         return NodeRows.of_all(stats, self._noise_terms(stats)[0])
 
     def _noise_terms(self, stats: Statistics) -> tuple[Tensor, Tensor]:
-        """Of outcomes that go together, see ``CorrelatedGaussianLikelihood.noise_terms``."""
+        """Of outcomes that go together, see ``JointNormalLikelihood.noise_terms``."""
         assert stats.joint is not None
         likelihood = self.head.likelihood
         return likelihood.noise_terms(self.nuisance_at(stats.joint.nodes), stats.joint.seen)
@@ -349,14 +350,15 @@ class Guide(LocalParamsModule):
         with torch.no_grad():
             own = None if cov is None else by_outcome(cov, self.head.num_outcomes)
             square = stats.residual(*moments, own)
-            learn = likelihood.learn_from_residuals
-            learn(self.nuisance, square, stats.count, stats.nodes, common=common)
-            if stats.joint is not None and common:
-                mean, var = (part[stats.nodes].double().mT for part in moments)
-                spread = torch.diag_embed(var.flatten(1)) if cov is None else cov.squeeze(1)
-                found = stats.joint.residuals(stats.nodes, mean, spread)
-                at = self.nuisance_at(stats.joint.nodes)
-                likelihood.learn_correlation(self.nuisance, at, stats.joint, found)
+            if stats.joint is None:
+                learn = likelihood.learn_from_residuals
+                learn(self.nuisance, square, stats.count, stats.nodes, common=common)
+                return
+            mean, var = (part[stats.nodes].double().mT for part in moments)
+            spread = torch.diag_embed(var.flatten(1)) if cov is None else cov.squeeze(1)
+            outer = stats.joint.residuals(stats.nodes, mean, spread)
+            found = JointResiduals(square, stats.count, stats.nodes, stats.joint, outer)
+            likelihood.learn_from_joint(self.nuisance, found, moments, common=common)
 
     def sample(self, num_samples: int, generator: Generator) -> dict[str, Tensor]:
         """Joint draws by site name, draws first; needs no Pyro and no global generator."""

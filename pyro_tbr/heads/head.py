@@ -104,7 +104,7 @@ class Head(LocalParamsModule):
             # A vectorised Predictive puts its draws left of the plate, where sites without rows
             # have a dimension of one.
             predictor = predictor.squeeze(-3) if predictor.dim() > 3 else predictor
-            own = self._at_rows(nuisance, env_index)
+            own = self._at_rows(nuisance, env_index) | self._of_weights(nuisance, weights)
             outcome = self.likelihood(predictor, {**own, **terms.values} if terms else own)
             every = torch.ones(num_batch, self.num_outcomes, dtype=torch.bool, device=design.device)
             observed = every if y is None else ~torch.isnan(y)
@@ -115,6 +115,11 @@ class Head(LocalParamsModule):
                 return pyro.sample("y", outcome.to_event(1))
             obs = self.likelihood.filled(y)
             return pyro.sample("y", outcome.mask(observed).to_event(1), obs=obs)
+
+    def _of_weights(self, nuisance: dict[str, Tensor], weights: Tensor) -> dict[str, Tensor]:
+        """What rows have of their weights (*B, N, W, Q), as :meth:`_at_rows` has it."""
+        found = self.likelihood.values_with(nuisance, weights)
+        return {name: v.squeeze(-4) if v.dim() > 4 else v for name, v in found.items()}
 
     def _at_rows(self, nuisance: dict[str, Tensor], env_index: Tensor) -> dict[str, Tensor]:
         """The likelihood's parameters as rows see them; vectorised draws left of the rows."""

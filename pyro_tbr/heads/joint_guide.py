@@ -149,7 +149,7 @@ class JointGuide(Guide):
             parts = known.expand_as(second), known * now.change_mean, second
             self.factor.learn_changes(ChangeSums(*(p.mT.unsqueeze(-1) for p in parts)))
         likelihood = self.head.likelihood
-        if nuisance or likelihood.by_node:
+        if nuisance or likelihood.moves_at_nodes:
             self.learn_nuisance_from(stats, self.node_cov(stats.nodes), common=nuisance)
 
     def sample(self, num_samples: int, generator: Generator) -> dict[str, Tensor]:

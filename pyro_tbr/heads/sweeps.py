@@ -53,7 +53,7 @@ class Sweeps:
         self.learn_hyper = learn_hyper
         self.learn_nuisance = learn_nuisance
         likelihood = guide.head.likelihood
-        self._moves_noise = likelihood.exact and (learn_nuisance or likelihood.by_node)
+        self._moves_noise = likelihood.exact and (learn_nuisance or likelihood.moves_at_nodes)
         self._done = 0
         self._talk, self._told = _TALK, math.inf
 

@@ -15,6 +15,7 @@ from pyro_tbr.errors import DataError
 from pyro_tbr.heads import Guide, Statistics, TreeGuide
 from pyro_tbr.heads.averaging import AveragedGuide
 from pyro_tbr.heads.conditioning import SWEEPS
+from pyro_tbr.heads.likelihoods.noisy_latents import LATENT_NOISE_SITE
 from pyro_tbr.inference.rotation.choice import intercept_offset
 from pyro_tbr.inference.rotation.judging import basis_elbo, judging_head
 from pyro_tbr.inference.rotation.search import (
@@ -235,6 +236,11 @@ def _check(posterior: Posterior, max_bases: int, max_gap: float) -> None:
     if isinstance(guide, AveragedGuide):
         raise DataError(
             "this posterior is an average over bases already: give the one that fit() returned"
+        )
+    if LATENT_NOISE_SITE in guide.nuisance:
+        raise DataError(
+            "average_bases: with latent_noise the noise of the latents is that of one basis; use "
+            "the posterior itself, or fit without latent_noise"
         )
     if not posterior.model.encoder.trainable:
         raise DataError(

@@ -164,8 +164,8 @@ def _groups(
         )
     if likelihood.correlated:
         raise DataError(
-            "groups together with covariance='full': rows of a group are known to go together in "
-            "each outcome alone; leave groups out, or give covariance='diagonal'"
+            f"groups together with {likelihood.because}: rows of a group are known to go together "
+            f"in each outcome alone; leave groups out, or {likelihood.instead}"
         )
     assert rows.y is not None
     index = align_groups(groups, rows.env_index, rows.order)

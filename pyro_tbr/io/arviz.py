@@ -20,6 +20,7 @@ from pyro_tbr.data.matching import read_table
 from pyro_tbr.data.outcomes import names_as_text
 from pyro_tbr.errors import DataError
 from pyro_tbr.heads import DesignRows
+from pyro_tbr.heads.likelihoods.noisy_latents import LATENT_NOISE_SITE
 from pyro_tbr.posterior import Posterior
 from pyro_tbr.posterior.mixture import Mixture
 from pyro_tbr.posterior.mixture import drawn as draw_of
@@ -111,6 +112,8 @@ def to_datatree(
         "latent": list(posterior.latent_names),
         "outcome": names_as_text(posterior.outcome_names),
     }
+    if LATENT_NOISE_SITE in draws:
+        coords["noisy_latent"] = list(posterior.latent_names[: posterior.model.latent_dim])
     if posterior.model.likelihood.by_node:
         nodes = [tree.labels[node] for node in tree.nodes]
         unique = len(set(nodes)) == len(nodes)
@@ -138,6 +141,8 @@ def _posterior_group(
             named = ["node", *named[1:]]
         if name.endswith("_cholesky"):  # of outcomes by outcomes
             named = ["outcome", "other_outcome"]
+        if name == LATENT_NOISE_SITE:  # of latents alone, no intercept
+            named = ["noisy_latent"]
         # A dimension of one where there are several latents or outcomes is shared by them.
         shared = [
             i for i, dim in enumerate(named, 1) if value.shape[i] == 1 and sizes.get(dim, 1) > 1
@@ -168,7 +173,7 @@ def _data_groups(
     nodes, position = where_at.unique(return_inverse=True)
     weights = weights_at(posterior.tree, nodes, draws)
     predictor = linear_predictor(data.given.design.cpu(), weights, position)
-    nuisance = posterior.nuisance_at(draws, where_at)
+    nuisance = posterior.nuisance_at(draws, where_at, weights[:, position])
     terms = {name: value.cpu() for name, value in data.given.terms.values.items()}
     each = posterior.model.likelihood(predictor, {**nuisance, **terms})
     made = scaling.to_user(draw_of(each, torch.Generator().manual_seed(seed)))

@@ -226,7 +226,8 @@ class TreeModel(LocalParamsModule):
         """
         likelihood = likelihood_of(self.likelihood_spec).build(
             num_outcomes, outcome_scale=outcome_scale, num_nodes=self.tree.num_nodes,
-            names=outcome_names, known=known,
+            names=outcome_names, known=known, num_latents=self.latent_dim,
+            latent_scale=None if latent_units is None else latent_units.scale,
         )  # fmt: skip
         latent_dim, spec = self.latent_dim, self.encoder_spec  # refused where it is not chosen yet
         self.num_features, self.num_outcomes = num_features, num_outcomes

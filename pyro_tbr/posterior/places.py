@@ -86,7 +86,7 @@ class Places:
             change = prior.draw_changes(values, generator, self.relative_length)["deltas"]
             weights = weights + view.guide.in_design(change, draws).cpu().double()
             draws = view.model.likelihood.with_new_node(draws, generator)
-        nuisance = view.nuisance_at(draws, self.noise_nodes(view))
+        nuisance = view.nuisance_at(draws, self.noise_nodes(view), weights)
         if self.position is not None:
             return weights, nuisance
         pick = torch.multinomial(self.share, num_draws, replacement=True, generator=generator)

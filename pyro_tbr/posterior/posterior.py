@@ -100,11 +100,31 @@ class Posterior(ChangeAnswers, FeatureAnswers):
         """
         return tables.noise_table(self, level)
 
+    @torch.no_grad()
+    def latent_noise(self, level: float = 0.9) -> pd.DataFrame:
+        """Standard deviations of the latents' noise, ``GaussianLikelihood(latent_noise=)``.
+
+        Args:
+            level: Probability of the interval.
+
+        Returns:
+            Rows latents, columns mean, lower, upper: in standard deviations of the latent, or in
+            the feature's unit where the features are the latents. 0 for latents that outcomes do
+            not need. That of a latent with small effects is the prior's.
+
+        Raises:
+            DataError: The latents of this model have no noise.
+        """
+        return tables.latent_noise_table(self, level)
+
     def noise_correlation(self) -> pd.DataFrame:
         """Correlations of the noise of a row's outcomes, outcomes by outcomes.
 
         Learnt with ``GaussianLikelihood(covariance="full")``; else the model takes them for none,
         and ``check().correlations`` are those of the residuals.
+
+        Raises:
+            DataError: Correlations differ between environments, as with ``latent_noise``.
         """
         return tables.noise_correlation(self)
 

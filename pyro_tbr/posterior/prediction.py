@@ -20,8 +20,8 @@ from torch.distributions import Distribution
 
 from pyro_tbr.data import Features, RowOrder, align_features
 from pyro_tbr.errors import DataError
-from pyro_tbr.heads.likelihoods.expectations import as_dict
-from pyro_tbr.heads.moments import predictor_moments
+from pyro_tbr.heads.likelihoods.expectations import OfNodes, as_dict
+from pyro_tbr.heads.moments import NodeMoments, predictor_moments
 from pyro_tbr.posterior.form import Form
 from pyro_tbr.posterior.mixture import Mixture, drawn, quantiles
 from pyro_tbr.posterior.places import Places, places_of
@@ -162,6 +162,10 @@ class Prediction:
         num_nodes, num_weights, num_outcomes = moments.mean.shape
         width = num_outcomes * (num_nodes if position is None else num_weights)
         share = places.share.reshape(1, -1, 1)
+        likelihood, nuisance = view.model.likelihood, view.guide.nuisance
+        follows = likelihood.seen_with(
+            nuisance, NodeMoments(*(m.to(nodes.device) for m in moments))
+        )
         parts = []
         for rows in _chunks(len(design), width):
             some = design[rows]
@@ -172,16 +176,17 @@ class Prediction:
                     second = torch.einsum("bv,nqvw,bw->bnq", some, cov, some)
                 at = nodes.repeat(len(some))
                 here = rows.repeat_interleave(num_nodes)
+                place = torch.arange(num_nodes).repeat(len(some))
             else:
                 at_rows = predictor_moments(some, position[rows], moments, cov)
                 at = nodes[position[rows]]
                 first, second = (part.unsqueeze(1) for part in at_rows)
-                here = rows
+                here, place = rows, position[rows]
             known = {name: value[here] for name, value in self._known.items()}
-            found = view.model.likelihood.predictive_moments(
-                first.flatten(0, 1),
-                second.flatten(0, 1),
-                {**as_dict(view.guide.nuisance_at(at)), **known},
+            own = as_dict(view.guide.nuisance_at(at))
+            own |= {name: OfNodes(value.cpu(), place) for name, value in follows.items()}
+            found = likelihood.predictive_moments(
+                first.flatten(0, 1), second.flatten(0, 1), {**own, **known}
             )
             each, spread = (part.reshape(first.shape) for part in found)
             whole = (share * each).sum(1)

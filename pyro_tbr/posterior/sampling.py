@@ -92,8 +92,8 @@ def _check(posterior: Posterior, num_chains: int, num_sweeps: int) -> None:
     likelihood, prior = posterior.model.likelihood, posterior.model.prior
     if likelihood.correlated:
         raise DataError(
-            "sample_posterior takes each outcome alone, and covariance='full' has their noise go "
-            "together: fit with covariance='diagonal', or use the fitted posterior itself"
+            f"sample_posterior takes each outcome alone, and {likelihood.because} has their noise "
+            f"go together: {likelihood.instead} in the fit, or use the fitted posterior itself"
         )
     if type(likelihood) is not GaussianLikelihood:
         raise DataError(

@@ -13,7 +13,9 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from pyro_tbr.errors import DataError
-from pyro_tbr.heads.hyper import ScaleFactor
+from pyro_tbr.heads.hyper import LatentNoiseFactor, ScaleFactor
+from pyro_tbr.heads.hyper.base import by_name
+from pyro_tbr.heads.likelihoods.noisy_latents import LATENT_NOISE_SITE
 from pyro_tbr.heads.moments import DeltaMoments, NodeMoments
 from pyro_tbr.posterior.view import PosteriorView, check_level
 from pyro_tbr.progress import querying, stage, step
@@ -195,6 +197,25 @@ def noise_correlation(view: PosteriorView) -> pd.DataFrame:
     found = view.model.likelihood.noise_correlation(view.guide.nuisance).cpu().numpy()
     names = list(view.outcome_names)
     return pd.DataFrame(found, index=names_index(names, "outcome"), columns=names)
+
+
+def latent_noise_table(view: PosteriorView, level: float) -> pd.DataFrame:
+    """See ``Posterior.latent_noise``."""
+    check_level(level)
+    nuisance = by_name(view.guide.nuisance)
+    if LATENT_NOISE_SITE not in nuisance:
+        raise DataError(
+            "latent_noise(): the latents of this model have none: fit with "
+            "likelihood=GaussianLikelihood(latent_noise=True)"
+        )
+    factor = cast(LatentNoiseFactor, nuisance[LATENT_NOISE_SITE])
+    loc, var = (part.detach().double().cpu() for part in factor.log_moments())
+    unit = torch.where(factor.exists.cpu(), view.latent_units.scale.double(), 0.0)
+    reach = _STANDARD.icdf(torch.tensor((1 + level) / 2)) * var.sqrt()
+    columns = {"mean": loc + 0.5 * var, "lower": loc - reach, "upper": loc + reach}
+    names = names_index(view.latent_names[: len(loc)], "latent")
+    values = {name: (torch.exp(value) * unit).numpy() for name, value in columns.items()}
+    return pd.DataFrame(values, index=names)
 
 
 def noise_table(view: PosteriorView, level: float) -> pd.DataFrame:

@@ -240,13 +240,19 @@ class PosteriorView:
         draws = self.guide.sample(num_draws, generator)
         return {name: value.detach().cpu().double() for name, value in draws.items()}
 
-    def nuisance_at(self, draws: dict[str, Tensor], nodes: Tensor) -> dict[str, Tensor]:
-        """Draws of the likelihood's own parameters for rows at nodes (n,), (S, n or 1, ...)."""
+    def nuisance_at(
+        self, draws: dict[str, Tensor], nodes: Tensor, weights: Tensor
+    ) -> dict[str, Tensor]:
+        """Draws of the likelihood's own parameters for rows at nodes (n,), (S, n or 1, ...).
+
+        With what follows from draws of the weights there, (S, n, W, Q).
+        """
         likelihood = self.model.likelihood
         own = {name: draws[name] for name in self.guide.nuisance}
+        follows = likelihood.values_with(own, weights)
         if likelihood.by_node:
-            return likelihood.values_at_nodes(own, nodes)
-        return {name: value.unsqueeze(1) for name, value in own.items()}
+            return likelihood.values_at_nodes(own, nodes) | follows
+        return {name: value.unsqueeze(1) for name, value in own.items()} | follows
 
     def user_draws(self, draws: dict[str, Tensor]) -> dict[str, Tensor]:
         """Draws of :meth:`draws` in the user's units; scales of the prior stay in the model's."""
@@ -254,7 +260,10 @@ class PosteriorView:
             "root_weights": self.user_weights(draws["root_weights"]),
             "deltas": draws["deltas"] * self.weight_unit,
         }
-        return self.model.likelihood.rescale(draws | weights, self.scaling)
+        likelihood, unit = self.model.likelihood, self.latent_units.scale
+        of_latents = {h.name for h in likelihood.hyperparameters() if h.unit == "latent"}
+        scales = {name: draws[name] * unit for name in of_latents & draws.keys()}
+        return likelihood.rescale(draws | weights | scales, self.scaling)
 
 
 def weights_at(tree: Tree, nodes: Tensor, draws: dict[str, Tensor]) -> Tensor:

@@ -99,7 +99,8 @@ class PosteriorRule(Rule):
         every = torch.arange(posterior.tree.num_nodes)
         weights = weights_at(posterior.tree, every, draws)
         self.node_weights = posterior.user_weights(weights)  # (S, V, W, Q)
-        self.noise = posterior.nuisance_at(posterior.user_draws(draws), every)["noise_scale"]
+        own = posterior.nuisance_at(posterior.user_draws(draws), every, weights)
+        self.noise = own["noise_scale"]
         self.notes = {"noise_var": self.noise.square().mean((0, 1)).tolist()}
         # In the unit of standardised outcomes; exact means rather than those of the draws.
         self.deltas = posterior.user_deltas().mean

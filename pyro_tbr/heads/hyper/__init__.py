@@ -10,6 +10,7 @@ from pyro_tbr.heads.hyper.base import (
     spread_fixed,
 )
 from pyro_tbr.heads.hyper.correlation import CorrelationCholesky, CorrelationFactor
+from pyro_tbr.heads.hyper.latent_noise import LatentNoise, LatentNoiseFactor
 from pyro_tbr.heads.hyper.node_scales import NodeScale, NodeScaleFactor
 from pyro_tbr.heads.hyper.rates import Rate, RateFactor
 from pyro_tbr.heads.hyper.scales import (
@@ -30,6 +31,8 @@ __all__ = [
     "Hyperparameter",
     "HyperFactor",
     "HyperFactors",
+    "LatentNoise",
+    "LatentNoiseFactor",
     "LogNormalMoments",
     "NodeScale",
     "NodeScaleFactor",

@@ -104,8 +104,8 @@ class Hyperparameter(nn.Module):
             ``site``.
         shape: Shape of the site.
         fixed: Fixed value, then in a buffer, or ``None``.
-        unit: ``"outcome"`` where the value is in units of the outcome, so that it changes with
-            them; ``None`` where it has no unit.
+        unit: ``"outcome"`` where the value is in units of the outcome, ``"latent"`` where it is in
+            those of the latents, so that it changes with them; ``None`` where it has no unit.
     """
 
     fixed: Tensor | None

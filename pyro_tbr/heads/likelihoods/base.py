@@ -22,6 +22,7 @@ from pyro_tbr.heads.likelihoods.expectations import (
 )
 from pyro_tbr.heads.likelihoods.learning import climb
 from pyro_tbr.heads.likelihoods.support import Support
+from pyro_tbr.heads.moments import NodeMoments
 
 _LEAST_PRECISION = 1e-6  # of a row's site, over the mean one of its outcome
 
@@ -107,6 +108,8 @@ class Likelihood(Support):
         discrete: Outcomes are whole numbers.
         unit: (Q,), the user's units in one unit of the outcomes the model sees; after ``build``.
         num_nodes: V, nodes of the tree; after ``build``.
+        num_latents: K; after ``build``, where that was told.
+        latent_scale: (K,), the user's units in one unit of the latents the model sees; likewise.
     """
 
     exact: bool = False
@@ -116,6 +119,8 @@ class Likelihood(Support):
     discrete: bool = False
     unit: Tensor
     num_nodes: int = 1
+    num_latents: int | None = None
+    latent_scale: Tensor | None = None
 
     def build(
         self,
@@ -125,6 +130,8 @@ class Likelihood(Support):
         num_nodes: int = 1,
         names: Sequence[Hashable] | None = None,
         known: Collection[str] = (),
+        num_latents: int | None = None,
+        latent_scale: Tensor | None = None,
     ) -> Likelihood:
         """This likelihood for Q outcomes, as a new module that has all its buffers.
 
@@ -134,9 +141,15 @@ class Likelihood(Support):
             num_nodes: V, nodes of the tree.
             names: Of the outcomes; ``None``: ``y0``, ``y1``, ...
             known: What is known of each row, out of ``takes``.
+            num_latents: K, for likelihoods that have something of each latent.
+            latent_scale: (K,), the user's units in one unit of the latents the model sees.
         """
         built = copy.deepcopy(self.resolved(names or default_names(num_outcomes), known))
-        built.num_nodes = num_nodes
+        built.num_nodes, built.num_latents, built.latent_scale = (
+            num_nodes,
+            num_latents,
+            latent_scale,
+        )
         unit = torch.ones(num_outcomes) if outcome_scale is None else outcome_scale.clone()
         built.register_buffer("unit", unit.to(torch.get_default_dtype()))
         built._build(num_outcomes, built.unit)
@@ -197,6 +210,26 @@ class Likelihood(Support):
                 the rows before it where there are batch dimensions.
         """
         raise NotImplementedError
+
+    def seen_with(self, nuisance: HyperFactors, moments: NodeMoments) -> dict[str, Tensor]:
+        """What rows see of a node that follows from its weights, (n, ...) by name; here nothing.
+
+        Args:
+            nuisance: Factors of its parameters.
+            moments: Of the weights at some nodes, (n, W, Q) each.
+        """
+        del nuisance, moments
+        return {}
+
+    def values_with(self, values: Mapping[str, Tensor], weights: Tensor) -> dict[str, Tensor]:
+        """What ``forward`` takes of rows that follows from their weights, by name; here nothing.
+
+        Args:
+            values: Of its parameters, (*B, ...).
+            weights: (*B, N, W, Q).
+        """
+        del values, weights
+        return {}
 
     def apart(self) -> Likelihood:
         """This likelihood of outcomes each of which is alone; its parameters are shared."""

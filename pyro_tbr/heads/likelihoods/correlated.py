@@ -6,16 +6,11 @@ import math
 from collections.abc import Mapping
 from typing import cast
 
-import numpy as np
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyro_tbr.data.known import Known
-from pyro_tbr.data.numbers import refuse_cells
-from pyro_tbr.data.outcomes import Outcomes
 from pyro_tbr.heads.hyper import CorrelationCholesky, CorrelationFactor, HyperFactors
-from pyro_tbr.heads.joint_sums import JointSums
 from pyro_tbr.heads.likelihoods.correlation import (
     CorrelatedNormal,
     JointNormal,
@@ -23,13 +18,15 @@ from pyro_tbr.heads.likelihoods.correlation import (
     shrunken_correlation,
 )
 from pyro_tbr.heads.likelihoods.expectations import Nuisance
+from pyro_tbr.heads.likelihoods.joint import JointNormalLikelihood, JointResiduals
 from pyro_tbr.heads.likelihoods.noise import noise_of
 from pyro_tbr.heads.likelihoods.normal import NormalLikelihood
+from pyro_tbr.heads.moments import NodeMoments
 
 _CHOLESKY = "noise_cholesky"
 
 
-class CorrelatedGaussianLikelihood(NormalLikelihood):
+class CorrelatedGaussianLikelihood(JointNormalLikelihood):
     r"""Normal outcomes with a residual covariance: :math:`y \sim N(f, D R D)` of each row.
 
     D are the noise scales of ``GaussianLikelihood``, by environment where not given, and R their
@@ -39,11 +36,7 @@ class CorrelatedGaussianLikelihood(NormalLikelihood):
 
     So outcomes that go together count for what they are worth, the noise of one tells of another's,
     which sharpens what changes in one alone, and draws of several outcomes of a row go together. It
-    is what ``GaussianLikelihood(covariance="full")`` becomes where outcomes are several. Guides
-    that are exact along the tree take it; weights of different outcomes are coupled by expectation
-    propagation, as latents are, and what their trees have heard of each other twice is taken back
-    (``shared_errors``). That takes memory for ``V Q^2 W^2`` numbers, with V nodes. Encoder and
-    latents are found with each outcome alone.
+    is what ``GaussianLikelihood(covariance="full")`` becomes where outcomes are several.
 
     Args:
         scale: As of ``GaussianLikelihood``.
@@ -53,7 +46,8 @@ class CorrelatedGaussianLikelihood(NormalLikelihood):
         Zellner, JASA 57 (1962) 348 (seemingly unrelated regressions).
     """
 
-    correlated = True
+    because = "covariance='full'"
+    instead = "give covariance='diagonal'"
 
     def _build(self, num_outcomes: int, unit: Tensor) -> None:
         super()._build(num_outcomes, unit)
@@ -69,19 +63,6 @@ class CorrelatedGaussianLikelihood(NormalLikelihood):
                 other.add_module(name, part)
         return other
 
-    def observed(self, y: Outcomes, known: Known) -> Tensor:
-        """See :meth:`Support.observed`; the outcomes that a row has observed count alike."""
-        found = super().observed(y, known)
-        if known.weights is not None:
-            weights = known.weights.numpy()
-            counted = np.where(~torch.isnan(found).numpy(), weights, 0.0)
-            most = counted.max(1, keepdims=True)
-            what = "value(s) unlike those of the row's other outcomes"
-            remedy = "with covariance='full' give one weight a row, or covariance='diagonal'"
-            bad = (counted > 0) & (counted != most)
-            refuse_cells("row_weights", weights, bad, what, remedy, y.names, y.index)
-        return found
-
     def forward(self, predictor: Tensor, nuisance: Mapping[str, Tensor]) -> dist.TorchDistribution:
         """Normal(predictor, noise_scale) whose draws go together; densities are of each outcome."""
         return CorrelatedNormal(predictor, nuisance["noise_scale"], nuisance[_CHOLESKY])
@@ -96,29 +77,10 @@ class CorrelatedGaussianLikelihood(NormalLikelihood):
         found = super().values_at_nodes({n: v for n, v in values.items() if n != _CHOLESKY}, index)
         return found | {_CHOLESKY: shared.unsqueeze(-3) if self.by_node else shared}
 
-    def expected_log_prob(self, y: Tensor, mean: Tensor, var: Tensor, nuisance: Nuisance) -> Tensor:
-        """Closed form; the parts of the outcomes of a row sum to what the row says."""
-        seen = ~torch.isnan(y)
-        precision, log_norm = self.noise_terms(nuisance, seen, like=mean)
-        residual = torch.where(seen, self.filled(y) - mean, 0.0)
-        pulled = (precision @ residual.unsqueeze(-1)).squeeze(-1)
-        square = residual * pulled + precision.diagonal(dim1=-2, dim2=-1) * var
-        number = seen.sum(-1, keepdim=True).clamp(min=1)
-        return torch.where(seen, log_norm.unsqueeze(-1) / number - 0.5 * square, 0.0)
-
     def noise_terms(
         self, nuisance: Nuisance, seen: Tensor, *, like: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Expected precision of the noise of what was observed, and log density at the mean.
-
-        Args:
-            nuisance: Factors as rows see them.
-            seen: Which outcomes were observed, (n, Q) bool.
-            like: In whose dtype; by default double.
-
-        Returns:
-            (n, Q, Q), zero for what was not observed, and (n,).
-        """
+        """See :meth:`JointNormalLikelihood.noise_terms`."""
         factor, noise = _correlation(nuisance), noise_of(nuisance)
         correlation = factor.correlation if like is None else factor.correlation.to(like)
         inverse, log_det = patterns_inverse(correlation, seen)
@@ -134,24 +96,29 @@ class CorrelatedGaussianLikelihood(NormalLikelihood):
         return _correlation(nuisance).correlation
 
     @torch.no_grad()
-    def learn_correlation(
-        self, nuisance: HyperFactors, at_nodes: Nuisance, sums: JointSums, residuals: Tensor
+    def learn_from_joint(
+        self,
+        nuisance: HyperFactors,
+        residuals: JointResiduals,
+        moments: NodeMoments,
+        *,
+        common: bool = True,
     ) -> None:
-        """Moves the correlation towards its optimum given the residuals of rows.
+        """See :meth:`JointNormalLikelihood.learn_from_joint`.
 
         What was not observed is expected given what was, at the correlation as it is: a step of
         expectation maximisation.
-
-        Args:
-            nuisance: Factors by site name; changed.
-            at_nodes: The same at the nodes of the sums.
-            sums: Of the rows.
-            residuals: Their :meth:`JointSums.residuals`, (M, Q, Q).
         """
+        del moments
+        square, count, nodes, sums, outer = residuals
+        self.learn_from_residuals(nuisance, square, count, nodes, common=common)
+        if not common:
+            return
         factor = _correlation(nuisance)
         now = factor.correlation
-        first = noise_of(at_nodes).mean_power(-1.0).to(now).expand(sums.seen.shape)
-        standard = residuals * first.unsqueeze(-1) * first.unsqueeze(-2)
+        noise = noise_of(self.at_nodes(nuisance, sums.nodes))
+        first = noise.mean_power(-1.0).to(now).expand(sums.seen.shape)
+        standard = outer * first.unsqueeze(-1) * first.unsqueeze(-2)
         told = now @ patterns_inverse(now, sums.seen)[0]  # of all outcomes by those observed
         rest = sums.count.reshape(-1, 1, 1) * (now - told @ now)
         whole = (told @ standard @ told.mT + rest).sum(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pyro.distributions as dist
@@ -108,3 +109,84 @@ class JointNormal(CorrelatedNormal):
         alone = dist.Normal(self.loc, self.scale, validate_args=False).log_prob(self.loc)
         each = alone - 0.5 * (standard * pulled + log_det.unsqueeze(-1) / number)
         return torch.where(self.seen, each, 0.0)
+
+
+def inverse_of_seen(cov: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+    """Inverse covariances of what each row has observed, and their log determinants.
+
+    Args:
+        cov: (*B, N, Q, Q), positive definite.
+        seen: Which outcomes were observed, (N, Q) bool.
+
+    Returns:
+        (*B, N, Q, Q), zero for what was not observed, and (*B, N).
+    """
+    both = seen.unsqueeze(-1) & seen.unsqueeze(-2)
+    var = torch.where(seen, cov.diagonal(dim1=-2, dim2=-1), 1.0)
+    unit = var.rsqrt()
+    scale = unit.unsqueeze(-1) * unit.unsqueeze(-2)
+    alone = torch.diag_embed((~seen).to(cov))
+    factor = torch.linalg.cholesky(torch.where(both, cov * scale, 0.0) + alone)
+    inverse = torch.where(both, torch.cholesky_inverse(factor) * scale, 0.0)
+    log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1) + var.log().sum(-1)
+    return inverse, log_det
+
+
+class FactorNormal(dist.Normal):
+    """Normal outcomes (*B, N, Q) that share factors: draws do, densities are of each alone.
+
+    Args:
+        loc: (*B, N, Q).
+        own: Standard deviations of what each has for itself; broadcasts to it.
+        loadings: By how much each of K standard normal factors moves outcomes, (*B, N, K, Q).
+    """
+
+    def __init__(self, loc: Tensor, own: Tensor, loadings: Tensor) -> None:
+        self.own, self.loadings = own, loadings
+        scale = (own.square() + loadings.square().sum(-2)).sqrt()
+        super().__init__(loc, scale, validate_args=False)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> FactorNormal:
+        """The same with more dimensions to the left."""
+        return FactorNormal(self.loc.expand(batch_shape), self.own, self.loadings)
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        """(*sample_shape, *B, N, Q)."""
+        shape = self._extended_shape(torch.Size(sample_shape))
+        like = {"dtype": self.loc.dtype, "device": self.loc.device}
+        noise = torch.randn(shape, **like)
+        shared = torch.randn(*shape[:-1], 1, self.loadings.shape[-2], **like)
+        return self.loc + self.own * noise + (shared @ self.loadings).squeeze(-2)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """The same without gradients."""
+        with torch.no_grad():
+            return self.rsample(sample_shape)
+
+
+class JointFactorNormal(FactorNormal):
+    """The same, with densities whose sum over the outcomes of a row is that of the row.
+
+    Args:
+        normal: The outcomes.
+        seen: Which were observed, (N, Q) bool; others count nothing.
+    """
+
+    def __init__(self, normal: FactorNormal, seen: Tensor) -> None:
+        super().__init__(normal.loc, normal.own, normal.loadings)
+        self.seen = seen
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> JointFactorNormal:
+        """The same with more dimensions to the left."""
+        return JointFactorNormal(super().expand(batch_shape), self.seen)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """(*B, N, Q)."""
+        own = self.own.square().expand(self.loc.shape)
+        cov = self.loadings.mT @ self.loadings + torch.diag_embed(own)
+        inverse, log_det = inverse_of_seen(cov, self.seen)
+        off = torch.where(self.seen, value - self.loc, 0.0)
+        pulled = (inverse @ off.unsqueeze(-1)).squeeze(-1)
+        number = self.seen.sum(-1, keepdim=True).clamp(min=1)
+        each = log_det.unsqueeze(-1) / number + math.log(2 * math.pi) + off * pulled
+        return torch.where(self.seen, -0.5 * each, 0.0)

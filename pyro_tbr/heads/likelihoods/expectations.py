@@ -15,9 +15,28 @@ _NUISANCE_POINTS = {1: 5, 2: 3}  # over each of so many parameters of the likeli
 _LEAST_SD = 1e-3  # of a predictor whose points rest
 _CHUNK_ELEMENTS = 4_000_000  # rows are taken in chunks of about this many values
 
+
+class OfNodes(NamedTuple):
+    """What rows have of their nodes, in a table that holds each node's once.
+
+    Attributes:
+        table: Of some nodes, (n, ...).
+        index: Which of these each row is at, (N,).
+    """
+
+    table: Tensor
+    index: Tensor  # type: ignore[assignment]
+
+    def of_rows(self) -> Tensor:
+        """Of each row, (N, ...)."""
+        return self.table[self.index]
+
+
+Seen = LogNormalMoments | OfNodes | Tensor  # what rows see of their own
+
 # Factors by site name as rows see them: of all rows, or moments of each row's; and what is known of
 # each row and outcome, (N, Q).
-Nuisance = HyperFactors | Mapping[str, HyperFactor | LogNormalMoments | Tensor]
+Nuisance = HyperFactors | Mapping[str, HyperFactor | Seen]
 
 # Of rows (n,), predictors (P, n, Q) and parameters (T, 1, 1, *shape): values (T, P, n, Q), or what
 # broadcasts to them.
@@ -59,7 +78,7 @@ def _resting(points: Tensor, mean: Tensor, sd: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(rests, points.detach(), points), torch.where(rests, relative, 1.0)
 
 
-def as_dict(nuisance: Nuisance) -> dict[str, HyperFactor | LogNormalMoments | Tensor]:
+def as_dict(nuisance: Nuisance) -> dict[str, HyperFactor | Seen]:
     """The same as a dict, whatever holds it."""
     return {name: cast(HyperFactor, part) for name, part in nuisance.items()}
 
@@ -71,21 +90,28 @@ def factors_of(nuisance: Nuisance) -> dict[str, HyperFactor]:
 
 def row_values(nuisance: Nuisance, rows: Tensor) -> dict[str, Tensor]:
     """What is known of some rows (n,), (n, Q) by name; of a node's own scales their medians."""
-    seen = _seen_by(nuisance, rows).items()
-    return {n: p.loc.exp() if isinstance(p, LogNormalMoments) else p for n, p in seen}
+    found = {}
+    for name, part in _seen_by(nuisance, rows).items():
+        if isinstance(part, LogNormalMoments):
+            found[name] = part.loc.exp()
+        else:
+            found[name] = part.of_rows() if isinstance(part, OfNodes) else part
+    return found
 
 
-def of_rows(nuisance: Nuisance, rows: Tensor) -> dict[str, HyperFactor | LogNormalMoments | Tensor]:
+def of_rows(nuisance: Nuisance, rows: Tensor) -> dict[str, HyperFactor | Seen]:
     """The factors as some rows (n,) see them."""
     return {**factors_of(nuisance), **_seen_by(nuisance, rows)}
 
 
-def _seen_by(nuisance: Nuisance, rows: Tensor) -> dict[str, LogNormalMoments | Tensor]:
+def _seen_by(nuisance: Nuisance, rows: Tensor) -> dict[str, Seen]:
     """What each row has of its own, of some rows (n,)."""
-    found: dict[str, LogNormalMoments | Tensor] = {}
+    found: dict[str, Seen] = {}
     for name, part in nuisance.items():
         if isinstance(part, LogNormalMoments):
             found[name] = LogNormalMoments(*(value[rows] for value in part))
+        elif isinstance(part, OfNodes):
+            found[name] = OfNodes(part.table, part.index[rows])
         elif isinstance(part, Tensor):
             found[name] = part[rows]
     return found

@@ -89,9 +89,9 @@ class MixedLikelihood(Likelihood):
             resolved = part.resolved(some, known)
             if resolved.correlated:
                 raise DataError(
-                    f"covariance='full' for {listed(some)} beside outcomes of other kinds: "
-                    "noise goes together where all outcomes have that likelihood; give it as "
-                    "likelihood=GaussianLikelihood(covariance='full'), or leave covariance out"
+                    f"{resolved.because} for {listed(some)} beside outcomes of other kinds: noise "
+                    "goes together where all outcomes have that likelihood; give one "
+                    f"likelihood=GaussianLikelihood for all, or {resolved.instead}"
                 )
             found.append(_Group(resolved, torch.tensor(columns), {}))
         return found

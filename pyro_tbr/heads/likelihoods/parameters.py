@@ -18,6 +18,11 @@ class Parameters(Described):
 
     by_node: bool = False
 
+    @property
+    def moves_at_nodes(self) -> bool:
+        """Something of it is a node's own and follows the node's weights, whatever is held."""
+        return self.by_node
+
     def factors(self) -> dict[str, HyperFactor]:
         """A new factor of q for each of its parameters, by site name."""
         return {hyper.name: hyper.factor() for hyper in self.hyperparameters()}
