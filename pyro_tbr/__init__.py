@@ -35,7 +35,7 @@ from pyro_tbr.heads.tree_guide import TreeGuide
 from pyro_tbr.inference import FitOptions, TreeELBO, average_bases, choose_latent_dim, fit
 from pyro_tbr.io.anndata import from_anndata, to_anndata
 from pyro_tbr.io.treedata import to_treedata
-from pyro_tbr.models import TreeModel
+from pyro_tbr.models import LatentBasis, PolynomialBasis, SplineBasis, TreeModel
 from pyro_tbr.posterior import NewLeaf, Posterior, Prediction, load, sample_posterior
 from pyro_tbr.tree import Tree
 
@@ -54,18 +54,21 @@ __all__ = [
     "Guide",
     "HorseshoePrior",
     "IdentificationWarning",
+    "LatentBasis",
     "MeanFieldGuide",
     "ModelWarning",
     "NegativeBinomialLikelihood",
     "OrdinalLikelihood",
     "NewLeaf",
     "PoissonLikelihood",
+    "PolynomialBasis",
     "Posterior",
     "Prediction",
     "RowTerms",
     "ShapeError",
     "Simulation",
     "SpikeSlabPrior",
+    "SplineBasis",
     "StudentTLikelihood",
     "TbrError",
     "TrainingError",

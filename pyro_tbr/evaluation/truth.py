@@ -113,7 +113,8 @@ def true_changes(simulation: Simulation, posterior: Posterior) -> pd.DataFrame:
         posterior: A fit to some of its rows, on its tree.
 
     Returns:
-        The rows of ``posterior.deltas()``: parent, child, latent, outcome, change (bool), and
+        The rows of ``posterior.deltas()`` (of latents alone, where a basis has curves of them):
+        parent, child, latent, outcome, change (bool), and
         informed (bool): whether there are data below the arc and the latent is not constant,
         without which no fit can know.
 
@@ -125,9 +126,10 @@ def true_changes(simulation: Simulation, posterior: Posterior) -> pd.DataFrame:
     match = match_latents(simulation.z, posterior.encode(simulation.x))
     intercept = simulation.intercept_deltas if posterior.model.intercept else None
     gates = match_gates(simulation.gates, match, posterior.model.latent_dim, intercept)
-    informed = torch.from_numpy(posterior.informed_changes)[..., None].expand(gates.shape)
+    known = posterior.informed_changes[:, posterior.gate_places]
+    informed = torch.from_numpy(known)[..., None].expand(gates.shape)
     columns = {"change": torch.from_numpy(gates), "informed": informed}
-    return long_table(posterior.tree, columns, posterior.latent_names, posterior.outcome_names)
+    return long_table(posterior.tree, columns, posterior.gate_names, posterior.outcome_names)
 
 
 def credible_set_coverage(sets: pd.DataFrame, truth: pd.DataFrame) -> CredibleSetCoverage:

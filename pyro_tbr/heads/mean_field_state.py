@@ -27,6 +27,11 @@ class MeanFieldState(Guide):
     def __init__(self, head: Any, informed_nodes: Tensor | None = None) -> None:
         super().__init__(head, informed_nodes)
         prior = self.head.prior
+        if prior.groups is not None:
+            raise DataError(
+                f"{type(self).__name__} takes gates as independent, and those of the functions of "
+                "a basis are one: fit with guide='tree', or leave basis out"
+            )
         if prior.all_or_none:
             raise DataError(
                 f"{prior!r}: {type(self).__name__} takes the outcomes' gates as independent, so "

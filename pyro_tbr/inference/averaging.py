@@ -237,6 +237,11 @@ def _check(posterior: Posterior, max_bases: int, max_gap: float) -> None:
         raise DataError(
             "this posterior is an average over bases already: give the one that fit() returned"
         )
+    if posterior.model.basis is not None:
+        raise DataError(
+            "average_bases: curves of a latent are those of one basis of the latents; use the "
+            "posterior itself, or fit a model without basis="
+        )
     if LATENT_NOISE_SITE in guide.nuisance:
         raise DataError(
             "average_bases: with latent_noise the noise of the latents is that of one basis; use "

@@ -107,7 +107,8 @@ def chosen_latent_dim(
     )  # fmt: skip
     if latent_dims is None:
         latent_dims = range(1, min(_MOST_LATENTS, prepared.schema.num_features) + 1)
-    largest = model.with_latent_dim(max(latent_dims))
+    # By outcomes that are linear in the latents: curves are of latents that were found so.
+    largest = model.without_basis().with_latent_dim(max(latent_dims))
     built = prepared.built(largest)
     generator = torch.Generator().manual_seed(seed)
     with (

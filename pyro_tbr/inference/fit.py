@@ -21,6 +21,7 @@ from pyro_tbr.heads.guide import Guide
 from pyro_tbr.heads.likelihoods.scaling import Scaling
 from pyro_tbr.inference.checkpoint import Checkpoint, digest, part, seed_in
 from pyro_tbr.inference.choosing import chosen_latent_dim
+from pyro_tbr.inference.curves import curved
 from pyro_tbr.inference.encoder.rows import StandardRows
 from pyro_tbr.inference.options import FitOptions
 from pyro_tbr.inference.preparing import Prepared, prepare, torch_settings
@@ -33,6 +34,7 @@ from pyro_tbr.posterior import LatentDimChoice, ModelCheck, Posterior
 from pyro_tbr.posterior.checking import checked, some_rows
 from pyro_tbr.progress import aside, stage, step, working
 
+_CURVES = 50.0  # time of the weights of curves, where a fit without takes 100
 _PATIENCE = 2  # numbers no better than the best before, after which no more are tried
 
 
@@ -163,6 +165,7 @@ def _identity(
         "latent_dim": chosen,
         "encoder": encoder if isinstance(encoder, str) else type(encoder).__name__,
         "intercept": str(model.intercept),
+        "basis": repr(model.basis_spec),
         "likelihood": repr(model.likelihood),
         "prior": repr(model.prior_spec),
         "values of the prior": digest(model.prior_spec.description),
@@ -198,7 +201,11 @@ def _fitted(
     make_guide(guide, built, standard, options)  # refuses early
     with torch_settings(built, seed, options.num_threads):
         task = Task(built, guide, options, generator, schema.outcome_names, checkpoint)
-        fitted = run(task, standard) if start is None else go_on(task, standard, start)
+        if model.basis_spec is not None:
+            linear = replace(task, model=prepared.built(model.without_basis()))
+            fitted = curved(task, run(linear, standard), standard)
+        else:
+            fitted = run(task, standard) if start is None else go_on(task, standard, start)
     counts = torch.bincount(rows.env_index, minlength=model.tree.num_nodes)
     fitted.model.num_rows = len(standard)
     report = replace(fitted.report, seed=seed, options=dict(vars(options)))
@@ -230,11 +237,13 @@ def _plan(model: TreeModel, start: Posterior | None) -> Mapping[str, float]:
     if start is not None:
         return {"dense stage": 10, "honest latents": 20, "sparse stage": 65, "checks": 5}
     if model.encoder_spec == "identity":
-        return {"dense stage": 5, "reference point": 7, "sparse stage": 83, "checks": 5}
+        found = {"dense stage": 5.0, "reference point": 7.0, "sparse stage": 83.0, "checks": 5.0}
+        return found if model.basis_spec is None else found | {"curves": 3 * _CURVES}
     found = {"number of latents": 25.0} if model.chooses_latent_dim else {}
     shares = (12, 12, 52, 22, 2) if model.encoder_spec == "linear" else (38, 46, 8, 6, 2)
     names = "dense stage", "honest latents", "rotation", "sparse stage", "checks"
-    return found | dict(zip(names, shares, strict=True))
+    found |= dict(zip(names, shares, strict=True))
+    return found if model.basis_spec is None else found | {"curves": _CURVES}
 
 
 @torch.no_grad()

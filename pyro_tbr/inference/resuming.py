@@ -40,6 +40,11 @@ def check_start(
     if not isinstance(start, Posterior):
         raise DataError(f"start must be a pyro_tbr.Posterior, got {type(start).__name__}")
     theirs = start.model
+    if theirs.basis is not None or model.basis_spec is not None:
+        raise DataError(
+            "start together with a basis: curves are placed by the latents of their own fit; leave "
+            "start out, or give models without a basis"
+        )
     if start.tree != model.tree:
         own = set(model.tree.nodes)
         other = tuple(node for node in start.tree.nodes if node not in own)

@@ -14,10 +14,10 @@ from pyro_tbr.heads.tree_state import TreeState
 from pyro_tbr.inference.checkpoint import Checkpoint, Part, part
 from pyro_tbr.inference.encoder.alternating import SVI_STEPS, alternate, has_closed_form
 from pyro_tbr.inference.encoder.cross_fit import is_trained
-from pyro_tbr.inference.encoder.dense_stage import DenseFit
+from pyro_tbr.inference.encoder.dense_stage import DenseFit, Recipe
 from pyro_tbr.inference.encoder.following import follow
 from pyro_tbr.inference.encoder.latents import align, as_kept
-from pyro_tbr.inference.encoder.rows import PreparedRows, StandardRows
+from pyro_tbr.inference.encoder.rows import StandardRows
 from pyro_tbr.inference.encoder.training import GUIDE_LR, FitTrace, Schedule, train
 from pyro_tbr.inference.options import FitOptions
 from pyro_tbr.models import LinearEncoder, TreeModel
@@ -95,7 +95,7 @@ def _trained(
         settle(task, guide, model.design(z), rows, rough=stays)
 
     def trained() -> FitTrace:
-        return _encoder(task, model, guide, rows.prepared(model.encoder), reference)
+        return train_encoder(task, model, guide, rows, reference.recipe)
 
     with stage("first weights", total=1):
         part(task.checkpoint, "first weights", settled, described, restored)
@@ -103,35 +103,43 @@ def _trained(
         before = as_kept(model.encoder(rows.x))
     with stage("encoder", total=1):
         trace = part(task.checkpoint, "encoder of changes", trained, described, restored)
-    rows.holding.agree(model.encoder)
-    with torch.no_grad():
-        after = model.encoder(rows.x)
-        spread = after.std(0)
-        spread = torch.where(spread > 0, spread, 1.0)
-        model.encoder.set_output(after.mean(0), torch.diag(1 / spread))
-        z = align(before, as_kept(model.encoder(rows.x)), z)
+    z = moved_along(model, rows, before, z)
     design = model.design(z)
     with stage("last weights", total=1):
         return settle(task, guide, design, rows, last=True), design, trace
 
 
-def _encoder(
-    task: Task, model: TreeModel, guide: Guide, data: PreparedRows, reference: DenseFit
+@torch.no_grad()
+def moved_along(model: TreeModel, rows: StandardRows, before: Tensor, z: Tensor) -> Tensor:
+    """Honest latents (N, K) moved as an encoder's own have, which are standardised anew.
+
+    ``before`` are the encoder's latents as they were when ``z`` went with them.
+    """
+    rows.holding.agree(model.encoder)
+    after = model.encoder(rows.x)
+    spread = after.std(0)
+    spread = torch.where(spread > 0, spread, 1.0)
+    model.encoder.set_output(after.mean(0), torch.diag(1 / spread))
+    return align(before, as_kept(model.encoder(rows.x)), z)
+
+
+def train_encoder(
+    task: Task, model: TreeModel, guide: Guide, rows: StandardRows, recipe: Recipe
 ) -> FitTrace:
     """Training of the encoder, in closed form where it has one, else by SVI.
 
     A guide that is exact along the tree stays as it is meanwhile.
     """
-    steps = task.options.sparse_steps
-    if isinstance(guide, TreeState) and has_closed_form(model, data):
-        decay = _ENCODER_LR_SHARE * reference.recipe.decay * reference.recipe.lr * SVI_STEPS
+    data, steps = rows.prepared(model.encoder), task.options.sparse_steps
+    if isinstance(guide, TreeState) and model.basis is None and has_closed_form(model, data):
+        decay = _ENCODER_LR_SHARE * recipe.decay * recipe.lr * SVI_STEPS
         return alternate(model, guide, data, steps, part=_PART, decay=decay, moves_weights=False)
     schedule = Schedule(
         steps=steps,
         batch_size=min(task.options.batch_size, len(data)),
-        encoder_lr=_ENCODER_LR_SHARE * reference.recipe.lr,
+        encoder_lr=_ENCODER_LR_SHARE * recipe.lr,
         guide_lr=_ENCODER_LR_SHARE * GUIDE_LR,
-        encoder_decay=reference.recipe.decay,
+        encoder_decay=recipe.decay,
     )
     if isinstance(guide, TreeState) and model.likelihood.exact:
         return follow(model, guide, data, schedule, task.generator, moves_weights=False)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyro_tbr.heads import Guide, Statistics
 from pyro_tbr.inference.encoder.cross_fit import honest_latents, optimism, stratified_folds
-from pyro_tbr.inference.encoder.dense_stage import DenseFit, DenseStage
+from pyro_tbr.inference.encoder.dense_stage import DenseFit, DenseStage, Recipe
 from pyro_tbr.inference.encoder.rows import StandardRows
 from pyro_tbr.inference.encoder.training import FitTrace, trace_table
 from pyro_tbr.inference.rotating import ROTATION, rotated
@@ -34,6 +34,7 @@ class Fitted(NamedTuple):
     stats: Statistics
     design: Tensor
     report: FitReport
+    recipe: Recipe | None = None  # of an encoder that was trained
 
 
 def run(task: Task, rows: StandardRows) -> Fitted:
@@ -80,7 +81,7 @@ def run(task: Task, rows: StandardRows) -> Fitted:
         alternatives=found.others.basis,
         alternative_evidence=found.other_evidence,
     )
-    return Fitted(model, guide, stats, design, report)
+    return Fitted(model, guide, stats, design, report, reference.recipe)
 
 
 @torch.no_grad()

@@ -50,6 +50,7 @@ class _TreeEstimator(TransformerMixin, BaseEstimator):
         likelihood: Any = None,
         encoder: Any = "linear",
         prior: Any = None,
+        basis: Any = None,
         intercept: bool = True,
         guide: Any = "tree",
         seed: int | None = 0,
@@ -65,6 +66,7 @@ class _TreeEstimator(TransformerMixin, BaseEstimator):
         self.likelihood = likelihood
         self.encoder = encoder
         self.prior = prior
+        self.basis = basis
         self.intercept = intercept
         self.guide = guide
         self.seed = seed
@@ -96,6 +98,7 @@ class _TreeEstimator(TransformerMixin, BaseEstimator):
             prior=self.prior,
             likelihood=likelihood,
             intercept=self.intercept,
+            basis=self.basis,
         )
         self.posterior_: Posterior = fit(
             model,

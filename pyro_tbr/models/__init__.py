@@ -4,6 +4,7 @@ Encoders are given as descriptions and built by the model for its sizes; a built
 parameters and buffers.
 """
 
+from pyro_tbr.models.basis import LatentBasis, PolynomialBasis, SplineBasis
 from pyro_tbr.models.encoders import (
     Encoder,
     IdentityEncoder,
@@ -16,8 +17,11 @@ from pyro_tbr.models.tree_model import TreeModel
 __all__ = [
     "Encoder",
     "IdentityEncoder",
+    "LatentBasis",
     "LinearEncoder",
     "MLPEncoder",
     "ModuleEncoder",
+    "PolynomialBasis",
+    "SplineBasis",
     "TreeModel",
 ]

@@ -18,6 +18,7 @@ from pyro_tbr.heads.likelihoods import LIKELIHOODS, Likelihood, MixedLikelihood
 from pyro_tbr.heads.local_params import LocalParamsModule
 from pyro_tbr.heads.priors import ArcPrior, SpikeSlabPrior
 from pyro_tbr.heads.rows import RowTerms
+from pyro_tbr.models.basis import BASES, LatentBasis, basis_of
 from pyro_tbr.models.encoders import (
     ENCODERS,
     Encoder,
@@ -48,6 +49,10 @@ class TreeModel(LocalParamsModule):
     :class:`HorseshoePrior` and :class:`GaussianPrior`; the gates of :class:`SpikeSlabPrior` are 0
     or 1, which they cannot move: that is what ``fit`` and ``sample_posterior`` are for.
 
+    With a ``basis`` outcomes are curves of the latents: each latent has several functions of its
+    own, see :class:`~pyro_tbr.models.basis.LatentBasis`, whose weights change together along an
+    arc or not at all.
+
     Args:
         tree: The environments.
         latent_dim: K; ``None``: :func:`~pyro_tbr.fit` chooses it, see
@@ -59,10 +64,15 @@ class TreeModel(LocalParamsModule):
         intercept: One more latent that is always 1, with sparse deltas of its own.
         num_features: D; where absent, :meth:`build` or ``fit`` sets it.
         num_outcomes: Q; likewise.
+        basis: Functions of each latent that outcomes are linear in: ``"spline"``,
+            ``"polynomial"``, a :class:`LatentBasis` such as ``SplineBasis(5)`` or one of your own;
+            ``None``: the latent itself. Latents that are learnt are found by their slopes, so
+            effects that are no line at all, such as a square around zero, need known latents.
 
     Attributes:
         head: Weights on the tree given a design, once built.
         encoder: From features to latents, once built.
+        basis: The built basis; ``None`` without one.
 
     Source:
         Tree-based regularization: arXiv 2405.20482.
@@ -78,6 +88,7 @@ class TreeModel(LocalParamsModule):
         intercept: bool = True,
         num_features: int | None = None,
         num_outcomes: int | None = None,
+        basis: str | LatentBasis | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(tree, Tree):
@@ -105,10 +116,14 @@ class TreeModel(LocalParamsModule):
         prior = SpikeSlabPrior() if prior is None else prior
         priors = "a prior: SpikeSlabPrior(), HorseshoePrior() or GaussianPrior()"
         check_known(prior, {}, ArcPrior, "prior", priors)
+        if basis is not None:
+            check_known(basis, BASES, LatentBasis, "basis", "a basis such as SplineBasis(5)")
         if latent_dim is None:
             check_choosable(encoder, num_features, num_outcomes)
         # In a tuple: descriptions are no part of what is trained, moved or saved.
         self._specs = (encoder, prior, likelihood)
+        self._basis_spec = (basis,)
+        self.basis: LatentBasis | None = None
         self.num_features: int | None = None
         self.num_outcomes: int | None = None
         self._feature_names: tuple[str, ...] = ()  # where they name the latents
@@ -147,12 +162,19 @@ class TreeModel(LocalParamsModule):
 
     def with_latent_dim(self, latent_dim: int) -> TreeModel:
         """The same model with another K, not built yet."""
-        return TreeModel(self.tree, latent_dim, *self._specs, self.intercept)
+        return TreeModel(self.tree, latent_dim, *self._specs, self.intercept, basis=self.basis_spec)
 
     def with_tree(self, tree: Tree, prior: ArcPrior) -> TreeModel:
         """The same model on another tree with a prior for it, not built yet."""
         encoder, _, likelihood = self._specs
-        return TreeModel(tree, self._latent_dim, encoder, prior, likelihood, self.intercept)
+        return TreeModel(
+            tree, self._latent_dim, encoder, prior, likelihood, self.intercept,
+            basis=self.basis_spec,
+        )  # fmt: skip
+
+    def without_basis(self) -> TreeModel:
+        """The same model of outcomes that are linear in the latents, not built yet."""
+        return TreeModel(self.tree, self._latent_dim, *self._specs, self.intercept)
 
     @property
     def encoder_spec(self) -> str | nn.Module:
@@ -170,19 +192,41 @@ class TreeModel(LocalParamsModule):
         return self._specs[2]
 
     @property
+    def basis_spec(self) -> str | LatentBasis | None:
+        """The basis as it was given."""
+        return self._basis_spec[0]
+
+    @property
+    def num_curves(self) -> int:
+        """Functions of each latent beside itself, B - 1."""
+        basis = basis_of(self.basis_spec)
+        return 0 if basis is None else basis.num_curves
+
+    @property
     def num_weights(self) -> int:
-        """W: latents, and the intercept where there is one."""
-        return self.latent_dim + self.intercept
+        """W: latents, their curves, and the intercept where there is one."""
+        return self.latent_dim * (1 + self.num_curves) + self.intercept
+
+    @property
+    def latent_of(self) -> tuple[int, ...] | None:
+        """Of which latent each weight is, the intercept's number K; ``None`` without a basis."""
+        if not self.num_curves:
+            return None
+        latents = range(self.latent_dim)
+        curves = [k for k in latents for _ in range(self.num_curves)]
+        return (*latents, *curves, *([self.latent_dim] if self.intercept else []))
 
     @property
     def weight_names(self) -> tuple[str, ...]:
         """``z0``, ``z1``, ..., then ``intercept`` where there is one.
 
         Latents that are the features bear their names, where all of these are text and none is
-        ``"intercept"``.
+        ``"intercept"``. Curves of a basis are between them, ``z0.curve1``, ...
         """
         latents = self._feature_names or tuple(f"z{k}" for k in range(self.latent_dim))
-        return (*latents, INTERCEPT) if self.intercept else latents
+        numbers = range(1, self.num_curves + 1)
+        curves = tuple(f"{latent}.curve{number}" for latent in latents for number in numbers)
+        return (*latents, *curves, *([INTERCEPT] if self.intercept else []))
 
     @property
     def prior(self) -> ArcPrior:
@@ -256,13 +300,24 @@ class TreeModel(LocalParamsModule):
             root_loc=root_loc,
             standard_error=standard_error,
             predictor_scale=likelihood.predictor_scale,
+            latent_of=self.latent_of,
         )
+        basis = basis_of(self.basis_spec)
+        if basis is not None and likelihood.by_weights:
+            raise DataError(
+                f"basis={self.basis_spec!r} together with latent_noise: noise of a latent is "
+                "integrated out where outcomes are linear in it; leave one of the two out"
+            )
+        self.basis = None if basis is None else basis.build(latent_dim, latent_units)
         self.head = Head(self.tree, prior, likelihood)
         return self
 
     def design(self, z: Tensor) -> Tensor:
-        """Latents (N, K) with the intercept's 1 behind them: (N, W)."""
-        return torch.cat([z, z.new_ones(*z.shape[:-1], 1)], dim=-1) if self.intercept else z
+        """Latents (N, K), their curves and the intercept's 1 behind them: (N, W)."""
+        parts = [z] if self.basis is None else [z, self.basis(z)]
+        if self.intercept:
+            parts.append(z.new_ones(*z.shape[:-1], 1))
+        return torch.cat(parts, dim=-1) if len(parts) > 1 else z
 
     def __repr__(self) -> str:
         latents = (
@@ -275,6 +330,8 @@ class TreeModel(LocalParamsModule):
             f"prior: {self.prior_spec!r}",
             f"likelihood: {likelihood_of(self.likelihood_spec)!r}",
         ]
+        if self.basis_spec is not None:
+            parts.append(f"basis: {basis_of(self.basis_spec)!r}")
         if self.num_features is None:
             parts.append("not built yet: fit, or model.build(num_features, num_outcomes), does it")
         else:

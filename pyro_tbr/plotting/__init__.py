@@ -11,6 +11,7 @@ Install matplotlib with ``pip install pyro-tbr[plot]``.
 
 from pyro_tbr.plotting.calibration import plot_coverage, plot_reliability
 from pyro_tbr.plotting.choices import plot_latent_dims, plot_trees
+from pyro_tbr.plotting.curves import plot_curves
 from pyro_tbr.plotting.drawn_tree import plot_tree
 from pyro_tbr.plotting.effects import plot_effect, plot_effects, plot_loadings
 from pyro_tbr.plotting.history import plot_history
@@ -20,6 +21,7 @@ from pyro_tbr.plotting.predictive_check import plot_predictive_check
 
 __all__ = [
     "plot_coverage",
+    "plot_curves",
     "plot_effect",
     "plot_effects",
     "plot_history",

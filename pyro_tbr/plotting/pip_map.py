@@ -40,9 +40,9 @@ def plot_pips(
     """
     tree = posterior.tree
     pips, of_outcome = pick_outcome(posterior, inclusion(posterior), outcome)
-    pips = np.where(posterior.weights_that_exist, pips, np.nan)
+    pips = np.where(posterior.weights_that_exist[posterior.gate_places], pips, np.nan)
     rows = tree_layout(tree).order[1:] - 1
-    names = posterior.latent_names
+    names = posterior.gate_names
     labels = [text.node_text(tree, tree.nodes[arc + 1]) for arc in rows]
     longest = max(map(len, labels)) * text.WIDTH * 8 / 72  # inches
     width = float(np.clip(0.5 * len(names) + 2.6 + longest, 4.2, 14.0))

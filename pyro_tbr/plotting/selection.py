@@ -55,7 +55,7 @@ def _place(names: tuple[Hashable, ...], wanted: Hashable, argument: str) -> int:
 
 @torch.no_grad()
 def inclusion(posterior: Posterior) -> NDArray[np.float64]:
-    """PIPs (A, W, Q) of a prior that has gates.
+    """PIPs (A, G, Q) of a prior that has gates, a latent's curves with the latent.
 
     Raises:
         DataError: It has none, so every PIP is 1 and a plot of them would say nothing.
@@ -66,7 +66,8 @@ def inclusion(posterior: Posterior) -> NDArray[np.float64]:
             "values=, one number from 0 to 1 an arc, such as those of "
             "posterior.exceedance(threshold) for one latent"
         )
-    return posterior.guide.delta_moments().inclusion.cpu().double().numpy()
+    pips = posterior.guide.delta_moments().inclusion[:, posterior.gate_places]
+    return pips.cpu().double().numpy()
 
 
 def pick_outcome(
@@ -93,7 +94,7 @@ def arc_pips(
 ) -> tuple[NDArray[np.float64], tuple[str, str]]:
     """A PIP for every arc, (A,), of what a user asks for, with words for latent and outcome."""
     names = posterior.outcome_names
-    if latent in (ANY, ANY_SLOPE) and latent not in posterior.latent_names:
+    if latent in (ANY, ANY_SLOPE) and latent not in posterior.gate_names:
         inclusion(posterior)  # refuses priors without
         which = None if outcome is None else names[outcome_place(posterior, outcome)]
         some = "any outcome" if which is None else str(which)
@@ -101,7 +102,7 @@ def arc_pips(
         found = posterior.arc_pips(which)[latent].to_numpy()
         return found, (what, some if len(names) > 1 else "")
     pips, of_outcome = pick_outcome(posterior, inclusion(posterior), outcome)
-    found, of_latent = pick(posterior.latent_names, pips, latent, "latent")
+    found, of_latent = pick(posterior.gate_names, pips, latent, "latent")
     return found, (of_latent, of_outcome)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -31,8 +32,8 @@ def arc_pip_table(view: PosteriorView, outcome: Hashable) -> pd.DataFrame:
             "whichever"
         )
     found = _inclusion(view, chosen)
-    columns = names_index([*view.latent_names, ANY_SLOPE, ANY], "latent")
-    parts = [found.each, found.slopes.unsqueeze(-1), found.every.unsqueeze(-1)]
+    columns = names_index([*view.gate_names, ANY_SLOPE, ANY], "latent")
+    parts = [found.each[:, view.gate_places], found.slopes.unsqueeze(-1), found.every.unsqueeze(-1)]
     values = torch.cat(parts, -1).cpu().double().clamp(0, 1).numpy()
     return pd.DataFrame(values, index=arc_index(view.tree), columns=columns)
 
@@ -47,5 +48,7 @@ def slope_inclusion(view: PosteriorView) -> Tensor:
 def _inclusion(view: PosteriorView, outcomes: list[int]) -> ArcInclusion:
     """See ``Guide.arc_inclusion``."""
     where = view.guide.informed_arcs.device
-    exists = torch.from_numpy(view.weights_that_exist).to(where)
+    real = np.zeros_like(view.weights_that_exist)
+    real[view.gate_places] = view.weights_that_exist[view.gate_places]
+    exists = torch.from_numpy(real).to(where)
     return view.guide.arc_inclusion(torch.tensor(outcomes, device=where), exists)

@@ -24,10 +24,11 @@ class ChangeAnswers(PosteriorView):
 
         Returns:
             Rows (parent, child), columns latents; with several outcomes (outcome, latent). For a
-            prior without gates (horseshoe, Gaussian) every change is included: 1.
+            prior without gates (horseshoe, Gaussian) every change is included: 1. With a basis
+            that of a latent is of all its functions, which change together.
         """
-        pips = self.guide.delta_moments().inclusion
-        return tables.pip_table(self.tree, pips, self.latent_names, self.outcome_names)
+        pips = self.guide.delta_moments().inclusion[:, self.gate_places]
+        return tables.pip_table(self.tree, pips, self.gate_names, self.outcome_names)
 
     def arc_pips(self, outcome: Hashable = None) -> pd.DataFrame:
         """Probability that a latent's effect changed along an arc for some outcome.
@@ -66,7 +67,8 @@ class ChangeAnswers(PosteriorView):
             draws (their seed their own), for others in closed form. A PIP is no p-value, and PIPs
             summed over arcs are an expected number of changes, not the probability of one: see
             :meth:`path_pips`. A change of the intercept is that at the latents' reference point:
-            their mean where they are learnt or were centred, not where all are 0.
+            their mean where they are learnt or were centred, not where all are 0. With a basis
+            there are rows for the curves of each latent too, with the latent's PIP.
         """
         return tables.deltas(self, level)
 
@@ -87,8 +89,8 @@ class ChangeAnswers(PosteriorView):
         """
         require_gates(self, "path_pips()")
         arcs = torch.tensor(self.tree.path(node), dtype=torch.int64)
-        value = self.guide.path_inclusion(arcs).cpu().numpy()
-        index = tables.names_index(self.latent_names, "latent")
+        value = self.guide.path_inclusion(arcs)[self.gate_places].cpu().numpy()
+        index = tables.names_index(self.gate_names, "latent")
         outcomes = tables.names_index(self.outcome_names, "outcome")
         table = pd.DataFrame(value, index=index, columns=outcomes)
         return table.iloc[:, 0].rename("path_pip") if len(outcomes) == 1 else table
@@ -127,8 +129,10 @@ class ChangeAnswers(PosteriorView):
         Returns:
             Rows and columns of :meth:`deltas`, surest first; ``fdr``: the level of the list down
             to this row; ``determined``: whether the row's latent is (of an intercept always), as
-            a PIP of another is that of one of several solutions. The last row's, the realised
-            level, is in ``.attrs["fdr"]``, what :meth:`identification` says in a sentence in
+            a PIP of another is that of one of several solutions. With a basis a row a latent, and
+            ``size``: by how much its curve changes, as a root mean square over the rows of the fit
+            (``mean`` is the change of its slope alone). The last row's, the realised level, is in
+            ``.attrs["fdr"]``, what :meth:`identification` says in a sentence in
             ``.attrs["verdict"]``.
         """
         with querying("select"):

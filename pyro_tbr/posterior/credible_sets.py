@@ -90,7 +90,8 @@ def credible_set_table(
         gates = {int(tree): drawn[..., place] for place, tree in enumerate(trees)}
     labels = [view.tree.arcs[arc] for arc in arcs.tolist()]
     rows = []
-    for k, latent in enumerate(view.latent_names):
+    for k in view.gate_places:
+        latent = view.latent_names[k]
         for q, outcome in enumerate(view.outcome_names):
             tree = k * len(view.outcome_names) + q
             found = []

@@ -21,6 +21,7 @@ from pyro_tbr.heads.likelihoods.scaling import Scaling
 from pyro_tbr.heads.priors import ArcPrior
 from pyro_tbr.heads.registry import registered
 from pyro_tbr.models import Encoder, ModuleEncoder, TreeModel
+from pyro_tbr.models.basis import LatentBasis
 from pyro_tbr.models.encoders import ENCODERS, PreparedEncoder
 from pyro_tbr.posterior.plain import to_plain
 from pyro_tbr.tree import Tree
@@ -48,6 +49,8 @@ def describe_model(model: TreeModel) -> dict[str, Any]:
         "encoder": _describe_encoder(model.encoder_spec),
         "prior": _describe_part(model.prior_spec, ArcPrior, "prior"),
         "likelihood": _describe_part(model.likelihood_spec, Likelihood, "likelihood"),
+        "basis": _describe_basis(model.basis_spec),
+        "basis_state": None if model.basis is None else dict(model.basis.state_dict()),
         "num_components": getattr(model.encoder, "num_components", None),
         "encoder_state": dict(model.encoder.state_dict()),
         "prior_state": dict(model.prior.state_dict()),
@@ -66,6 +69,11 @@ def _describe_encoder(spec: str | nn.Module) -> str | dict[str, Any]:
     names = ("num_features", "latent_dim", "num_components", "hidden")
     arguments = {name: getattr(spec, name) for name in names if hasattr(spec, name)}
     return {"class": type(spec).__name__, "arguments": arguments, "state": dict(spec.state_dict())}
+
+
+def _describe_basis(spec: str | LatentBasis | None) -> Any:
+    """Its name, or class and arguments; ``None`` without one."""
+    return None if spec is None else _describe_part(spec, LatentBasis, "basis")
 
 
 def _describe_part(spec: Any, base: type, argument: str) -> Any:
@@ -185,6 +193,7 @@ def model_of(
         prior=_made(parts["prior"], ArcPrior),
         likelihood=_made(_likelihood_of(parts), Likelihood),
         intercept=parts["intercept"],
+        basis=None if parts.get("basis") is None else _made(parts["basis"], LatentBasis),
     )
     model.build(
         schema.num_features,
@@ -203,6 +212,8 @@ def model_of(
         raise DataError(f"encoder does not fit the one in {path!r}: {error}") from error
     model.prior.load_state_dict(parts["prior_state"], assign=True)  # dtypes included
     model.likelihood.load_state_dict(parts["likelihood_state"], assign=True)
+    if model.basis is not None:
+        model.basis.load_state_dict(parts["basis_state"], assign=True)
     return model
 
 

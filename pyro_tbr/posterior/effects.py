@@ -45,7 +45,7 @@ def effect_table(
     """See ``Posterior.effects``."""
     check_level(level)
     places, names = features_asked(view, features)
-    at = _nodes_asked(view, nodes)
+    at = nodes_asked(view, nodes)
     _check_size(len(at), len(names), view, "nodes=")
     loadings = _loadings(view, x, per)[places]
     moments = []
@@ -213,7 +213,7 @@ def features_asked(view: PosteriorView, features: Any) -> tuple[list[int], tuple
     return [place[name] for name in wanted], tuple(wanted)
 
 
-def _nodes_asked(view: PosteriorView, nodes: Any) -> Tensor:
+def nodes_asked(view: PosteriorView, nodes: Any) -> Tensor:
     """Places of the nodes asked for, (n,); ``None``: all."""
     if nodes is None:
         return torch.arange(view.tree.num_nodes)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
 import pandas as pd
 
+from pyro_tbr.posterior.curves import curve_table
 from pyro_tbr.posterior.effects import effect_change_table, effect_table, loading_table
 from pyro_tbr.posterior.view import PosteriorView
 
@@ -35,6 +37,39 @@ class FeatureAnswers(PosteriorView):
         """
         return loading_table(self, x, per)
 
+    def curves(
+        self,
+        latent: Hashable = None,
+        nodes: Any = None,
+        at: Any = None,
+        *,
+        num_points: int = 25,
+        level: float = 0.9,
+    ) -> pd.DataFrame:
+        """What a latent adds to each outcome along its values, of a model with a ``basis``.
+
+        To the outcome itself where that is a number, to the logit of a probability, to the
+        logarithm of a rate. Zero on average over the rows of the fit; beside it stand the other
+        latents and the intercept.
+
+        Args:
+            latent: Name of one; ``None``: all.
+            nodes: Labels, or one; ``None``: all.
+            at: Values of the latent in its own unit, (P,); ``None``: even steps over the middle
+                95 % of the rows of the fit.
+            num_points: How many steps.
+            level: Probability of the interval.
+
+        Returns:
+            Columns node, latent, outcome, value, mean, sd (in closed form), lower, upper (of 400
+            draws, their seed their own).
+
+        Raises:
+            DataError: The model has no basis, or there is no such latent.
+            TreeError: No such node.
+        """
+        return curve_table(self, latent, nodes, at, num_points, level)
+
     def effects(
         self,
         features: Any = None,
@@ -48,7 +83,8 @@ class FeatureAnswers(PosteriorView):
 
         It is the slope of the linear predictor: of the outcome itself where that is a number, of
         the logit of a probability, of the logarithm of a rate. Features that go together share
-        an effect as the encoder shares it among them, as in any regression.
+        an effect as the encoder shares it among them, as in any regression. With a basis it is
+        that of the lines through the curves, their slope over the rows of the fit.
 
         Args:
             features: Names, or one; ``None``: all. Without names they are x0, x1, ...

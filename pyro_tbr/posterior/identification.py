@@ -209,8 +209,11 @@ def _in_use(view: PosteriorView) -> tuple[np.ndarray, np.ndarray]:
 
     Strong ones first: of the evidence for a weaker one only counts what those do not take up.
     """
-    latent_dim = view.model.latent_dim
-    evidence = view.guide.weight_evidence(view.stats)[:latent_dim].cpu().double().numpy().copy()
+    latent_dim, latent_of = view.model.latent_dim, view.model.latent_of
+    each = view.guide.weight_evidence(view.stats).cpu().double().numpy()
+    evidence = each[:latent_dim].copy()
+    if latent_of is not None:  # of all functions of a latent
+        evidence = np.bincount(latent_of, each, latent_dim)[:latent_dim]
     used = view.weights_that_exist[:latent_dim]
     if not view.model.encoder.trainable:
         return evidence, used

@@ -95,6 +95,11 @@ def _check(posterior: Posterior, num_chains: int, num_sweeps: int) -> None:
             f"sample_posterior takes each outcome alone, and {likelihood.because} has their noise "
             f"go together: {likelihood.instead} in the fit, or use the fitted posterior itself"
         )
+    if posterior.model.basis is not None:
+        raise DataError(
+            "sample_posterior takes each weight's gates as its own, and with a basis those of a "
+            "latent's functions are one: use the fitted posterior itself"
+        )
     if type(likelihood) is not GaussianLikelihood:
         raise DataError(
             "sample_posterior needs normal outcomes, whose statistics say all of the rows; the "

@@ -99,8 +99,24 @@ def selected(view: PosteriorView, fdr: float) -> pd.DataFrame:
     sure = identified.latents["determined"]
     determined = [bool(sure.get(latent, True)) for latent in table["latent"]]  # intercepts are
     table["determined"] = np.array(determined, dtype=bool)
+    if view.model.latent_of is not None:
+        table["size"] = _sizes(view, found.chosen)
     table.attrs |= {"fdr": found.fdr, "verdict": identified.verdict}
     return table
+
+
+def _sizes(view: PosteriorView, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Root mean square changes of curves, of some rows of ``Posterior.deltas``.
+
+    Over the rows of the fit: functions of a latent are orthogonal, and of variance 1.
+    """
+    moments, latent_of = view.guide.delta_moments(), view.model.latent_of
+    assert latent_of is not None
+    second = (moments.var + moments.mean.square()).cpu().double()  # (A, W, Q)
+    zero = second.new_zeros(len(second), max(latent_of) + 1, second.shape[-1])
+    whole = zero.index_add(1, torch.tensor(latent_of), second)[:, list(latent_of)]
+    size = whole.sqrt() * view.scaling.scale
+    return np.asarray(size.flatten().numpy()[rows])
 
 
 @torch.no_grad()

@@ -131,17 +131,20 @@ def latent_table(view: PosteriorView, identified: Identification) -> pd.DataFram
     weights = guide.node_moments().mean[view.stats.nodes].double()
     power = view.stats.gram.diagonal(dim1=-2, dim2=-1).transpose(-1, -2)
     share = (power * weights.square()).sum((0, 2))
+    places, latent_of = view.gate_places, model.latent_of
+    if latent_of is not None:  # of all functions of a latent
+        share = share.new_zeros(len(places)).index_add(0, torch.tensor(latent_of), share)
     columns = {"variance_share": share / share.sum().clamp(min=1e-300)}
     if guide.has_gates:
         columns |= _prior_rate(model.prior)
-        columns["posterior_rate"] = moments.prior_inclusion.mean((0, 2))
+        columns["posterior_rate"] = moments.prior_inclusion.mean((0, 2))[places]
         if "sharing" in guide.hyper:
             sharing, weights = cast(HyperFactor, guide.hyper["sharing"]).points()
             columns["sharing"] = torch.einsum("t,twq->w", weights, sharing)
-        expected = moments.inclusion[informed].sum((0, 2)).cpu()
-        exists = torch.from_numpy(view.weights_that_exist)
+        expected = moments.inclusion[informed].sum((0, 2)).cpu()[places]
+        exists = torch.from_numpy(view.weights_that_exist)[places]
         columns["expected_changes"] = torch.where(exists, expected, torch.nan)
-    names = names_index(view.latent_names, "latent")
+    names = names_index(view.gate_names, "latent")
     latents = pd.DataFrame({name: v.cpu().numpy() for name, v in columns.items()}, index=names)
     used = identified.latents["used"].to_numpy()
     latents["used"] = np.append(used, np.ones(len(names) - len(used), dtype=bool))

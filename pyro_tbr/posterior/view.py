@@ -112,8 +112,21 @@ class PosteriorView:
 
     @property
     def latent_names(self) -> tuple[str, ...]:
-        """``z0``, ``z1``, ..., then ``intercept`` where there is one."""
+        """``z0``, ``z1``, ..., then ``intercept`` where there is one; see ``weight_names``."""
         return self.model.weight_names
+
+    @property
+    def gate_places(self) -> list[int]:
+        """Weights that stand for all functions of their latent, as these change together: (G,)."""
+        latent_of = self.model.latent_of
+        if latent_of is None:
+            return list(range(len(self.latent_names)))
+        return [place for place, latent in enumerate(latent_of) if latent not in latent_of[:place]]
+
+    @property
+    def gate_names(self) -> tuple[str, ...]:
+        """Names of the latents and the intercept, without those of curves, (G,)."""
+        return tuple(self.latent_names[place] for place in self.gate_places)
 
     @property
     def outcome_names(self) -> tuple[Hashable, ...]:
@@ -129,8 +142,8 @@ class PosteriorView:
     def weight_unit(self) -> Tensor:
         """One of the model's slopes or changes in the user's units, (W, Q)."""
         per_latent = 1 / self.latent_units.scale
-        if self.model.intercept:
-            per_latent = torch.cat([per_latent, per_latent.new_ones(1)])
+        others = self.model.num_weights - len(per_latent)  # curves and intercept have no unit
+        per_latent = torch.cat([per_latent, per_latent.new_ones(others)])
         return per_latent[:, None] * self.scaling.scale
 
     @property
@@ -138,16 +151,23 @@ class PosteriorView:
         """Latents that are not constant, and the intercept, (W,) bool."""
         exists = np.ones(len(self.latent_names), dtype=bool)
         exists[self.report.rank : self.model.latent_dim] = False
-        return exists
+        latent_of = self.model.latent_of
+        if latent_of is None:
+            return exists
+        latents = np.append(exists[: self.model.latent_dim], True)  # and the intercept
+        return latents[list(latent_of)]
 
     @property
     def informed_changes(self) -> np.ndarray:
         """Of which changes the rows say something, (A, W) bool.
 
         Elsewhere, on arcs without rows below and of latents that are constant, a PIP is the
-        prior's: no discovery.
+        prior's: no discovery. The functions of a latent change together, so its first weight's
+        stand for all.
         """
-        return self.guide.informed_arcs.cpu().numpy()[:, None] & self.weights_that_exist
+        stands = np.zeros(len(self.latent_names), dtype=bool)
+        stands[self.gate_places] = True
+        return self.guide.informed_arcs.cpu().numpy()[:, None] & (self.weights_that_exist & stands)
 
     # ---- rows of the user's
 
@@ -208,7 +228,7 @@ class PosteriorView:
         if self.model.intercept:
             shift = self.latent_units.shift
             slopes, intercept = weights[..., :-1, :], weights[..., -1:, :]
-            back = torch.einsum("k,...kq->...q", shift, slopes).unsqueeze(-2)
+            back = torch.einsum("k,...kq->...q", shift, slopes[..., : len(shift), :]).unsqueeze(-2)
             weights = torch.cat([slopes, intercept + self.scaling.loc - back], dim=-2)
         return weights
 
@@ -219,7 +239,7 @@ class PosteriorView:
         var = moments.var.cpu().double() * self.weight_unit.square()
         if self.model.intercept:
             square = self.latent_units.shift.square()
-            var[:, -1] += torch.einsum("k,vkq->vq", square, var[:, :-1])
+            var[:, -1] += torch.einsum("k,vkq->vq", square, var[:, : len(square)])
         return NodeMoments(self.user_weights(moments.mean), var)
 
     @torch.no_grad()

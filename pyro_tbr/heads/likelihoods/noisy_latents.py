@@ -58,6 +58,7 @@ class NoisyLatentsGaussianLikelihood(JointNormalLikelihood):
         latent_noise: Likewise, not ``False``.
     """
 
+    by_weights = True
     because = "latent_noise"
     instead = "leave latent_noise out"
 
@@ -85,11 +86,6 @@ class NoisyLatentsGaussianLikelihood(JointNormalLikelihood):
         self.latent_noise_scale = LatentNoise(
             LATENT_NOISE_SITE, fixed, self.num_latents, self.num_nodes, num_outcomes
         )
-
-    @property
-    def moves_at_nodes(self) -> bool:
-        """What the latents' noise does at a node follows its weights."""
-        return True
 
     def apart(self) -> NormalLikelihood:
         """See :meth:`Likelihood.apart`: each environment's own noise, which holds the latents'."""

@@ -14,14 +14,16 @@ class Parameters(Described):
 
     Attributes:
         by_node: Some of its parameters are a node's own.
+        by_weights: What rows see depends on the weights of their node, beyond the predictor.
     """
 
     by_node: bool = False
+    by_weights: bool = False
 
     @property
     def moves_at_nodes(self) -> bool:
-        """Something of it is a node's own and follows the node's weights, whatever is held."""
-        return self.by_node
+        """Something of it is a node's own, to be moved with its weights whatever is held."""
+        return self.by_node or self.by_weights
 
     def factors(self) -> dict[str, HyperFactor]:
         """A new factor of q for each of its parameters, by site name."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import pyro
@@ -16,6 +17,7 @@ from pyro_tbr.heads.hyper.base import Described
 from pyro_tbr.heads.priors.classes import Classes, Values, draw_classes, normal_mixture
 from pyro_tbr.heads.priors.factor import PriorFactor
 from pyro_tbr.heads.priors.gates import Gates
+from pyro_tbr.heads.priors.latent_gates import GateGroups
 from pyro_tbr.tree import Tree
 
 
@@ -55,6 +57,8 @@ class ArcPrior(Described):
         all_or_none: Of a built prior, an arc changes either all outcomes or none.
         has_spike: Arcs whose gate is closed change a little.
         use_lengths: What a change is depends on the length of its arc.
+        latent_of: Of a built prior, of which latent each weight is, where some have several.
+        groups: Of a built prior, which gates are one; ``None``: each is its own.
     """
 
     gated = False
@@ -62,6 +66,8 @@ class ArcPrior(Described):
     all_or_none = False
     has_spike = False
     use_lengths = False
+    latent_of: tuple[int, ...] | None = None
+    groups: GateGroups | None = None
 
     def __init__(self, **description: Any) -> None:
         super().__init__(**description)
@@ -79,6 +85,7 @@ class ArcPrior(Described):
         root_loc: Tensor | None = None,
         standard_error: float = 0.1,
         predictor_scale: float = 1.0,
+        latent_of: Sequence[int] | None = None,
     ) -> ArcPrior:
         """This prior for a tree and sizes, as a new module that has all its buffers.
 
@@ -94,6 +101,8 @@ class ArcPrior(Described):
             standard_error: Typical standard error of one leaf's weight in the model's units; sets
                 the horseshoe's global scale.
             predictor_scale: Of the likelihood, in which the medians of learnt scales are given.
+            latent_of: Of which latent each weight is, (W,) numbers from 0, the intercept's last,
+                where latents have several functions; ``None``: each weight is one's own.
         """
         built = copy.deepcopy(self)
         built.predictor_scale = float(predictor_scale)
@@ -104,6 +113,7 @@ class ArcPrior(Described):
         built.unit = (outcome / latent[:, None]).to(torch.get_default_dtype())
         built.num_arcs, built.num_weights = tree.num_arcs, num_weights
         built.num_outcomes = num_outcomes
+        built.latent_of = None if latent_of is None else tuple(latent_of)
         built.num_latents = num_weights if num_latents is None else num_latents
         loc = torch.zeros(num_weights, num_outcomes) if root_loc is None else root_loc
         built.register_buffer("root_loc", loc.to(torch.get_default_dtype()))

@@ -75,11 +75,11 @@ def level_logs(prob: Tensor, sharing: Tensor) -> LevelLogs:
     return LevelLogs(log_active, inactive, log_within, closed)
 
 
-def draw_active(levels: GateLevels, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Draws of the activity, 0 or 1, of ``shape`` (*B, A, W, 1)."""
-    active = levels.active.expand(shape)
-    uniform = torch.rand(shape, generator=generator, dtype=active.dtype).to(active.device)
-    return (uniform < active).to(active.dtype)
+def drawn_gates(prob: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Draws of gates or of activity, 0 or 1, of a shape that their probabilities expand to."""
+    prob = prob.expand(shape)
+    uniform = torch.rand(shape, generator=generator, dtype=prob.dtype).to(prob.device)
+    return (uniform < prob).to(prob.dtype)
 
 
 class GroupedGates(dist.TorchDistribution):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 import pyro.distributions as dist
 import torch
@@ -16,9 +16,10 @@ from pyro_tbr.heads.priors.arc_weights import as_arc_weights, as_arcs, weights_o
 from pyro_tbr.heads.priors.base import ArcPrior, share_of
 from pyro_tbr.heads.priors.classes import Classes, Values, stacked
 from pyro_tbr.heads.priors.factor import PriorFactor
-from pyro_tbr.heads.priors.gate_levels import GateLevels, GroupedGates, draw_active, gate_levels
+from pyro_tbr.heads.priors.gate_levels import GateLevels, GroupedGates, drawn_gates, gate_levels
 from pyro_tbr.heads.priors.grouped_factor import GroupedFactor
 from pyro_tbr.heads.priors.grouped_tree_factor import GroupedTreeFactor
+from pyro_tbr.heads.priors.latent_gates import GateGroups, LatentGates, LatentGatesFactor
 from pyro_tbr.heads.priors.spike_slab_factor import SpikeSlabFactor
 from pyro_tbr.tree import Tree
 
@@ -53,6 +54,10 @@ class SpikeSlabPrior(ArcPrior):
     :math:`b = \pi^{1-t}`: every gate is open with probability :math:`\pi = ab` as before, and the
     *sharing* t, from 0 (outcomes change independently) to 1 (all or none), says how much the other
     outcomes tell of one's gate. For :meth:`forward` the activity is summed out of ``gates``.
+
+    Where latents have several functions (``TreeModel(basis=)``) a latent has one gate for all of
+    them, and with ``gates="shared"`` for all outcomes too; rates are then one a latent, slab, spike
+    and root scales one a function.
 
     Args:
         expected_num_nonzero: Expected number of changed arcs per latent and outcome; fixes
@@ -166,15 +171,18 @@ class SpikeSlabPrior(ArcPrior):
         expected = self.description["expected_num_nonzero"]
         if expected is not None:
             fixed = _rate_for(float(expected), relative)
-        shape = (self.num_weights, 1)
+        if self.latent_of is not None:
+            self._group(self.latent_of)
+        number = self.num_weights if self.groups is None else self.groups.number
+        shape = (number, 1)
         if fixed is not None and fixed.dim() == 2 and fixed.shape[-1] > 1:
-            shape = (self.num_weights, self.num_outcomes)
+            shape = (number, self.num_outcomes)
         value = None if fixed is None else spread_fixed(fixed, shape, "inclusion_prob")
         one, zero = RATE_CONCENTRATION
         self.inclusion_rate = Rate(
             "inclusion_rate", shape, value, concentration1=one, concentration0=zero
         )
-        if self.gates != "separate" and self.num_outcomes > 1:
+        if self.gates != "separate" and self.num_outcomes > 1 and self.groups is None:
             value = torch.ones(()) if self.gates == "shared" else None
             self.has_levels, self.all_or_none = True, self.gates == "shared"
             one, zero = SHARING_CONCENTRATION
@@ -191,6 +199,17 @@ class SpikeSlabPrior(ArcPrior):
             )
         if self.has_spike:
             self.spike_scale = self._scale("spike_scale", self.spike_scale_value, median=0.05)
+
+    def _group(self, latent_of: Sequence[int]) -> None:
+        """Gates of a latent's functions are one."""
+        if self.gates == "grouped" and self.num_outcomes > 1:
+            raise DataError(
+                "gates='grouped' together with a basis: gates of a latent's functions are one, and "
+                "those of its outcomes can then be each its own or one too: give gates='separate' "
+                "or 'shared'"
+            )
+        latent = torch.tensor(latent_of)
+        self.groups = GateGroups(latent, max(latent_of) + 1, self.gates == "shared")
 
     def without_learnt_spike(self) -> SpikeSlabPrior:
         """See :meth:`ArcPrior.without_learnt_spike`."""
@@ -217,8 +236,16 @@ class SpikeSlabPrior(ArcPrior):
         length = self.arc_length(relative_length)
         return length > 0 if self.arcs_differ else torch.ones_like(length, dtype=torch.bool)
 
+    def by_weight(self, values: Tensor) -> Tensor:
+        """Of what latents share, such as the rate, (*S, W, .)."""
+        return values if self.groups is None else self.groups.by_weight(values)
+
     def arc_inclusion_prob(self, rate: Tensor, relative_length: Tensor | None = None) -> Tensor:
-        """Prior inclusion probability of each arc, (*S, A, W, Q or 1), from the rate (*S, W, .)."""
+        """Prior inclusion probability of each arc, (*S, A, W, Q or 1), from the rate."""
+        return self.latent_inclusion_prob(self.by_weight(rate), relative_length)
+
+    def latent_inclusion_prob(self, rate: Tensor, relative_length: Tensor | None = None) -> Tensor:
+        """The same by what the rate (*S, G, .) has, (*S, A, G, .)."""
         length = self.arc_length(relative_length)
         if not self.arcs_differ:
             return rate.unsqueeze(-3).expand(*rate.shape[:-2], len(length), *rate.shape[-2:])
@@ -236,7 +263,9 @@ class SpikeSlabPrior(ArcPrior):
         given these: the changes of several outcomes are then independent.
         """
         on = self.arc_inclusion_prob(values["inclusion_rate"], relative_length)
-        if "active" in values:
+        if "active" in values and self.groups is not None:
+            on = values["active"]
+        elif "active" in values:
             on = self.levels(values, relative_length).within * values["active"]
         each = values["slab_scale"].unsqueeze(-3)
         zero = torch.zeros_like(each)
@@ -255,6 +284,9 @@ class SpikeSlabPrior(ArcPrior):
     def site_laws(self, values: Values) -> dict[str, dist.TorchDistribution]:
         """See :meth:`ArcPrior.site_laws`; gates of several outcomes may be one site's event."""
         laws = super().site_laws(values)
+        if self.groups is not None:
+            prob = self.latent_inclusion_prob(values["inclusion_rate"])
+            laws["gates"] = LatentGates(prob, self.groups, self.num_outcomes)
         if self.has_levels:
             active, within = self.levels(values)
             shape = active.shape[:-3]
@@ -273,10 +305,15 @@ class SpikeSlabPrior(ArcPrior):
         self, values: Values, generator: Generator, relative_length: Tensor | None = None
     ) -> dict[str, Tensor]:
         """See :meth:`ArcPrior.draw_changes`; those of several outcomes together."""
-        if self.has_levels:
+        if self.groups is not None:
+            prob = self.latent_inclusion_prob(values["inclusion_rate"], relative_length)
+            wide = 1 if self.groups.across else self.num_outcomes
+            drawn = drawn_gates(prob, (*prob.shape[:-1], wide), generator)
+            values = {**values, "active": self.by_weight(drawn)}
+        elif self.has_levels:
             levels = self.levels(values, relative_length)
             shape = (*levels.active.shape[:-2], self.num_weights, 1)
-            values = {**values, "active": draw_active(levels, shape, generator)}
+            values = {**values, "active": drawn_gates(levels.active, shape, generator)}
         return super().draw_changes(values, generator, relative_length)
 
     def factor(self) -> PriorFactor:
@@ -285,6 +322,8 @@ class SpikeSlabPrior(ArcPrior):
 
     def tree_factor(self) -> PriorFactor:
         """See :meth:`ArcPrior.tree_factor`."""
+        if self.groups is not None:
+            return LatentGatesFactor(self)
         return GroupedTreeFactor(self) if self.has_levels else SpikeSlabFactor(self)
 
 

@@ -30,7 +30,7 @@ class SpikeSlabFactor(PriorFactor):
         rates, weights = self._rate().points()
         weights = weights.reshape(-1, 1, 1, 1)
         on = prior.arc_inclusion_prob(rates, relative_length)
-        log_keep = torch.log1p(-rates).unsqueeze(1)
+        log_keep = torch.log1p(-prior.by_weight(rates)).unsqueeze(1)
         if prior.arcs_differ:
             log_keep = prior.arc_length(relative_length) * log_keep
         parts = on.clamp(min=torch.finfo(on.dtype).tiny).log(), log_keep, on
