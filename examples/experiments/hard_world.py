@@ -104,8 +104,9 @@ def simulated(setting, seed, rows, more=None):
 
 
 def one_fit(
-    setting, latents, seed, rows, noise, likelihood=None, covariance=None, more=None, noisy=False
-):
+    setting, latents, seed, rows, noise,
+    likelihood=None, covariance=None, more=None, noisy=False, basis=None,
+):  # fmt: skip
     """Metrics of one fit, its PIPs with their truth, and the coverage of each leaf."""
     data, held_out = simulated(setting, seed, rows, more)
     known = latents == "known"
@@ -128,8 +129,9 @@ def one_fit(
         y, likelihood, given = np.log1p(y / given["exposure"]), "gaussian", {}
     num_latents = data.z.shape[1] if known else SETTINGS[setting][2] or data.z.shape[1]
     model = tbr.TreeModel(
-        data.tree, num_latents, "identity" if known else "linear", likelihood=likelihood
-    )
+        data.tree, num_latents, "identity" if known else "linear", likelihood=likelihood,
+        basis=basis,
+    )  # fmt: skip
     start = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -153,9 +155,12 @@ def one_fit(
     row |= {"selected": picked.num_selected, "false": picked.fdr * picked.num_selected}
     row["power"] = picked.power
     truth = truth[truth["informed"]]
-    pips, gates = posterior.deltas()["pip"].loc[truth.index].to_numpy(), truth["change"].to_numpy()
+    place = ["parent", "child", "latent", "outcome"]
+    found_at = posterior.deltas().set_index(place)["pip"]
+    pips = found_at.loc[pd.MultiIndex.from_frame(truth[place])].to_numpy()
+    gates = truth["change"].to_numpy()
     row["AUROC"] = pip_auroc(pips, gates)
-    if known:
+    if known and basis is None:  # slopes through curves are others
         row["weights"] = float(np.mean(weights_covered(posterior, data, env)))
     seen, unseen = (
         np.array([rows_covered(posterior, data, leaf, seed) for leaf in leaves])
@@ -166,6 +171,7 @@ def one_fit(
     if data.likelihood == "bernoulli":
         row["probability"] = seen[:, 0].mean()
         return row, pips, gates
+    row["R2"] = r2(posterior, data, dict.fromkeys(env), seed)
     row |= {"new rows": seen[:, 0].mean(), "leaves < 0.8": (seen[:, 0] < FEW).mean()}
     row |= {"leaves > 0.97": (seen[:, 0] > MANY).mean(), "joint": seen[:, 1].mean()}
     return row, pips, gates
@@ -219,6 +225,17 @@ def rows_covered(posterior, data, leaf, seed):
     return inside, float(np.mean((low <= y.mean(-1)) & (y.mean(-1) <= high))), score
 
 
+def r2(posterior, data, leaves, seed):
+    """Of means at new rows of leaves with data, all outcomes together."""
+    parts = []
+    for leaf in leaves:
+        x, y, _ = data.rows(leaf, NEW_ROWS, seed=seed)
+        given = {"trials": np.ones(len(x))} if data.trials is not None else {}
+        parts.append((y, np.asarray(posterior.predict(x, leaf, **given).mean)))
+    true, mean = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return 1 - np.square(true - mean).sum() / np.square(true - true.mean(0)).sum()
+
+
 def chances(data, leaf, z):
     """True probabilities (n, Q) of binary outcomes at a leaf, by latents (n, K)."""
     node = data.tree.index(leaf)
@@ -262,6 +279,7 @@ def main(argv=None):
     parser.add_argument("--noise", choices=["common", "by_environment"])
     parser.add_argument("--more", nargs="*", default=[], help="of simulate: noise_correlation=0.9")
     parser.add_argument("--covariance", choices=["diagonal", "full"])
+    parser.add_argument("--basis", choices=["spline", "polynomial"])
     parser.add_argument("--latent-noise", action="store_true", help="learn it")
     parser.add_argument("--likelihood", help="another than the data's; log1p: of counts, normal")
     parser.add_argument("--csv", type=Path, help="file for a row a fit")
@@ -278,7 +296,7 @@ def main(argv=None):
                 rows = args.rows or (200 if binary else 50)
                 row, pip, change = one_fit(
                     setting, latents, seed, rows, args.noise, args.likelihood, args.covariance,
-                    more, args.latent_noise,
+                    more, args.latent_noise, args.basis,
                 )  # fmt: skip
                 key = {"setting": setting, "latents": latents, "seed": seed}
                 results.append(key | row)

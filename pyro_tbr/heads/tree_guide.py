@@ -99,6 +99,7 @@ class TreeGuide(TreeState):
         slab_mean = on_mean / safe
         slab_var = (on_second / safe - slab_mean.square()).clamp(min=0)
         var = (second - mean.square()).clamp(min=0)
+        prob = self.factor.inclusion(now).to(prob)
         parts = (mean, var, prob, self.factor.prior_inclusion().to(prob), slab_mean, slab_var)
         dtype = self.head.prior.root_loc.dtype
         return DeltaMoments(*(part.to(dtype) for part in parts))

@@ -90,7 +90,8 @@ def reasons_of(found: ModelCheck, *, remedy: str, together: str | None = "") -> 
     if len(curved):
         reasons.append(
             "outcomes curve in latents (share of the residual variance that squares explain): "
-            f"{_listed(curved['latent'], curved['share'], '.0%')}; transform the outcomes, or read "
+            f"{_listed(curved['latent'], curved['share'], '.0%')}; fit with "
+            "TreeModel(basis='spline'), or one of more functions, transform the outcomes, or read "
             "changes with care where environments differ in the means of these latents"
         )
     table = found.environments

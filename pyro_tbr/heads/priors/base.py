@@ -109,7 +109,10 @@ class ArcPrior(Described):
         outcome = torch.ones(num_outcomes) if outcome_scale is None else outcome_scale
         latent = torch.ones(num_weights)
         if latent_units is not None:
-            latent[: len(latent_units[1])] = latent_units[1].to(latent)
+            scale = latent_units[1].to(latent)
+            latent[: len(scale)] = scale
+            if latent_of is not None:  # of curves, so that a fixed scale means the same of them
+                latent = torch.cat([scale, latent.new_ones(1)])[list(latent_of)]
         built.unit = (outcome / latent[:, None]).to(torch.get_default_dtype())
         built.num_arcs, built.num_weights = tree.num_arcs, num_weights
         built.num_outcomes = num_outcomes
@@ -135,7 +138,13 @@ class ArcPrior(Described):
         return PositiveScale(name, self.delta_shape[1:], self._in_unit(fixed, name))
 
     def _in_unit(self, value: Tensor, argument: str) -> Tensor:
-        """What the user gave in outcome per unit of latent, (W, Q) in the model's units."""
+        """What the user gave in outcome per unit of latent, (W, Q) in the model's units.
+
+        Functions of a latent have what was given for the latent.
+        """
+        of = self.latent_of
+        if of is not None and value.dim() == 2 and len(value) == max(of) + 1:
+            value = value[list(of)]
         return spread_fixed(value, self.delta_shape[1:], argument) / self.unit
 
     def _build_changes(self, tree: Tree, standard_error: float) -> None:

@@ -242,6 +242,15 @@ class PriorFactor(nn.Module):
         del informed, step
         return now.log_evidence.new_zeros(())
 
+    def inclusion(self, now: TreePosterior) -> Tensor:
+        """Probabilities that changes are included, (A, W, Q), on arcs with rows; 1 without gates.
+
+        By what trees tell each other too, where gates are one.
+        """
+        if now.pips is None:
+            return torch.ones_like(now.delta_mean).permute(2, 0, 1)
+        return now.pips.permute(2, 0, 1)
+
     def together(self, inclusion: Tensor) -> Tensor:
         """Expected log probability of gates that no gate's own term in the law has, (A, W).
 

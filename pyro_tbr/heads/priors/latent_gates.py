@@ -151,6 +151,12 @@ class LatentGatesFactor(TalkingTrees, SpikeSlabFactor):
         rate = torch.sigmoid(odds).clamp(LEAST_RATE, 1 - REST).expand(self.prior.delta_shape)
         return torch.where(self.prior.may_change(), rate, 0.0)
 
+    def inclusion(self, now: TreePosterior) -> Tensor:
+        """See :meth:`PriorFactor.inclusion`."""
+        every = torch.ones(len(self.log_bayes), dtype=torch.bool, device=self.log_bayes.device)
+        found = self.groups.by_weight(self._open(self.said(now, self.rates(), every)))
+        return found.expand(self.prior.delta_shape)
+
     def _open(self, log_bayes: Tensor) -> Tensor:
         """Probabilities of open gates by what all trees say, (A, G, Q or 1)."""
         on, off = self._log_odds()
