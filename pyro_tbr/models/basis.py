@@ -21,7 +21,7 @@ from pyro_tbr.heads.hyper.base import Described
 _MOST_ROWS = 100_000  # that knots and projections are taken from, evenly where there are more
 _LEAST_LEFT = 1e-6  # share of a curve's variance that lines and the curves before it leave
 _MIDDLE = (0.025, 0.975)  # quantiles that curves are shown between
-_ENDS = (0.05, 0.95)  # quantiles of a spline's outermost knots; beyond them it is a line
+_ENDS = (0.02, 0.98)  # quantiles of a spline's outermost knots; beyond them it is a line
 
 
 class LatentBasis(Described):
@@ -168,7 +168,7 @@ class LatentBasis(Described):
 class SplineBasis(LatentBasis):
     """Natural cubic splines: smooth, and lines beyond the outermost knots.
 
-    Knots are at even steps of the quantiles from 0.05 to 0.95 of each latent.
+    Knots are at even steps of the quantiles from 0.02 to 0.98 of each latent.
 
     Args:
         num_functions: B, the latent itself included, 2 or more.

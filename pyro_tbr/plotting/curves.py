@@ -17,7 +17,7 @@ from pyro_tbr.posterior.view import check_level
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_MOST = len(canvas.CATEGORIES)  # curves with a colour and a name
+_MOST = 7  # curves with a colour and a name: of the categories those that are no grey
 
 
 def plot_curves(
