@@ -43,6 +43,7 @@ def curved(task: Task, linear: Fitted, rows: StandardRows) -> Fitted:
     model = copy.deepcopy(task.model)
     assert model.basis is not None
     model.encoder = linear.model.encoder
+    model.basis.use_units(model.encoder.latent_units)
     z = linear.design[:, : model.latent_dim]
     model.basis.place(z)
     guide = make_guide(task.guide_kind, model, rows, task.options)

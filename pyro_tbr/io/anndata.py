@@ -136,7 +136,7 @@ def to_anndata(
     adata.uns[key] = {
         "deltas": _writable(posterior.deltas(), ("parent", "child", "outcome")),
         "node_weights": _writable(posterior.node_weights(), ("node", "outcome")),
-        "latents": np.array([n for n in posterior.latent_names if n != "intercept"], dtype=object),
+        "latents": np.array(posterior.latent_names[: latents.shape[1]], dtype=object),
         "outcomes": np.array(names_as_text(posterior.outcome_names), dtype=object),
         "tree": tree,
     }

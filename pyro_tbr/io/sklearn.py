@@ -207,7 +207,7 @@ class TreeRegressor(RegressorMixin, _TreeEstimator):
             is none.
         exposure_column: Likewise of the exposures of counts.
         likelihood: As in :class:`pyro_tbr.TreeModel`; ``None``: ``"gaussian"``.
-        encoder, prior, intercept: As in :class:`pyro_tbr.TreeModel`.
+        encoder, prior, basis, intercept: As in :class:`pyro_tbr.TreeModel`.
         guide, seed, progress, ranks, options: As in :func:`pyro_tbr.fit`.
 
     Attributes:

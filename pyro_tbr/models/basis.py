@@ -94,6 +94,11 @@ class LatentBasis(Described):
         built._build(latent_dim)
         return built
 
+    def use_units(self, units: tuple[Tensor, Tensor]) -> None:
+        """Sets the units of latents, where an encoder counts them from elsewhere now."""
+        self.shift.copy_(units[0])
+        self.scale.copy_(units[1])
+
     def _build(self, latent_dim: int) -> None:
         """Makes buffers of its own; none by default."""
 

@@ -195,6 +195,44 @@ def test_a_file_gives_the_same_answers_and_takes_more_rows(tmp_path, basis):
     assert error[1] < error[0]
 
 
+class Seen(tbr.LatentBasis):
+    """Keeps what it was asked for."""
+
+    def __init__(self):
+        super().__init__(1)
+        self.values = []
+
+    def curves(self, z):
+        self.values.append(z.detach().clone())
+        return z.unsqueeze(-1) ** 2
+
+
+def test_functions_of_ones_own_see_the_users_values():
+    sim, x = simulated()
+    model = tbr.TreeModel(sim.tree, 2, "identity", basis=Seen())
+    posterior = tbr.fit(model, x + 1000.0, sim.y, sim.env, progress=False)
+    posterior.model.basis.values.clear()
+    posterior.predict(x[:7] + 1000.0, sim.env[:7])
+    np.testing.assert_allclose(posterior.model.basis.values[0], x[:7] + 1000.0, rtol=1e-6)
+    posterior.model.basis.values.clear()
+    posterior.curves("age", sim.tree.root, at=[1044.0, 1051.0])
+    np.testing.assert_allclose(posterior.model.basis.values[0][:, 0], [1044.0, 1051.0], rtol=1e-6)
+
+
+def test_features_in_a_file_give_the_same(tmp_path):
+    sim, _ = simulated()
+    path = tmp_path / "x.npy"
+    np.save(path, sim.x)
+    model = tbr.TreeModel(sim.tree, 2, "linear", basis="polynomial")
+    given = {"progress": False, "options": tbr.FitOptions(restarts=4, sparse_steps=40)}
+    one, two = (
+        tbr.fit(model, x, sim.y, sim.env, **given) for x in (sim.x, np.load(path, mmap_mode="r"))
+    )
+    np.testing.assert_allclose(one.pips(), two.pips(), atol=0.02)
+    left, right = (p.predict(sim.x, sim.env).mean for p in (one, two))
+    np.testing.assert_allclose(left, right, atol=0.02)
+
+
 @pytest.mark.parametrize("encoder", ["linear", pytest.param("mlp", marks=pytest.mark.slow)])
 def test_latents_are_learnt_through_their_curves(encoder):
     sim, _ = simulated()
