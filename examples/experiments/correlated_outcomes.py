@@ -8,9 +8,10 @@ among them (each counted once, whatever number of copies it was selected for), c
 intervals of leaf weights (known latents), and seconds.
 
 ``--data birds`` or ``neurons``: five folds of whole genera or mice, linear encoder, with and
-without the covariance: R2 and log score of each outcome, coverage of 90 % intervals of each outcome
-and of the mean of a row's outcomes, changes selected at FDR 0.05, CPU seconds; and differences by
-pairs of folds with their standard errors.
+without the covariance, or what else ``--ways`` names (latents that are noisy, curves of them): R2
+and log score of each outcome, coverage of 90 % intervals of each outcome and of the mean of a row's
+outcomes, changes selected at FDR 0.05, CPU seconds; and differences by pairs of folds with their
+standard errors.
 
     python examples/experiments/correlated_outcomes.py --copies --fits 10
     python examples/experiments/correlated_outcomes.py --data birds
@@ -42,7 +43,13 @@ WORLD = {
 }  # fmt: skip
 NUM_COPIES, OWN_NOISE = 8, 0.2  # of the noise that copies share
 CLOSED_FORM = {"max_steps": 1, "sparse_steps": 0}  # as in real_outcomes.py
-COVARIANCES = ("diagonal", "full")
+# Name -> arguments of the likelihood, and basis.
+WAYS = {
+    "diagonal": ({}, None),
+    "full": ({"covariance": "full"}, None),
+    "latent noise": ({"latent_noise": True}, None),
+    "spline": ({}, "spline"),
+}
 LEVEL, NUM_DRAWS = 0.9, 400
 
 
@@ -97,25 +104,27 @@ def selected(posterior, data):
     return {"selected": len(chosen), "false": len(chosen) - true}
 
 
-def real(name):
-    """A row for each fold (its number is the seed) and covariance."""
+def real(name, ways):
+    """A row for each fold (its number is the seed) and way of fitting."""
     options = tbr.FitOptions(**CLOSED_FORM)
     rows = getattr(real_data, name)(DATA / FOLDERS[name])
     for number, (train, test) in enumerate(real_data.whole_groups(rows, 0)):
         x, y = rows.features(train), rows.y.iloc[test]
-        for covariance in COVARIANCES:
+        for way in ways:
+            noise, basis = WAYS[way]
             model = tbr.TreeModel(
                 rows.tree,
                 LATENTS[name],
                 "linear",
-                likelihood=tbr.GaussianLikelihood(covariance=covariance),
+                likelihood=tbr.GaussianLikelihood(**noise),
+                basis=basis,
             )
             start = time.process_time()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 known = x.iloc[train], rows.y.iloc[train], rows.env[train]
                 posterior = tbr.fit(model, *known, progress=False, options=options)
-            row = {"way": covariance, "seed": number, "CPU s": time.process_time() - start}
+            row = {"way": way, "seed": number, "CPU s": time.process_time() - start}
             found = posterior.predict(x.iloc[test], rows.env[test], level=LEVEL)
             scores = found.score(y)
             row |= {"R2": scores["r2"].mean(), "log score": scores["log_score"].mean()}
@@ -156,11 +165,14 @@ def shown(results, by, sums=()):
 
 
 def differences(results):
-    """Of full less diagonal, by pairs of folds: means with standard errors."""
+    """Of each way less the first, by pairs of folds: means with standard errors."""
     wide = results.pivot(index="seed", columns="way").drop(columns="CPU s")
-    each = wide.xs("full", axis=1, level=1) - wide.xs("diagonal", axis=1, level=1)
-    error = each.std() / len(each) ** 0.5
-    return pd.DataFrame({"full - diagonal": each.mean(), "se": error})
+    first, *others = results["way"].unique()
+    found = {}
+    for way in others:
+        each = wide.xs(way, axis=1, level=1) - wide.xs(first, axis=1, level=1)
+        found |= {f"{way} - {first}": each.mean(), f"{way}: se": each.std() / len(each) ** 0.5}
+    return pd.DataFrame(found)
 
 
 def main(argv=None):
@@ -170,6 +182,7 @@ def main(argv=None):
     parser.add_argument("--fits", type=int, default=10)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--data", choices=tuple(FOLDERS))
+    parser.add_argument("--ways", nargs="*", default=["diagonal", "full"], choices=tuple(WAYS))
     args = parser.parse_args(argv)
     if args.copies:
         seeds = range(args.first_seed, args.first_seed + args.fits)
@@ -178,7 +191,7 @@ def main(argv=None):
         return results
     if args.data is None:
         parser.error("give --copies, or --data")
-    results = pd.DataFrame(list(real(args.data)))
+    results = pd.DataFrame(list(real(args.data, args.ways)))
     print(markdown(shown(results, "way")))
     print(differences(results).round(4).to_string())
     return results

@@ -13,7 +13,6 @@ from torch import Tensor
 from pyro_tbr.heads.hyper import CorrelationCholesky, CorrelationFactor, HyperFactors
 from pyro_tbr.heads.likelihoods.correlation import (
     CorrelatedNormal,
-    JointNormal,
     patterns_inverse,
     shrunken_correlation,
 )
@@ -66,10 +65,6 @@ class CorrelatedGaussianLikelihood(JointNormalLikelihood):
     def forward(self, predictor: Tensor, nuisance: Mapping[str, Tensor]) -> dist.TorchDistribution:
         """Normal(predictor, noise_scale) whose draws go together; densities are of each outcome."""
         return CorrelatedNormal(predictor, nuisance["noise_scale"], nuisance[_CHOLESKY])
-
-    def joint(self, outcome: dist.TorchDistribution, seen: Tensor) -> dist.TorchDistribution:
-        """See :meth:`Likelihood.joint`."""
-        return JointNormal(cast(CorrelatedNormal, outcome), seen)
 
     def values_at_nodes(self, values: Mapping[str, Tensor], index: Tensor) -> dict[str, Tensor]:
         """See :meth:`Likelihood.values_at_nodes`; with a dimension of 1 for rows before (Q, Q)."""

@@ -52,65 +52,6 @@ def shrunken_correlation(outer: Tensor, num_rows: float) -> Tensor:
     return (1 - share) * off + torch.eye(len(off)).to(off)
 
 
-class CorrelatedNormal(dist.Normal):
-    """Normal outcomes (*B, N, Q) whose noise goes together: draws do, densities are of each alone.
-
-    Args:
-        loc: (*B, N, Q).
-        scale: Broadcasts to it.
-        cholesky: Of the noise's correlation, (Q, Q) or (*B, 1, Q, Q).
-    """
-
-    def __init__(self, loc: Tensor, scale: Tensor, cholesky: Tensor) -> None:
-        self.cholesky = cholesky
-        super().__init__(loc, scale, validate_args=False)
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> CorrelatedNormal:
-        """The same with more dimensions to the left."""
-        loc, scale = (part.expand(batch_shape) for part in (self.loc, self.scale))
-        return CorrelatedNormal(loc, scale, self.cholesky)
-
-    def rsample(self, sample_shape: Any = ()) -> Tensor:
-        """(*sample_shape, *B, N, Q)."""
-        shape = self._extended_shape(torch.Size(sample_shape))
-        noise = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
-        factor = self.cholesky.to(noise)
-        return self.loc + self.scale * (factor @ noise.unsqueeze(-1)).squeeze(-1)
-
-    def sample(self, sample_shape: Any = ()) -> Tensor:
-        """The same without gradients."""
-        with torch.no_grad():
-            return self.rsample(sample_shape)
-
-
-class JointNormal(CorrelatedNormal):
-    """The same, with densities whose sum over the outcomes of a row is that of the row.
-
-    Args:
-        normal: The outcomes.
-        seen: Which were observed, (N, Q) bool; others count nothing.
-    """
-
-    def __init__(self, normal: CorrelatedNormal, seen: Tensor) -> None:
-        super().__init__(normal.loc, normal.scale, normal.cholesky)
-        self.seen = seen
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> JointNormal:
-        """The same with more dimensions to the left."""
-        return JointNormal(super().expand(batch_shape), self.seen)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """(*B, N, Q)."""
-        factor = self.cholesky.to(self.loc)
-        inverse, log_det = patterns_inverse(factor @ factor.mT, self.seen)
-        standard = torch.where(self.seen, (value - self.loc) / self.scale, 0.0)
-        pulled = (inverse @ standard.unsqueeze(-1)).squeeze(-1)
-        number = self.seen.sum(-1, keepdim=True).clamp(min=1)
-        alone = dist.Normal(self.loc, self.scale, validate_args=False).log_prob(self.loc)
-        each = alone - 0.5 * (standard * pulled + log_det.unsqueeze(-1) / number)
-        return torch.where(self.seen, each, 0.0)
-
-
 def inverse_of_seen(cov: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
     """Inverse covariances of what each row has observed, and their log determinants.
 
@@ -132,8 +73,58 @@ def inverse_of_seen(cov: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
     return inverse, log_det
 
 
-class FactorNormal(dist.Normal):
-    """Normal outcomes (*B, N, Q) that share factors: draws do, densities are of each alone.
+class RowNormal(dist.Normal):
+    """Normal outcomes (*B, N, Q) that go together within a row: draws do; abstract.
+
+    Densities are of each outcome alone, see :class:`JointNormal` for those of rows.
+    """
+
+    def precision(self, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """As :func:`inverse_of_seen` gives it, of outcomes that were observed, (N, Q) bool."""
+        raise NotImplementedError
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Draws (*sample_shape, *B, N, Q) without gradients."""
+        with torch.no_grad():
+            return self.rsample(torch.Size(sample_shape))
+
+    def _noise(self, shape: Any) -> Tensor:
+        return torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
+
+
+class CorrelatedNormal(RowNormal):
+    """Outcomes whose noise has correlations.
+
+    Args:
+        loc: (*B, N, Q).
+        scale: Broadcasts to it.
+        cholesky: Of the noise's correlation, (Q, Q) or (*B, 1, Q, Q).
+    """
+
+    def __init__(self, loc: Tensor, scale: Tensor, cholesky: Tensor) -> None:
+        self.cholesky = cholesky
+        super().__init__(loc, scale, validate_args=False)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> CorrelatedNormal:
+        """The same with more dimensions to the left."""
+        loc, scale = (part.expand(batch_shape) for part in (self.loc, self.scale))
+        return CorrelatedNormal(loc, scale, self.cholesky)
+
+    def precision(self, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`RowNormal.precision`."""
+        factor, scale = self.cholesky.to(self.loc), self.scale
+        inverse, log_det = patterns_inverse(factor @ factor.mT, seen)
+        whole = torch.where(seen, scale.log(), 0.0).sum(-1)
+        return inverse / scale.unsqueeze(-1) / scale.unsqueeze(-2), log_det + 2 * whole
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        """(*sample_shape, *B, N, Q)."""
+        noise = self._noise(self._extended_shape(sample_shape))
+        return self.loc + self.scale * (self.cholesky.to(noise) @ noise.unsqueeze(-1)).squeeze(-1)
+
+
+class FactorNormal(RowNormal):
+    """Outcomes that share factors.
 
     Args:
         loc: (*B, N, Q).
@@ -150,41 +141,41 @@ class FactorNormal(dist.Normal):
         """The same with more dimensions to the left."""
         return FactorNormal(self.loc.expand(batch_shape), self.own, self.loadings)
 
+    def precision(self, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`RowNormal.precision`."""
+        own = self.own.square().expand(self.loc.shape)
+        return inverse_of_seen(self.loadings.mT @ self.loadings + torch.diag_embed(own), seen)
+
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """(*sample_shape, *B, N, Q)."""
-        shape = self._extended_shape(torch.Size(sample_shape))
-        like = {"dtype": self.loc.dtype, "device": self.loc.device}
-        noise = torch.randn(shape, **like)
-        shared = torch.randn(*shape[:-1], 1, self.loadings.shape[-2], **like)
-        return self.loc + self.own * noise + (shared @ self.loadings).squeeze(-2)
-
-    def sample(self, sample_shape: Any = ()) -> Tensor:
-        """The same without gradients."""
-        with torch.no_grad():
-            return self.rsample(sample_shape)
+        shape = self._extended_shape(sample_shape)
+        shared = self._noise((*shape[:-1], 1, self.loadings.shape[-2]))
+        return self.loc + self.own * self._noise(shape) + (shared @ self.loadings).squeeze(-2)
 
 
-class JointFactorNormal(FactorNormal):
-    """The same, with densities whose sum over the outcomes of a row is that of the row.
+class JointNormal(RowNormal):
+    """The same outcomes, with densities whose sum over the outcomes of a row is that of the row.
 
     Args:
         normal: The outcomes.
         seen: Which were observed, (N, Q) bool; others count nothing.
     """
 
-    def __init__(self, normal: FactorNormal, seen: Tensor) -> None:
-        super().__init__(normal.loc, normal.own, normal.loadings)
-        self.seen = seen
+    def __init__(self, normal: RowNormal, seen: Tensor) -> None:
+        super().__init__(normal.loc, normal.scale, validate_args=False)
+        self.normal, self.seen = normal, seen
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> JointFactorNormal:
+    def expand(self, batch_shape: Any, _instance: Any = None) -> JointNormal:
         """The same with more dimensions to the left."""
-        return JointFactorNormal(super().expand(batch_shape), self.seen)
+        return JointNormal(self.normal.expand(batch_shape), self.seen)
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        """(*sample_shape, *B, N, Q)."""
+        return self.normal.rsample(sample_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """(*B, N, Q)."""
-        own = self.own.square().expand(self.loc.shape)
-        cov = self.loadings.mT @ self.loadings + torch.diag_embed(own)
-        inverse, log_det = inverse_of_seen(cov, self.seen)
+        inverse, log_det = self.normal.precision(self.seen)
         off = torch.where(self.seen, value - self.loc, 0.0)
         pulled = (inverse @ off.unsqueeze(-1)).squeeze(-1)
         number = self.seen.sum(-1, keepdim=True).clamp(min=1)

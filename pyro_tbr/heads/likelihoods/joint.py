@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
+import pyro.distributions as dist
 import torch
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from pyro_tbr.data.numbers import refuse_cells
 from pyro_tbr.data.outcomes import Outcomes
 from pyro_tbr.heads.hyper import HyperFactors
 from pyro_tbr.heads.joint_sums import JointSums
+from pyro_tbr.heads.likelihoods.correlation import JointNormal, RowNormal
 from pyro_tbr.heads.likelihoods.expectations import Nuisance
 from pyro_tbr.heads.likelihoods.normal import NormalLikelihood
 from pyro_tbr.heads.moments import NodeMoments
@@ -70,6 +72,10 @@ class JointNormalLikelihood(NormalLikelihood):
             bad = (counted > 0) & (counted != most)
             refuse_cells("row_weights", weights, bad, what, remedy, y.names, y.index)
         return found
+
+    def joint(self, outcome: dist.TorchDistribution, seen: Tensor) -> dist.TorchDistribution:
+        """See :meth:`Likelihood.joint`."""
+        return JointNormal(cast(RowNormal, outcome), seen)
 
     def expected_log_prob(self, y: Tensor, mean: Tensor, var: Tensor, nuisance: Nuisance) -> Tensor:
         """Closed form; the parts of the outcomes of a row sum to what the row says."""

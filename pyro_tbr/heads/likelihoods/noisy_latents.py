@@ -15,7 +15,6 @@ from pyro_tbr.heads.hyper import HyperFactors, LatentNoise, LatentNoiseFactor, a
 from pyro_tbr.heads.hyper.base import by_name
 from pyro_tbr.heads.likelihoods.correlation import (
     FactorNormal,
-    JointFactorNormal,
     inverse_of_seen,
 )
 from pyro_tbr.heads.likelihoods.expectations import Nuisance, OfNodes, as_dict
@@ -98,10 +97,6 @@ class NoisyLatentsGaussianLikelihood(JointNormalLikelihood):
     def forward(self, predictor: Tensor, nuisance: Mapping[str, Tensor]) -> dist.TorchDistribution:
         """Normal outcomes whose draws go together; densities are of each outcome."""
         return FactorNormal(predictor, nuisance["noise_scale"], nuisance[_LOADINGS])
-
-    def joint(self, outcome: dist.TorchDistribution, seen: Tensor) -> dist.TorchDistribution:
-        """See :meth:`Likelihood.joint`."""
-        return JointFactorNormal(cast(FactorNormal, outcome), seen)
 
     def values_with(self, values: Mapping[str, Tensor], weights: Tensor) -> dict[str, Tensor]:
         """See :meth:`Likelihood.values_with`: by how much each latent's noise moves outcomes."""
