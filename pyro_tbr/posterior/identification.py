@@ -218,6 +218,8 @@ def _in_use(view: PosteriorView) -> tuple[np.ndarray, np.ndarray]:
     if not view.model.encoder.trainable:
         return evidence, used
     used = used & (evidence > LEAST_EVIDENCE)
+    if latent_of is not None:  # what other latents take up is known of slopes alone
+        return evidence, used
     stronger: list[int] = []
     for latent in np.argsort(-evidence, kind="stable"):
         if used[latent] and stronger:

@@ -93,7 +93,7 @@ class Posterior(ChangeAnswers, FeatureAnswers):
 
         Returns:
             Columns node, outcome, mean, lower, upper. At nodes without rows what the others lead to
-            expect.
+            expect. With ``latent_noise`` it is what is left beside the noise of the latents.
 
         Raises:
             DataError: The likelihood has no noise scale.

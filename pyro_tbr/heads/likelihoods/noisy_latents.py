@@ -13,6 +13,7 @@ from torch import Tensor
 from pyro_tbr.errors import DataError, ShapeError
 from pyro_tbr.heads.hyper import HyperFactors, LatentNoise, LatentNoiseFactor, as_fixed
 from pyro_tbr.heads.hyper.base import by_name
+from pyro_tbr.heads.likelihoods.base import SeenRows
 from pyro_tbr.heads.likelihoods.correlation import (
     FactorNormal,
     inverse_of_seen,
@@ -166,6 +167,10 @@ class NoisyLatentsGaussianLikelihood(JointNormalLikelihood):
         noise = noise_of(nuisance)
         known = -noise.mean_log() - 0.5 * noise.mean_power(-2.0).log()
         return known - 0.5 * math.log(2 * math.pi)
+
+    def _learn(self, nuisance: HyperFactors, rows: SeenRows, *, common: bool) -> None:
+        """Refused: single outcomes do not tell noise from that of latents."""
+        raise NotImplementedError(f"{type(self).__name__} learns from sums: learn_from_joint")
 
     @torch.no_grad()
     def learn_from_joint(
