@@ -99,7 +99,6 @@ class TreeGuide(TreeState):
         slab_mean = on_mean / safe
         slab_var = (on_second / safe - slab_mean.square()).clamp(min=0)
         var = (second - mean.square()).clamp(min=0)
-        prob = self.factor.inclusion(now).to(prob)
         parts = (mean, var, prob, self.factor.prior_inclusion().to(prob), slab_mean, slab_var)
         dtype = self.head.prior.root_loc.dtype
         return DeltaMoments(*(part.to(dtype) for part in parts))
@@ -288,6 +287,7 @@ class TreeGuide(TreeState):
         number = sure.cumsum(-1) * sure  # 1, 2, ... within a latent and outcome
         found = torch.where(sure, logit(pips.new_tensor(1 - _SURE)), found)
         passes = min(_MAX_PASSES, _MAX_ARCS // max(1, sure.shape[-1]), int(number.max()))
+        passes = 0 if self.factor.trees_joint else passes  # what one tree says is not all
         for one in range(1, passes + 1):
             here = number == one
             trees = here.any(-1)  # (W, Q): of the others nothing is asked
@@ -316,6 +316,8 @@ class TreeGuide(TreeState):
 
     def _log_evidence_of(self, trees: Tensor, law: ArcLaw, sweeps: int) -> Tensor:
         """Log evidence of n of the trees, (W, Q) bool, under a law of all of them, (n,)."""
+        if self.factor.trees_joint:
+            return self.factor.log_evidence(self.evidence(sweeps=sweeps), law)[trees]
         data, shape = self.evidence(sweeps=sweeps), (*trees.shape, self.num_arcs, law.num_classes)
         some = data._replace(eta=data.eta[trees], lam=data.lam[trees])
         prob, mean, var = (part.expand(shape)[trees] for part in (law.prob, law.mean, law.var))

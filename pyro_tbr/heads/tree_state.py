@@ -70,7 +70,11 @@ class TreeState(Guide):
 
         With ``refit`` hyperparameters that are held jointly with the weights are moved too.
         """
-        return self.factor.passes(self.evidence(weights, num_components, sweeps), refit)
+        if not self.factor.trees_joint or weights == slice(None):
+            return self.factor.passes(self.evidence(weights, num_components, sweeps), refit)
+        found = self.factor.passes(self.evidence(slice(None), num_components, sweeps), refit)
+        some: dict[str, Any] = {n: v if v is None else v[weights] for n, v in vars(found).items()}
+        return TreePosterior(**some)
 
     @property
     def current(self) -> TreePosterior:

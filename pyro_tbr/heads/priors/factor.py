@@ -49,11 +49,13 @@ class PriorFactor(nn.Module):
             matched to that, for reports.
         rough_components: Cap on the components of a message while sweeps still move far.
         trees_apart: Draws of a weight's and outcome's tree do not depend on those of others.
+        trees_joint: Messages of several trees go together, so :meth:`passes` takes all weights.
     """
 
     joint: frozenset[str] = frozenset()
     rough_components: int = 4
     trees_apart: bool = True
+    trees_joint: bool = False
 
     def __init__(self, prior: Any) -> None:
         super().__init__()
@@ -143,9 +145,10 @@ class PriorFactor(nn.Module):
         law = self.arc_law(data.weights) if law is None else law
         return data.inside(law, *self.root_law(data.weights))
 
-    def log_evidence(self, data: Evidence) -> Tensor:
-        """Log evidence of each weight's and outcome's tree, (w, Q), under q's law of changes."""
-        return data.log_evidence(self.arc_law(data.weights), *self.root_law(data.weights))
+    def log_evidence(self, data: Evidence, law: ArcLaw | None = None) -> Tensor:
+        """Log evidence of each weight's and outcome's tree, (w, Q), by q's own law or another."""
+        law = self.arc_law(data.weights) if law is None else law
+        return data.log_evidence(law, *self.root_law(data.weights))
 
     @torch.no_grad()
     def passes(self, data: Evidence, refit: bool = False) -> TreePosterior:
@@ -241,15 +244,6 @@ class PriorFactor(nn.Module):
         """
         del informed, step
         return now.log_evidence.new_zeros(())
-
-    def inclusion(self, now: TreePosterior) -> Tensor:
-        """Probabilities that changes are included, (A, W, Q), on arcs with rows; 1 without gates.
-
-        By what trees tell each other too, where gates are one.
-        """
-        if now.pips is None:
-            return torch.ones_like(now.delta_mean).permute(2, 0, 1)
-        return now.pips.permute(2, 0, 1)
 
     def together(self, inclusion: Tensor) -> Tensor:
         """Expected log probability of gates that no gate's own term in the law has, (A, W).

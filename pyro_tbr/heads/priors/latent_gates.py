@@ -1,36 +1,26 @@
 r"""Gates that the functions of a latent share: along an arc all of their weights change, or none.
 
-Each function's changes are exact along its tree, and the trees of a latent talk (``talking``): with
-:math:`B_m` the Bayes factors of the others and :math:`\pi` the prior's probability, the tree of
-function m takes the rate
-
-.. math::
-    r_m = \sigma\Big(\log \frac{\pi}{1 - \pi} + \sum_{p \ne m} \log B_p\Big)
-
-and the log evidence is Bethe's: that of the trees at these rates, and for each arc
-:math:`\log(1 - \pi + \pi \prod_m B_m) - \sum_m \log(1 - r_m + r_m B_m)`. All this is exact where a
-latent has one uncertain arc; where it has several there are loops.
-
-Source:
-    Yedidia, Freeman & Weiss, IEEE Transactions on Information Theory 51 (2005) 2282.
+Given the gates the functions are independent, so messages along the tree are mixtures of normals
+for all of them at once, a height for each pattern of gates. A change is then a draw from normals,
+whose joint density has little mass near no change, so the slab needs no halves.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, NoReturn
+import math
+from typing import Any, NamedTuple
 
 import pyro.distributions as dist
 import torch
 from torch import Generator, Size, Tensor
 from torch.distributions import constraints
 
-from pyro_tbr.errors import DataError
+from pyro_tbr.heads.priors.classes import ExpectedLaw
+from pyro_tbr.heads.priors.evidence import Evidence
 from pyro_tbr.heads.priors.gates import zero_or_one
-from pyro_tbr.heads.priors.pairing import matched
 from pyro_tbr.heads.priors.spike_slab_factor import SpikeSlabFactor
-from pyro_tbr.heads.priors.talking import LEAST, LEAST_RATE, REST, TalkingTrees
 from pyro_tbr.tree import Tree
-from pyro_tbr.tree.messages import InsideMessages, TreePosterior
+from pyro_tbr.tree.messages import ArcLaw, TreePosterior, inside_pass, sample, smooth
 
 
 class GateGroups(NamedTuple):
@@ -57,10 +47,21 @@ class GateGroups(NamedTuple):
         zero = values.new_zeros(*values.shape[:-2], self.number, values.shape[-1])
         return zero.index_add(-2, self.latent.to(values.device), values)
 
-    def first(self, values: Tensor) -> Tensor:
-        """Of the first weight and outcome of each, (..., G, Q or 1)."""
-        found = values[..., self.leaders(values.device), :]
-        return found[..., :1] if self.across else found
+    def largest(self, values: Tensor) -> Tensor:
+        """The largest of those that are one, likewise."""
+        if self.across:
+            values = values.amax(-1, keepdim=True)
+        found = values.new_zeros(*values.shape[:-2], self.number, values.shape[-1])
+        place = self.latent.to(values.device).unsqueeze(-1).expand_as(values)
+        return found.scatter_reduce(-2, place, values, "amax")
+
+    def once(self, values: Tensor) -> Tensor:
+        """Values (..., W, Q) at the first weight (and outcome) of each alone, zero elsewhere."""
+        first = torch.zeros(values.shape[-2:], dtype=torch.bool)
+        first[self.leaders()] = True
+        if self.across:
+            first[:, 1:] = False
+        return torch.where(first.to(values.device), values, 0.0)
 
     def leaders(self, device: torch.device | None = None) -> Tensor:
         """The first weight of each latent, (G,)."""
@@ -127,8 +128,14 @@ class LatentGates(dist.TorchDistribution):
         return each.sum((-1, -2))
 
 
-class LatentGatesFactor(TalkingTrees, SpikeSlabFactor):
-    """See the module's docstring."""
+class LatentGatesFactor(SpikeSlabFactor):
+    """Each latent's functions jointly along the tree, see :func:`~pyro_tbr.tree.messages.smooth`.
+
+    Log evidence of a latent is at its first weight, and zero at the others.
+    """
+
+    trees_apart = False
+    trees_joint = True
 
     @property
     def groups(self) -> GateGroups:
@@ -136,108 +143,111 @@ class LatentGatesFactor(TalkingTrees, SpikeSlabFactor):
         groups: GateGroups = self.prior.groups
         return groups
 
-    def _log_odds(self) -> tuple[Tensor, Tensor]:
-        """Logarithms of prior probabilities of open and closed gates, (A or 1, G, Q or 1)."""
-        rates, weights = self._rate().points()
-        prob = self.prior.latent_inclusion_prob(rates.double())
-        prob = torch.einsum("t,tagq->agq", weights.double(), prob).clamp(LEAST_RATE, 1 - REST)
-        return prob.log(), torch.log1p(-prob)
+    def _blocks(self) -> list[Tensor]:
+        return self.groups.tables(self.prior.num_outcomes)
 
-    def rates(self, log_bayes: Tensor | None = None) -> Tensor:
-        """See :meth:`TalkingTrees.rates`."""
-        says = self.log_bayes if log_bayes is None else log_bayes
-        on, off = self._log_odds()
-        odds = self.groups.by_weight(on - off + self.groups.total(says)) - says
-        rate = torch.sigmoid(odds).clamp(LEAST_RATE, 1 - REST).expand(self.prior.delta_shape)
-        return torch.where(self.prior.may_change(), rate, 0.0)
+    def _given(self, data: Evidence, law: ArcLaw, table: Tensor) -> tuple[Any, ...]:
+        """Arguments of the passes for the trees of a table (g, M), which go side by side."""
+        flat, device = table.flatten(), data.eta.device
+        flat = flat.to(device)
+        shape = self.prior.delta_shape[1:]
+        eta, lam = (part.flatten(0, 1)[flat] for part in (data.eta, data.lam))
+        prob, mean, var = (
+            part.expand(*shape, *part.shape[-2:]).flatten(0, 1)[flat]
+            for part in (law.prob, law.mean, law.var)
+        )
+        root = (part.expand(shape).flatten()[flat] for part in self.root_law())
+        own = ArcLaw.of(prob, mean, var, gated=True)
+        return data.tree, eta, lam, own, *root, data.num_components, data.sweeps, table.shape[1]
 
-    def inclusion(self, now: TreePosterior) -> Tensor:
-        """See :meth:`PriorFactor.inclusion`."""
-        every = torch.ones(len(self.log_bayes), dtype=torch.bool, device=self.log_bayes.device)
-        found = self.groups.by_weight(self._open(self.said(now, self.rates(), every)))
-        return found.expand(self.prior.delta_shape)
+    @torch.no_grad()
+    def passes(self, data: Evidence, refit: bool = False) -> TreePosterior:
+        """See :meth:`PriorFactor.passes`."""
+        del refit
+        law, shape = self.arc_law(), self.prior.delta_shape[1:]
+        found: dict[str, Tensor] = {}
+        for table in self._blocks():
+            now = smooth(*self._given(data, law, table))
+            for name, value in vars(now).items():
+                if name not in found:
+                    found[name] = value.new_zeros(shape[0] * shape[1], *value.shape[1:])
+                some = table.flatten().to(value.device)
+                if name == "log_evidence":  # that of all together, once
+                    some, value = table[:, 0].to(value.device), value[:: table.shape[1]]
+                found[name][some] = value
+        return TreePosterior(**{n: v.unflatten(0, shape) for n, v in found.items()})
 
-    def _open(self, log_bayes: Tensor) -> Tensor:
-        """Probabilities of open gates by what all trees say, (A, G, Q or 1)."""
-        on, off = self._log_odds()
-        found = torch.sigmoid(on - off + self.groups.total(log_bayes))
-        return torch.where(self.prior.may_change(), found, 0.0)
+    def log_evidence(self, data: Evidence, law: ArcLaw | None = None) -> Tensor:
+        """See :meth:`PriorFactor.log_evidence`; maybe under another law of changes."""
+        law, shape = self.arc_law() if law is None else law, self.prior.delta_shape[1:]
+        found = data.eta.new_zeros(shape[0] * shape[1])
+        for table in self._blocks():
+            messages = inside_pass(*self._given(data, law, table))
+            found[table[:, 0].to(found.device)] = messages.log_evidence[:: table.shape[1]]
+        return found.unflatten(0, shape)
+
+    def inside(self, data: Evidence, law: ArcLaw | None = None) -> Any:
+        """Inside messages, for each block of latents that have as many functions."""
+        law = self.arc_law() if law is None else law
+        return [inside_pass(*self._given(data, law, table)) for table in self._blocks()]
+
+    def draw_from(
+        self, messages: Any, tree: Tree, num_samples: int, generator: Generator
+    ) -> dict[str, Tensor]:
+        """See :meth:`PriorFactor.draw_from`."""
+        num_arcs, *shape = self.prior.delta_shape
+        dtype, size = self.prior.root_loc.dtype, math.prod(shape)
+        device = self.prior.root_loc.device
+        root = torch.zeros(num_samples, size, dtype=dtype, device=device)
+        deltas = torch.zeros(num_samples, num_arcs, size, dtype=dtype, device=device)
+        gates = torch.zeros_like(deltas)
+        for table, own in zip(self._blocks(), messages, strict=True):
+            drawn, some = sample(tree, own, num_samples, generator), table.flatten()
+            root[:, some] = drawn.root.to(dtype)
+            deltas[..., some] = drawn.deltas.mT.to(dtype)
+            gates[..., some] = (drawn.classes > 0).mT.to(dtype)
+        return {
+            "root_weights": root.unflatten(-1, shape),
+            "deltas": deltas.unflatten(-1, shape),
+            "gates": gates.unflatten(-1, shape),
+        }
 
     def gap(self, now: TreePosterior, informed: Tensor) -> Tensor:
-        """See :meth:`PriorFactor.gap`; that of a latent's gates is its first weight's."""
-        law, mask, groups = self.law(), informed.reshape(-1, 1, 1), self.groups
-        share = torch.where(mask.unsqueeze(-1), now.class_prob.movedim(-2, 0), 0.0)
-        gap = self.root_gap() - (share * law.excess).sum((0, 2, 3))
-        rates = self.rates()
-        said = self.said(now, rates, informed)
-        on, off = self._log_odds()
-        joint = torch.logaddexp(off, on + groups.total(said))
-        single = torch.logaddexp(torch.log1p(-rates), rates.clamp(min=LEAST).log() + said)
-        # The rate has a factor of its own: expected logarithms are below those of the mean.
-        number = self._open(said)
-        mean_on, mean_off = self._mean_logs()
-        loss = number * (mean_on - on) + (1 - number) * (mean_off - off)
-        known = mask & self.prior.may_change()
-        each = torch.where(known, joint - groups.total(single) + loss, 0.0)
-        found = torch.zeros_like(gap)
-        found[groups.leaders(gap.device)] = each.sum((0, 2)).to(gap)
-        return gap - found
-
-    def _mean_logs(self) -> tuple[Tensor, Tensor]:
-        """Mean logarithms of probabilities of open and closed gates, (A or 1, G, Q or 1)."""
-        rates, weights = self._rate().points()
-        prob = self.prior.latent_inclusion_prob(rates.double()).clamp(LEAST_RATE, 1 - REST)
-        parts = (torch.einsum("t,tagq->agq", weights.double(), p)
-                 for p in (prob.log(), torch.log1p(-prob)))  # fmt: skip
-        on, off = parts
-        return on, off
+        """See :meth:`PriorFactor.gap`; gates that are one count once."""
+        law = self.law()
+        each = law.prob.clamp(min=torch.finfo(law.prob.dtype).tiny).log() - law.log_prob
+        share = torch.where(informed.reshape(-1, 1, 1, 1), now.class_prob.movedim(-2, 0), 0.0)
+        of_gates = self.groups.once((share * each).sum(-1))
+        return self.root_gap() + (of_gates - (share * law.excess).sum(-1)).sum((0, 2))
 
     def _learn_rate(self, on: Tensor, off: Tensor) -> None:
-        """See :meth:`SpikeSlabFactor._learn_rate`; gates that are one count once."""
-        groups, known = self.groups, self.groups.first(on + off) > 0
-        found = self._open(self.log_bayes)
-        if not bool((self.log_bayes != 0).any()):  # nothing was said yet: what a start has it
-            found = (groups.total(on) > 0).double()
-        opened = torch.where(known, found, 0.0)
-        closed = torch.where(known, 1 - found, 0.0)
+        """See :meth:`SpikeSlabFactor._learn_rate`; gates that are one count once.
+
+        Where point estimates have some of them open, as a start may, all are.
+        """
+        size, known = self.groups.total(torch.ones_like(on)), self.groups.total(on + off) > 0
+        on = torch.maximum(self.groups.total(on) / size, self.groups.largest(on))
+        off = torch.where(known, 1 - on, 0.0)
         rate = self._rate()
         if rate.hyper.shape[-1] == 1:
-            opened, closed = opened.sum(-1, keepdim=True), closed.sum(-1, keepdim=True)
-        rate.update(opened, closed, self.prior.relative_length)
-
-    def start_from(self, root: Tensor, deltas: Tensor, informed: Tensor) -> None:
-        """See :meth:`PriorFactor.start_from`; the trees talk anew afterwards."""
-        self.log_bayes.zero_()
-        super().start_from(root, deltas, informed)
+            on, off = on.sum(-1, keepdim=True), off.sum(-1, keepdim=True)
+        rate.update(on, off, self.prior.relative_length)
 
     def none_open(self, now: TreePosterior, outcomes: Tensor) -> Tensor:
         """See :meth:`PriorFactor.none_open`."""
-        every = torch.ones(len(self.log_bayes), dtype=torch.bool, device=self.log_bayes.device)
-        off = 1 - self._open(self.said(now, self.rates(), every))
-        off = off[..., 0] if self.groups.across else off[..., outcomes].prod(-1)
-        return self.groups.by_weight(off.unsqueeze(-1))[..., 0]
+        return super().none_open(now, outcomes[:1] if self.groups.across else outcomes)
 
     def prior_none(self, outcomes: Tensor) -> Tensor:
         """See :meth:`PriorFactor.prior_none`."""
         return super().prior_none(outcomes[:1] if self.groups.across else outcomes)
 
-    def draw_from(
-        self, messages: InsideMessages, tree: Tree, num_samples: int, generator: Generator
-    ) -> dict[str, Tensor]:
-        """See :meth:`PriorFactor.draw_from`: tree by tree, then matched, see ``pairing``."""
-        draws = super().draw_from(messages, tree, num_samples, generator)
-        num_outcomes = draws["root_weights"].shape[-1]
-        flat = {name: value.flatten(-2).clone() for name, value in draws.items()}
-        for table in self.groups.tables(num_outcomes):
-            if table.shape[1] > 1:
-                own = {name: value[..., table] for name, value in flat.items()}
-                for name, value in matched(own, generator).items():
-                    flat[name][..., table] = value
-        return {name: value.view_as(draws[name]) for name, value in flat.items()}
-
-    def draw_one(self, *_: object) -> NoReturn:
-        """Refused: one draw has no partners to be paired with."""
-        raise DataError(
-            "this guide has no single draws for Pyro, as gates of a basis' functions are one: "
-            "posterior.sample(n) has joint draws"
-        )
+    def log_density(
+        self, data: Evidence, log_evidence: Tensor, draws: dict[str, Tensor], law: ExpectedLaw
+    ) -> Tensor:
+        """See :meth:`PriorFactor.log_density`; gates that are one count once."""
+        found = super().log_density(data, log_evidence, draws, law)
+        log_prob = law.prob.double().clamp(min=1e-300).log()
+        each = torch.where(draws["gates"] > 0, log_prob[..., 1:].logsumexp(-1), log_prob[..., 0])
+        twice = each - self.groups.once(each)
+        known = data.informed.reshape(-1, 1, 1)
+        return found - torch.where(known, twice, 0.0).sum((1, 2, 3))

@@ -14,7 +14,6 @@ from torch import Generator, Tensor
 from pyro_tbr.heads.priors.gate_levels import LevelLogs
 
 _ROUNDS = 24  # of exchanges, in which each draw meets another one of its outcome
-_MOST_SORTED = 50  # arcs by whose gates draws are sorted: the digits of a double
 _CERTAIN = 0.01  # arcs that are open in a smaller share of all draws, or closed, do not count
 
 
@@ -77,32 +76,3 @@ def _log_odds(levels: LevelLogs, num_outcomes: int) -> tuple[Tensor, Tensor]:
     follow = levels.active + closed.sum(-1, keepdim=True)
     none = torch.logaddexp(levels.inactive, follow)
     return open_ - closed, follow + open_ - closed - none
-
-
-def matched(draws: dict[str, Tensor], generator: Generator) -> dict[str, Tensor]:
-    """Draws of gates that are one, those with like gates together.
-
-    Draws of each tree are sorted by their gates, those that differ most first, and go with the
-    draws of the first tree that have the same rank; of equal ones any does.
-
-    Args:
-        draws: Root weights (S, G, M), deltas and gates (S, A, G, M), M trees for each of G gates.
-        generator: On the CPU.
-    """
-    gates = draws["gates"].double()
-    share = gates.mean((0, -1))  # (A, G)
-    arcs = torch.argsort(share * (1 - share), dim=0, descending=True, stable=True)[:_MOST_SORTED]
-    digit = 0.5 ** torch.arange(1, len(arcs) + 1, dtype=torch.float64, device=gates.device)
-    picked = gates.gather(1, arcs.unsqueeze(-1).expand(len(gates), -1, -1, gates.shape[-1]))
-    key = torch.einsum("a,sagm->sgm", digit, picked)
-    order = (
-        torch.rand(key.shape, generator=generator, dtype=torch.float64).to(key.device).argsort(0)
-    )
-    order = order.gather(0, torch.argsort(key.gather(0, order), dim=0, stable=True))
-    # Back from ranks to the draws of the first tree.
-    place = order.gather(0, order[..., :1].argsort(0).expand_as(order))
-    found = {}
-    for name in ("root_weights", "deltas", "gates"):
-        index = place if name == "root_weights" else place.unsqueeze(1)
-        found[name] = draws[name].gather(0, index.expand_as(draws[name]))
-    return draws | found

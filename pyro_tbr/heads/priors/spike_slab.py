@@ -208,6 +208,12 @@ class SpikeSlabPrior(ArcPrior):
                 "those of its outcomes can then be each its own or one too: give gates='separate' "
                 "or 'shared'"
             )
+        if self.description["slab_separation"]:
+            raise DataError(
+                f"slab_separation={self.description['slab_separation']!r} together with a basis: "
+                "changes of a latent's functions are drawn from a normal slab; leave it out"
+            )
+        self.halves = False
         latent = torch.tensor(latent_of)
         self.groups = GateGroups(latent, max(latent_of) + 1, self.gates == "shared")
 

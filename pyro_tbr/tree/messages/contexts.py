@@ -86,4 +86,4 @@ def _arrive(density: Density, arcs: ClassRows) -> Density:
     spread = (arcs.var + POINT * (arcs.var > 0)).unsqueeze(-1)
     log_weight = log_weight + arcs.log_prob.unsqueeze(-1)
     parts = (log_weight, mean + arcs.mean.unsqueeze(-1), var + spread)
-    return Density(*(part.flatten(-2) for part in parts))
+    return type(density)(*(part.flatten(-2) for part in parts))

@@ -11,7 +11,7 @@ from pyro_tbr.progress import beat
 from pyro_tbr.tree.messages.folding import FoldedTree
 from pyro_tbr.tree.messages.inside import InsideMessages
 from pyro_tbr.tree.messages.laws import ClassRows
-from pyro_tbr.tree.messages.mixtures import Density, Message, absorb, blur, take
+from pyro_tbr.tree.messages.mixtures import Density, Message, absorb, blur, summed, take
 from pyro_tbr.tree.tree import Tree
 
 _BLOCK = 1 << 18  # numbers at once, draws times components: what stays in the cache
@@ -71,6 +71,7 @@ def sample(
             made = _noise(like, generator)
             if len(places) < len(level.node):
                 made = [part[:, places] for part in made]
+            made[0] = _first(made[0], inside.root.members, 2)
             noise = _Noise(*(part[:, :, columns] for part in made))
             parent = weight[:, torch.searchsorted(needed[depth - 1], level.parent[places])]
             picked, weight = _draw_level(inside, depth, places, columns, parent, noise)
@@ -135,6 +136,7 @@ def _arranged(
             break
         like = whole[1].new_empty(()).expand(num, len(some), batch)
         noise = _noise(like, generator)
+        noise[0] = _first(noise[0], inside.root.members, 2)
         here = torch.isin(wanted, some).nonzero()[:, 0]  # in the same order: both rise
         asked = torch.isin(some, wanted)
         uniform, normal = (part[:, asked][:, :, columns] for part in noise)
@@ -166,7 +168,9 @@ def _draw_root(
     """Weights at the root, ``(S, 1, B)``."""
     at_root = Density(*(part[0] for part in absorb(inside.root, inside.node[0][0])))  # (B, C)
     like = at_root.mean[:, :1].expand(-1, num_samples)
-    uniform, normal = (part[columns] for part in _noise(like, generator))
+    made = _noise(like, generator)
+    made[0] = _first(made[0], inside.root.members, 0)
+    uniform, normal = (part[columns] for part in made)
     at_root = Density(*(part[columns] for part in at_root))
     upto = at_root.log_weight.softmax(-1).cumsum(-1)
     pick = torch.searchsorted(upto, uniform * upto[:, -1:], right=True)
@@ -213,7 +217,7 @@ class _Step:
         mean, var, log_prob = (
             part.flip(-1).unsqueeze(-1) for part in (arcs.mean, arcs.var, arcs.log_prob)
         )  # (n, B, J, 1)
-        sent = blur(Message(*(part.unsqueeze(-2) for part in message)), var)
+        sent = blur(type(message)(*(part.unsqueeze(-2) for part in message)), var)
         self.height = (sent.log_height + log_prob).flatten(-2)
         self.centre = (sent.mean - mean).flatten(-2)
         self.curvature = -0.5 * sent.precision.flatten(-2)
@@ -223,7 +227,7 @@ class _Step:
         message, arcs = self.message, self.arcs
         num, num_classes = message.mean.shape[-1], arcs.var.shape[-1]
         log_mass = (parent.unsqueeze(-1) - self.centre).square_()
-        log_mass.mul_(self.curvature).add_(self.height)
+        log_mass = summed(message, log_mass.mul_(self.curvature), 2).add(self.height)
         log_mass -= log_mass.amax(-1, keepdim=True)
         # Masses in single precision; those that would underflow there take many times as long.
         mass = log_mass.float().clamp_(min=_FAINTEST).exp_()
@@ -236,6 +240,14 @@ class _Step:
         gap = _at(message.mean, component) - start
         weight = start + var * precision / spread * gap + (var / spread).sqrt() * normal
         return picked.to(parent.dtype), weight
+
+
+def _first(noise: Tensor, members: int, dim: int) -> Tensor:
+    """What picks components and classes is the same for those of the batch that are one."""
+    if members == 1:
+        return noise
+    each = noise.unflatten(dim, (-1, members))
+    return each.narrow(dim + 1, 0, 1).expand_as(each).flatten(dim, dim + 1)
 
 
 def _pick(upto: Tensor, uniform: Tensor) -> Tensor:

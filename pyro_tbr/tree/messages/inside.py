@@ -12,7 +12,14 @@ from pyro_tbr.tree.messages.contexts import contexts_from
 from pyro_tbr.tree.messages.folding import FoldedLevel, FoldedTree, fold
 from pyro_tbr.tree.messages.laws import WORK, ArcLaw, LawTable, law_table, with_helper
 from pyro_tbr.tree.messages.merging import Context
-from pyro_tbr.tree.messages.mixtures import Density, Message, concatenate, log_overlap
+from pyro_tbr.tree.messages.mixtures import (
+    Density,
+    Message,
+    concatenate,
+    joined,
+    log_overlap,
+    summed,
+)
 from pyro_tbr.tree.messages.steps import Blocks, Groups, combine, send
 from pyro_tbr.tree.tree import Tree
 
@@ -52,6 +59,7 @@ def inside_pass(
     root_scale: Tensor | float,
     num_components: int | None = 32,
     sweeps: int = 1,
+    members: int = 1,
 ) -> InsideMessages:
     r"""Messages from the leaves to the root.
 
@@ -71,12 +79,15 @@ def inside_pass(
         sweeps: With 2 the first, rough pass up and down tells the second which components matter.
             It takes three times as long (five on 20,000 arcs); worth it on trees of more than 20
             arcs when the answer is for reading.
+        members: So many neighbours in the batch, flattened, have the same classes of changes on
+            every arc: a gate for all, a change for each. Their law has the same probabilities; log
+            evidence is that of all together, at each of them.
 
     Raises:
         ShapeError: Arguments do not fit the tree or each other.
     """
     arcs, root, batch = check_inputs(tree, eta, lam, law, root_loc, root_scale)
-    return run_inside(tree, eta, lam, arcs, root, batch, num_components, sweeps)
+    return run_inside(tree, eta, lam, arcs, root, batch, num_components, sweeps, members)
 
 
 def check_inputs(
@@ -132,9 +143,14 @@ def run_inside(
     batch: torch.Size,
     cap: int | None,
     sweeps: int,
+    members: int = 1,
 ) -> InsideMessages:
     """The inside pass, when all arguments are known to fit."""
     potential, has_data, log_peak = potentials(eta, lam)
+    if members > 1:
+        potential, root = joined(Message, members)(*potential), joined(Density, members)(*root)
+        log_peak = summed(potential, log_peak, 0)
+        has_data = summed(potential, has_data.double()) > 0
     folded = fold(tree, has_data.any(1))
     levels = folded.levels
     informed = _informed(levels, has_data)

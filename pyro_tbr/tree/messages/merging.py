@@ -26,6 +26,7 @@ from pyro_tbr.tree.messages.mixtures import (
     log_overlap,
     log_relevance,
     rows,
+    summed,
 )
 
 _BLOCK = 1 << 18  # distances at once: keeps the temporaries in the cache
@@ -69,18 +70,18 @@ def shrink(
     tilted = tilted._replace(log_weight=tilted.log_weight.clamp_min(DEAD))
     kept, group = _groups(tilted, max_components, num_classes)
     merged = _by_moments(tilted, kept, group)
-    heaviest = Message(*(part.gather(-1, kept) for part in message))
+    heaviest = type(message)(*(part.gather(-1, kept) for part in message))
     # Divide the context out. Parts far apart can be wider than the context itself: what is left
     # must not be flat or turned upside down, so only the mean is right there.
     guess_precision = 1 / guess.var
     precision = torch.maximum(1 / merged.var - guess_precision, FLATTEST * heaviest.precision)
     shift = (merged.mean - guess.mean) * guess_precision
     mean = merged.mean + shift / torch.where(precision > 0, precision, 1.0)
-    flat = Message(torch.zeros_like(mean), mean, precision)
+    flat = type(message)(torch.zeros_like(mean), mean, precision)
     log_height = merged.log_weight - log_relevance(flat, density)
     alone = _counts(group, torch.ones_like(tilted.mean), max_components) == 1
     both = zip(heaviest, (log_height, mean, precision), strict=True)
-    return Message(*(torch.where(alone, old, new) for old, new in both)), group
+    return type(message)(*(torch.where(alone, old, new) for old, new in both)), group
 
 
 def shrink_density(
@@ -119,19 +120,19 @@ def split(posterior: Density, merged: Message, parts: Message, group: Tensor | N
     spread = 1 + parts.precision * said_var
     pull = parts.precision / spread
     gap = parts.mean - said_mean
-    log_mass = parts.log_height - 0.5 * (spread.log() + pull * gap.square())
+    log_mass = parts.log_height - 0.5 * summed(parts, spread.log() + pull * gap.square())
     highest = torch.full_like(posterior.mean, 2 * DEAD)
     highest = highest.scatter_reduce(-1, group, log_mass.detach(), "amax").gather(-1, group)
     mass = (log_mass - highest).exp()
-    total = _counts(group, mass, posterior.mean.shape[-1]).gather(-1, group)
-    log_weight = posterior.log_weight.gather(-1, group) + log_mass - highest - total.log()
+    whole = _counts(group, mass, posterior.mean.shape[-1]).gather(-1, group)
+    log_weight = posterior.log_weight.gather(-1, group) + log_mass - highest - whole.log()
 
     # What was not merged with anything that lives is taken over as it is, exactly.
     living = (parts.log_height > DEAD / 2).to(mass.dtype)
     alone = _counts(group, living, posterior.mean.shape[-1]).gather(-1, group) == living
     split_up = (log_weight, said_mean + said_var * pull * gap, said_var / spread)
     both = zip(posterior, split_up, strict=True)
-    return Density(*(torch.where(alone, old.gather(-1, group), new) for old, new in both))
+    return type(posterior)(*(torch.where(alone, old.gather(-1, group), new) for old, new in both))
 
 
 def highest_first(message: Message, num: int) -> tuple[Message, Tensor]:
@@ -139,7 +140,7 @@ def highest_first(message: Message, num: int) -> tuple[Message, Tensor]:
     kept = message.log_height.detach().topk(num, -1).indices
     place = torch.arange(num, device=kept.device).expand_as(kept)
     group = torch.zeros_like(message.mean, dtype=torch.int64).scatter(-1, kept, place)
-    return Message(*(part.gather(-1, kept) for part in message)), group
+    return type(message)(*(part.gather(-1, kept) for part in message)), group
 
 
 def _by_moments(density: Density, kept: Tensor, group: Tensor) -> Density:
@@ -148,12 +149,12 @@ def _by_moments(density: Density, kept: Tensor, group: Tensor) -> Density:
     # The kept one outweighs all others of its group: no weight exceeds 1, and none divides by 0.
     weight = (density.log_weight - top.detach().gather(-1, group)).exp()
     num = kept.shape[-1]
-    total = _counts(group, weight, num)
+    number = _counts(group, weight, num)
     offset = density.mean - top_mean.gather(-1, group)
-    mean = top_mean + _counts(group, weight * offset, num) / total
+    mean = top_mean + _counts(group, weight * offset, num) / number
     offset = density.mean - mean.gather(-1, group)
-    var = _counts(group, weight * (density.var + offset.square()), num) / total
-    return Density(top.detach() + total.log(), mean, var)
+    var = _counts(group, weight * (density.var + offset.square()), num) / number
+    return type(density)(top.detach() + number.log(), mean, var)
 
 
 def _counts(group: Tensor, values: Tensor, num: int) -> Tensor:
@@ -167,7 +168,7 @@ def _groups(density: Density, num: int, num_classes: int) -> tuple[Tensor, Tenso
     if num_classes > 2:
         return _told_apart(density, num)
     kept = density.log_weight.topk(num, -1).indices
-    return kept, _nearest(density.mean, density.var, kept)
+    return kept, _nearest(density.mean, density.var, kept, density.members)
 
 
 def _told_apart(density: Density, num: int) -> tuple[Tensor, Tensor]:
@@ -204,7 +205,7 @@ def _told_apart(density: Density, num: int) -> tuple[Tensor, Tensor]:
     return torch.cat(kept, -1), group.long()
 
 
-def _nearest(mean: Tensor, var: Tensor, kept: Tensor) -> Tensor:
+def _nearest(mean: Tensor, var: Tensor, kept: Tensor, members: int) -> Tensor:
     """The nearest of ``kept`` for every component, by Bhattacharyya distance, ``(..., C)``.
 
     A kept component belongs to itself, even where two are equal. The distance is taken in float32:
@@ -218,7 +219,7 @@ def _nearest(mean: Tensor, var: Tensor, kept: Tensor) -> Tensor:
     variances = variances.float().clamp_min(1e-30)
     group = torch.empty(means.shape, dtype=torch.int64, device=mean.device)
     own = torch.arange(num, device=mean.device)
-    size = max(1, _BLOCK // (num * num_all))
+    size = members * max(1, _BLOCK // (num * num_all * members))
     for start in range(0, len(choices), size):
         block = slice(start, start + size)
         choice = choices[block]
@@ -227,5 +228,8 @@ def _nearest(mean: Tensor, var: Tensor, kept: Tensor) -> Tensor:
         both = variances[block].unsqueeze(-2) + kept_var
         # Twice the distance, less a term that is the same for all kept ones.
         distance.square_().div_(both).mul_(0.5).add_(both.log_()).sub_(kept_var.log() / 2)
+        if members > 1:
+            each = distance.unflatten(0, (-1, members))
+            distance = each.sum(1, keepdim=True).expand_as(each).flatten(0, 1)
         group[block] = distance.min(-2).indices.scatter_(-1, choice, own.expand_as(choice))
     return group.reshape(mean.shape)

@@ -11,6 +11,7 @@ Components lie along the last dimension. A dead component has log height or weig
 so that neither values nor gradients become NaN.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
@@ -28,6 +29,11 @@ class Message(NamedTuple):
     mean: Tensor
     precision: Tensor
 
+    @property
+    def members(self) -> int:
+        """How many neighbours of the batch are one, see :func:`joined`."""
+        return 1
+
 
 class Density(NamedTuple):
     r"""Sum over components of :math:`e^w N(u; a, v)`, not normalised; each ``(..., C)``."""
@@ -36,9 +42,34 @@ class Density(NamedTuple):
     mean: Tensor
     var: Tensor
 
+    @property
+    def members(self) -> int:
+        """How many neighbours of the batch are one, see :func:`joined`."""
+        return 1
+
 
 _Parts = TypeVar("_Parts", Message, Density)
 _Rows = TypeVar("_Rows", bound=tuple[Tensor, ...])
+
+
+@functools.cache
+def joined(kind: type[_Parts], members: int) -> type[_Parts]:
+    """Messages or densities about several weights at once whose changes have the same classes.
+
+    So many neighbours in the batch, the second dimension, are one: a component is a normal for each
+    of them, independent, with one height or weight for all, which each of them holds.
+    """
+    if members == 1:
+        return kind
+    return type(kind.__name__, (kind,), {"members": members, "__slots__": ()})
+
+
+def summed(parts: _Parts, value: Tensor, dim: int = 1) -> Tensor:
+    """What heights and weights change by: of all members together, at each of them."""
+    if parts.members == 1:
+        return value
+    each = value.unflatten(dim, (-1, parts.members))
+    return each.sum(dim + 1, keepdim=True).expand_as(each).flatten(dim, dim + 1)
 
 
 def take(parts: _Parts, index: Tensor) -> _Parts:
@@ -80,16 +111,16 @@ def multiply(one: Message, other: Message) -> Message:
     total = precision + precision2
     share = precision2 / torch.where(total > 0, total, 1.0)
     gap = mean2 - mean
-    log_height = log_height + log_height2 - 0.5 * precision * share * gap.square()
-    return Message(log_height.flatten(-2), (mean + share * gap).flatten(-2), total.flatten(-2))
+    change = summed(one, precision * share * gap.square())
+    log_height = log_height + log_height2 - 0.5 * change
+    return type(one)(log_height.flatten(-2), (mean + share * gap).flatten(-2), total.flatten(-2))
 
 
 def blur(message: Message, var: Tensor) -> Message:
     """The message about a weight that differs from the known one by a draw from N(0, var)."""
     spread = 1 + message.precision * var
-    return Message(
-        message.log_height - 0.5 * spread.log(), message.mean, message.precision / spread
-    )
+    log_height = message.log_height - 0.5 * summed(message, spread.log())
+    return type(message)(log_height, message.mean, message.precision / spread)
 
 
 def absorb(density: Density, message: Message) -> Density:
@@ -99,9 +130,10 @@ def absorb(density: Density, message: Message) -> Density:
     spread = 1 + precision * var
     precision = precision / spread
     gap = mean - prior_mean
-    log_weight = log_weight + log_height - 0.5 * (spread.log() + precision * gap.square())
+    change = summed(message, spread.log() + precision * gap.square())
+    log_weight = log_weight + log_height - 0.5 * change
     mean = prior_mean + var * precision * gap
-    return Density(log_weight.flatten(-2), mean.flatten(-2), (var / spread).flatten(-2))
+    return type(density)(log_weight.flatten(-2), mean.flatten(-2), (var / spread).flatten(-2))
 
 
 def log_overlap(density: Density, message: Message) -> Tensor:
@@ -110,7 +142,8 @@ def log_overlap(density: Density, message: Message) -> Tensor:
     log_height, mean, precision = (part.unsqueeze(-2) for part in message)
     spread = 1 + precision * var
     gap = mean - prior_mean
-    log_mass = log_height - 0.5 * (spread.log() + precision / spread * gap.square())
+    change = summed(message, spread.log() + precision / spread * gap.square())
+    log_mass = log_height - 0.5 * change
     return (log_weight + log_mass).logsumexp(-1)
 
 
@@ -120,7 +153,8 @@ def log_relevance(message: Message, density: Density) -> Tensor:
     log_weight, prior_mean, var = (part.unsqueeze(-2) for part in density)
     spread = 1 + precision * var
     gap = mean - prior_mean
-    log_mass = log_weight - 0.5 * (spread.log() + precision / spread * gap.square())
+    change = summed(message, spread.log() + precision / spread * gap.square())
+    log_mass = log_weight - 0.5 * change
     return log_height.squeeze(-1) + log_mass.logsumexp(-1)
 
 
@@ -131,4 +165,4 @@ def collapse(density: Density, dim: int) -> Density:
     mean = (weight * density.mean).sum(dim, keepdim=True)
     gap = density.mean - mean
     var = (weight * (density.var + gap.square())).sum(dim)
-    return Density(log_weight.squeeze(dim), mean.squeeze(dim), var)
+    return type(density)(log_weight.squeeze(dim), mean.squeeze(dim), var)

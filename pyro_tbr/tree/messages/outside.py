@@ -151,7 +151,7 @@ def _descend(inside: InsideMessages, above: FoldedLevel, depth: int, posterior: 
     ):
         place = (block.start, block.stop)
         pairs = split(rows(posterior, *place), rows(message, *place), product, group)
-        pairs = Density(*(part.unflatten(-1, sizes) for part in pairs))
+        pairs = type(pairs)(*(part.unflatten(-1, sizes) for part in pairs))
         left.append(collapse(pairs, -1))
         right.append(collapse(pairs, -2))
     if above.num_singles:
@@ -204,7 +204,7 @@ def _cross_run(
         change in each and mean squares, ``(n, B, J)``.
     """
     parts = split(at_parent, arc, through(node, law), group)
-    parent = Density(*(part.unflatten(-1, (-1, law.prob.shape[-1])) for part in parts))
+    parent = type(parts)(*(part.unflatten(-1, (-1, law.prob.shape[-1])) for part in parts))
     # The node's weight is the parent's plus a change with prior N(mean, var), seen as node.mean
     # with node.precision; all (n, B, C, J).
     class_mean, class_var = law.mean.unsqueeze(-2), law.var.unsqueeze(-2)
@@ -220,5 +220,6 @@ def _cross_run(
     prob = weight / weight.sum(-1, keepdim=True)
     if informed is not None:
         prob = torch.where(informed.unsqueeze(-1), prob, law.prob)
-    changed = Density(parent.log_weight, parent.mean + shift, keeps.square() * parent.var + noise)
+    var = keeps.square() * parent.var + noise
+    changed = type(parent)(parent.log_weight, parent.mean + shift, var)
     return collapse(changed, -1), (prob, (each * shift).sum(-2), (each * second).sum(-2))

@@ -27,6 +27,7 @@ def smooth(
     root_scale: Tensor | float,
     num_components: int | None = 32,
     sweeps: int = 1,
+    members: int = 1,
 ) -> TreePosterior:
     r"""Log evidence, probabilities of classes and moments: an inside and an outside pass.
 
@@ -47,6 +48,9 @@ def smooth(
     arcs, root, batch = check_inputs(tree, eta, lam, law, root_loc, root_scale)
     one = arcs.num_classes == 1  # then messages have one component too
     cap = 1 if one else num_components
+    if members > 1:
+        parts = (tree, eta, lam, arcs, root, batch, num_components, sweeps, members)
+        return outside_pass(tree, run_inside(*parts))
     if one and tree.depth <= _DEEP:
         return _smooth_gaussian(tree, eta, lam, arcs, root, batch)
     if cap is not None and compiles(eta, cap) and not differentiated(eta, lam, arcs, root):

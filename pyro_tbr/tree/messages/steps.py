@@ -36,10 +36,10 @@ def through(message: Message, arcs: ClassRows) -> Message:
 
     They are moved and blurred by it, in such an order that what lives stays in front.
     """
-    sent = blur(Message(*(part.unsqueeze(-1) for part in message)), arcs.var.unsqueeze(-2))
+    sent = blur(type(message)(*(part.unsqueeze(-1) for part in message)), arcs.var.unsqueeze(-2))
     log_height = sent.log_height + arcs.log_prob.unsqueeze(-2)
     mean = (sent.mean - arcs.mean.unsqueeze(-2)).expand_as(log_height)
-    return Message(*(part.flatten(-2) for part in (log_height, mean, sent.precision)))
+    return type(message)(*(part.flatten(-2) for part in (log_height, mean, sent.precision)))
 
 
 def node_runs(start: int, stop: int, size: int) -> Iterator[tuple[int, int]]:
@@ -162,7 +162,7 @@ def _silenced(
     constant[..., 0] = 0.0
     if group is None:
         group = torch.arange(message.mean.shape[-1], device=informed.device)
-    message = Message(
+    message = type(message)(
         torch.where(informed, message.log_height, constant),
         torch.where(informed, message.mean, 0.0),
         torch.where(informed, message.precision, 0.0),
