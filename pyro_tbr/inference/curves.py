@@ -28,7 +28,7 @@ from pyro_tbr.inference.stages import Fitted
 from pyro_tbr.models import TreeModel
 from pyro_tbr.progress import detail, stage, step
 
-_MOST_ROUNDS = 12  # of weights and encoder in turns
+_MOST_ROUNDS, _FEWER = 12, 4  # of weights and encoder in turns; the latter by slow steps of SVI
 _SETTLED = 1e-4  # fall of a latent's correlation with itself, in a round that is the last
 
 
@@ -70,8 +70,8 @@ def _followed(
     learns = model.encoder.trainable and any(p.requires_grad for p in model.encoder.parameters())
     if recipe is None or not (learns and task.options.sparse_steps):
         return z
-    moved = 1.0
-    for number in range(1, _MOST_ROUNDS + 1):
+    moved, most = 1.0, _MOST_ROUNDS if model.likelihood.exact else _FEWER
+    for number in range(1, most + 1):
         settle(task, guide, model.design(z), rows, rough=True)
         with torch.no_grad():
             before = as_kept(model.encoder(rows.x))
@@ -84,7 +84,7 @@ def _followed(
             detail("latents at rest after %d rounds of curves and encoder", number)
             break
     else:
-        detail("latents still moved by %.2g after %d rounds of curves", moved, _MOST_ROUNDS)
+        detail("latents still moved by %.2g after %d rounds of curves", moved, most)
     return z
 
 

@@ -106,7 +106,9 @@ def test_no_other_function_leaves_all_as_it_is():
     y = y + 0.5 * torch.randn(y.shape, generator=generator).double()
     found = []
     for latent_of in ((0, 1), None):
-        prior = SpikeSlabPrior(slab_separation=0.0).build(TREE, 2, 1, num_latents=1, latent_of=latent_of)
+        prior = SpikeSlabPrior(slab_separation=0.0).build(
+            TREE, 2, 1, num_latents=1, latent_of=latent_of
+        )
         likelihood = GaussianLikelihood(0.5).build(1, num_nodes=TREE.num_nodes)
         guide = TreeGuide(Head(TREE, prior, likelihood).double(), WITH_ROWS, None).double()
         stats = condition(guide, DesignRows(x, y, env))
