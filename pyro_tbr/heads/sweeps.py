@@ -166,6 +166,8 @@ class Sweeps:
             progress.step(unit="sweep")
             if together:
                 moves = self._all_at_once(coupled, components, step, mean)
+            elif guide.factor.trees_joint:
+                moves = self._by_place(coupled, components, step)
             else:
                 moves = self._one_by_one(coupled, components, step)
             mean = None
@@ -244,6 +246,25 @@ class Sweeps:
             if coupled:
                 moves[:, :, k] = torch.maximum(moves[:, :, k], (sd_before / sd - 1).abs())
         guide.refresh(guide.passes(slice(None), components, refit=self.learn_hyper))
+        return self._with_gates(moves)
+
+    def _by_place(self, coupled: bool, components: int | None, step: float) -> Tensor:
+        """The same where passes take all weights: one function of every latent after the other."""
+        guide, nodes = self.guide, self.stats.nodes
+        rows, own = self._rows(coupled), self._potentials()
+        first, first_var = mean, var = self._moments()
+        shared = guide.shared_errors(rows, nodes) if coupled else None
+        for weights in guide.factor.places():
+            new = self._potentials_given(rows, mean, var, own, step if coupled else None, shared)
+            for everywhere, here, value in zip((guide.eta, guide.lam), own, new, strict=True):
+                for k in weights:
+                    everywhere[k][:, nodes] = value[:, :, k].T.to(everywhere)
+                    here[:, :, k] = value[:, :, k]
+            guide.refresh(guide.passes(slice(None), components, refit=self.learn_hyper))
+            mean, var = self._moments()
+        moves = (mean - first).abs() / var.sqrt()
+        if coupled:
+            moves = torch.maximum(moves, ((first_var / var).sqrt() - 1).abs())
         return self._with_gates(moves)
 
     def _with_gates(self, moves: Tensor) -> Tensor:

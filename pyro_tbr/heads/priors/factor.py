@@ -245,6 +245,10 @@ class PriorFactor(nn.Module):
         del informed, step
         return now.log_evidence.new_zeros(())
 
+    def places(self) -> list[list[int]]:
+        """Weights in turns, where passes take all of them: one of each latent at a time."""
+        return [[weight] for weight in range(self.prior.num_weights)]
+
     def together(self, inclusion: Tensor) -> Tensor:
         """Expected log probability of gates that no gate's own term in the law has, (A, W).
 

@@ -143,6 +143,18 @@ class LatentGatesFactor(SpikeSlabFactor):
         groups: GateGroups = self.prior.groups
         return groups
 
+    def places(self) -> list[list[int]]:
+        """See :meth:`PriorFactor.places`."""
+        found: list[list[int]] = []
+        seen: dict[int, int] = {}
+        for weight, latent in enumerate(self.groups.latent.tolist()):
+            place = seen.get(latent, 0)
+            seen[latent] = place + 1
+            if place == len(found):
+                found.append([])
+            found[place].append(weight)
+        return found
+
     def _blocks(self) -> list[Tensor]:
         return self.groups.tables(self.prior.num_outcomes)
 
