@@ -463,3 +463,21 @@ def test_outcomes_of_birds_together():
     fits = run("correlated_outcomes", "--data", "birds").set_index(["way", "seed"])
     joint = fits["joint"].unstack("way")
     assert (joint["full"] > joint["diagonal"] + 0.2).all()
+
+
+@pytest.mark.slow
+def test_curved_effects(capsys):
+    table = run("curved_effects", "--sets", 2, "--kinds", "own", "--bases", "none", "polynomial")
+    r2 = table["R2"].astype(float).loc["own"]
+    assert r2["polynomial"] > 0.95
+    assert r2["none"] < 0.9
+    assert "| own | polynomial |" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_hard_world_of_noisy_latents_and_curves():
+    how = ("--fits", 1, "--latents", "known", "--more", "num_outcomes=2")
+    noisy = run("hard_world", "--settings", "latent noise", "--latent-noise", *how)["fits"]
+    assert noisy["omega"].between(0.8, 1.2).all()
+    curved = run("hard_world", "--settings", "curved", "--basis", "polynomial", *how)["fits"]
+    assert curved["R2"].min() > 0.9
