@@ -21,7 +21,7 @@ from pyro_tbr.heads.hyper.base import Described
 _MOST_ROWS = 100_000  # that knots and projections are taken from, evenly where there are more
 _LEAST_LEFT = 1e-6  # share of a curve's variance that lines and the curves before it leave
 _MIDDLE = (0.025, 0.975)  # quantiles that curves are shown between
-_ENDS = (0.02, 0.98)  # quantiles of a spline's outermost knots; beyond them it is a line
+_INNER = (0.1, 0.9)  # quantiles of a spline's knots but for the outermost
 
 
 class LatentBasis(Described):
@@ -171,9 +171,10 @@ class LatentBasis(Described):
 
 
 class SplineBasis(LatentBasis):
-    """Natural cubic splines: smooth, and lines beyond the outermost knots.
+    """Natural cubic splines: smooth, and lines beyond the rows of the fit.
 
-    Knots are at even steps of the quantiles from 0.02 to 0.98 of each latent.
+    The outermost knots are each latent's least and largest value, so that few rows far out are no
+    change of the environment they are of; the others at even steps of its quantiles, 0.1 to 0.9.
 
     Args:
         num_functions: B, the latent itself included, 2 or more.
@@ -184,7 +185,7 @@ class SplineBasis(LatentBasis):
 
     knots: Tensor
 
-    def __init__(self, num_functions: int = 4) -> None:
+    def __init__(self, num_functions: int = 5) -> None:
         _check(num_functions, "num_functions", 2)
         super().__init__(num_functions - 1, num_functions=num_functions)
 
@@ -192,7 +193,9 @@ class SplineBasis(LatentBasis):
         self.register_buffer("knots", torch.zeros(latent_dim, self.num_curves + 2).double())
 
     def _place(self, z: Tensor) -> None:
-        steps = torch.linspace(*_ENDS, self.num_curves + 2, dtype=torch.float64, device=z.device)
+        inner = torch.linspace(*_INNER, self.num_curves, dtype=torch.float64)
+        inner = inner if self.num_curves > 1 else torch.full((1,), 0.5, dtype=torch.float64)
+        steps = torch.cat([inner.new_zeros(1), inner, inner.new_ones(1)]).to(z.device)
         self.knots.copy_(torch.quantile(z, steps, dim=0).mT)
 
     def curves(self, z: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ def new_rows(likelihood="gaussian", num=100):
     return pd.DataFrame(50 + 4 * z, columns=["age", "dose"]), y, env
 
 
-@pytest.mark.parametrize("basis", ["polynomial", "spline", tbr.SplineBasis(6)], ids=str)
+@pytest.mark.parametrize("basis", ["polynomial", "spline", tbr.SplineBasis(3)], ids=str)
 def test_new_rows_are_predicted_where_lines_are_not(basis):
     x, y, env = new_rows()
     scores = {}

@@ -48,17 +48,15 @@ def smooth(
     arcs, root, batch = check_inputs(tree, eta, lam, law, root_loc, root_scale)
     one = arcs.num_classes == 1  # then messages have one component too
     cap = 1 if one else num_components
-    if members > 1:
-        parts = (tree, eta, lam, arcs, root, batch, num_components, sweeps, members)
-        return outside_pass(tree, run_inside(*parts))
     if one and tree.depth <= _DEEP:
         return _smooth_gaussian(tree, eta, lam, arcs, root, batch)
-    if cap is not None and compiles(eta, cap) and not differentiated(eta, lam, arcs, root):
+    alone = members == 1 and not differentiated(eta, lam, arcs, root)
+    if alone and cap is not None and compiles(eta, cap):
         return compiled_moments(tree, eta, lam, arcs, root, batch, cap, 1 if one else sweeps)
     if one:
         return _smooth_gaussian(tree, eta, lam, arcs, root, batch)
     each = ((num_components or 1) + _BESIDE) * tree.num_nodes
-    step = max(1, _COMPONENTS // each)
+    step = members * max(1, _COMPONENTS // (each * members))
     eta, lam = (part.reshape(-1, tree.num_nodes) for part in (eta, lam))
     runs: list[dict[str, Any]] = []
     for start in range(0, len(eta), step):
@@ -67,7 +65,7 @@ def smooth(
         root_of_run = Density(*(part[:, run] for part in root))
         size = eta[run].shape[:1]
         inside = run_inside(
-            tree, eta[run], lam[run], law_of_run, root_of_run, size, num_components, sweeps
+            tree, eta[run], lam[run], law_of_run, root_of_run, size, num_components, sweeps, members
         )
         runs.append(dict(vars(outside_pass(tree, inside))))
     found: dict[str, Any] = {}
