@@ -166,10 +166,8 @@ class Sweeps:
             progress.step(unit="sweep")
             if together:
                 moves = self._all_at_once(coupled, components, step, mean)
-            elif guide.factor.trees_joint:
-                moves = self._by_place(coupled, components, step)
             else:
-                moves = self._one_by_one(coupled, components, step)
+                moves = self._in_turns(coupled, components, step)
             mean = None
             if self.learn_hyper:
                 guide.factor.learn(guide.current, guide.informed_arcs)
@@ -225,34 +223,15 @@ class Sweeps:
         pairs = zip(own, aim, strict=True)
         return Potential(*(torch.lerp(old, new, step) for old, new in pairs))
 
-    def _one_by_one(self, coupled: bool, components: int | None, step: float) -> Tensor:
-        """Every weight once; returns the moves at the nodes, see ``_SETTLED``, (E, Q, W)."""
-        guide, nodes = self.guide, self.stats.nodes
-        rows, own = self._rows(coupled), self._potentials()
-        mean, var = self._moments()
-        moves = torch.zeros_like(mean)
-        shared = guide.shared_errors(rows, nodes) if coupled else None
-        for k in range(mean.shape[-1]):
-            new = self._potentials_given(rows, mean, var, own, step if coupled else None, shared)
-            for everywhere, here, value in zip((guide.eta, guide.lam), own, new, strict=True):
-                everywhere[k][:, nodes] = value[:, :, k].T.to(everywhere)
-                here[:, :, k] = value[:, :, k]
-            now = guide.passes(slice(k, k + 1), components, refit=self.learn_hyper)
-            before, sd_before = mean[:, :, k].clone(), var[:, :, k].sqrt()
-            mean[:, :, k] = now.node_mean[0][:, nodes].T
-            var[:, :, k] = now.node_var[0][:, nodes].T.clamp(min=1e-300)
-            sd = var[:, :, k].sqrt()
-            moves[:, :, k] = (mean[:, :, k] - before).abs() / sd
-            if coupled:
-                moves[:, :, k] = torch.maximum(moves[:, :, k], (sd_before / sd - 1).abs())
-        guide.refresh(guide.passes(slice(None), components, refit=self.learn_hyper))
-        return self._with_gates(moves)
+    def _in_turns(self, coupled: bool, components: int | None, step: float) -> Tensor:
+        """Every weight once, one of ``places`` after the other; returns moves, (E, Q, W).
 
-    def _by_place(self, coupled: bool, components: int | None, step: float) -> Tensor:
-        """The same where passes take all weights: one function of every latent after the other."""
+        See ``_SETTLED``. Where trees go jointly a pass is one of all weights.
+        """
         guide, nodes = self.guide, self.stats.nodes
-        rows, own = self._rows(coupled), self._potentials()
-        first, first_var = mean, var = self._moments()
+        rows, own, joint = self._rows(coupled), self._potentials(), guide.factor.trees_joint
+        mean, var = self._moments()
+        first, first_var = mean.clone(), var.clone()
         shared = guide.shared_errors(rows, nodes) if coupled else None
         for weights in guide.factor.places():
             new = self._potentials_given(rows, mean, var, own, step if coupled else None, shared)
@@ -260,8 +239,13 @@ class Sweeps:
                 for k in weights:
                     everywhere[k][:, nodes] = value[:, :, k].T.to(everywhere)
                     here[:, :, k] = value[:, :, k]
-            guide.refresh(guide.passes(slice(None), components, refit=self.learn_hyper))
-            mean, var = self._moments()
+            where = slice(None) if joint else slice(weights[0], weights[-1] + 1)
+            now = guide.passes(where, components, refit=self.learn_hyper)
+            mean[:, :, where] = now.node_mean[..., nodes].permute(2, 1, 0)
+            var[:, :, where] = now.node_var[..., nodes].permute(2, 1, 0).clamp(min=1e-300)
+        if not joint:
+            now = guide.passes(slice(None), components, refit=self.learn_hyper)
+        guide.refresh(now)
         moves = (mean - first).abs() / var.sqrt()
         if coupled:
             moves = torch.maximum(moves, ((first_var / var).sqrt() - 1).abs())

@@ -21,7 +21,7 @@ from torch.distributions import Distribution
 from pyro_tbr.data import Features, RowOrder, align_features
 from pyro_tbr.errors import DataError
 from pyro_tbr.heads.likelihoods.expectations import OfNodes, as_dict
-from pyro_tbr.heads.moments import NodeMoments, predictor_moments
+from pyro_tbr.heads.moments import predictor_moments
 from pyro_tbr.posterior.form import Form
 from pyro_tbr.posterior.mixture import Mixture, drawn, quantiles
 from pyro_tbr.posterior.places import Places, places_of
@@ -162,10 +162,8 @@ class Prediction:
         num_nodes, num_weights, num_outcomes = moments.mean.shape
         width = num_outcomes * (num_nodes if position is None else num_weights)
         share = places.share.reshape(1, -1, 1)
-        likelihood, nuisance = view.model.likelihood, view.guide.nuisance
-        follows = likelihood.seen_with(
-            nuisance, NodeMoments(*(m.to(nodes.device) for m in moments))
-        )
+        likelihood = view.model.likelihood
+        follows = likelihood.seen_with(view.guide.nuisance, moments)
         parts = []
         for rows in _chunks(len(design), width):
             some = design[rows]

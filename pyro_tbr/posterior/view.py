@@ -34,6 +34,7 @@ from pyro_tbr.errors import DataError
 from pyro_tbr.heads import DesignRows, Guide, RowTerms
 from pyro_tbr.heads.likelihoods.scaling import Scaling
 from pyro_tbr.heads.moments import DeltaMoments, NodeMoments
+from pyro_tbr.heads.priors.latent_gates import first_of_each
 from pyro_tbr.heads.statistics import Statistics
 from pyro_tbr.models import TreeModel
 from pyro_tbr.models.encoders import LatentUnits
@@ -121,7 +122,7 @@ class PosteriorView:
         latent_of = self.model.latent_of
         if latent_of is None:
             return list(range(len(self.latent_names)))
-        return [place for place, latent in enumerate(latent_of) if latent not in latent_of[:place]]
+        return first_of_each(latent_of)
 
     @property
     def gate_names(self) -> tuple[str, ...]:

@@ -246,7 +246,7 @@ class PriorFactor(nn.Module):
         return now.log_evidence.new_zeros(())
 
     def places(self) -> list[list[int]]:
-        """Weights in turns, where passes take all of them: one of each latent at a time."""
+        """Weights in the turns that they are moved in, those of a turn side by side."""
         return [[weight] for weight in range(self.prior.num_weights)]
 
     def together(self, inclusion: Tensor) -> Tensor:

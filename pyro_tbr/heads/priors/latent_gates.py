@@ -8,6 +8,7 @@ whose joint density has little mass near no change, so the slab needs no halves.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import pyro.distributions as dist
@@ -21,6 +22,14 @@ from pyro_tbr.heads.priors.gates import zero_or_one
 from pyro_tbr.heads.priors.spike_slab_factor import SpikeSlabFactor
 from pyro_tbr.tree import Tree
 from pyro_tbr.tree.messages import ArcLaw, TreePosterior, inside_pass, sample, smooth
+
+
+def first_of_each(latent_of: Iterable[int]) -> list[int]:
+    """Places of the first weight of each latent, from which latent each weight is of."""
+    first: dict[int, int] = {}
+    for place, latent in enumerate(latent_of):
+        first.setdefault(latent, place)
+    return list(first.values())
 
 
 class GateGroups(NamedTuple):
@@ -63,12 +72,9 @@ class GateGroups(NamedTuple):
             first[:, 1:] = False
         return torch.where(first.to(values.device), values, 0.0)
 
-    def leaders(self, device: torch.device | None = None) -> Tensor:
+    def leaders(self) -> list[int]:
         """The first weight of each latent, (G,)."""
-        places = torch.arange(len(self.latent))
-        first = torch.full((self.number,), len(places))
-        found = first.scatter_reduce(0, self.latent.cpu(), places, "amin")
-        return found.to(device) if device is not None else found
+        return first_of_each(self.latent.tolist())
 
     def tables(self, num_outcomes: int) -> list[Tensor]:
         """Places ``weight * Q + outcome`` of gates that are one, (g, M) for each size M."""
@@ -144,7 +150,7 @@ class LatentGatesFactor(SpikeSlabFactor):
         return groups
 
     def places(self) -> list[list[int]]:
-        """See :meth:`PriorFactor.places`."""
+        """See :meth:`PriorFactor.places`: one function of every latent after the other."""
         found: list[list[int]] = []
         seen: dict[int, int] = {}
         for weight, latent in enumerate(self.groups.latent.tolist()):
@@ -237,8 +243,7 @@ class LatentGatesFactor(SpikeSlabFactor):
 
         Where point estimates have some of them open, as a start may, all are.
         """
-        size, known = self.groups.total(torch.ones_like(on)), self.groups.total(on + off) > 0
-        on = torch.maximum(self.groups.total(on) / size, self.groups.largest(on))
+        known, on = self.groups.total(on + off) > 0, self.groups.largest(on)
         off = torch.where(known, 1 - on, 0.0)
         rate = self._rate()
         if rate.hyper.shape[-1] == 1:
