@@ -78,6 +78,28 @@ def condition(
     Warns:
         ConvergenceWarning: The guide did not come to rest.
     """
+    stats, settled = conditioned(
+        guide, rows, sweeps=sweeps, before=before, learn_hyper=learn_hyper,
+        learn_nuisance=learn_nuisance, learn_groups=learn_groups, sandwich=sandwich, rough=rough,
+    )  # fmt: skip
+    if names is not None:
+        warn_unsettled(guide, settled, names)
+    return stats
+
+
+def conditioned(
+    guide: Guide,
+    rows: RowSource,
+    *,
+    sweeps: int = SWEEPS,
+    before: Statistics | None = None,
+    learn_hyper: bool = True,
+    learn_nuisance: bool = True,
+    learn_groups: bool = True,
+    sandwich: bool = False,
+    rough: bool = False,
+) -> tuple[Statistics, Settled]:
+    """See :func:`condition`; also how the guide came to rest, of which nothing is said."""
     if rows.groups is not None and not guide.head.likelihood.exact:
         raise DataError(
             "groups need numeric outcomes with normal noise, and this model's are others: leave "
@@ -94,10 +116,16 @@ def condition(
         else:
             stats, settled = _by_sites(guide, rows, sweeps, before, *how)
     detail("weights moved by %.3g in the last of %d sweeps", settled.moved, settled.sweeps)
-    if names is not None and settled.trouble:
+    return stats, settled
+
+
+def warn_unsettled(
+    guide: Guide, settled: Settled, names: tuple[tuple[str, ...], tuple[Hashable, ...]]
+) -> None:
+    """Warns of a last update that did not come to rest, by the names of latents and outcomes."""
+    if settled.trouble:
         with aside():
-            warnings.warn(_unsettled(guide, settled, *names), ConvergenceWarning, stacklevel=2)
-    return stats
+            warnings.warn(_unsettled(guide, settled, *names), ConvergenceWarning, stacklevel=3)
 
 
 def _exactly(

@@ -53,7 +53,8 @@ class NodeRows(NamedTuple):
 
     P weights are judged together in each of G groups: those of an outcome, G = Q and P = W, or, as
     where the noise of outcomes goes together, those of all, G = 1 and P = Q W. What methods take
-    and return is (E, Q, W) in either case.
+    and return is (E, Q, W) in either case. In messages there are also those of a latent, G = W and
+    P = Q.
 
     Attributes:
         precision: P, (E, G, P, P).
@@ -114,6 +115,25 @@ class NodeRows(NamedTuple):
         alone = 1 / cov.diagonal(dim1=-2, dim2=-1)
         eta, lam = alone * mean - own.eta, alone - own.lam
         return self._apart(Potential(eta, lam.clamp(min=0)))
+
+    def by_latent(self, cavity: Potential, shared: Tensor | None = None) -> NodeRows:
+        """What rows say of each latent's weights for all outcomes, G = W and P = Q.
+
+        Those of the other latents are integrated over their cavities, as in
+        :meth:`given_cavities`, but the outcomes of a latent are left as they go together.
+        """
+        known = self._known(cavity, shared)[0]
+        number = self.num_outcomes
+        shape = (len(known), number, known.shape[-1] // number)
+        own, cov = (
+            part.reshape(*shape, *shape[1:]).diagonal(dim1=2, dim2=4).permute(0, 3, 1, 2)
+            for part in (known, scaled_inverse(self.precision + known))
+        )
+        precision = scaled_inverse(cov) - own
+        values, axes = torch.linalg.eigh(0.5 * (precision + precision.mT))
+        precision = (axes * values.clamp(min=0).unsqueeze(-2)) @ axes.mT
+        linear = precision.new_zeros(precision.shape[:-1])
+        return NodeRows(precision, linear, linear[..., 0], self.num_outcomes)
 
     def cavity(self, mean: Tensor, var: Tensor, own: Potential) -> Potential:
         """What all else says of each weight, from its posterior moments and its own potential."""

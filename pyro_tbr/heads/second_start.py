@@ -28,11 +28,11 @@ def choose_start(guide: TreeState, num_components: int | None) -> bool:
     Returns:
         Whether any latent has left the optimum it was at.
     """
-    learnt = {name: f for name, f in guide.factor.own().items() if f.learnt}
+    learnt = _learnt(guide)
     kept = {name: factor.state() for name, factor in learnt.items()}
     if not guide.factor.second_start(guide.current, guide.informed_arcs):
         return False
-    own = {name: f for name, f in learnt.items() if len(f.loc) == len(guide.eta)}  # a latent's own
+    own = _own(guide, learnt)
     start = {name: factor.state() for name, factor in own.items()}
     _restore(learnt, kept)
     with stage("second start", about=_MOSTLY, units=0):
@@ -47,6 +47,38 @@ def choose_start(guide: TreeState, num_components: int | None) -> bool:
     return bool(better.any())
 
 
+@torch.no_grad()
+def gain_by_small_changes(without: TreeState, guide: TreeState) -> Tensor:
+    """By how much each weight's evidence is larger if changes may be small everywhere, (W,).
+
+    Args:
+        without: At its optimum, of a prior that has none.
+        guide: Of the same prior with small changes, as it is made; moved to the same potentials,
+            hyperparameters to the better of two optima.
+    """
+    learnt, plain = _learnt(guide), _learnt(without)
+    guide.eta.copy_(without.eta)
+    guide.lam.copy_(without.lam)
+    _restore({name: learnt[name] for name in plain}, {n: f.state() for n, f in plain.items()})
+    guide.refresh()
+    choose_start(guide, guide.factor.rough_components)
+    return _bound(guide, _own(guide, learnt)) - _bound(without, _own(without, plain))
+
+
+def _learnt(guide: TreeState) -> Factors:
+    return {name: f for name, f in guide.factor.own().items() if f.learnt}
+
+
+def _own(guide: TreeState, factors: Factors) -> Factors:
+    """Of these those that each latent has for itself."""
+    return {name: factor for name, factor in factors.items() if len(factor.loc) == len(guide.eta)}
+
+
+def _bound(guide: TreeState, own: Factors) -> Tensor:
+    """Each latent's evidence at these potentials, less what its hyperparameters cost, (W,)."""
+    return guide.log_evidence() - sum(factor.kl().sum(-1) for factor in own.values())
+
+
 def _climbed(
     guide: TreeState, num_components: int | None, own: Factors, learnt: Factors, kept: State
 ) -> tuple[State, Tensor]:
@@ -59,7 +91,7 @@ def _climbed(
     for _ in range(_MOST_UPDATES):
         guide.refresh(guide.passes(num_components=num_components))
         step()
-        bound = guide.log_evidence() - sum(factor.kl().sum(-1) for factor in own.values())
+        bound = _bound(guide, own)
         state = {name: factor.state() for name, factor in own.items()}
         if last is not None and (bound - last).abs().max() < _SETTLED:
             break

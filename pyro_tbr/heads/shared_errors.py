@@ -18,10 +18,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pyro_tbr.heads.coupling import NodeRows, Potential, scaled_inverse
+from pyro_tbr.heads.coupling import NodeRows, Potential
 from pyro_tbr.heads.joint_passes import joint_passes
 from pyro_tbr.tree import Tree
 
+_LEAST_SHARE = 1e-9  # of what is known in a direction, that is not the rows' own
 _LEAST_VAR = 1e-10  # of a change, in units where outcomes and latents have variance 1
 
 
@@ -41,8 +42,7 @@ def shared_errors(
         change_var: Variances of the changes, (A, Q, W).
     """
     whole = _node_cov(tree, nodes, rows, root_scale, change_var)
-    without = scaled_inverse(whole) - rows.precision
-    cov = scaled_inverse(0.5 * (without + without.mT))
+    cov = without_rows(whole, rows.precision)
     latent = torch.arange(root_scale.shape[1], device=cov.device).repeat(root_scale.shape[0])
     alike = latent.unsqueeze(0) == latent.unsqueeze(1)
     return torch.where(alike, 0.5 * (cov + cov.mT), 0.0)
@@ -59,15 +59,38 @@ def widening(
 ) -> Tensor:
     """Variances of weights jointly over those of each alone, (Q, W): geometric means over nodes.
 
-    ``told`` (E, Q, W) is what each weight's tree was told; for the others see
-    :func:`shared_errors`.
+    Jointly are the outcomes of a latent: other latents are integrated over what is known of them,
+    as they are in what each tree was told.
+
+    Args:
+        tree: The tree.
+        nodes: Those with rows, (E,).
+        rows: What these say of a latent's weights for all outcomes, (E, W, Q, Q).
+        told: What each weight's tree was told, (E, Q, W).
+        root_scale: As of :func:`shared_errors`.
+        change_var: Likewise.
     """
-    together, alone = (
-        _node_cov(tree, nodes, each, root_scale, change_var).diagonal(dim1=-2, dim2=-1)
-        for each in (rows, NodeRows.apart(told))
-    )
-    ratio = together.reshape(told.lam.shape) / alone.reshape(told.lam.shape)
+    spreads = root_scale.mT, change_var.mT  # (W, Q), (A, W, Q)
+    together = _node_cov(tree, nodes, rows, *spreads).diagonal(dim1=-2, dim2=-1).mT
+    alone = _node_cov(tree, nodes, NodeRows.apart(told), root_scale, change_var)
+    ratio = together / alone.reshape(told.lam.shape)
     return ratio.log().mean(0).exp()
+
+
+def without_rows(cov: Tensor, precision: Tensor) -> Tensor:
+    """Covariances (E, G, P, P) of what is known without rows of these precisions.
+
+    By the share s that rows have of all that is known in each direction: with 1 - s in place of a
+    difference of precisions, which may be larger than it by more digits than there are, as where an
+    outcome has next to no noise.
+    """
+    scale = cov.diagonal(dim1=-2, dim2=-1).clamp(min=1e-300).sqrt()
+    unit = cov / scale.unsqueeze(-1) / scale.unsqueeze(-2)
+    values, axes = torch.linalg.eigh(0.5 * (unit + unit.mT))
+    root = scale.unsqueeze(-1) * axes * values.clamp(min=_LEAST_SHARE).sqrt().unsqueeze(-2)
+    share, turned = torch.linalg.eigh(root.mT @ precision @ root)
+    root = root @ turned / (1 - share).clamp(min=_LEAST_SHARE).sqrt().unsqueeze(-2)
+    return root @ root.mT
 
 
 def _node_cov(

@@ -123,7 +123,9 @@ class TreeState(Guide):
         rows, tree = self.node_rows(stats), self.head.tree
         for _ in range(_TIMES):
             told = self.potentials_at(stats.nodes)
-            share = 1 / widening(tree, stats.nodes, rows, told, *self._spreads())
+            known = self._cavity(rows, stats.nodes), self.shared_errors(rows, stats.nodes)
+            together = rows.by_latent(*known)
+            share = 1 / widening(tree, stats.nodes, together, told, *self._spreads())
             self.eta *= share.mT.unsqueeze(-1)
             self.lam *= share.mT.unsqueeze(-1)
             self.refresh()

@@ -105,6 +105,8 @@ def go_on(task: Task, rows: StandardRows, start: Posterior) -> Fitted:
     options, report = task.options, start.report
     maker = DenseStage(task.model, options, task.generator, task.checkpoint)
     model = copy.deepcopy(task.model)
+    if report.small_changes is False:
+        model = model.without_small_changes()
     model.encoder = copy.deepcopy(start.model.encoder).to(rows.y.device)
     recipe = maker.recipes(len(rows))[0]
     recipe = Recipe(report.decay, report.num_components, recipe.steps, recipe.lr)

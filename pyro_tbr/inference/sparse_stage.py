@@ -47,6 +47,11 @@ class Task:
     outcome_names: tuple[Hashable, ...]
     checkpoint: Checkpoint | None = None
 
+    @property
+    def names(self) -> tuple[tuple[str, ...], tuple[Hashable, ...]]:
+        """Of weights and outcomes."""
+        return self.model.weight_names, self.outcome_names
+
 
 def sparse_stage(
     task: Task, model: TreeModel, guide: Guide, rows: StandardRows, z: Tensor, reference: DenseFit
@@ -168,7 +173,7 @@ def settle(
         rows.with_design(design),
         sandwich=sandwich and task.model.encoder.trainable,
         rough=rough,
-        names=(task.model.weight_names, task.outcome_names) if last else None,
+        names=task.names if last else None,
     )
 
 

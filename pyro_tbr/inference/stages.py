@@ -17,7 +17,8 @@ from pyro_tbr.inference.rotating import ROTATION, rotated
 from pyro_tbr.inference.rotation.basis import estimated
 from pyro_tbr.inference.rotation.choice import widened
 from pyro_tbr.inference.rotation.reference import reference_point
-from pyro_tbr.inference.sparse_stage import Task, make_guide, settle, sparse_stage
+from pyro_tbr.inference.small_changes import weighed
+from pyro_tbr.inference.sparse_stage import Task, make_guide, sparse_stage
 from pyro_tbr.models import LinearEncoder, TreeModel
 from pyro_tbr.posterior import FitReport
 from pyro_tbr.progress import detail, stage
@@ -51,12 +52,17 @@ def run(task: Task, rows: StandardRows) -> Fitted:
         if model.intercept:  # seen from the reference point
             root[-1] += torch.einsum("k,kq->q", offset.to(root), root[:-1])
             deltas[:, -1] += torch.einsum("k,akq->aq", offset.to(root), deltas[:, :-1])
-        guide = make_guide(task.guide_kind, model, rows, task.options)
-        guide.start(root.to(rows.y), deltas.to(rows.y), sparse=False)
+
+        def begun(model: TreeModel) -> Guide:
+            guide = make_guide(task.guide_kind, model, rows, task.options)
+            guide.start(root.to(rows.y), deltas.to(rows.y), sparse=False)
+            return guide
+
         design = model.design(model.encoder(rows.x))
         with stage("sparse stage", total=1):
-            stats = settle(task, guide, design, rows, last=True)
-        return Fitted(model, guide, stats, design, FitReport(rank=model.latent_dim))
+            model, guide, stats, small = weighed(task, model, begun, design, rows)
+        report = FitReport(rank=model.latent_dim, small_changes=small)
+        return Fitted(model, guide, stats, design, report)
     with stage("dense stage", plan={"choice": 60, "all rows": 40}):
         reference, measured, choosing = _dense(task, maker, rows)
     with stage("honest latents", total=1):

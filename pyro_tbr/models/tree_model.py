@@ -176,6 +176,18 @@ class TreeModel(LocalParamsModule):
         """The same model of outcomes that are linear in the latents, not built yet."""
         return TreeModel(self.tree, self._latent_dim, *self._specs, self.intercept)
 
+    def without_small_changes(self) -> TreeModel:
+        """A copy of this built model whose prior has none; itself if it learns no width of them."""
+        encoder, prior, likelihood = self._specs
+        sharp = prior.without_learnt_spike()
+        if sharp is prior:
+            return self
+        other = copy.deepcopy(self)
+        other._specs = (encoder, sharp, likelihood)
+        other.head = Head(self.tree, other.prior.without_learnt_spike(), other.likelihood)
+        other.num_rows = self.num_rows
+        return other
+
     @property
     def encoder_spec(self) -> str | nn.Module:
         """The encoder as it was given."""

@@ -11,6 +11,7 @@ from torch.testing import assert_close
 from pyro_tbr.heads.coupling import NodeRows, Potential
 from pyro_tbr.heads.likelihoods import GaussianLikelihood
 from pyro_tbr.heads.priors import GaussianPrior, SpikeSlabPrior
+from pyro_tbr.heads.shared_errors import without_rows
 from pyro_tbr.heads.tree_guide import TreeGuide
 from pyro_tbr.models import TreeModel
 from pyro_tbr.tree import Tree
@@ -164,3 +165,39 @@ def test_one_inverse_serves_all_weights(width, rank):
     for k in range(width):
         for one, two in zip(at(found, k), without_others(node, k, cavity), strict=True):
             assert_close(one, two, rtol=1e-6, atol=1e-6)
+
+
+def several_outcomes(seed, noise=1.0):
+    """What rows of two nodes say of two latents for three outcomes, and what is known without."""
+    generator = torch.Generator().manual_seed(seed)
+    whole = torch.randn(2, 1, 6, 9, generator=generator, dtype=torch.float64)
+    precision = whole @ whole.mT / noise**2
+    rows = NodeRows(precision, torch.zeros(2, 1, 6).double(), torch.zeros(2, 1).double(), 3)
+    lam = 0.5 + torch.rand(2, 3, 2, generator=generator, dtype=torch.float64)
+    return rows, Potential(torch.zeros_like(lam), lam)
+
+
+@pytest.mark.parametrize("noise", [1.0, 1e-6])
+def test_what_rows_say_of_a_latent_is_what_is_left_with_the_others_integrated(noise):
+    rows, cavity = several_outcomes(0, noise)
+    found = rows.by_latent(cavity).precision  # (E, W, Q, Q)
+    for latent in range(2):
+        own = [2 * q + latent for q in range(3)]
+        other = [2 * q + 1 - latent for q in range(3)]
+        here = rows.precision[:, 0]
+        across = here[:, own][:, :, other]
+        theirs = here[:, other][:, :, other] + torch.diag_embed(cavity.lam[..., 1 - latent])
+        expected = here[:, own][:, :, own] - across @ torch.linalg.inv(theirs) @ across.mT
+        size = expected.diagonal(dim1=-2, dim2=-1).amax(-1)[:, None, None]
+        assert ((found[:, latent] - expected) / size).abs().max() < 1e-8
+
+
+@pytest.mark.parametrize("noise", [1.0, 1e-7])
+def test_what_is_known_without_rows_is_positive_definite_whatever_these_say(noise):
+    rows, cavity = several_outcomes(1, noise)
+    known = torch.diag_embed(cavity.lam.flatten(1)).unsqueeze(1)
+    cov = torch.linalg.inv(rows.precision + known)
+    found = without_rows(0.5 * (cov + cov.mT), rows.precision)
+    assert (torch.linalg.eigvalsh(found) > 0).all()
+    if noise == 1:
+        assert_close(found, torch.linalg.inv(known))

@@ -175,3 +175,28 @@ def test_other_refusals():
         tbr.fit(model, sim.z, y, sim.env, progress=False)
     with pytest.raises(tbr.DataError, match="sample_posterior takes each outcome alone"):
         tbr.sample_posterior(fitted()[0])
+
+
+@pytest.mark.parametrize(
+    "likelihood",
+    [FULL, tbr.GaussianLikelihood(latent_noise=True)],
+    ids=["covariance", "latent noise"],
+)
+def test_a_latent_that_is_there_twice_leaves_predictions_as_they_are(likelihood):
+    """Weights of copies are not told apart, so their trees hear little; their sum is known."""
+    sim = tbr.simulate(
+        num_leaves=16, shape="random", latent_dim=3, num_outcomes=2, rows_per_leaf=60,
+        noise_scale=NOISE, latent_noise=0.3, seed=1,
+    )  # fmt: skip
+    twice = np.concatenate([sim.z, sim.z[:, :1]], axis=1)
+    model = tbr.TreeModel(sim.tree, 4, "identity", likelihood=likelihood)
+    with pytest.warns(tbr.ModelWarning, match="correlate"):
+        found = tbr.fit(model, twice, sim.y, sim.env, progress=False).predict(twice, sim.env)
+    errors = []
+    for leaf in sim.tree.leaves:
+        here = sim.env == leaf
+        design = np.column_stack([sim.z[here], np.ones(here.sum())])
+        own = design @ np.linalg.lstsq(design, sim.y[here], rcond=None)[0]
+        errors.append(np.sqrt(np.mean((np.asarray(found.mean)[here] - own) ** 2)))
+    assert np.median(errors) < 0.3
+    assert max(errors) < 1

@@ -217,7 +217,7 @@ class ArcPrior(Described):
         return Gates(on)
 
     def without_learnt_spike(self) -> ArcPrior:
-        """This built prior with no change where gates are closed, unless the user gave its size.
+        """This prior, built or not, with no change where gates are closed; itself if that is known.
 
         A spike of learnt width takes up what latents mix of each other, so it hardly minds a wrong
         basis: bases are compared without it.

@@ -70,7 +70,8 @@ class SpikeSlabPrior(ArcPrior):
             0 where ``slab_scale`` is fixed, else learnt.
         spike_scale: :math:`b`, in the unit of ``slab_scale``; 0: no change where the gate is off.
             ``None``: 0 where ``slab_scale`` is fixed, else one per latent, learnt, with a prior
-            median a tenth of the slab's.
+            median a tenth of the slab's; and 0 where latents are known and the rows speak of small
+            changes in none of them (``posterior.report.small_changes``).
         use_lengths: Scale the rate by arc length, :math:`\pi_a = 1 - (1-\pi)^{l_a / \bar l}`:
             :math:`\pi` is then the rate of an arc of mean length, and an arc of length 0 never
             changes.
@@ -219,11 +220,12 @@ class SpikeSlabPrior(ArcPrior):
 
     def without_learnt_spike(self) -> SpikeSlabPrior:
         """See :meth:`ArcPrior.without_learnt_spike`."""
-        if not self.has_spike or self.spike_scale.fixed is not None:
+        if not self.has_spike or self.spike_scale_value is not None:
             return self
         sharp = copy.deepcopy(self)
-        sharp.has_spike = False
-        del sharp.spike_scale
+        sharp.has_spike, sharp.description = False, self.description | {"spike_scale": 0.0}
+        if hasattr(self, "spike_scale"):
+            del sharp.spike_scale
         return sharp
 
     def without_arcs(self) -> SpikeSlabPrior:
