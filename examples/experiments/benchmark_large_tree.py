@@ -8,8 +8,6 @@ about the ratio of the sizes.
 """
 
 import argparse
-import multiprocessing
-import resource
 import time
 import warnings
 
@@ -17,16 +15,13 @@ import numpy as np
 import torch
 
 import pyro_tbr as tbr
+from parts.spawned import peak, spawned
 
 K, ROWS, SHARE = 5, 10, 0.2
 
 
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def measure(num_leaves, encoder, connection):
-    """Sends seconds, MB at the peak and MB before the fit."""
+def measure(num_leaves, encoder):
+    """Seconds, MB at the peak and MB before the fit."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", tbr.IdentificationWarning)
     parents = {i: (i - 1) // 2 for i in range(1, 2 * num_leaves - 1)}
@@ -39,7 +34,7 @@ def measure(num_leaves, encoder, connection):
     y = slope * x[:, 0] + x[:, 1] + 0.3 * rng.standard_normal(len(env))
     before, start = peak(), time.perf_counter()
     tbr.fit(tbr.TreeModel(tree, K, encoder), x, y, env, progress=False)
-    connection.send((time.perf_counter() - start, peak(), before))
+    return time.perf_counter() - start, peak(), before
 
 
 def main(argv=None):
@@ -47,14 +42,9 @@ def main(argv=None):
     parser.add_argument("--leaves", type=int, nargs="+", default=[5000, 20000])
     parser.add_argument("--encoder", default="identity")
     args = parser.parse_args(argv)
-    context, found, last = multiprocessing.get_context("spawn"), {}, None
+    found, last = {}, None
     for num_leaves in args.leaves:
-        ours, theirs = context.Pipe()
-        process = context.Process(target=measure, args=(num_leaves, args.encoder, theirs))
-        process.start()
-        theirs.close()  # so that a process that dies is an error here rather than a wait
-        seconds, most, before = ours.recv()
-        process.join()
+        seconds, most, before = spawned(measure, num_leaves, args.encoder)
         ratio = "" if last is None else f", {seconds / last:.1f} times the size before"
         print(
             f"{num_leaves} leaves: {seconds:.0f} s{ratio}, peak {most:.0f} MB, {before:.0f} MB "

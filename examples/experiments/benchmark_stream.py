@@ -12,10 +12,10 @@ ratio of rows: at most 1 is linear or better.
 """
 
 import argparse
-import multiprocessing
 
 import pandas as pd
 
+from parts.spawned import spawned
 from parts.streamed import NAMES, measure_stream
 
 
@@ -25,17 +25,11 @@ def main(argv=None):
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--encoder", default="linear")
     args = parser.parse_args(argv)
-    context, table = multiprocessing.get_context("spawn"), []
+    table = []
     for num_rows in args.rows:
         for seed in args.seeds:
-            ours, theirs = context.Pipe()
-            process = context.Process(
-                target=measure_stream, args=(num_rows, seed, args.encoder, theirs)
-            )
-            process.start()
-            theirs.close()  # so that a process that dies is an error here rather than a wait
-            found = dict(zip(NAMES, ours.recv(), strict=True))
-            process.join()
+            found = spawned(measure_stream, num_rows, seed, args.encoder)
+            found = dict(zip(NAMES, found, strict=True))
             table.append({"rows": num_rows, "seed": seed, **found})
             text = ", ".join(f"{name} {value:.4g}" for name, value in found.items())
             print(f"{num_rows} rows, seed {seed}: {text}", flush=True)

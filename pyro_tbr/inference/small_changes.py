@@ -3,8 +3,9 @@
 With small changes of learnt width a weak trace of a change is taken for a small one, even where
 there are none of that kind: the rows do not tell a width below their errors from none. Latents that
 are learnt mix a little of each other, so there the prior always has them. Latents that are known
-need not have any: the weights are fitted without, and once more with them if the evidence of some
-latent is larger then.
+need not have any: the weights are fitted without, and once more with them unless the rows speak
+clearly against these. Where rows say too little for that, small changes stay: without them what is
+seen dimly would be taken for a change too often.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from pyro_tbr.inference.encoder.rows import StandardRows
 from pyro_tbr.inference.sparse_stage import Task, settle
 from pyro_tbr.models import TreeModel
 from pyro_tbr.progress import detail, stage
+
+_CLEAR = 3.0  # log evidence a weight against small changes; strong, after Kass & Raftery (1995)
 
 
 class Weighed(NamedTuple):
@@ -63,7 +66,7 @@ def weighed(
         with stage("with small changes", total=1):
             gain = gain_by_small_changes(plain, guide)
             detail("evidence by small changes: %s, by weight", _shown(gain))
-            if bool((gain > 0).any()):
+            if bool((gain > 0).any()) or gain.mean() > -_CLEAR:
                 guide = begun(model)
                 return Weighed(model, guide, settle(task, guide, design, rows, last=True), True)
     warn_unsettled(plain, settled, task.names)

@@ -43,8 +43,8 @@ class FitReport:
         feature_scale: Standard deviation of each feature over the rows, (D,); ``None`` in files of
             earlier versions.
         small_changes: Whether changes may be small where gates are off: asked of the rows where
-            latents are known and the prior leaves the width of these open (``False``: they speak of
-            none, so the fit's prior has ``spike_scale=0``); ``None``: not asked.
+            latents are known and the prior leaves the width of these open (``False``: they speak
+            clearly against any, so the fit's prior has ``spike_scale=0``); ``None``: not asked.
         latent_choice: How many latents there are, see ``choose_latent_dim``, where the model was
             made with ``latent_dim=None``; else ``None``.
         seed: The seed.
@@ -106,8 +106,8 @@ class FitReport:
             f"{self.evidence:.1f}"
         )
         if self.small_changes is not None:
-            found = "small changes where gates are off" if self.small_changes else "none"
-            rows.append(f"asked whether rows speak of small changes everywhere: {found}")
+            found = "there may be some" if self.small_changes else "none"
+            rows.append(f"small changes where gates are off, by the rows: {found}")
         if self.group_correlation is not None:
             least, most = self.group_correlation.min().item(), self.group_correlation.max().item()
             rows.append(f"rows of a group correlate by {least:.2f} to {most:.2f}, by outcome")

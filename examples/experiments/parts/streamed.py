@@ -84,8 +84,8 @@ def read_rows(folder, rows=slice(None)):
     return x, np.array(y), pd.Categorical.from_codes(np.array(leaf), leaves)
 
 
-def measure_stream(num_rows, seed, encoder, connection):
-    """Sends what :data:`NAMES` says."""
+def measure_stream(num_rows, seed, encoder):
+    """What :data:`NAMES` says."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", tbr.IdentificationWarning)
     with tempfile.TemporaryDirectory() as folder:
@@ -106,7 +106,7 @@ def measure_stream(num_rows, seed, encoder, connection):
         new, _, z = sim.rows(sim.tree.leaves[0], 20_000, seed=99)
         found = tbr.mcc(z, posterior.encode(new))
         r2 = 1 - np.square(y - mean).mean() / y.var()
-        connection.send((fitted, predicted, of_fit.most, of_prediction.most, found, r2))
+        return fitted, predicted, of_fit.most, of_prediction.most, found, r2
 
 
 def measure_rank(rank, ranks, options, folder, connection):

@@ -84,9 +84,9 @@ class Weights(NamedTuple):
     def loss(self, rows: DesignRows, targets: Targets) -> Tensor:
         """Negative expected log likelihood of each row, but for what is constant, (n,)."""
         if targets.shares is None:  # the outcomes' variances at once
-            at = self.place[rows.env_index]
-            off = targets.response - torch.einsum("nw,nqw->nq", rows.design, self.mean[at])
-            var = torch.einsum("nw,nwv,nv->n", rows.design, self.total[at], rows.design)
+            at, design = self.place[rows.env_index], rows.design.unsqueeze(-1)
+            off = targets.response - (self.mean[at] @ design).squeeze(-1)
+            var = (rows.design * (self.total[at] @ design).squeeze(-1)).sum(-1)
             return 0.5 * ((self.scale[at] * off.square()).sum(-1) + var)
         square, var = self.squares(rows, targets.response)
         scale = targets.shares * self.scale[self.place[rows.env_index]]
@@ -154,7 +154,7 @@ def follow(
     """
     params = [p for p in model.encoder.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
-        params, lr=1e-3, betas=(0.9, 0.99), weight_decay=schedule.encoder_decay
+        params, lr=1e-3, betas=(0.9, 0.99), weight_decay=schedule.encoder_decay, fused=True
     )
     y, num_rows = rows.rows.y, len(rows)
     targets = Targets.of(guide, rows)
