@@ -94,6 +94,21 @@ def test_benchmark_of_processes(capsys):
     assert "2 process(es)" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_benchmark_of_costs(capsys):
+    found = run("benchmark_cost", "--vary", "outcomes", "--sizes", 1, 2)
+    assert (found["CPU s"] > 0).all()
+    assert "| 2 outcomes |" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_benchmark_of_nuts(capsys):
+    found = run("benchmark_nuts", "--leaves", 3, "--rows", 20, "--draws", 50)
+    assert found.loc["sample_posterior", "rms"] < 0.5
+    assert found.loc["fit", "sd over NUTS'"] > 0.7
+    assert "effective draws" in capsys.readouterr().out
+
+
 def test_own_loop(capsys):
     found = run("own_loop", "--leaves", 6, "--rows-per-leaf", 60, "--batch", 180, "--epochs", 4)
     assert found["auroc"] > 0.7  # ten arcs

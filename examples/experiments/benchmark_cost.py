@@ -19,7 +19,7 @@ import pandas as pd
 
 from parts.spawned import peak, spawned
 
-BASE = {"arcs": 100, "latents": 3, "outcomes": 2}
+BASE = {"arcs": 100, "latents": 2, "outcomes": 1}
 SIZES = {"arcs": (1_000, 10_000, 100_000), "latents": (2, 4, 8, 16), "outcomes": (1, 4, 16, 64)}
 ROWS, SHARE = 10, 0.2
 NAMES = ("CPU s", "MB")
