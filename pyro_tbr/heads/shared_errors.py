@@ -23,6 +23,7 @@ from pyro_tbr.heads.joint_passes import joint_passes
 from pyro_tbr.tree import Tree
 
 _LEAST_SHARE = 1e-9  # of what is known in a direction, that is not the rows' own
+_ROUNDING = 1e-6  # share of a variance by which it may seem to be less without the rows
 _LEAST_VAR = 1e-10  # of a change, in units where outcomes and latents have variance 1
 
 
@@ -80,10 +81,22 @@ def widening(
 def without_rows(cov: Tensor, precision: Tensor) -> Tensor:
     """Covariances (E, G, P, P) of what is known without rows of these precisions.
 
-    By the share s that rows have of all that is known in each direction: with 1 - s in place of a
-    difference of precisions, which may be larger than it by more digits than there are, as where an
-    outcome has next to no noise.
+    Without a difference of precisions, which may be larger than it by more digits than there are,
+    as where an outcome has next to no noise.
     """
+    one = torch.eye(cov.shape[-1]).to(cov)
+    found, singular = torch.linalg.solve_ex(one - cov @ precision, cov)
+    found = 0.5 * (found + found.mT)
+    less = (found - cov).diagonal(dim1=-2, dim2=-1) < -_ROUNDING * cov.diagonal(dim1=-2, dim2=-1)
+    failed = (singular > 0) | (torch.linalg.cholesky_ex(found)[1] > 0) | less.any(-1)
+    failed |= ~torch.isfinite(found).all(-1).all(-1)
+    if failed.any():
+        found[failed] = _without_most(cov[failed], precision[failed])
+    return found
+
+
+def _without_most(cov: Tensor, precision: Tensor) -> Tensor:
+    """The same where rows say nearly all that is known: by their share in each direction."""
     scale = cov.diagonal(dim1=-2, dim2=-1).clamp(min=1e-300).sqrt()
     unit = cov / scale.unsqueeze(-1) / scale.unsqueeze(-2)
     values, axes = torch.linalg.eigh(0.5 * (unit + unit.mT))
