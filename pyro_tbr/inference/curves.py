@@ -8,6 +8,7 @@ weights of all functions go to their optimum together, and an encoder is trained
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -55,7 +56,9 @@ def curved(task: Task, linear: Fitted, rows: StandardRows) -> Fitted:
         design = model.design(z)
         stats = settle(task, guide, design, rows, last=True)
         step()
-    return Fitted(model, guide, stats, design, linear.report)
+    # Whether changes may be small was asked of slopes alone; curves have the prior as it was given.
+    report = replace(linear.report, small_changes=None)
+    return Fitted(model, guide, stats, design, report)
 
 
 def _followed(

@@ -103,3 +103,11 @@ def test_rows_that_say_little_leave_it_open(likelihood, expected):
     model = tbr.TreeModel(sim.tree, 2, "identity", likelihood=likelihood)
     found = tbr.fit(model, sim.z, y.astype(float), sim.env, progress=False)
     assert found.report.small_changes is expected
+
+
+def test_it_is_not_asked_of_curves():
+    sim = simulated(0.0)
+    model = tbr.TreeModel(sim.tree, 2, "identity", basis="polynomial")
+    found = tbr.fit(model, sim.z[::2], sim.y[::2], sim.env[::2], progress=False)
+    assert found.report.small_changes is None
+    assert found.model.prior.has_spike
