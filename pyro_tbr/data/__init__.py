@@ -18,7 +18,7 @@ from pyro_tbr.data.features import ALL_HERE, Features, Holding, dense
 from pyro_tbr.data.known import Known, align_known, as_given
 from pyro_tbr.data.matching import RowOrder, Rows, Schema
 from pyro_tbr.data.outcomes import Outcomes, align_outcomes
-from pyro_tbr.data.ranks import align_ranks, check_ranks
+from pyro_tbr.data.ranks import align_ranks, check_ranks, of_all_ranks, rank_of
 from pyro_tbr.data.sparse import SparseFeatures
 from pyro_tbr.data.stream import FeatureStream
 
@@ -43,5 +43,7 @@ __all__ = [
     "as_given",
     "check_ranks",
     "dense",
+    "of_all_ranks",
+    "rank_of",
     "varying_columns",
 ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -25,6 +25,8 @@ from pyro_tbr.data.sparse import SparseFeatures
 from pyro_tbr.data.stream import FeatureStream, is_table
 from pyro_tbr.errors import DataError, TbrError
 from pyro_tbr.tree import Tree
+
+T = TypeVar("T")
 
 
 class _Own(NamedTuple):
@@ -178,6 +180,30 @@ def check_ranks(ranks: str | None) -> bool:
             "torch.distributed.init_process_group('gloo') first"
         )
     return True
+
+
+def rank_of() -> int:
+    """Number of this process among those that talk to each other, from 0."""
+    return dist.get_rank()
+
+
+def of_all_ranks(work: Callable[[], T]) -> list[T]:
+    """What some work gives in each process, in the order of their ranks; all have to ask.
+
+    Raises:
+        TbrError, OSError: In all processes, whichever meets one.
+    """
+    error, found = None, None
+    try:
+        found = work()
+    except (TbrError, OSError) as met:  # to be told to all, or the others would wait for ever
+        error = met
+    parts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, (error, found))
+    for rank, (problem, _) in enumerate(parts):
+        if problem is not None:
+            raise type(problem)(f"rank {rank} of {len(parts)}: {problem}")
+    return [found for _, found in parts]
 
 
 def align_ranks(

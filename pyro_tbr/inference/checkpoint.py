@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pyro_tbr.data import Features, SparseFeatures
+from pyro_tbr.data import Features, SparseFeatures, of_all_ranks, rank_of
 from pyro_tbr.errors import DataError, warn_user
 from pyro_tbr.posterior.files import check_path, read_content, write_content
 from pyro_tbr.posterior.plain import from_plain, to_plain
@@ -105,6 +105,15 @@ class Checkpoint:
             _remove_leftovers(Path(path).resolve())
             self._write()
 
+    @property
+    def num_parts(self) -> int:
+        """Parts that the file holds."""
+        return len(self._parts)
+
+    def go_on_from(self, num_parts: int) -> None:
+        """Takes only so many of these for done, as where another process has no more."""
+        del self._parts[num_parts:]
+
     def next(self, name: str) -> Part | None:
         """What the next part left, if the file holds it; generators then stand behind it."""
         if self._done == len(self._parts):
@@ -181,6 +190,33 @@ class Checkpoint:
                 )
         known: list[Part] = parts
         return known
+
+
+def opened(make: Callable[[], Checkpoint], *, together: bool) -> Checkpoint:
+    """A checkpoint; with that of other processes, of which some may be a part ahead.
+
+    Raises:
+        DataError, OSError: See :class:`Checkpoint`; in all processes, whichever meets one.
+    """
+    if not together:
+        return make()
+    made: list[Checkpoint] = []  # what one process tells all others is the number alone
+
+    def number() -> int:
+        made.append(make())
+        return made[0].num_parts
+
+    made_by_all = of_all_ranks(number)
+    made[0].go_on_from(min(made_by_all))
+    return made[0]
+
+
+def file_of_rank(path: str | os.PathLike[str] | None) -> str | None:
+    """A process' own file: the name that all were given, its rank behind."""
+    if path is None:
+        return None
+    check_path(path, _CALLS)
+    return f"{os.fspath(path)}.{rank_of()}"
 
 
 def seed_in(path: str | os.PathLike[str]) -> int | None:

@@ -11,15 +11,23 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 
-from pyro_tbr.data import Schema, as_given
-from pyro_tbr.errors import DataError, IdentificationWarning, ModelWarning, warn_user
+from pyro_tbr.data import Schema, as_given, check_ranks, of_all_ranks
+from pyro_tbr.errors import IdentificationWarning, ModelWarning, warn_user
 from pyro_tbr.heads.guide import Guide
 from pyro_tbr.heads.likelihoods.scaling import Scaling
-from pyro_tbr.inference.checkpoint import Checkpoint, digest, part, seed_in
+from pyro_tbr.inference.checkpoint import (
+    Checkpoint,
+    digest,
+    file_of_rank,
+    opened,
+    part,
+    seed_in,
+)
 from pyro_tbr.inference.choosing import chosen_latent_dim
 from pyro_tbr.inference.curves import curved
 from pyro_tbr.inference.encoder.rows import StandardRows
@@ -103,8 +111,9 @@ def fit(
             ranks. ``"apart"``: each fits what it has for itself, such as other seeds or folds.
         checkpoint: A file to write what is done to, after each part of the fit: an encoder trained,
             the rotation, the first weights. However the fit ends (Ctrl-C, SIGTERM, a crash), the
-            file is whole and holds the parts done by then.
-            One that is there already is refused unless it is gone on from.
+            file is whole and holds the parts done by then. One that is there already is refused
+            unless it is gone on from. With ``ranks="together"`` each process has a file of its own,
+            this name with its rank behind: ``fit.part.0``.
         resume: Such a file, to go on from: the same call ends with the very same posterior as if it
             had never been cut short. With the same file for both, which need not be there the first
             time, one call serves until it is done.
@@ -123,14 +132,12 @@ def fit(
         ModelWarning: The model does not fit: see ``Posterior.check``.
     """
     given = as_given(exposure, trials, y_se, row_weights)
-    kept_in_file = checkpoint is not None or resume is not None
-    if ranks == "together" and kept_in_file:
-        raise DataError(
-            "checkpoint and resume cannot be given with ranks='together': leave them out, or fit "
-            "in one process"
-        )
+    kept_in_file, together = checkpoint is not None or resume is not None, check_ranks(ranks)
+    if together and kept_in_file:
+        checkpoint, resume = file_of_rank(checkpoint), file_of_rank(resume)
     if seed is None and resume is not None:
-        seed = seed_in(resume)
+        found = partial(seed_in, resume)
+        seed = of_all_ranks(found)[0] if together else found()
     prepared = prepare(
         model, x, y, env, given, groups=groups, start=start, seed=seed, options=options,
         ranks=ranks,
@@ -139,7 +146,9 @@ def fit(
     if kept_in_file:
         draws = not isinstance(prepared.model.encoder_spec, str)  # a user's own module may
         identity = _identity(prepared, guide, start)
-        kept = Checkpoint(identity, generator, global_draws=draws, path=checkpoint, resume=resume)
+        files = {"path": checkpoint, "resume": resume}
+        make = partial(Checkpoint, identity, generator, global_draws=draws, **files)
+        kept = opened(make, together=together)
     try:
         with working("fit", show=progress, plan=_plan(prepared.model, start)):
             return _fitted(prepared, guide, start, generator, kept)

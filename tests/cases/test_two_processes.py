@@ -106,6 +106,21 @@ def test_o30_encoders_are_learnt_from_the_rows_of_all(kind, learnt_by_two):
         torch.testing.assert_close(ours, alone[name], rtol=0, atol=1e-6)
 
 
+@needs_distributed
+@pytest.mark.slow
+def test_o30_a_fit_of_two_goes_on_from_their_files(tmp_path):
+    """Each has a file of its own; a part that only one has is done again by both."""
+    first, second = (saved["resumed"] for saved in saved_by_two(tmp_path, "resumed"))
+    for found in (first, second):
+        assert found["parts"] > 3
+        assert found["again"]
+        assert torch.equal(found["resumed"], found["whole"])
+        assert "rank 1 of 2" in found["refused"]
+        assert "no complete file" in found["refused"]
+        assert "rank 0 of 2" in found["there already"]
+    assert torch.equal(first["whole"], second["whole"])
+
+
 def test_o30_one_process_needs_no_word():
     """``ranks`` is free where there is one process, and a misspelt one is refused."""
     x, y, env = table(40)

@@ -7,6 +7,7 @@ the weights' posterior from the statistics of all ranks' rows; then ``fit`` with
 import gc
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,7 @@ from pyro_tbr.data import stream
 from pyro_tbr.heads import DesignRows
 from pyro_tbr.heads.sites import row_sites
 from pyro_tbr.heads.statistics import statistics
+from pyro_tbr.inference.checkpoint import Checkpoint
 from pyro_tbr.inference.encoder import rows as encoder_rows
 from pyro_tbr.inference.encoder.rows import StandardRows
 from tests.brief import sweeps
@@ -185,6 +187,44 @@ def learnt(kind, rows):
     }
 
 
+def resumed(rank, folder):
+    """PIPs of a fit, and of one that goes on from files of which one process' is a part ahead."""
+    own = np.arange(160) % 3 == 0 if rank == 0 else np.arange(160) % 3 > 0
+
+    def fit(seed=0, **files):
+        options = tbr.FitOptions(
+            restarts=8, max_steps=40, sparse_steps=4, mixture_components=4, dtype="float64"
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            posterior = tbr.fit(
+                tbr.TreeModel(SIM.tree, 2), SIM.x[own], SIM.y[own], SIM.env[own], seed=seed,
+                ranks="together", progress=False, options=options, **files,
+            )  # fmt: skip
+        return torch.tensor(posterior.pips().to_numpy())
+
+    path, parts = Path(folder) / "fit.part", []
+    keep = Checkpoint.keep
+
+    def kept(self, name, left):
+        keep(self, name, left)
+        parts.append(Path(f"{path}.{rank}").read_bytes())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoint, "keep", kept)
+        whole = fit(checkpoint=path)
+    Path(f"{folder}/later.part.{rank}").write_bytes(parts[1 + rank])
+    later = Path(folder) / "later.part"
+    found = {"parts": len(parts), "whole": whole}
+    found["resumed"] = fit(seed=None, resume=later, checkpoint=Path(folder) / "again.part")
+    found["again"] = Path(f"{folder}/again.part.{rank}").exists()
+    if rank == 1:
+        Path(f"{later}.1").write_bytes(b"damaged")
+    found["refused"] = text_of(lambda: fit(resume=later))
+    found["there already"] = text_of(lambda: fit(checkpoint=path))
+    return found
+
+
 def fit_rows(tree, x, y, env, **arguments):
     """A quick fit whose warnings do not matter."""
     with warnings.catch_warnings():
@@ -209,7 +249,10 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     own = np.arange(160) % 3 == 0 if rank == 0 else np.arange(160) % 3 > 0
-    learnt_fits = {kind: learnt(kind, own) for kind in kinds}
+    if kinds == ["resumed"]:
+        learnt_fits = {"resumed": resumed(rank, Path(store).parent)}
+    else:
+        learnt_fits = {kind: learnt(kind, own) for kind in kinds}
     torch.save(learnt_fits if kinds else (run(ranks=2, rank=rank), fits(rank)), target)
     dist.destroy_process_group()
     gc.collect()

@@ -199,8 +199,6 @@ def test_files_that_are_no_checkpoint(tmp_path, done, monkeypatch):
     for name in ("checkpoint", "resume"):
         with pytest.raises(DataError, match=r"path must be the name of a file, got int"):
             fit(**{name: 3})
-        with pytest.raises(DataError, match="ranks='together'"):
-            fit(ranks="together", **{name: tmp_path / "fit.part"})
     monkeypatch.setattr(tbr, "__version__", "0.0.1")
     with pytest.raises(DataError, match=r"and this is 0\.0\.1, whose fits may differ"):
         fit(resume=done)
