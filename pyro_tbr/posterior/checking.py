@@ -64,7 +64,7 @@ def checked(
     amount, sd = _curvature(guide, rows, reference, squares)
     latents = pd.DataFrame({
         "latent": list(weights[:num_latents]), "curvature": amount, "sd": sd,
-        "share": curved.share, "z": curved.z, "correlation": _correlated(rows, num_latents),
+        "share": curved.share, "z": curved.z, "correlation": largest_correlation(rows, num_latents),
     })  # fmt: skip
     missing = (np.nan, np.nan)
     if features is not None:
@@ -206,7 +206,7 @@ def _curvature(
     return (top / bottom).cpu().numpy(), (each.square().sum(0).sqrt() / bottom).cpu().numpy()
 
 
-def _correlated(rows: DesignRows, num_latents: int) -> np.ndarray:
+def largest_correlation(rows: DesignRows, num_latents: int) -> np.ndarray:
     """Largest size of the correlation within environments with another latent, (K,)."""
     z = rows.design[:, :num_latents].double()
     environments = ByEnvironment(rows.env_index)

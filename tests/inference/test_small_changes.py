@@ -111,3 +111,12 @@ def test_it_is_not_asked_of_curves():
     found = tbr.fit(model, sim.z[::2], sim.y[::2], sim.env[::2], progress=False)
     assert found.report.small_changes is None
     assert found.model.prior.has_spike
+
+
+def test_it_is_not_asked_of_latents_that_correlate():
+    """Expectation propagation is too sure of their weights, which small changes make up for."""
+    sim = simulated(0.0)
+    z = sim.z @ np.array([[1.0, 0.8], [0.0, 0.6]])
+    found = tbr.fit(tbr.TreeModel(sim.tree, 2, "identity"), z, sim.y, sim.env, progress=False)
+    assert found.report.small_changes is None
+    assert found.model.prior.has_spike

@@ -70,8 +70,9 @@ class SpikeSlabPrior(ArcPrior):
             0 where ``slab_scale`` is fixed, else learnt.
         spike_scale: :math:`b`, in the unit of ``slab_scale``; 0: no change where the gate is off.
             ``None``: 0 where ``slab_scale`` is fixed, else one per latent, learnt, with a prior
-            median a tenth of the slab's; and 0 where latents are known and the rows speak clearly
-            against small changes (``posterior.report.small_changes``).
+            median a tenth of the slab's; and 0 where latents are known, hardly correlate within
+            environments, and the rows speak clearly against small changes
+            (``posterior.report.small_changes``).
         use_lengths: Scale the rate by arc length, :math:`\pi_a = 1 - (1-\pi)^{l_a / \bar l}`:
             :math:`\pi` is then the rate of an arc of mean length, and an arc of length 0 never
             changes.
