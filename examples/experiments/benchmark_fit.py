@@ -171,11 +171,10 @@ def measured(method: str, task: dict, folder: Path) -> tuple[float, float, float
 
 def run(method: str, given: str, answer: str) -> None:
     """What a process of its own does."""
-    import resource
+    from parts.spawned import peak
 
     seconds, found = fit_and_predict(method, pickle.loads(Path(given).read_bytes()))
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    Path(answer).write_bytes(pickle.dumps((seconds, memory, found)))
+    Path(answer).write_bytes(pickle.dumps((seconds, peak(), found)))
 
 
 def main(argv=None) -> dict:

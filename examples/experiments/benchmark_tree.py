@@ -9,13 +9,13 @@ same by the mixtures' passes. One thread:
 
 import argparse
 import multiprocessing
-import resource
 import time
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from parts.spawned import peak
 from pyro_tbr.tree import Tree, path_sum
 from pyro_tbr.tree.messages import ArcLaw, inside_pass, outside_pass, sample, smooth
 
@@ -81,15 +81,14 @@ def measure_memory(make: Callable[[int], Tree], leaves: int, num: int, component
     tree = make(leaves)
     eta, lam = potentials(tree, num, 0.2, 0.05)
     law = ArcLaw.spike_slab(inclusion_prob=0.05, slab_scale=1.0)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak()
     for share in (5, 1):  # the peak never falls: the smaller one first
         seen = torch.where(torch.arange(tree.num_nodes) % share == 0, lam, 0.0)
         seconds = timed(lambda seen=seen: smooth(tree, eta, seen, law, *ROOT, components))
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kB on Linux
         print(
             f"{make.__name__:13s} {leaves} leaves, data at {100 // share:3d} %, batch {num:2d}, "
-            f"{components:2d} components: {seconds:6.1f} s, peak {peak / 1024:5.0f} MB "
-            f"({before / 1024:.0f} before)",
+            f"{components:2d} components: {seconds:6.1f} s, peak {peak():5.0f} MB "
+            f"({before:.0f} before)",
             flush=True,
         )
 

@@ -30,14 +30,13 @@ T = TypeVar("T")
 
 
 class _Own(NamedTuple):
-    """What one process tells all others of its rows, or the error that they met."""
+    """What one process tells all others of its rows."""
 
-    error: TbrError | None
     common: dict[str, Any]  # what must be the same in all processes, by its name
     seed: int
-    number: int = 0  # of rows
-    groups: Any = None  # a label a row
-    rounding: Any = None  # of each feature, (D,)
+    number: int  # of rows
+    groups: Any  # a label a row
+    rounding: Any  # of each feature, (D,)
 
 
 class RankFeatures(Features):
@@ -236,31 +235,34 @@ def align_ranks(
         TbrError: In all processes, whichever has rows that cannot be used.
         DataError: Trees, columns, arguments or seeds differ.
     """
-    try:
-        x = FeatureStream(x) if is_table(x) else x  # no copy of it is made
-        rows, schema = read_rows(tree, x, y, env, check=check, keep=True)
+    read: list[tuple[Rows, Schema, Known]] = []  # by this process, which the others are not told
+
+    def own() -> _Own:
+        rows, schema = read_rows(
+            tree, FeatureStream(x) if is_table(x) else x, y, env, check=check, keep=True
+        )  # no copy of a table is made
         known = align_known(schema, given, takes, rows.order)
         labels = None if groups is None else list(arrange_groups(groups, rows.order))
         if isinstance(rows.x, Features):
             rows.x.summary  # noqa: B018  # what cannot be used is refused as it is read
-    except TbrError as error:  # to be told to all, or the others would wait for ever
-        own = _Own(error, {}, seed)
-    else:
+        read.append((rows, schema, known))
         kind = "sparse" if isinstance(rows.x, SparseFeatures) else "dense"
         said = [name for name, value in given.items() if value is not None]
         common = {
             "tree": tree, "columns": schema, "kind of x": kind,
             "arguments": (*said, *(() if groups is None else ("groups",))),
+            "seed": seed if same_seed else None,
         }  # fmt: skip
-        common["seed"] = seed if same_seed else None
-        own = _Own(None, common, seed, len(rows.env_index), labels, rows.rounding)
-    parts: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(parts, own)
-    _check_parts(parts)
+        return _Own(common, seed, len(rows.env_index), labels, rows.rounding)
+
+    parts = of_all_ranks(own)
+    _check_alike(parts)
+    rows, schema, known = read[0]
     sizes = [part.number for part in parts]
     start, number = sum(sizes[: dist.get_rank()]), sum(sizes)
     features = rows.x if isinstance(rows.x, Features) else FeatureStream(rows.x)
-    x = RankFeatures(features, torch.arange(start, start + own.number), number)
+    places = torch.arange(start, start + len(rows.env_index))
+    x = RankFeatures(features, places, number)
     assert rows.y is not None  # training has outcomes
     index, order = x.every(rows.env_index), RowOrder(number)
     rounding = torch.stack([part.rounding for part in parts]).amax(0)
@@ -269,17 +271,13 @@ def align_ranks(
         {name: x.every(value) for name, value in known.values.items()},
         None if known.weights is None else x.every(known.weights),
     )
-    if labels is not None:
-        labels = [label for part in parts for label in part.groups]
+    labels = None if groups is None else [label for part in parts for label in part.groups]
     check_whole(whole, schema, check_informative, learns=learns, precision=precision)
     return whole, schema, known, labels, parts[0].seed
 
 
-def _check_parts(parts: list[_Own]) -> None:
-    """Raises alike in all processes, where one of them cannot go on."""
-    for rank, part in enumerate(parts):
-        if part.error is not None:
-            raise type(part.error)(f"rank {rank} of {len(parts)}: {part.error}")
+def _check_alike(parts: list[_Own]) -> None:
+    """Raises alike in all processes, where these were not given the same."""
     first = parts[0].common
     for rank, part in enumerate(parts):
         for name, value in part.common.items():

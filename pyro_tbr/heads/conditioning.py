@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from functools import reduce
 from typing import NamedTuple
 
@@ -53,6 +53,7 @@ def condition(
     sandwich: bool = False,
     rough: bool = False,
     names: tuple[tuple[str, ...], tuple[Hashable, ...]] | None = None,
+    ends: Callable[[Settled], object] | None = None,
 ) -> Statistics:
     """Moves a guide to its optimum for these rows, and returns all rows' statistics.
 
@@ -70,6 +71,8 @@ def condition(
             likelihood needs.
         names: Of latents and outcomes: a last update that does not come to rest is warned of by
             them; ``None``: no warning, as this is no last update.
+        ends: Is told how the update came to rest, where only later it is known to be the last one:
+            then :func:`warn_unsettled`.
 
     Raises:
         DataError: Groups for a likelihood that is not exact.
@@ -78,28 +81,6 @@ def condition(
     Warns:
         ConvergenceWarning: The guide did not come to rest.
     """
-    stats, settled = conditioned(
-        guide, rows, sweeps=sweeps, before=before, learn_hyper=learn_hyper,
-        learn_nuisance=learn_nuisance, learn_groups=learn_groups, sandwich=sandwich, rough=rough,
-    )  # fmt: skip
-    if names is not None:
-        warn_unsettled(guide, settled, names)
-    return stats
-
-
-def conditioned(
-    guide: Guide,
-    rows: RowSource,
-    *,
-    sweeps: int = SWEEPS,
-    before: Statistics | None = None,
-    learn_hyper: bool = True,
-    learn_nuisance: bool = True,
-    learn_groups: bool = True,
-    sandwich: bool = False,
-    rough: bool = False,
-) -> tuple[Statistics, Settled]:
-    """See :func:`condition`; also how the guide came to rest, of which nothing is said."""
     if rows.groups is not None and not guide.head.likelihood.exact:
         raise DataError(
             "groups need numeric outcomes with normal noise, and this model's are others: leave "
@@ -116,7 +97,11 @@ def conditioned(
         else:
             stats, settled = _by_sites(guide, rows, sweeps, before, *how)
     detail("weights moved by %.3g in the last of %d sweeps", settled.moved, settled.sweeps)
-    return stats, settled
+    if ends is not None:
+        ends(settled)
+    if names is not None:
+        warn_unsettled(guide, settled, names)
+    return stats
 
 
 def warn_unsettled(

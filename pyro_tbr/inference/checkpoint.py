@@ -206,8 +206,8 @@ def opened(make: Callable[[], Checkpoint], *, together: bool) -> Checkpoint:
         made.append(make())
         return made[0].num_parts
 
-    made_by_all = of_all_ranks(number)
-    made[0].go_on_from(min(made_by_all))
+    least = min(of_all_ranks(number))
+    made[0].go_on_from(least)
     return made[0]
 
 

@@ -17,7 +17,8 @@ from typing import NamedTuple
 from torch import Tensor
 
 from pyro_tbr.heads import Guide, Statistics
-from pyro_tbr.heads.conditioning import conditioned, warn_unsettled
+from pyro_tbr.heads.conditioning import condition, warn_unsettled
+from pyro_tbr.heads.guide import Settled
 from pyro_tbr.heads.second_start import gain_by_small_changes
 from pyro_tbr.heads.tree_guide import TreeGuide
 from pyro_tbr.inference.encoder.rows import StandardRows
@@ -66,19 +67,20 @@ def weighed(
         detail("latents correlate within environments: changes may be small where gates are off")
     if not asked:
         return Weighed(model, guide, settle(task, guide, design, rows, last=True), None)
+    ends: list[Settled] = []
     with stage("", plan={"without small changes": 40, "with small changes": 60}):
         plain = begun(sharp)
         assert isinstance(plain, TreeGuide)
         assert isinstance(guide, TreeGuide)
         with stage("without small changes", total=1):
-            stats, settled = conditioned(plain, known)
+            stats = condition(plain, known, ends=ends.append)
         with stage("with small changes", total=1):
             gain = gain_by_small_changes(plain, guide)
             detail("evidence by small changes: %s, by weight", _shown(gain))
             if bool((gain > 0).any()) or gain.mean() > -_CLEAR:
                 guide = begun(model)
                 return Weighed(model, guide, settle(task, guide, design, rows, last=True), True)
-    warn_unsettled(plain, settled, task.names)
+    warn_unsettled(plain, ends[-1], task.names)
     return Weighed(sharp, plain, stats, False)
 
 
