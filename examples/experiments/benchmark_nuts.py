@@ -20,6 +20,7 @@ import pyro
 import torch
 from pyro.infer import MCMC, NUTS
 from pyro.ops.stats import effective_sample_size
+from pyro.util import get_rng_state, set_rng_state
 
 import pyro_tbr as tbr
 from pyro_tbr.tree import path_sum
@@ -35,14 +36,15 @@ def leaf_weights(tree, draws):
 
 def by_nuts(posterior, rows, draws, seed):
     """Draws of leaf weights by NUTS of the model that was fitted."""
-    model = posterior.model
+    model, before = posterior.model, get_rng_state()
+    kernel = NUTS(model, max_tree_depth=7)
+    chain = MCMC(kernel, num_samples=draws, warmup_steps=draws, disable_progbar=True)
     pyro.set_rng_seed(seed)
-    chain = MCMC(
-        NUTS(model, max_tree_depth=7), num_samples=draws, warmup_steps=draws, disable_progbar=True
-    )
-    chain.run(*rows)
-    samples = chain.get_samples()
-    return leaf_weights(model.tree, samples)
+    try:
+        chain.run(*rows)
+    finally:
+        set_rng_state(before)
+    return leaf_weights(model.tree, chain.get_samples())
 
 
 def main(argv=None):
