@@ -9,7 +9,7 @@ one table, means over fits with their standard errors:
   mean PIP from the share of true changes in it, over bins of 100 entries and more (all fits);
 - power, and the share of false ones, of changes selected at FDR 0.05, in all fits and in those
   that warned of nothing;
-- coverage of 90 % intervals: of leaf weights (known latents), of new rows at leaves with data, with
+- coverage of 90 % intervals: of leaf weights and intercepts (known latents), of new rows at leaves with data, with
   the share of these leaves below 0.8 and above 0.97, at leaves without data, and of the mean of the
   outcomes (joint, where there are several);
 - the share of fits that warned that the latents are not determined (unsure), of those that warned
@@ -161,7 +161,8 @@ def one_fit(
     gates = truth["change"].to_numpy()
     row["AUROC"] = pip_auroc(pips, gates)
     if known and basis is None:  # slopes through curves are others
-        row["weights"] = float(np.mean(weights_covered(posterior, data, env)))
+        covered = weights_covered(posterior, data, env)
+        row |= {"weights": covered[:, :-1].mean(), "intercepts": covered[:, -1].mean()}
     seen, unseen = (
         np.array([rows_covered(posterior, data, leaf, seed) for leaf in leaves])
         for leaves in (dict.fromkeys(env), held_out)
@@ -196,11 +197,11 @@ def noises(posterior, data, match):
 
 
 def weights_covered(posterior, data, env):
-    """Whether 90 % intervals hold the weights of the leaves with data."""
+    """Whether 90 % intervals hold the weights of the leaves with data; intercepts last."""
     nodes = [data.tree.index(leaf) for leaf in dict.fromkeys(env)]
-    num_latents = data.z.shape[1]
-    mean, var = (part[nodes, :num_latents].numpy() for part in posterior.user_moments())
-    return np.abs(mean - data.node_weights[nodes]) < NormalDist().inv_cdf(0.95) * var**0.5
+    true = np.concatenate([data.node_weights, data.node_intercepts[:, None]], 1)[nodes]
+    mean, var = (part[nodes].numpy() for part in posterior.user_moments())
+    return np.abs(mean - true) < NormalDist().inv_cdf(0.95) * var**0.5
 
 
 def rows_covered(posterior, data, leaf, seed):

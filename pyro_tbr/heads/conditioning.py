@@ -96,6 +96,8 @@ def condition(
             )
         else:
             stats, settled = _by_sites(guide, rows, sweeps, before, *how)
+            if not settled.trouble:
+                guide.widen(stats)
     detail("weights moved by %.3g in the last of %d sweeps", settled.moved, settled.sweeps)
     if ends is not None:
         ends(settled)

@@ -97,6 +97,16 @@ class NodeRows(NamedTuple):
         eta, lam = (part.flatten(1).unsqueeze(-1) for part in potentials)
         return cls(lam.unsqueeze(-1), eta, torch.zeros_like(eta[..., 0]), potentials.lam.shape[1])
 
+    def groups(self, some: slice) -> NodeRows:
+        """Of some groups alone."""
+        parts = self.precision[:, some], self.linear[:, some], self.square[:, some]
+        return NodeRows(*parts, self.num_outcomes)
+
+    def steadied(self, share: float) -> NodeRows:
+        """With precisions that can be inverted, though weights do the same: the diagonal larger."""
+        more = torch.diag_embed(share * self._diagonal())
+        return self._replace(precision=self.precision + more)
+
     def given_means(self, mean: Tensor) -> Potential:
         """Of every weight with the others at their means, (E, Q, W) each."""
         diagonal, mean = self._diagonal(), mean.reshape(self.linear.shape)

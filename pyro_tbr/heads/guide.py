@@ -127,6 +127,12 @@ class Guide(LocalParamsModule):
         return self.head.prior.gated
 
     @property
+    def normal_changes(self) -> bool:
+        """Changes are normal, of one width on an arc: neither gated nor of a mixture."""
+        gated_or_joint = self.has_gates or self.factor.joint
+        return not gated_or_joint and self.factor.law().prob.shape[-1] == 1
+
+    @property
     def closed_form(self) -> bool:
         """A change is a point and a normal, so its quantiles have a closed form."""
         return self.factor.closed_form
@@ -204,6 +210,12 @@ class Guide(LocalParamsModule):
         """
         del rows, nodes
         return None
+
+    def widen(self, stats: Statistics) -> None:
+        """Takes back what its parts have heard of each other twice, at its optimum for rows.
+
+        Of a guide whose parts do not tell each other of their uncertainty there is nothing.
+        """
 
     def _cavity(self, rows: NodeRows, nodes: Tensor) -> Potential:
         """What is known of the weights at nodes (E,) without their rows, (E, Q, W) each."""

@@ -42,7 +42,7 @@ class JointGuide(Guide):
 
     def __init__(self, head: Any, informed_nodes: Tensor | None = None) -> None:
         super().__init__(head, informed_nodes)
-        if self.has_gates or self.factor.joint or self.factor.law().prob.shape[-1] != 1:
+        if not self.normal_changes:
             raise DataError("JointGuide takes dense normal changes, those of a GaussianPrior")
         if not self.head.likelihood.exact:
             raise DataError("JointGuide takes numeric outcomes with normal noise")

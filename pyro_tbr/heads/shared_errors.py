@@ -1,14 +1,15 @@
-"""Errors that outcomes share: what the tree of one hears of another's is no news of its own.
+"""Errors that weights share: what the tree of one hears of another's is no news of its own.
 
-Where the noise of outcomes goes together, expectation propagation lets the tree of one hear of the
-others' weights. Cavities are what is known of these without the rows of a node, and independent
-cavities would be wrong: the same rows elsewhere in the tree tell of several outcomes, so near
-copies of an outcome err alike, and eight of them are hardly more than one. Weights that change
-normally, each change with the second moment it has under q, have a joint posterior in closed form.
-It says
+By expectation propagation the tree of a latent hears, at every node, of the other latents' weights,
+and where the noise of outcomes goes together of the other outcomes' too. Cavities are what is known
+of these without the rows of a node. Those of different nodes are no independent news: the same
+weight that is unsure at one node is unsure at the next, so a tree that hears of it at both takes
+one error for two that average out. Weights that change normally, each change with the second moment
+it has under q, have a joint posterior in closed form. It says
 
-- how errors of cavities go together (:func:`shared_errors`): those that come from the rows; what a
-  tree does not know because of its gates is its own;
+- how errors of outcomes' cavities go together (:func:`shared_errors`): the same rows elsewhere in
+  the tree tell of several outcomes, so near copies of an outcome err alike, and eight of them are
+  hardly more than one. What a tree does not know because of its gates is its own;
 - how much wider weights are jointly than each is with what its tree was told
   (:func:`widening`), which is left where trees have heard of each other over several nodes.
 """
@@ -24,6 +25,8 @@ from pyro_tbr.tree import Tree
 
 _LEAST_SHARE = 1e-9  # of what is known in a direction, that is not the rows' own
 _ROUNDING = 1e-6  # share of a variance by which it may seem to be less without the rows
+_ELEMENTS = 4_000_000  # of the covariances of all nodes that are worked out together
+_STEADY = 1e-10  # of what rows say of a weight alone, that they say of it in every direction
 _LEAST_VAR = 1e-10  # of a change, in units where outcomes and latents have variance 1
 
 
@@ -57,24 +60,26 @@ def widening(
     told: Potential,
     root_scale: Tensor,
     change_var: Tensor,
+    *,
+    of_latents: bool,
 ) -> Tensor:
     """Variances of weights jointly over those of each alone, (Q, W): geometric means over nodes.
-
-    Jointly are the outcomes of a latent: other latents are integrated over what is known of them,
-    as they are in what each tree was told.
 
     Args:
         tree: The tree.
         nodes: Those with rows, (E,).
-        rows: What these say of a latent's weights for all outcomes, (E, W, Q, Q).
+        rows: What these say of weights that are taken jointly: of an outcome's, or of a latent's
+            for all outcomes, with the other latents integrated over what is known of them, as they
+            are in what each tree was told.
         told: What each weight's tree was told, (E, Q, W).
         root_scale: As of :func:`shared_errors`.
         change_var: Likewise.
+        of_latents: It is a latent's, (E, W, Q, Q), and not an outcome's, (E, Q, W, W).
     """
-    spreads = root_scale.mT, change_var.mT  # (W, Q), (A, W, Q)
-    together = _node_cov(tree, nodes, rows, *spreads).diagonal(dim1=-2, dim2=-1).mT
-    alone = _node_cov(tree, nodes, NodeRows.apart(told), root_scale, change_var)
-    ratio = together / alone.reshape(told.lam.shape)
+    spreads = (root_scale.mT, change_var.mT) if of_latents else (root_scale, change_var)
+    together = _node_var(tree, nodes, rows, *spreads)
+    alone = _node_var(tree, nodes, NodeRows.apart(told), root_scale, change_var)
+    ratio = (together.mT if of_latents else together) / alone.reshape(told.lam.shape)
     return ratio.log().mean(0).exp()
 
 
@@ -114,3 +119,20 @@ def _node_cov(
     scale, precision = root_scale.reshape(shape), 1 / change_var.clamp(min=_LEAST_VAR)
     loc, precision = torch.zeros_like(scale), precision.reshape(-1, *shape)
     return joint_passes(tree, loc, scale, precision, (nodes, rows)).cov[nodes]
+
+
+def _node_var(
+    tree: Tree, nodes: Tensor, rows: NodeRows, root_scale: Tensor, change_var: Tensor
+) -> Tensor:
+    """Their variances alone, (E, G, P), some groups at a time."""
+    _, num_groups, size = rows.linear.shape
+    few = max(1, _ELEMENTS // (tree.num_nodes * size * size))
+    root_scale, change_var = (part.flatten(-2) for part in (root_scale, change_var))
+    found = []
+    for start in range(0, num_groups, few):
+        some = slice(start, min(start + few, num_groups))
+        weights = slice(some.start * size, some.stop * size)
+        part = rows.groups(some).steadied(_STEADY)
+        cov = _node_cov(tree, nodes, part, root_scale[weights], change_var[:, weights])
+        found.append(cov.diagonal(dim1=-2, dim2=-1))
+    return torch.cat(found, 1)

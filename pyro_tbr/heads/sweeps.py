@@ -102,8 +102,7 @@ class Sweeps:
         joint = self.stats.joint is not None
         coupled = self.guide.coupled and (len(self.guide.eta) > 1 or joint)
         self._run(coupled, 1, 0.0)
-        if coupled and joint:
-            self.guide.widen(self.stats)
+        self._widen(coupled)
 
     def _coupled(self, limit: int) -> Settled:
         """Expectation propagation from mean field, which is there again where it is in trouble."""
@@ -118,11 +117,15 @@ class Sweeps:
         worse = self._misfit(rows) - misfit > _WORSE + _WORSE_A_WEIGHT * rows.linear.shape[-1]
         trouble = (moves > _TROUBLE) | worse.unsqueeze(-1)
         if not bool(trouble.any()):
-            if self.stats.joint is not None:
-                self.guide.widen(self.stats)
+            self._widen(True)
             return Settled(self._done, _largest(moves))
         self.guide.load_state_dict(before)
         return Settled(self._done, _largest(moves), self._places(trouble))
+
+    def _widen(self, coupled: bool) -> None:
+        """See :meth:`Guide.widen`; sites that will move again are left as the bound has them."""
+        if coupled and self.guide.head.likelihood.exact:
+            self.guide.widen(self.stats)
 
     def _polished(self, settled: float) -> Settled:
         """Last sweeps of mean field, with all components."""

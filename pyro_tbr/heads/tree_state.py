@@ -16,6 +16,10 @@ from pyro_tbr.tree.messages import InsideMessages, TreePosterior
 
 FINAL_PASSES = 2  # sweeps of messages behind what is reported
 _TIMES = 3  # that shares of what trees were told are set, as changes get less sure by that
+_MOST_WIDER = 2.0  # times that variances of latents get larger in all, at most
+# Of twice the log likelihood by weight and node, that rows may lose by that. Their own posterior
+# loses 1 in the mean.
+_LOSS = 0.1
 _KEPT = 1 << 20  # components of messages that are kept; some 100 bytes each
 _BESIDE = 16  # what else is kept of a node, counted in components
 
@@ -116,19 +120,57 @@ class TreeState(Guide):
 
     @torch.no_grad()
     def widen(self, stats: Statistics) -> None:
-        """Takes back what trees have heard of each other twice, see :func:`widening`.
+        """See :meth:`Guide.widen`: by :func:`widening`, outcomes jointly where their noise is.
 
-        All that a weight's tree was told counts by the same share, so that peaks stay.
+        Else the latents of an outcome, step by step, as long as the rows lose little by it: where
+        latents do nearly the same they are wide jointly, but their sum is not, and each pulled
+        to its prior by itself it would be lost.
         """
-        rows, tree = self.node_rows(stats), self.head.tree
+        if not self.coupled or self.head.num_weights * self.head.num_outcomes == 1:
+            return
+        rows, nodes = self.node_rows(stats), stats.nodes
+        if rows.together:
+            for _ in range(_TIMES):
+                known = self._cavity(rows, nodes), self.shared_errors(rows, nodes)
+                self._tell_less(self._wider(rows.by_latent(*known), nodes, of_latents=True))
+            return
+        moving = torch.ones(rows.num_outcomes, dtype=torch.bool, device=self.eta.device)
+        most = self._misfit(rows, nodes) + _LOSS * rows.linear[:, 0].numel()
         for _ in range(_TIMES):
-            told = self.potentials_at(stats.nodes)
-            known = self._cavity(rows, stats.nodes), self.shared_errors(rows, stats.nodes)
-            together = rows.by_latent(*known)
-            share = 1 / widening(tree, stats.nodes, together, told, *self._spreads())
-            self.eta *= share.mT.unsqueeze(-1)
-            self.lam *= share.mT.unsqueeze(-1)
-            self.refresh()
+            before = self.eta.clone(), self.lam.clone()
+            ratio = self._wider(rows, nodes, of_latents=False)
+            ratio = ratio.clamp(1.0, _MOST_WIDER ** (1 / _TIMES))
+            self._tell_less(torch.where(moving.unsqueeze(-1), ratio, 1.0))
+            moving &= self._misfit(rows, nodes) <= most
+            for now, then in zip((self.eta, self.lam), before, strict=True):
+                now[:, ~moving] = then[:, ~moving]
+            self.refresh(self.current if bool(moving.all()) else None)
+            if not moving.any():
+                break
+
+    def _wider(self, rows: NodeRows, nodes: Tensor, *, of_latents: bool) -> Tensor:
+        """See :func:`widening`, (Q, W)."""
+        told, law = self.potentials_at(nodes), self._spreads()
+        return widening(self.head.tree, nodes, rows, told, *law, of_latents=of_latents)
+
+    def _tell_less(self, ratio: Tensor) -> None:
+        """All that a weight's tree was told counts by a share, so that weights are so much wider.
+
+        So peaks stay. Where changes are normal means are those of the joint posterior, and stay
+        too.
+        """
+        share = 1 / ratio.mT.unsqueeze(-1)
+        if self.normal_changes:
+            self.eta -= (1 - share) * self.lam * self.current.node_mean
+        else:
+            self.eta *= share
+        self.lam *= share
+        self.refresh()
+
+    def _misfit(self, rows: NodeRows, nodes: Tensor) -> Tensor:
+        """What rows lose at the means of the weights, (Q,)."""
+        mean = self.moments_at(nodes)[0]
+        return rows.misfit(mean, torch.zeros_like(rows.precision)).sum(0)
 
     def _spreads(self) -> tuple[Tensor, Tensor]:
         """Prior standard deviations of the root (Q, W), second moments of the changes (A, Q, W)."""

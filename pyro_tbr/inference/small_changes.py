@@ -27,7 +27,7 @@ from pyro_tbr.models import TreeModel
 from pyro_tbr.posterior.checking import largest_correlation
 from pyro_tbr.progress import detail, stage
 
-_MOST_CORRELATION = 0.5  # up to which PIPs by expectation propagation are exact to 0.01
+_MOST_CORRELATION = 0.9  # up to which widened weights are as wide as they should be
 _CLEAR = 3.0  # log evidence a weight against small changes; strong, after Kass & Raftery (1995)
 
 

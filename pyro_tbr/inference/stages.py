@@ -16,7 +16,7 @@ from pyro_tbr.inference.encoder.training import FitTrace, trace_table
 from pyro_tbr.inference.rotating import ROTATION, rotated
 from pyro_tbr.inference.rotation.basis import estimated
 from pyro_tbr.inference.rotation.choice import widened
-from pyro_tbr.inference.rotation.reference import reference_point
+from pyro_tbr.inference.rotation.reference import ReferencePoint, reference_point
 from pyro_tbr.inference.small_changes import weighed
 from pyro_tbr.inference.sparse_stage import Task, make_guide, sparse_stage
 from pyro_tbr.models import LinearEncoder, TreeModel
@@ -47,7 +47,8 @@ def run(task: Task, rows: StandardRows) -> Fitted:
             dense = maker.fit(rows, maker.recipes(len(rows))[0])
         root, deltas = dense.guide.node_moments().mean[0], dense.guide.delta_moments().mean
         with stage("reference point"):
-            offset = _reference_point(dense)
+            shift, scale = model.encoder.latent_units
+            offset, cov = _reference_point(dense, -shift / scale)
         model.encoder.set_output(offset, torch.eye(len(offset)).to(offset))
         if model.intercept:  # seen from the reference point
             root[-1] += torch.einsum("k,kq->q", offset.to(root), root[:-1])
@@ -61,7 +62,8 @@ def run(task: Task, rows: StandardRows) -> Fitted:
         design = model.design(model.encoder(rows.x))
         with stage("sparse stage", total=1):
             model, guide, stats, small = weighed(task, model, begun, design, rows)
-        report = FitReport(rank=model.latent_dim, small_changes=small)
+        cov = (scale.unsqueeze(1) * cov * scale).cpu()
+        report = FitReport(rank=model.latent_dim, small_changes=small, reference_cov=cov)
         return Fitted(model, guide, stats, design, report)
     with stage("dense stage", plan={"choice": 60, "all rows": 40}):
         reference, measured, choosing = _dense(task, maker, rows)
@@ -91,21 +93,22 @@ def run(task: Task, rows: StandardRows) -> Fitted:
 
 
 @torch.no_grad()
-def _reference_point(dense: DenseFit) -> Tensor:
-    """Where the intercept of known latents is judged, (K,): where it changes least.
+def _reference_point(dense: DenseFit, zero: Tensor) -> ReferencePoint:
+    """Where the intercept of known latents is judged: where it changes least.
 
     An arc that changes a latent's effect changes the intercept too, unless that is measured
-    where the effect is nothing. The mean of the rows is as good as any other place, and off by
-    its error, which many rows tell from zero.
+    where the effect is nothing. That may be at the user's zero. Else the mean of the rows is as
+    good as any other place, and off by its error, which many rows tell from zero.
     """
     head, stats = dense.model.head, dense.stats.flattened()
     if not dense.model.intercept:
-        return torch.zeros(head.num_latents).to(stats.cross)
+        none = torch.zeros(head.num_latents).to(stats.cross)
+        return ReferencePoint(none, torch.diag(none))
     scale = dense.guide.site_scale(stats.nodes).unsqueeze(-1)
     precision = scale[..., None] * stats.gram.expand(*stats.cross.shape, -1)
     estimates = estimated(head.tree, stats.nodes, precision, scale * stats.cross)
     # Means of environments scatter, and that of all rows with them.
-    return reference_point(estimates, len(stats.nodes) ** -0.5)
+    return reference_point(estimates, len(stats.nodes) ** -0.5, zero)
 
 
 def _dense(

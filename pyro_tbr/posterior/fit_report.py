@@ -42,10 +42,13 @@ class FitReport:
         check: What the rows said of the model, see :meth:`Posterior.check`.
         feature_scale: Standard deviation of each feature over the rows, (D,); ``None`` in files of
             earlier versions.
+        reference_cov: Of known latents: covariance of the error of the values they count from, at
+            which intercepts are judged, in units of the latents, (K, K). Zero where these are the
+            user's own zero. ``None``: not known, as in files of earlier versions, or learnt.
         small_changes: Whether changes may be small where gates are off: asked of the rows where
             latents are known and the prior leaves the width of these open (``False``: they speak
             clearly against any, so the fit's prior has ``spike_scale=0``); ``None``: not asked, as
-            where latents are learnt or correlate by more than 0.5 within environments.
+            where latents are learnt or correlate by more than 0.9 within environments.
         latent_choice: How many latents there are, see ``choose_latent_dim``, where the model was
             made with ``latent_dim=None``; else ``None``.
         seed: The seed.
@@ -65,6 +68,7 @@ class FitReport:
     group_correlation: Tensor | None = None
     check: ModelCheck | None = None
     feature_scale: Tensor | None = None
+    reference_cov: Tensor | None = None
     small_changes: bool | None = None
     latent_choice: LatentDimChoice | None = None
     seed: int = 0

@@ -241,7 +241,14 @@ class PosteriorView:
         if self.model.intercept:
             square = self.latent_units.shift.square()
             var[:, -1] += torch.einsum("k,vkq->vq", square, var[:, : len(square)])
-        return NodeMoments(self.user_weights(moments.mean), var)
+        mean, cov = self.user_weights(moments.mean), self.report.reference_cov
+        if self.model.intercept and cov is not None:
+            # An error of the reference point is one of intercepts where slopes are not the usual.
+            slopes = mean[:, : len(cov)]
+            usual = slopes[self.row_counts.cpu() > 0].mean(0)
+            off = slopes - usual
+            var[:, -1] += torch.einsum("vkq,kl,vlq->vq", off, cov, off)
+        return NodeMoments(mean, var)
 
     @torch.no_grad()
     def user_deltas(self) -> DeltaMoments:

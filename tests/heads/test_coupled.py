@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import sys
 
 import pytest
 import torch
@@ -16,11 +17,13 @@ from pyro_tbr.heads.tree_guide import TreeGuide
 from pyro_tbr.models import TreeModel
 from pyro_tbr.tree import Tree
 from tests.heads.cases import statistics_of
+from tests.heads.sampling import cases as sampling
 from tests.tree.small_trees import dense_paths
 
 TREE = Tree.from_newick("((a,b)u,c)r;")
 A, K, W = TREE.num_arcs, 2, 3
 RATE, SLAB, ROOT, NOISE = 0.2, 1.0, 1.0, 0.5
+NARROW = 0.1  # changes that are small beside what rows say
 PRIORS = {
     "dense": GaussianPrior(SLAB, ROOT),
     "sparse": SpikeSlabPrior(None, RATE, SLAB, ROOT),
@@ -109,6 +112,50 @@ def test_gates_are_nearer_to_the_joint_posteriors(seed):
         errors.append((found - gates).abs())
     assert errors[0].mean() < errors[1].mean()
     assert errors[0].max() < 0.2
+
+
+def narrow(data, *, widened=True):
+    """Dense weights whose changes are small: nodes tell each other nearly all they know."""
+    x, env, y = data
+    prior = GaussianPrior(NARROW, ROOT)
+    model = TreeModel(TREE, K, "identity", prior, GaussianLikelihood(NOISE)).build(K, 1).double()
+    guide = TreeGuide(model, TREE_ROWS, None).double()
+    if not widened:
+        guide.widen = lambda stats: None
+    guide.update(statistics_of(model, x, env, y), sweeps=200)
+    return guide.node_moments()
+
+
+def test_weights_that_hear_of_each_other_at_several_nodes_are_as_wide_as_jointly(monkeypatch):
+    """A tree that hears of one error at several nodes takes it for several that average out."""
+    monkeypatch.setattr(sys.modules[__name__], "SLAB", NARROW)
+    ratios = {True: [], False: []}
+    for seed in range(5):
+        data = rows(seed)
+        mean, var, _ = exact(data, [torch.ones(A, W, dtype=torch.bool)])
+        for widened, found in ratios.items():
+            node = narrow(data, widened=widened)
+            off = (node.mean[..., 0] - mean).abs() / var.sqrt()
+            assert off[TREE.leaf_index].max() < 0.05  # means stay those of the joint posterior
+            found.append((node.var[..., 0] / var)[TREE.leaf_index].log().mean(0).exp())
+    wide, before = (torch.stack(ratios[flag]) for flag in (True, False))
+    assert before.min() < 0.8
+    assert wide.min() > 0.9
+    assert wide.max() < 1.35
+
+
+def test_weights_of_near_copies_are_not_widened_at_the_price_of_their_sum():
+    seen = []
+    for seed in range(4):
+        data = sampling.rows(seed, 0.9999)
+        mean = sampling.enumerated(data)[1]
+        guide, _ = sampling.fitted(data)
+        off = torch.zeros(sampling.FOUR.num_nodes, K, dtype=torch.float64)
+        off[sampling.FOUR.leaf_index] = guide.node_moments().mean[sampling.FOUR.leaf_index, :, 0]
+        off[sampling.FOUR.leaf_index] -= mean
+        x, env, _ = data
+        seen.append((x * off[env]).sum(1).square().mean().sqrt() / sampling.NOISE)
+    assert max(seen) < 0.25  # 0.2 without; 2 and more where they are widened regardless
 
 
 def test_potentials_integrate_the_others():

@@ -131,7 +131,7 @@ def intercept_offset(problem: RotationProblem, basis: Tensor) -> Tensor:
     step(unit="basis")
     turn = torch.linalg.inv(expand_basis(basis, zero, found.mean.shape[-1]))
     mean, cov = (turn @ found.mean.unsqueeze(-1)).squeeze(-1), turn @ found.cov @ turn.mT
-    return reference_point(found._replace(mean=mean, cov=cov), problem.offset_scale)
+    return reference_point(found._replace(mean=mean, cov=cov), problem.offset_scale).offset
 
 
 def ranked(candidates: Candidates, evidence: Tensor) -> RotationResult:

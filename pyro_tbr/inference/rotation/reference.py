@@ -2,11 +2,15 @@
 
 An intercept is the outcome where all latents are zero, so it depends on where zero is. Known
 latents are centred at the mean of the rows. If the intercept is the same in all environments for
-other values of the latents, close to that mean, then wherever a slope changes the centred intercept
-changes too, by a little. Seen from those values changes of the intercept are sparse.
+other values of the latents, then wherever a slope changes the centred intercept changes too. Seen
+from those values changes of the intercept are sparse. They may be the zero that latents came with,
+or any close to the mean of the rows; the latter are estimated, with an error that no interval of an
+intercept knows of. So the zero that latents came with is left unless the rows speak against it.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,13 +26,28 @@ from pyro_tbr.inference.rotation.polish import TRIES, of_rows, scatter_within, s
 
 _RATE = 0.15  # inclusion rate of changes
 _NUM_PROPOSED = 24  # offsets proposed by contrasts
+_FAR = 2.0  # standard deviations of a latent, from its mean, from which on zero is too far away
 _STEPS = 4  # up the evidence of the best of them, at most
 _GAIN = 1e-3  # of log evidence: a step that gains less is the last one
 
 
+class ReferencePoint(NamedTuple):
+    """An offset of the latents, and how well it is known.
+
+    Attributes:
+        offset: (K,).
+        cov: Covariance of its error, (K, K); zero for latents whose zero is the user's.
+    """
+
+    offset: Tensor
+    cov: Tensor
+
+
 @torch.no_grad()
-def reference_point(estimates: Estimates, spread: Tensor | float) -> Tensor:
-    """The offset from the latents' zero at which the intercept changes most sparsely, (K,).
+def reference_point(
+    estimates: Estimates, spread: Tensor | float, zero: Tensor | None = None
+) -> ReferencePoint:
+    """The offset from the latents' zero at which the intercept changes most sparsely.
 
     Seen from latents at ``offset``, a node's intercept is its own plus ``offset @ slopes``. The
     offset maximises the log evidence that these intercepts, with their errors, come from sparse
@@ -39,39 +58,62 @@ def reference_point(estimates: Estimates, spread: Tensor | float) -> Tensor:
         estimates: Of all weights, the intercept last.
         spread: Prior standard deviation of the offset around 0, in units of the latents: a scalar
             or (K,). For centred latents the standard errors of their means.
+        zero: An offset that is as likely as all others together, (K,): where the user's latents are
+            0. Taken where its evidence is not less than that of the others, integrated over.
     """
     mean = estimates.mean.double()
     num_latents = mean.shape[-1] - 1
     prior = torch.as_tensor(spread).to(mean).expand(num_latents) ** -2
     if not num_latents or len(mean) < 2:
-        return mean.new_zeros(num_latents)
+        return ReferencePoint(mean.new_zeros(num_latents), torch.diag(1 / prior))
     estimates = _given_slopes(estimates._replace(mean=mean, cov=estimates.cov.double()))
     offsets = torch.cat([mean.new_zeros(1, num_latents), _proposed(estimates, prior)])
     scores = evidence(estimates, _rows(offsets), rates=(_RATE,))
     best = (scores - 0.5 * offsets.square() @ prior).argmax()
-    return _climb(estimates, offsets[best], prior)
+    offset = _climb(estimates, offsets[best], prior)
+    precision = _curvature(estimates, offset) + torch.diag(prior)
+    near = torch.zeros_like(prior, dtype=torch.bool)
+    if zero is not None:
+        # Where zero is far away a slope's error would be the intercept's too, many times over.
+        near = zero.to(offset).abs() <= _FAR
+        there = torch.where(near, zero.to(offset), offset)
+        score = evidence(estimates, _rows(torch.stack([offset, there])), rates=(_RATE,))
+        # Of all offsets, by Laplace's method: the height at the best, and how narrow it is there.
+        narrow = precision[near][:, near] / (prior[near].sqrt()[:, None] * prior[near].sqrt())
+        every = score[0] - 0.5 * prior[near] @ offset[near].square() - 0.5 * torch.logdet(narrow)
+        near &= score[1] >= every
+        offset = torch.where(near, there, offset)
+    cov = torch.zeros_like(precision)
+    rest = (~near).nonzero().squeeze(1)
+    cov[rest[:, None], rest] = torch.linalg.inv(precision[rest][:, rest])
+    return ReferencePoint(offset, cov)
 
 
 def _given_slopes(estimates: Estimates) -> Estimates:
     """Slopes at their posterior means along the tree, intercepts given these.
 
     Estimates of slopes that do not differ scatter by their errors, and with them those of the
-    intercepts; taken for differences they would move the offset.
+    intercepts; taken for differences they would move the offset. What is not known of the slopes is
+    not known of the intercepts, the more so the further away from zero a node's latents are.
     """
     mean, cov = estimates.mean, estimates.cov
     value, var = mean[..., :-1], cov.diagonal(dim1=-2, dim2=-1)[..., :-1]  # (E, Q, K)
     value, var = value.permute(2, 1, 0), var.permute(2, 1, 0)
     with torch.enable_grad():
-        moving = value.clone().requires_grad_()
+        moving, wider = value.clone().requires_grad_(), var.clone().requires_grad_()
         rate = torch.tensor(_RATE).to(value)
-        found = log_evidence(estimates, moving, var, rate, spread_of(value)).sum()
-    # Tweedie's formula: the posterior mean of what an estimate is of.
-    smooth = value + var * torch.autograd.grad(found, moving)[0]
+        found = log_evidence(estimates, moving, wider, rate, spread_of(value)).sum()
+        by_value, by_var = torch.autograd.grad(found, [moving, wider])
+    # Tweedie's formula: posterior moments of what an estimate is of. By the heat equation the
+    # second derivative of the density by the value is twice the one by the variance.
+    smooth = (value + var * by_value).permute(2, 1, 0)
+    curvature = 2 * by_var - by_value.square()
+    unsure = torch.minimum((var + var.square() * curvature).clamp(min=0), var).permute(2, 1, 0)
     gain = torch.linalg.solve(cov[..., :-1, :-1], cov[..., :-1, -1:]).squeeze(-1)  # (E, Q, K)
-    smooth = smooth.permute(2, 1, 0)
     intercept = mean[..., -1] + (gain * (smooth - mean[..., :-1])).sum(-1)
     left = torch.zeros_like(cov)
     left[..., -1, -1] = cov[..., -1, -1] - (gain * cov[..., :-1, -1]).sum(-1)
+    left[..., -1, -1] += (gain.square() * unsure).sum(-1)
     return estimates._replace(mean=torch.cat([smooth, intercept.unsqueeze(-1)], -1), cov=left)
 
 
@@ -118,3 +160,10 @@ def _climb(estimates: Estimates, offset: Tensor, prior: Tensor) -> Tensor:
         if reached[best] - total < _GAIN:
             break
     return offset
+
+
+def _curvature(estimates: Estimates, offset: Tensor) -> Tensor:
+    """Of the log evidence of an offset, (K, K)."""
+    rates = torch.full_like(estimates.mean[0, :, 0], _RATE)
+    inclusion = slope(estimates, _rows(offset), rates)[2]
+    return scatter_within(estimates, _rows(offset), inclusion)[:-1, :-1]
