@@ -9,9 +9,9 @@ one table, means over fits with their standard errors:
   mean PIP from the share of true changes in it, over bins of 100 entries and more (all fits);
 - power, and the share of false ones, of changes selected at FDR 0.05, in all fits and in those
   that warned of nothing;
-- coverage of 90 % intervals: of leaf weights and intercepts (known latents), of new rows at leaves with data, with
-  the share of these leaves below 0.8 and above 0.97, at leaves without data, and of the mean of the
-  outcomes (joint, where there are several);
+- coverage of 90 % intervals: of leaf weights and intercepts (known latents), of new rows at leaves
+  with data, with the share of these leaves below 0.8 and above 0.97, at leaves without data, and of
+  the mean of the outcomes (joint, where there are several);
 - the share of fits that warned that the latents are not determined (unsure), of those that warned
   that the model does not fit (misfit), of those that warned of either (warned), and how many
   latents a fit named as unused.

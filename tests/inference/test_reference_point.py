@@ -1,0 +1,78 @@
+"""Known latents count from where the intercept is constant: the user's zero, if rows allow it."""
+
+import functools
+
+import numpy as np
+import pytest
+
+import pyro_tbr as tbr
+
+LEAVES, K = 16, 2
+
+
+@functools.cache
+def fitted(seed, zero=0.0, rows=40):
+    """Latents whose means shift along the tree, given as they are but for their ``zero``."""
+    data = tbr.simulate(
+        num_leaves=LEAVES, shape="random", latent_dim=K, rows_per_leaf=rows, changes="bernoulli",
+        change_prob=0.2, latent_shift=1.0, noise_scale=0.3, intercept_scale=1.0, seed=seed,
+    )  # fmt: skip
+    model = tbr.TreeModel(data.tree, K, "identity")
+    posterior = tbr.fit(model, data.z + zero, data.y, data.env, progress=False)
+    nodes = [data.tree.index(leaf) for leaf in data.tree.leaves]
+    true = data.node_intercepts[nodes] - zero * data.node_weights[nodes].sum(1)
+    table = posterior.node_weights()
+    table = table[table["latent"] == "intercept"].set_index("node").loc[list(data.tree.leaves)]
+    return posterior, (table["mean"].to_numpy() - true[:, 0]) / table["sd"].to_numpy()
+
+
+def test_intercepts_where_the_users_zero_is_the_reference_point():
+    """Two thirds of them were within their intervals while that was an estimate like any other."""
+    inside = []
+    for seed in range(300, 304):
+        posterior, z = fitted(seed)
+        inside.append(np.mean(np.abs(z) < 1.645))
+        assert posterior.report.reference_cov.shape == (K, K)
+        assert not posterior.report.reference_cov.any()
+        assert posterior.latent_units.shift.abs().max() < 1e-6
+    assert np.mean(inside) > 0.8
+
+
+def test_intercepts_where_it_is_not(tmp_path):
+    fits = [fitted(seed, zero=0.5) for seed in range(312, 320)]
+    assert np.mean([np.abs(z) < 1.645 for _, z in fits]) > 0.75
+    posterior = fits[0][0]
+    cov = posterior.report.reference_cov
+    assert (cov.diagonal() > 0).all()
+    path = tmp_path / "fit.tbr"
+    posterior.save(path)
+    again = tbr.Posterior.load(path)
+    assert (again.report.reference_cov == cov).all()
+    assert again.node_weights().equals(posterior.node_weights())
+
+
+def test_the_error_of_the_reference_point_is_that_of_intercepts_where_slopes_differ():
+    posterior, _ = fitted(312, zero=0.5)
+    cov = posterior.report.reference_cov.clone()
+    shown = posterior.node_weights().pivot(index="node", columns="latent", values=["mean", "sd"])
+    posterior.report.reference_cov.zero_()
+    narrow = posterior.node_weights().pivot(index="node", columns="latent", values=["mean", "sd"])
+    posterior.report.reference_cov.copy_(cov)
+    more = shown["sd"]["intercept"] ** 2 - narrow["sd"]["intercept"] ** 2
+    slopes = shown["mean"][["z0", "z1"]].to_numpy()
+    at = [list(shown.index).index(leaf) for leaf in posterior.tree.leaves]
+    off = slopes - slopes[at].mean(0)
+    expected = np.einsum("vk,kl,vl->v", off, cov.numpy(), off)
+    np.testing.assert_allclose(more.to_numpy(), expected, atol=1e-8)
+    assert (shown["sd"]["z0"] == narrow["sd"]["z0"]).all()
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e4])
+def test_units_of_latents_do_not_matter(unit):
+    data = tbr.simulate(num_leaves=8, latent_dim=1, rows_per_leaf=40, seed=3)
+    model = tbr.TreeModel(data.tree, 1, "identity")
+    posterior = tbr.fit(model, unit * (data.z + 0.3), data.y, data.env, progress=False)
+    plain = tbr.fit(model, data.z + 0.3, data.y, data.env, progress=False)
+    np.testing.assert_allclose(
+        posterior.report.reference_cov / unit**2, plain.report.reference_cov, rtol=1e-4, atol=1e-12
+    )
