@@ -39,7 +39,7 @@ from pyro_tbr.models import LatentBasis, PolynomialBasis, SplineBasis, TreeModel
 from pyro_tbr.posterior import NewLeaf, Posterior, Prediction, load, sample_posterior
 from pyro_tbr.tree import Tree
 
-__version__ = "0.11.0"
+__version__ = "0.12.0"
 
 __all__ = [
     "BernoulliLikelihood",

@@ -46,7 +46,7 @@ def test_intercepts_where_it_is_not(tmp_path):
     assert (cov.diagonal() > 0).all()
     path = tmp_path / "fit.tbr"
     posterior.save(path)
-    again = tbr.Posterior.load(path)
+    again = tbr.load(path)
     assert (again.report.reference_cov == cov).all()
     assert again.node_weights().equals(posterior.node_weights())
 
