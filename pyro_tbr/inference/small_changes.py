@@ -5,8 +5,8 @@ there are none of that kind: the rows do not tell a width below their errors fro
 are learnt mix a little of each other, so there the prior always has them. Latents that are known
 need not have any: the weights are fitted without, and once more with them unless the rows speak
 clearly against these. Where rows say too little for that, small changes stay: without them what is
-seen dimly would be taken for a change too often. They stay too where latents do nearly the same
-within environments: expectation propagation is then too sure of weights, which they make up for.
+seen dimly would be taken for a change too often. They stay too where latents correlate
+within environments: expectation propagation then errs, and low PIPs would be too high without them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pyro_tbr.models import TreeModel
 from pyro_tbr.posterior.checking import largest_correlation
 from pyro_tbr.progress import detail, stage
 
-_MOST_CORRELATION = 0.9  # up to which widened weights are as wide as they should be
+_MOST_CORRELATION = 0.5  # up to which PIPs by expectation propagation are exact to 0.01
 _CLEAR = 3.0  # log evidence a weight against small changes; strong, after Kass & Raftery (1995)
 
 

@@ -48,7 +48,7 @@ class FitReport:
         small_changes: Whether changes may be small where gates are off: asked of the rows where
             latents are known and the prior leaves the width of these open (``False``: they speak
             clearly against any, so the fit's prior has ``spike_scale=0``); ``None``: not asked, as
-            where latents are learnt or correlate by more than 0.9 within environments.
+            where latents are learnt or correlate by more than 0.5 within environments.
         latent_choice: How many latents there are, see ``choose_latent_dim``, where the model was
             made with ``latent_dim=None``; else ``None``.
         seed: The seed.

@@ -4,8 +4,8 @@ An intercept is the outcome where all latents are zero, so it depends on where z
 latents are centred at the mean of the rows. If the intercept is the same in all environments for
 other values of the latents, then wherever a slope changes the centred intercept changes too. Seen
 from those values changes of the intercept are sparse. They may be the zero that latents came with,
-or any close to the mean of the rows; the latter are estimated, with an error that no interval of an
-intercept knows of. So the zero that latents came with is left unless the rows speak against it.
+or any close to the mean of the rows; the latter are estimated, with an error that is one of the
+intercepts too. So the zero that latents came with is left unless the rows speak against it.
 """
 
 from __future__ import annotations
