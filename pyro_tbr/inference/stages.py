@@ -47,8 +47,7 @@ def run(task: Task, rows: StandardRows) -> Fitted:
             dense = maker.fit(rows, maker.recipes(len(rows))[0])
         root, deltas = dense.guide.node_moments().mean[0], dense.guide.delta_moments().mean
         with stage("reference point"):
-            shift, scale = model.encoder.latent_units
-            offset, cov = _reference_point(dense, -shift / scale)
+            offset, cov = _reference_point(dense)
         model.encoder.set_output(offset, torch.eye(len(offset)).to(offset))
         if model.intercept:  # seen from the reference point
             root[-1] += torch.einsum("k,kq->q", offset.to(root), root[:-1])
@@ -62,6 +61,7 @@ def run(task: Task, rows: StandardRows) -> Fitted:
         design = model.design(model.encoder(rows.x))
         with stage("sparse stage", total=1):
             model, guide, stats, small = weighed(task, model, begun, design, rows)
+        scale = model.encoder.latent_units.scale
         cov = (scale.unsqueeze(1) * cov * scale).cpu()
         report = FitReport(rank=model.latent_dim, small_changes=small, reference_cov=cov)
         return Fitted(model, guide, stats, design, report)
@@ -93,12 +93,12 @@ def run(task: Task, rows: StandardRows) -> Fitted:
 
 
 @torch.no_grad()
-def _reference_point(dense: DenseFit, zero: Tensor) -> ReferencePoint:
+def _reference_point(dense: DenseFit) -> ReferencePoint:
     """Where the intercept of known latents is judged: where it changes least.
 
     An arc that changes a latent's effect changes the intercept too, unless that is measured
-    where the effect is nothing. That may be at the user's zero. Else the mean of the rows is as
-    good as any other place, and off by its error, which many rows tell from zero.
+    where the effect is nothing. The mean of the rows is as good as any other place, and off by
+    its error, which many rows tell from zero.
     """
     head, stats = dense.model.head, dense.stats.flattened()
     if not dense.model.intercept:
@@ -108,7 +108,7 @@ def _reference_point(dense: DenseFit, zero: Tensor) -> ReferencePoint:
     precision = scale[..., None] * stats.gram.expand(*stats.cross.shape, -1)
     estimates = estimated(head.tree, stats.nodes, precision, scale * stats.cross)
     # Means of environments scatter, and that of all rows with them.
-    return reference_point(estimates, len(stats.nodes) ** -0.5, zero)
+    return reference_point(estimates, len(stats.nodes) ** -0.5)
 
 
 def _dense(

@@ -43,8 +43,8 @@ class FitReport:
         feature_scale: Standard deviation of each feature over the rows, (D,); ``None`` in files of
             earlier versions.
         reference_cov: Of known latents: covariance of the error of the values they count from, at
-            which intercepts are judged, in units of the latents, (K, K). Zero where these are the
-            user's own zero. ``None``: not known, as in files of earlier versions, or learnt.
+            which intercepts are judged, in units of the latents, (K, K). ``None``: they are learnt,
+            or it is a file of an earlier version.
         small_changes: Whether changes may be small where gates are off: asked of the rows where
             latents are known and the prior leaves the width of these open (``False``: they speak
             clearly against any, so the fit's prior has ``spike_scale=0``); ``None``: not asked, as

@@ -241,14 +241,39 @@ class PosteriorView:
         if self.model.intercept:
             square = self.latent_units.shift.square()
             var[:, -1] += torch.einsum("k,vkq->vq", square, var[:, : len(square)])
-        mean, cov = self.user_weights(moments.mean), self.report.reference_cov
-        if self.model.intercept and cov is not None:
-            # An error of the reference point is one of intercepts where slopes are not the usual.
-            slopes = mean[:, : len(cov)]
-            usual = slopes[self.row_counts.cpu() > 0].mean(0)
-            off = slopes - usual
-            var[:, -1] += torch.einsum("vkq,kl,vlq->vq", off, cov, off)
+        mean = self.user_weights(moments.mean)
+        if self.reference_cov is not None:
+            off = mean[:, : len(self.reference_cov)] - self._usual_slopes(mean)
+            var[:, -1] += torch.einsum("vkq,kl,vlq->vq", off, self.reference_cov, off)
         return NodeMoments(mean, var)
+
+    def user_weight_draws(self, weights: Tensor) -> Tensor:
+        """Draws of nodes' weights (S, *B, W, Q) in the user's units.
+
+        With the error of the reference point, the same one in a draw for all nodes and calls.
+        """
+        found, cov = self.user_weights(weights), self.reference_cov
+        if cov is not None:
+            usual = self._usual_slopes(self.user_weights(self.guide.node_moments().mean))
+            values, axes = torch.linalg.eigh(cov)
+            generator = torch.Generator().manual_seed(0)
+            error = torch.randn(len(found), len(cov), generator=generator, dtype=torch.float64)
+            error = error @ (axes * values.clamp(min=0).sqrt()).mT
+            off = found[..., : len(cov), :] - usual
+            found[..., -1, :] += torch.einsum("sk,s...kq->s...q", error, off)
+        return found
+
+    @property
+    def reference_cov(self) -> Tensor | None:
+        """Of the error of the point that intercepts are judged at, (K, K), if they have one.
+
+        It is one of the intercepts where slopes are not the usual.
+        """
+        return self.report.reference_cov if self.model.intercept else None
+
+    def _usual_slopes(self, mean: Tensor) -> Tensor:
+        """Of weights (V, W, Q) the mean slopes of nodes with rows, (K, Q)."""
+        return mean[self.row_counts.cpu() > 0, : len(self.latent_units.shift)].mean(0)
 
     @torch.no_grad()
     def user_deltas(self) -> DeltaMoments:
@@ -285,7 +310,7 @@ class PosteriorView:
     def user_draws(self, draws: dict[str, Tensor]) -> dict[str, Tensor]:
         """Draws of :meth:`draws` in the user's units; scales of the prior stay in the model's."""
         weights = {
-            "root_weights": self.user_weights(draws["root_weights"]),
+            "root_weights": self.user_weight_draws(draws["root_weights"]),
             "deltas": draws["deltas"] * self.weight_unit,
         }
         likelihood, unit = self.model.likelihood, self.latent_units.scale

@@ -111,7 +111,7 @@ def test_draws_have_the_moments_of_the_table(centred):
     assert found.std(0) == pytest.approx(sd, rel=0.1)
     nodes = torch.arange(centred.tree.num_nodes)
     own = centred.draws(num, torch.Generator().manual_seed(3))
-    weights = centred.user_weights(weights_at(centred.tree, nodes, own)).numpy()
+    weights = centred.user_weight_draws(weights_at(centred.tree, nodes, own)).numpy()
     assert weights[:, 0] == pytest.approx(found)
     mean, sd = (table[name].to_numpy().reshape(-1, 3, 3) for name in ("mean", "sd"))
     assert (np.abs(weights.mean(0) - mean) < (5 / np.sqrt(num) + 0.02) * sd).all()

@@ -98,7 +98,7 @@ class PosteriorRule(Rule):
         draws = posterior.draws(_NUM_DRAWS, torch.Generator().manual_seed(seed))
         every = torch.arange(posterior.tree.num_nodes)
         weights = weights_at(posterior.tree, every, draws)
-        self.node_weights = posterior.user_weights(weights)  # (S, V, W, Q)
+        self.node_weights = posterior.user_weight_draws(weights)  # (S, V, W, Q)
         own = posterior.nuisance_at(posterior.user_draws(draws), every, weights)
         self.noise = own["noise_scale"]
         self.notes = {"noise_var": self.noise.square().mean((0, 1)).tolist()}

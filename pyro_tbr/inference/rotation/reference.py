@@ -2,10 +2,9 @@
 
 An intercept is the outcome where all latents are zero, so it depends on where zero is. Known
 latents are centred at the mean of the rows. If the intercept is the same in all environments for
-other values of the latents, then wherever a slope changes the centred intercept changes too. Seen
-from those values changes of the intercept are sparse. They may be the zero that latents came with,
-or any close to the mean of the rows; the latter are estimated, with an error that is one of the
-intercepts too. So the zero that latents came with is left unless the rows speak against it.
+other values of the latents, close to that mean, then wherever a slope changes the centred intercept
+changes too, by a little. Seen from those values changes of the intercept are sparse. They are
+estimated, and their error is one of intercepts too.
 """
 
 from __future__ import annotations
@@ -26,7 +25,6 @@ from pyro_tbr.inference.rotation.polish import TRIES, of_rows, scatter_within, s
 
 _RATE = 0.15  # inclusion rate of changes
 _NUM_PROPOSED = 24  # offsets proposed by contrasts
-_FAR = 2.0  # standard deviations of a latent, from its mean, from which on zero is too far away
 _STEPS = 4  # up the evidence of the best of them, at most
 _GAIN = 1e-3  # of log evidence: a step that gains less is the last one
 
@@ -36,7 +34,7 @@ class ReferencePoint(NamedTuple):
 
     Attributes:
         offset: (K,).
-        cov: Covariance of its error, (K, K); zero for latents whose zero is the user's.
+        cov: Covariance of its error, by Laplace's method, (K, K).
     """
 
     offset: Tensor
@@ -44,9 +42,7 @@ class ReferencePoint(NamedTuple):
 
 
 @torch.no_grad()
-def reference_point(
-    estimates: Estimates, spread: Tensor | float, zero: Tensor | None = None
-) -> ReferencePoint:
+def reference_point(estimates: Estimates, spread: Tensor | float) -> ReferencePoint:
     """The offset from the latents' zero at which the intercept changes most sparsely.
 
     Seen from latents at ``offset``, a node's intercept is its own plus ``offset @ slopes``. The
@@ -58,8 +54,6 @@ def reference_point(
         estimates: Of all weights, the intercept last.
         spread: Prior standard deviation of the offset around 0, in units of the latents: a scalar
             or (K,). For centred latents the standard errors of their means.
-        zero: An offset that is as likely as all others together, (K,): where the user's latents are
-            0. Taken where its evidence is not less than that of the others, integrated over.
     """
     mean = estimates.mean.double()
     num_latents = mean.shape[-1] - 1
@@ -72,21 +66,7 @@ def reference_point(
     best = (scores - 0.5 * offsets.square() @ prior).argmax()
     offset = _climb(estimates, offsets[best], prior)
     precision = _curvature(estimates, offset) + torch.diag(prior)
-    near = torch.zeros_like(prior, dtype=torch.bool)
-    if zero is not None:
-        # Where zero is far away a slope's error would be the intercept's too, many times over.
-        near = zero.to(offset).abs() <= _FAR
-        there = torch.where(near, zero.to(offset), offset)
-        score = evidence(estimates, _rows(torch.stack([offset, there])), rates=(_RATE,))
-        # Of all offsets, by Laplace's method: the height at the best, and how narrow it is there.
-        narrow = precision[near][:, near] / (prior[near].sqrt()[:, None] * prior[near].sqrt())
-        every = score[0] - 0.5 * prior[near] @ offset[near].square() - 0.5 * torch.logdet(narrow)
-        near &= score[1] >= every
-        offset = torch.where(near, there, offset)
-    cov = torch.zeros_like(precision)
-    rest = (~near).nonzero().squeeze(1)
-    cov[rest[:, None], rest] = torch.linalg.inv(precision[rest][:, rest])
-    return ReferencePoint(offset, cov)
+    return ReferencePoint(offset, torch.linalg.inv(precision))
 
 
 def _given_slopes(estimates: Estimates) -> Estimates:
