@@ -251,6 +251,7 @@ class PosteriorView:
         """Draws of nodes' weights (S, *B, W, Q) in the user's units.
 
         With the error of the reference point, the same one in a draw for all nodes and calls.
+        Means of several draws stay what they are.
         """
         found, cov = self.user_weights(weights), self.reference_cov
         if cov is not None:
@@ -260,7 +261,8 @@ class PosteriorView:
             error = torch.randn(len(found), len(cov), generator=generator, dtype=torch.float64)
             error = error @ (axes * values.clamp(min=0).sqrt()).mT
             off = found[..., : len(cov), :] - usual
-            found[..., -1, :] += torch.einsum("sk,s...kq->s...q", error, off)
+            moved = torch.einsum("sk,s...kq->s...q", error, off)
+            found[..., -1, :] += moved - moved.mean(0) if len(moved) > 1 else moved
         return found
 
     @property
