@@ -163,8 +163,9 @@ def one_fit(
     pips = found_at.loc[pd.MultiIndex.from_frame(truth[place])].to_numpy()
     gates = truth["change"].to_numpy()
     row["AUROC"] = pip_auroc(pips, gates)
+    # Slopes through curves are others.
     covered = weights_covered(posterior, data, env) if basis is None else None
-    if covered is not None:  # slopes through curves are others
+    if covered is not None:
         row |= {"weights": covered[:, :-1].mean(), "intercepts": covered[:, -1].mean()}
     seen, unseen = (
         np.array([rows_covered(posterior, data, leaf, seed) for leaf in leaves])

@@ -107,14 +107,17 @@ class Sweeps:
     def _coupled(self, limit: int) -> Settled:
         """Expectation propagation from mean field, which is there again where it is in trouble."""
         before, rows = self.guide.state_copy(), self._rows(True)
-        misfit = self._misfit(rows)
+        misfit = self.guide.misfit(rows, self.stats.nodes)
         moves = self._run(True, limit, _COUPLED_SETTLED)
         moves = self._go_on(moves, True, limit, _COUPLED_SETTLED)
         if _largest(moves) < _TROUBLE:
             moves = self._run(True, _POLISHING_SWEEPS, _COUPLED_SETTLED, polish=True)
         if _largest(moves) > _TROUBLE:  # all components may mean another optimum
             moves = self._run(True, limit, _DRIFT, step=_CAREFUL[0], polish=True)
-        worse = self._misfit(rows) - misfit > _WORSE + _WORSE_A_WEIGHT * rows.linear.shape[-1]
+        worse = (
+            self.guide.misfit(rows, self.stats.nodes) - misfit
+            > _WORSE + _WORSE_A_WEIGHT * rows.linear.shape[-1]
+        )
         trouble = (moves > _TROUBLE) | worse.unsqueeze(-1)
         if not bool(trouble.any()):
             self._widen(True)
@@ -284,11 +287,6 @@ class Sweeps:
     def _move_noise(self, coupled: bool) -> None:
         cov = self.guide.group_cov(self.stats) if coupled else None
         self.guide.learn_nuisance_from(self.stats, cov, common=self.learn_nuisance)
-
-    def _misfit(self, rows: NodeRows) -> Tensor:
-        """What rows lose at the means of the weights that are judged together, (E, G)."""
-        mean = self._moments()[0]
-        return rows.misfit(mean, torch.zeros_like(rows.precision))
 
     def _places(self, trouble: Tensor) -> tuple[tuple[int, int, int], ...]:
         """Weight, outcome and node of what is in trouble, (E, Q, W) bool."""

@@ -126,7 +126,7 @@ class TreeState(Guide):
         latents do nearly the same they are wide jointly, but their sum is not, and each pulled
         to its prior by itself it would be lost.
         """
-        if not self.coupled or self.head.num_weights * self.head.num_outcomes == 1:
+        if not self.coupled:
             return
         rows, nodes = self.node_rows(stats), stats.nodes
         if rows.together:
@@ -134,19 +134,24 @@ class TreeState(Guide):
                 known = self._cavity(rows, nodes), self.shared_errors(rows, nodes)
                 self._tell_less(self._wider(rows.by_latent(*known), nodes, of_latents=True))
             return
+        if self.head.num_weights == 1:
+            return
         moving = torch.ones(rows.num_outcomes, dtype=torch.bool, device=self.eta.device)
-        most = self._misfit(rows, nodes) + _LOSS * rows.linear[:, 0].numel()
+        most = self.misfit(rows, nodes).sum(0) + _LOSS * rows.linear[:, 0].numel()
         for _ in range(_TIMES):
             before = self.eta.clone(), self.lam.clone()
             ratio = self._wider(rows, nodes, of_latents=False)
             ratio = ratio.clamp(1.0, _MOST_WIDER ** (1 / _TIMES))
-            self._tell_less(torch.where(moving.unsqueeze(-1), ratio, 1.0))
-            moving &= self._misfit(rows, nodes) <= most
-            for now, then in zip((self.eta, self.lam), before, strict=True):
-                now[:, ~moving] = then[:, ~moving]
-            self.refresh(self.current if bool(moving.all()) else None)
-            if not moving.any():
+            ratio = torch.where(moving.unsqueeze(-1), ratio, 1.0)
+            if not (ratio > 1).any():
                 break
+            self._tell_less(ratio)
+            over = moving & ~(self.misfit(rows, nodes).sum(0) <= most)
+            if over.any():
+                for now, then in zip((self.eta, self.lam), before, strict=True):
+                    now[:, over] = then[:, over]
+                self.refresh()
+                moving &= ~over
 
     def _wider(self, rows: NodeRows, nodes: Tensor, *, of_latents: bool) -> Tensor:
         """See :func:`widening`, (Q, W)."""
@@ -167,10 +172,10 @@ class TreeState(Guide):
         self.lam *= share
         self.refresh()
 
-    def _misfit(self, rows: NodeRows, nodes: Tensor) -> Tensor:
-        """What rows lose at the means of the weights, (Q,)."""
+    def misfit(self, rows: NodeRows, nodes: Tensor) -> Tensor:
+        """What rows lose at the means of the weights that are judged together, (E, G)."""
         mean = self.moments_at(nodes)[0]
-        return rows.misfit(mean, torch.zeros_like(rows.precision)).sum(0)
+        return rows.misfit(mean, torch.zeros_like(rows.precision))
 
     def _spreads(self) -> tuple[Tensor, Tensor]:
         """Prior standard deviations of the root (Q, W), second moments of the changes (A, Q, W)."""

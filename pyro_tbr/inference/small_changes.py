@@ -5,8 +5,8 @@ there are none of that kind: the rows do not tell a width below their errors fro
 are learnt mix a little of each other, so there the prior always has them. Latents that are known
 need not have any: the weights are fitted without, and once more with them unless the rows speak
 clearly against these. Where rows say too little for that, small changes stay: without them what is
-seen dimly would be taken for a change too often. They stay too where latents correlate
-within environments: expectation propagation then errs, and low PIPs would be too high without them.
+seen dimly would be taken for a change too often. They stay too where latents correlate within
+environments: expectation propagation then errs, and low PIPs would be too high without them.
 """
 
 from __future__ import annotations

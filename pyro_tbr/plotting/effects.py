@@ -61,9 +61,8 @@ def plot_effect(
     draws = posterior.draws(num_draws, torch.Generator().manual_seed(seed))
     # Summed along the tree in the model's units, as there a change of the intercept is one.
     nodes = torch.tensor([0, *tree_layout(posterior.tree).leaf_order.tolist()])  # the root first
-    weights = posterior.user_weight_draws(weights_at(posterior.tree, nodes, draws))[
-        ..., k, q
-    ].numpy()
+    every = posterior.user_weight_draws(weights_at(posterior.tree, nodes, draws))
+    weights = every[..., k, q].numpy()
     tail = (1 - level) / 2
     ends = np.quantile(weights, [tail, 0.5, 1 - tail], axis=0)
     quantity = f"weight of {posterior.latent_names[k]}{_on(posterior, q)} ({level:.0%} interval)"

@@ -79,7 +79,8 @@ class Posterior(ChangeAnswers, FeatureAnswers):
     def node_weights(self) -> pd.DataFrame:
         """Weights at every node: node, latent, outcome, mean, sd, in outcome per unit of latent.
 
-        The intercept is that where all latents are 0.
+        The intercept is that where all latents are 0; of known latents its sd has the error of the
+        point at which it is judged, see ``report.reference_cov``.
         """
         names = self.latent_names, self.outcome_names
         return tables.node_table(self.tree, self.user_moments(), *names)

@@ -256,13 +256,13 @@ class PosteriorView:
         found, cov = self.user_weights(weights), self.reference_cov
         if cov is not None:
             usual = self._usual_slopes(self.user_weights(self.guide.node_moments().mean))
-            values, axes = torch.linalg.eigh(cov)
             generator = torch.Generator().manual_seed(0)
             error = torch.randn(len(found), len(cov), generator=generator, dtype=torch.float64)
-            error = error @ (axes * values.clamp(min=0).sqrt()).mT
             off = found[..., : len(cov), :] - usual
-            moved = torch.einsum("sk,s...kq->s...q", error, off)
-            found[..., -1, :] += moved - moved.mean(0) if len(moved) > 1 else moved
+            moved = torch.einsum("sk,s...kq->s...q", error @ torch.linalg.cholesky(cov).mT, off)
+            if len(moved) > 1:
+                moved = moved - moved.mean(0)
+            found[..., -1, :] += moved
         return found
 
     @property

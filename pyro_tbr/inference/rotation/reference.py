@@ -65,8 +65,7 @@ def reference_point(estimates: Estimates, spread: Tensor | float) -> ReferencePo
     scores = evidence(estimates, _rows(offsets), rates=(_RATE,))
     best = (scores - 0.5 * offsets.square() @ prior).argmax()
     offset = _climb(estimates, offsets[best], prior)
-    precision = _curvature(estimates, offset) + torch.diag(prior)
-    return ReferencePoint(offset, torch.linalg.inv(precision))
+    return ReferencePoint(offset, torch.linalg.inv(_around(estimates, offset, prior).curvature))
 
 
 def _given_slopes(estimates: Estimates) -> Estimates:
@@ -120,30 +119,44 @@ def _proposed(estimates: Estimates, prior: Tensor) -> Tensor:
     return -torch.linalg.solve(precision, slopes.mT @ (intercept / var)).squeeze(-1)
 
 
+class _Around(NamedTuple):
+    """Log evidence of an offset and log density of its prior.
+
+    Attributes:
+        total: Their sum, ().
+        slope: (K,).
+        curvature: (K, K).
+    """
+
+    total: Tensor
+    slope: Tensor
+    curvature: Tensor
+
+
+def _around(estimates: Estimates, offset: Tensor, prior: Tensor) -> _Around:
+    rates = torch.full_like(estimates.mean[0, :, 0], _RATE)
+    total, gradient, inclusion = slope(estimates, _rows(offset), rates)
+    within = scatter_within(estimates, _rows(offset), inclusion)
+    return _Around(
+        total - 0.5 * prior @ offset.square(),
+        gradient[:-1] - prior * offset,
+        within[:-1, :-1] + torch.diag(prior),
+    )
+
+
 def _climb(estimates: Estimates, offset: Tensor, prior: Tensor) -> Tensor:
     """The offset (K,) at the top of its evidence, by steps scaled by the curvature."""
-    k = len(prior)
     rates = torch.full_like(estimates.mean[0, :, 0], _RATE)
     for _ in range(_STEPS):
-        total, gradient, inclusion = slope(estimates, _rows(offset), rates)
-        total = total - 0.5 * prior @ offset.square()
-        within = scatter_within(estimates, _rows(offset), inclusion)
-        curvature = within[:k, :k] + torch.diag(prior)
-        step = torch.linalg.solve(curvature, gradient[:k] - prior * offset)
+        here = _around(estimates, offset, prior)
+        step = torch.linalg.solve(here.curvature, here.slope)
         trials = offset + step * 0.25 ** torch.arange(TRIES).to(offset)[:, None]
         reached = of_rows(estimates, _rows(trials), rates.expand(TRIES, -1)[..., None])
         reached = reached - 0.5 * trials.square() @ prior
         best = reached.argmax()
-        if reached[best] <= total:
+        if reached[best] <= here.total:
             break
         offset = trials[best]
-        if reached[best] - total < _GAIN:
+        if reached[best] - here.total < _GAIN:
             break
     return offset
-
-
-def _curvature(estimates: Estimates, offset: Tensor) -> Tensor:
-    """Of the log evidence of an offset, (K, K)."""
-    rates = torch.full_like(estimates.mean[0, :, 0], _RATE)
-    inclusion = slope(estimates, _rows(offset), rates)[2]
-    return scatter_within(estimates, _rows(offset), inclusion)[:-1, :-1]
